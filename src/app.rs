@@ -1,0 +1,488 @@
+//! From a configuration to bound listeners, running threads, and their end. The only file that knows every room.
+//!
+//! The gate runs one single-threaded runtime a core, each with its own listener, connections and upstream
+//! connections. The admin listener, the plain listener and all housekeeping run on a runtime of their own, so that no
+//! load on the gate delays a revocation, nor the reverse. Shared between them: the engine, the metrics, the peers.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener as StdListener;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use http::Request;
+use http::Response;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::runtime::LocalOptions;
+use tokio::runtime::LocalRuntime;
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio_rustls::TlsAcceptor;
+use tower_service::Service as _;
+
+use crate::authority;
+use crate::authority::Api;
+use crate::authority::Audit;
+use crate::authority::Caller;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::config::Config;
+use crate::config::ConfigError;
+use crate::identity::Binding;
+use crate::identity::DnsName;
+use crate::identity::Trust;
+use crate::problem::Disclose;
+use crate::proxy;
+use crate::proxy::Body;
+use crate::proxy::Connection;
+use crate::proxy::Context;
+use crate::proxy::Gate;
+use crate::proxy::Handler;
+use crate::proxy::Mode;
+use crate::proxy::Peers;
+use crate::proxy::Refusal;
+use crate::proxy::RequestId;
+use crate::proxy::RequestIds;
+use crate::proxy::TlsConfig;
+use crate::proxy::TlsError;
+use crate::revocation;
+use crate::revocation::Engine;
+use crate::telemetry;
+use crate::telemetry::Health;
+use crate::telemetry::Metrics;
+
+/// How often lapsed entries are looked for.
+const EXPIRY: Duration = Duration::from_secs(60);
+
+/// Why the process cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The configuration, or a file that it names.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The journal.
+    #[error(transparent)]
+    Revocation(#[from] revocation::Error),
+    /// The audit.
+    #[error(transparent)]
+    Audit(#[from] authority::AuditError),
+    /// An address.
+    #[error("cannot listen on {address} ({key}): {error}")]
+    Listen {
+        /// The configuration key that names it.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What is wrong with it.
+        #[source]
+        error: io::Error,
+    },
+    /// A thread or runtime.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] io::Error),
+    /// The metrics; a mistake in the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// A running process: its addresses, and the way to end it.
+pub struct Running {
+    /// Where the gate listens.
+    pub gate: SocketAddr,
+    /// Where the admin API listens.
+    pub admin: Option<SocketAddr>,
+    /// Where metrics and health are.
+    pub metrics: Option<SocketAddr>,
+    engine: Arc<Engine>,
+    drain_gate: watch::Sender<bool>,
+    drain_operations: watch::Sender<bool>,
+    gates: Vec<JoinHandle<usize>>,
+    operations: JoinHandle<()>,
+}
+
+/// What every thread needs a copy of.
+#[derive(Clone)]
+struct Shared {
+    config: Arc<Config>,
+    clock: Clock,
+    metrics: Metrics,
+    engine: Arc<Engine>,
+}
+
+/// TLS and the peers of one listener.
+#[derive(Clone)]
+struct Secured {
+    tls: Arc<ServerConfig>,
+    peers: Arc<Peers>,
+}
+
+/// Checks all that can be checked without taking anything: the files that the configuration names.
+pub fn check(config: &Config) -> Result<(), Error> {
+    load_trust(config, &config.gate.tls, "gate.tls")?;
+    let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+    if let Some(tls) = admin_tls {
+        load_trust(config, tls, "admin.tls")?;
+    }
+    // Certificates and keys are read the way they will be, on an engine that lives in a directory of its own.
+    let directory = tempfile::tempdir()?;
+    let shared = Shared::open(
+        Config::clone(config),
+        Clock::system(),
+        directory.path().to_owned(),
+    )?;
+    shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
+}
+
+/// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
+/// listener is bound.
+pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
+    let state = config.state.dir.clone();
+    let shared = Shared::open(config, clock, state.clone())?;
+    let config = Arc::clone(&shared.config);
+    let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    let threads = config
+        .gate
+        .threads
+        .or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
+    let listeners = bind("gate.listen", config.gate.listen, threads.unwrap_or(1))?;
+    let gate_address = address(&listeners)?;
+    let (drain_gate, gate_drains) = watch::channel(false);
+    let (drain_operations, operations_drain) = watch::channel(false);
+    let operations = Operations::bind(&shared)?;
+    let (admin_address, metrics_address) = operations.addresses()?;
+    let operations = spawn("operations", move || operations.run(operations_drain))?;
+    let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
+        let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
+        spawn(&format!("gate-{i}"), move || {
+            shared.run_gate(secured, listener, drain)
+        })
+    });
+    let gates = gates.collect::<Result<_, _>>()?;
+    tracing::info!(
+        gate = %gate_address, admin = ?admin_address, metrics = ?metrics_address, mode = ?config.gate.mode,
+        entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
+    );
+    Ok(Running {
+        gate: gate_address,
+        admin: admin_address,
+        metrics: metrics_address,
+        engine: shared.engine,
+        drain_gate,
+        drain_operations,
+        gates,
+        operations,
+    })
+}
+
+impl Running {
+    /// The engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
+    /// Returns how many connections were cut.
+    pub fn stop(self) -> usize {
+        tracing::info!(sessions = self.engine.sessions().len(), "draining");
+        self.drain_gate.send_replace(true);
+        let cut = self
+            .gates
+            .into_iter()
+            .map(|gate| gate.join().unwrap_or_default())
+            .sum();
+        self.drain_operations.send_replace(true);
+        if self.operations.join().is_err() {
+            tracing::error!("the operations thread failed");
+        }
+        tracing::info!(cut, "portcullis is down");
+        cut
+    }
+}
+
+impl Shared {
+    fn open(config: Config, clock: Clock, state: PathBuf) -> Result<Self, Error> {
+        let metrics = Metrics::new()?;
+        metrics
+            .started
+            .set(clock.now().since(Timestamp::from_secs(0)).as_secs_f64());
+        let engine = Engine::open(&state, &config.revocation, clock.clone())?;
+        Ok(Self {
+            config: Arc::new(config),
+            clock,
+            metrics,
+            engine: Arc::new(engine),
+        })
+    }
+
+    /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
+    fn secure(&self, tls: &TlsConfig, key: &'static str, names: &[DnsName]) -> Result<Secured, Error> {
+        let trust = load_trust(&self.config, tls, key)?;
+        let binding = Binding::new(&self.config.identity).admitting(names);
+        let peers = Peers::new(
+            trust,
+            binding,
+            Arc::clone(&self.engine),
+            self.clock.clone(),
+            self.metrics.clone(),
+        );
+        let peers = Arc::new(peers.reject_at(self.config.gate.reject_at));
+        let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
+            .map_err(|e| at_key(&self.config, key, &e))?;
+        Ok(Secured {
+            tls: Arc::new(tls),
+            peers,
+        })
+    }
+
+    fn context<H>(&self, secured: Secured, mode: Mode, disclose: Disclose, handler: H) -> Rc<Context<H>> {
+        Rc::new(Context {
+            acceptor: TlsAcceptor::from(secured.tls),
+            peers: secured.peers,
+            engine: Arc::clone(&self.engine),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            mode,
+            disclose,
+            timeouts: self.config.gate.timeouts,
+            limits: self.config.gate.limits,
+            ids: RequestIds::new(),
+            handler,
+        })
+    }
+
+    fn run_gate(self, secured: Secured, listener: StdListener, drain: watch::Receiver<bool>) -> usize {
+        let gate = &self.config.gate;
+        run_local(async {
+            let binding = secured.peers.binding().clone();
+            let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
+            let context = self.context(secured, gate.mode, gate.disclose, handler);
+            let listener = TcpListener::from_std(listener)?;
+            Ok(proxy::accept(listener, context, drain, gate.drain).await)
+        })
+        .unwrap_or_default()
+    }
+}
+
+/// What runs beside the gate: the admin listener, the plain listener, housekeeping.
+struct Operations {
+    shared: Shared,
+    admin: Option<(StdListener, Secured, Router)>,
+    metrics: Option<StdListener>,
+}
+
+impl Operations {
+    fn bind(shared: &Shared) -> Result<Self, Error> {
+        let config = &shared.config;
+        let mut admin = None;
+        if let Some(section) = &config.admin {
+            let names: Vec<DnsName> = section
+                .allow
+                .iter()
+                .filter_map(|name| DnsName::parse(name))
+                .collect();
+            let secured = match &section.tls {
+                Some(tls) => shared.secure(tls, "admin.tls", &names)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
+            };
+            let api = Api {
+                engine: Arc::clone(&shared.engine),
+                audit: Audit::open(&config.state.dir)?,
+                allow: section.allow.clone(),
+                clock: shared.clock.clone(),
+                metrics: shared.metrics.clone(),
+            };
+            let listener = bind("admin.listen", section.listen, 1)?;
+            admin = listener
+                .into_iter()
+                .next()
+                .map(|bound| (bound, secured, authority::router(Arc::new(api))));
+        }
+        let metrics = match &config.metrics {
+            Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
+            None => None,
+        };
+        Ok(Self {
+            shared: shared.clone(),
+            admin,
+            metrics,
+        })
+    }
+
+    fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
+        let admin = self
+            .admin
+            .as_ref()
+            .map(|(listener, ..)| listener.local_addr())
+            .transpose()?;
+        Ok((
+            admin,
+            self.metrics.as_ref().map(StdListener::local_addr).transpose()?,
+        ))
+    }
+
+    fn run(self, mut drain: watch::Receiver<bool>) {
+        let Self {
+            shared,
+            admin,
+            metrics,
+        } = self;
+        run_local(async move {
+            if let Some(listener) = metrics {
+                let health = Rc::new(Condition(Arc::clone(&shared.engine)));
+                spawn_local(telemetry::serve(
+                    TcpListener::from_std(listener)?,
+                    shared.metrics.clone(),
+                    health,
+                ));
+            }
+            spawn_local(keep_house(Arc::clone(&shared.engine)));
+            match admin {
+                None => {
+                    // The sender lives until the gate has drained; losing it means the same.
+                    let _ = drain.wait_for(|drain| *drain).await;
+                }
+                Some((listener, secured, router)) => {
+                    // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
+                    let context = shared.context(secured, Mode::Strict, Disclose::Reason, Admin(router));
+                    proxy::accept(
+                        TcpListener::from_std(listener)?,
+                        context,
+                        drain,
+                        Duration::from_secs(5),
+                    )
+                    .await;
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The handler of the admin listener.
+struct Admin(Router);
+
+impl Handler for Admin {
+    type Route = ();
+
+    fn route(&self, _: &Request<Incoming>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn judge(&self, _: &Request<Incoming>, _: &Connection, (): &()) -> Result<(), Refusal> {
+        // The API judges its callers itself: what they may do depends on what they ask.
+        Ok(())
+    }
+
+    async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        id: RequestId,
+        connection: &Rc<Connection>,
+        (): (),
+    ) -> Result<Response<Body>, Refusal> {
+        let identity = connection.peer().and_then(|peer| peer.identity.as_ref().ok());
+        request.extensions_mut().insert(Caller {
+            principal: identity.map(|identity| identity.principal.clone()),
+            address: connection.address(),
+            request_id: id.to_string(),
+        });
+        let Ok(response) = self.0.clone().call(request.map(axum::body::Body::new)).await;
+        Ok(response.map(|body| Body::Other(body.map_err(Into::into).boxed_unsync())))
+    }
+}
+
+/// How the process is, for the plain listener.
+struct Condition(Arc<Engine>);
+
+impl Health for Condition {
+    fn refresh(&self, metrics: &Metrics) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.sessions.set(number(self.0.sessions().len()));
+        metrics.entries.set(number(self.0.entries()));
+        metrics
+            .generation
+            .set(i64::try_from(self.0.generation()).unwrap_or(i64::MAX));
+        metrics.durable.set(i64::from(self.0.is_durable()));
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        match self.0.is_durable() {
+            true => Ok(()),
+            false => Err("the journal cannot be written; revocations stand in memory only".into()),
+        }
+    }
+}
+
+async fn keep_house(engine: Arc<Engine>) {
+    let mut turns = tokio::time::interval(EXPIRY);
+    loop {
+        turns.tick().await;
+        let lapsed = engine.expire();
+        if lapsed > 0 {
+            tracing::info!(lapsed, "revocations lapsed with the credentials that they hit");
+        }
+    }
+}
+
+fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {
+    let (trust, authorities) = proxy::load_trust(tls).map_err(|e| at_key(config, key, &e))?;
+    for ca in &authorities {
+        let (file, subject) = (ca.file.display(), &ca.certificate.subject_dn);
+        if ca.certificate.constrains_uris {
+            tracing::warn!(%file, subject, "this authority constrains URI names: path validation refuses every SPIFFE ID under it");
+        }
+    }
+    let domains = config.identity.trust_domains.len();
+    if domains > 1
+        && tls
+            .client_ca
+            .iter()
+            .any(|ca| matches!(ca, proxy::ClientCaConfig::File(_)))
+    {
+        tracing::warn!(
+            domains,
+            "an authority without `trust_domains` may vouch for every trust domain: write {{ file, trust_domains }}"
+        );
+    }
+    Ok(trust)
+}
+
+fn at_key(config: &Config, section: &str, error: &TlsError) -> ConfigError {
+    config.error(&format!("{section}.{}", error.key), error.to_string())
+}
+
+fn bind(key: &'static str, address: SocketAddr, count: usize) -> Result<Vec<StdListener>, Error> {
+    proxy::bind(address, count).map_err(|error| Error::Listen { key, address, error })
+}
+
+fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
+    listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
+}
+
+fn spawn<T: Send + 'static>(
+    name: &str,
+    run: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}
+
+/// Runs a future to its end on a single-threaded runtime of this thread.
+fn run_local<T>(future: impl Future<Output = io::Result<T>>) -> Option<T> {
+    let runtime: io::Result<LocalRuntime> = Builder::new_current_thread()
+        .enable_all()
+        .build_local(LocalOptions::default());
+    let result = runtime.and_then(|runtime| runtime.block_on(future));
+    result
+        .inspect_err(|error| tracing::error!(%error, "a runtime failed"))
+        .ok()
+}

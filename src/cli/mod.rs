@@ -1,0 +1,85 @@
+//! The command line.
+
+mod change;
+mod run;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use change::ChangeArgs;
+
+/// Done.
+pub(crate) const DONE: u8 = 0;
+/// Refused, or failed.
+pub(crate) const REFUSED: u8 = 1;
+/// The command line or the configuration is wrong.
+pub(crate) const USAGE: u8 = 2;
+/// Nobody answers there.
+pub(crate) const UNREACHABLE: u8 = 3;
+
+/// A TLS-terminating reverse proxy whose revocations bite at once.
+#[derive(Debug, Parser)]
+#[command(name = "portcullis", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "Examples:
+  portcullis run --config config/sidecar.toml
+  portcullis check --config config/sidecar.toml
+  portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
+    --server https://localhost:9443 --cacert ca.pem --client-cert admin.pem --client-key admin.key
+
+Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
+Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key).";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Start what a configuration names, until SIGTERM or Ctrl-C; then drain.
+    Run {
+        /// The configuration file (TOML).
+        #[arg(long, env = "PORTCULLIS_CONFIG")]
+        config: PathBuf,
+    },
+    /// Say whether a configuration would start, without taking a port or the state directory.
+    Check {
+        /// The configuration file (TOML).
+        #[arg(long, env = "PORTCULLIS_CONFIG")]
+        config: PathBuf,
+    },
+    /// Revoke a target for good, everywhere this gate stands, now.
+    Revoke(ChangeArgs),
+    /// Suspend a target until it is reinstated.
+    Suspend(ChangeArgs),
+    /// Lift a suspension; with --force, a revocation too.
+    Reinstate {
+        #[command(flatten)]
+        change: ChangeArgs,
+        /// Lift a revocation too.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+impl Cli {
+    /// Does what the command line says.
+    pub fn run(self) -> ExitCode {
+        let code = match self.command {
+            Command::Run { config } => run::run(&config),
+            Command::Check { config } => run::check(&config),
+            Command::Revoke(change) => change.send("revoke", false),
+            Command::Suspend(change) => change.send("suspend", false),
+            Command::Reinstate { change, force } => change.send("reinstate", force),
+        };
+        ExitCode::from(code)
+    }
+}
+
+/// Says on standard error why a command ends.
+pub(crate) fn complain(error: &dyn std::fmt::Display) {
+    eprintln!("portcullis: {error}");
+}

@@ -1,0 +1,360 @@
+//! The configuration: one TOML file, each room's part of it composed, and what must hold between them.
+//!
+//! `PORTCULLIS__A__B=value` overrides key `a.b`; `SB_AGENT_MTLS_CA_FILE` and `SB_AGENT_MTLS_REQUIRED` are honoured.
+//! **Invariant:** a configuration that loads can be started as far as it alone can tell; one that does not names the
+//! file, the line, the key and the reason.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use toml::Table;
+use toml::Value;
+use toml::de::DeTable;
+use toml::de::DeValue;
+
+use crate::identity;
+use crate::identity::DnsName;
+use crate::identity::SpiffeId;
+use crate::proxy;
+use crate::proxy::Demand;
+use crate::proxy::RouteConfig;
+use crate::proxy::TlsConfig;
+use crate::revocation;
+use crate::telemetry::LogFormat;
+
+const OVERRIDE: &str = "PORTCULLIS__";
+const CA_FILE: &str = "SB_AGENT_MTLS_CA_FILE";
+const REQUIRED: &str = "SB_AGENT_MTLS_REQUIRED";
+
+/// Everything that `portcullis run` needs to know.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The listener that forwards.
+    pub gate: proxy::Config,
+    /// Whose names are accepted.
+    pub identity: identity::Config,
+    /// Where requests lead.
+    #[serde(default)]
+    pub route: Vec<RouteConfig>,
+    /// The listener that changes what is revoked.
+    pub admin: Option<Admin>,
+    /// The plain listener for metrics and health.
+    pub metrics: Option<Listen>,
+    /// Where what must survive a restart is kept.
+    pub state: State,
+    /// How events are taken in.
+    #[serde(default)]
+    pub revocation: revocation::Config,
+    /// How the log looks.
+    #[serde(default)]
+    pub log: Log,
+    #[serde(skip)]
+    source: Source,
+}
+
+/// `[admin]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admin {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// The principals that may call it: SPIFFE IDs or DNS names.
+    pub allow: Vec<String>,
+    /// Its own certificate and authorities; the gate's if absent.
+    pub tls: Option<TlsConfig>,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Listen {
+    /// Where it listens; plain HTTP.
+    pub listen: SocketAddr,
+}
+
+/// `[state]`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// The directory of the journal and the audit, relative to the configuration file. One process alone uses it.
+    pub dir: PathBuf,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    /// `auto`, `json` or `plain`.
+    #[serde(default)]
+    pub format: LogFormat,
+}
+
+/// Where in the configuration something is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    file: PathBuf,
+    line: Option<usize>,
+    key: String,
+    reason: String,
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        self.line.iter().try_for_each(|line| write!(f, ":{line}"))?;
+        if !self.key.is_empty() {
+            write!(f, ": {}", self.key)?;
+        }
+        write!(f, ": {}", self.reason)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// The text that a configuration came from, to tell where in it a key stands.
+#[derive(Clone, Debug, Default)]
+struct Source {
+    file: PathBuf,
+    text: String,
+    /// Keys that an environment variable set, and which.
+    overrides: Vec<(String, String)>,
+}
+
+impl Source {
+    fn error(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        let overridden = self
+            .overrides
+            .iter()
+            .find(|(path, _)| key.starts_with(path.as_str()));
+        match overridden {
+            Some((_, variable)) => ConfigError {
+                file: PathBuf::from(format!("environment variable {variable}")),
+                line: None,
+                key: key.to_owned(),
+                reason: reason.into(),
+            },
+            None => ConfigError {
+                file: self.file.clone(),
+                line: line_of(&self.text, key),
+                key: key.to_owned(),
+                reason: reason.into(),
+            },
+        }
+    }
+}
+
+impl Config {
+    /// Reads a file and the environment, and checks what can be checked without opening anything else.
+    pub fn load(file: &Path) -> Result<Self, ConfigError> {
+        let environment: Vec<(String, String)> = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect();
+        let text = std::fs::read_to_string(file).map_err(|e| ConfigError {
+            file: file.to_owned(),
+            line: None,
+            key: String::new(),
+            reason: e.to_string(),
+        })?;
+        Self::parse(file, text, &environment)
+    }
+
+    /// The same, from text: `file` names it in errors, and relative paths are relative to its directory.
+    pub fn parse(file: &Path, text: String, environment: &[(String, String)]) -> Result<Self, ConfigError> {
+        let mut source = Source {
+            file: file.to_owned(),
+            text,
+            overrides: Vec::new(),
+        };
+        let mut table: Table = source.text.parse().map_err(|e: toml::de::Error| ConfigError {
+            file: file.to_owned(),
+            line: e.span().map(|span| line_at(&source.text, span.start)),
+            key: String::new(),
+            reason: e.message().to_owned(),
+        })?;
+        for (variable, value) in environment {
+            override_key(&mut table, &mut source, variable, value);
+        }
+        let mut config: Self = serde_path_to_error::deserialize(Value::Table(table)).map_err(|e| {
+            let reason = e.inner().message().to_owned();
+            source.error(&key_of(&e.path().to_string(), &reason), reason)
+        })?;
+        config.source = source;
+        config.require_mtls(environment)?;
+        config.rebase(file.parent().unwrap_or(Path::new("")));
+        config.check()?;
+        Ok(config)
+    }
+
+    /// An error at a key of this configuration.
+    pub fn error(&self, key: &str, reason: impl Into<String>) -> ConfigError {
+        self.source.error(key, reason)
+    }
+
+    fn rebase(&mut self, base: &Path) {
+        self.gate.tls.rebase(base);
+        if let Some(tls) = self.admin.as_mut().and_then(|admin| admin.tls.as_mut()) {
+            tls.rebase(base);
+        }
+        self.state.dir = base.join(&self.state.dir);
+    }
+
+    fn require_mtls(&mut self, environment: &[(String, String)]) -> Result<(), ConfigError> {
+        let Some((_, value)) = environment.iter().find(|(name, _)| name == REQUIRED) else {
+            return Ok(());
+        };
+        let demand = match value.to_ascii_lowercase().as_str() {
+            "true" | "1" => Demand::Mtls,
+            "false" | "0" => Demand::None,
+            _ => {
+                self.source.overrides.push(("route".into(), REQUIRED.into()));
+                return Err(self.error("route", format!("`{value}`: true or false")));
+            }
+        };
+        self.route.iter_mut().for_each(|route| route.demand = demand);
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        if self.route.is_empty() {
+            return Err(self.error("route", "at least one [[route]] is needed"));
+        }
+        for (i, route) in self.route.iter().enumerate() {
+            if route.upstream.is_empty() {
+                return Err(self.error(&format!("route[{i}].upstream"), "names no upstream"));
+            }
+            let same =
+                |other: &RouteConfig| other.path.trim_end_matches('/') == route.path.trim_end_matches('/');
+            if self.route.iter().take(i).any(same) {
+                return Err(self.error(
+                    &format!("route[{i}].path"),
+                    format!("`{}` is routed twice", route.path),
+                ));
+            }
+        }
+        if self.gate.threads == Some(0) {
+            return Err(self.error("gate.threads", "at least 1"));
+        }
+        if self.gate.tls.client_ca.is_empty() {
+            return Err(self.error("gate.tls.client_ca", "names no file"));
+        }
+        if self.identity.templates.is_empty() {
+            return Err(self.error(
+                "identity.templates",
+                "names no template: no agent id could be read",
+            ));
+        }
+        self.admin
+            .as_ref()
+            .map_or(Ok(()), |admin| self.check_admin(admin))
+    }
+
+    fn check_admin(&self, admin: &Admin) -> Result<(), ConfigError> {
+        for (i, name) in admin.allow.iter().enumerate() {
+            let key = format!("admin.allow[{i}]");
+            if name.starts_with("spiffe:") {
+                let id = SpiffeId::parse(name).map_err(|e| self.error(&key, format!("`{name}`: {e}")))?;
+                let known = self
+                    .identity
+                    .trust_domains
+                    .iter()
+                    .any(|domain| domain.as_str() == id.trust_domain());
+                if !known {
+                    return Err(self.error(
+                        &key,
+                        format!("`{name}` is of no trust domain in identity.trust_domains"),
+                    ));
+                }
+            } else if DnsName::parse(name).is_none_or(|dns| dns.as_str() != name) {
+                return Err(self.error(
+                    &key,
+                    format!("`{name}`: a SPIFFE ID, or a DNS name in lower case"),
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Lets an environment variable take the place of a key.
+fn override_key(table: &mut Table, source: &mut Source, variable: &str, value: &str) {
+    let (path, value) = match variable.strip_prefix(OVERRIDE) {
+        Some(path) => {
+            // What reads as a TOML value is one; anything else is a string.
+            let parsed = format!("v = {value}")
+                .parse::<Table>()
+                .ok()
+                .and_then(|mut table| table.remove("v"));
+            let path = path
+                .to_ascii_lowercase()
+                .split("__")
+                .map(str::to_owned)
+                .collect::<Vec<_>>();
+            (path, parsed.unwrap_or_else(|| Value::String(value.to_owned())))
+        }
+        None if variable == CA_FILE => {
+            let path = ["gate", "tls", "client_ca"].map(str::to_owned).to_vec();
+            (path, Value::Array(vec![Value::String(value.to_owned())]))
+        }
+        None => return,
+    };
+    source.overrides.push((path.join("."), variable.to_owned()));
+    let mut place = table;
+    let Some((last, parents)) = path.split_last() else {
+        return;
+    };
+    for parent in parents {
+        let entry = place
+            .entry(parent.clone())
+            .or_insert_with(|| Value::Table(Table::new()));
+        if !entry.is_table() {
+            *entry = Value::Table(Table::new());
+        }
+        let Value::Table(inner) = entry else { return };
+        place = inner;
+    }
+    place.insert(last.clone(), value);
+}
+
+/// The key that an error is about: for an unknown one, its own name below the table it stands in.
+fn key_of(path: &str, reason: &str) -> String {
+    let path = if path == "." { "" } else { path };
+    let named = ["unknown field `", "missing field `"]
+        .iter()
+        .find_map(|intro| reason.strip_prefix(intro));
+    match named.and_then(|rest| rest.split('`').next()) {
+        Some(name) if path.is_empty() => name.to_owned(),
+        Some(name) if !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
+        _ => path.to_owned(),
+    }
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// The line of a key such as `route[0].upstream`, or of the nearest table around it.
+fn line_of(text: &str, key: &str) -> Option<usize> {
+    let root = DeTable::parse(text).ok()?;
+    let mut value = DeValue::Table(root.into_inner());
+    let mut offset = None;
+    for name in key.split(['.', '[', ']']).filter(|name| !name.is_empty()) {
+        let next = match value {
+            DeValue::Table(mut table) => {
+                let entry = table.remove_entry(name);
+                entry.map(|(key, value)| (key.span().start, value.into_inner()))
+            }
+            DeValue::Array(array) => {
+                let item = name.parse().ok().and_then(|index| array.into_iter().nth(index));
+                item.map(|item| (item.span().start, item.into_inner()))
+            }
+            _ => None,
+        };
+        let Some((at, inner)) = next else { break };
+        offset = Some(at);
+        value = inner;
+    }
+    offset.map(|offset| line_at(text, offset))
+}

@@ -1,0 +1,388 @@
+//! Binding: the names in the certificate × the claim in the request → a verdict.
+
+use std::fmt;
+
+use http::HeaderName;
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
+use serde::de::MapAccess;
+use serde::de::Visitor;
+use serde::de::value::MapAccessDeserializer;
+
+use super::Config;
+use super::DnsName;
+use super::Error;
+use super::PathClaim;
+use super::SpiffeId;
+use super::Subject;
+use super::Template;
+use super::TrustDomain;
+
+/// Where a request says which agent it speaks for.
+#[derive(Clone, Debug)]
+pub enum ClaimSource {
+    /// In a header.
+    Header {
+        /// Its name.
+        name: HeaderName,
+        /// Whether a request may do without.
+        optional: bool,
+    },
+    /// In the path.
+    Path {
+        /// Where in the path.
+        path: PathClaim,
+        /// Whether a request may do without.
+        optional: bool,
+    },
+    /// Nowhere: `claim = "none"`. The certificate alone decides.
+    None,
+}
+
+impl<'de> Deserialize<'de> for ClaimSource {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ClaimVisitor)
+    }
+}
+
+struct ClaimVisitor;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ClaimTable {
+    header: Option<String>,
+    path: Option<String>,
+    #[serde(default)]
+    optional: bool,
+}
+
+impl<'de> Visitor<'de> for ClaimVisitor {
+    type Value = ClaimSource;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("`{ header = \"...\" }`, `{ path = \"/.../{agent}/\" }` or \"none\"")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<ClaimSource, E> {
+        match text {
+            "none" => Ok(ClaimSource::None),
+            _ => Err(E::invalid_value(serde::de::Unexpected::Str(text), &self)),
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ClaimSource, A::Error> {
+        let table = ClaimTable::deserialize(MapAccessDeserializer::new(map))?;
+        let optional = table.optional;
+        match (table.header, table.path) {
+            (Some(name), None) => {
+                let header = HeaderName::from_bytes(name.as_bytes());
+                let name = header.map_err(|_| A::Error::custom(format!("`{name}` is not a header name")))?;
+                Ok(ClaimSource::Header { name, optional })
+            }
+            (None, Some(path)) => {
+                let claim = PathClaim::parse(&path);
+                let path = claim.map_err(|e| A::Error::custom(format!("path `{path}`: {e}")))?;
+                Ok(ClaimSource::Path { path, optional })
+            }
+            _ => Err(A::Error::custom("a claim has either `header` or `path`")),
+        }
+    }
+}
+
+/// What a request claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Claim<'a> {
+    /// Nothing.
+    Absent,
+    /// One agent id, SPIFFE ID or DNS name.
+    Value(&'a str),
+    /// Something that can be read in more than one way, and why.
+    Ambiguous(&'static str),
+}
+
+/// Who a certificate's holder is, as far as this gate is concerned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The SPIFFE ID, or the DNS name where there is none: the canonical name of the principal.
+    pub principal: String,
+    /// The agent id, where a template reads one.
+    pub agent: Option<String>,
+    /// The task id, where a template reads one.
+    pub task: Option<String>,
+    /// The trust domain, of a SPIFFE ID.
+    pub trust_domain: Option<String>,
+    /// The DNS names of the certificate.
+    pub dns: Vec<DnsName>,
+    /// The kind of principal, of bounded variety: the template's first literal segment, `dns`, or `unknown`.
+    pub kind: String,
+}
+
+impl Identity {
+    /// Whether `claimed` is this identity: its agent id, its SPIFFE ID or its DNS name.
+    fn answers_to(&self, claimed: &str) -> bool {
+        if self.agent.as_deref() == Some(claimed) || self.principal == claimed {
+            return true;
+        }
+        // Only a principal that is itself a DNS name answers to one, in any case.
+        self.trust_domain.is_none()
+            && self
+                .dns
+                .iter()
+                .any(|name| name.as_str() == self.principal && name.is(claimed))
+    }
+}
+
+/// The rules by which names become identities, and claims are held against them.
+#[derive(Clone, Debug)]
+pub struct Binding {
+    trust_domains: Vec<TrustDomain>,
+    templates: Vec<Template>,
+    source: ClaimSource,
+    /// DNS names that are accepted although no template fits them; they have no agent id.
+    names: Vec<DnsName>,
+}
+
+impl Binding {
+    /// The rules of a configuration.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            trust_domains: config.trust_domains.clone(),
+            templates: config.templates.clone(),
+            source: config.claim.clone(),
+            names: Vec::new(),
+        }
+    }
+
+    /// Accepts these DNS names too, such as those of administrators.
+    pub fn admitting(mut self, names: &[DnsName]) -> Self {
+        self.names.extend_from_slice(names);
+        self
+    }
+
+    /// Where a request states its claim.
+    pub fn source(&self) -> &ClaimSource {
+        &self.source
+    }
+
+    /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority.
+    ///
+    /// # Errors
+    /// [`Error::Foreign`] for a name outside the configured trust domains and templates, [`Error::Ambiguous`] for
+    /// names that can be read in more than one way.
+    pub fn identify(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
+        match &subject.spiffe {
+            Some(id) => self.identify_spiffe(id, subject, vouched),
+            None => self.identify_dns(subject),
+        }
+    }
+
+    fn identify_spiffe(
+        &self,
+        id: &SpiffeId,
+        subject: &Subject,
+        vouched: Option<&[TrustDomain]>,
+    ) -> Result<Identity, Error> {
+        let within =
+            |domains: &[TrustDomain]| domains.iter().any(|domain| domain.as_str() == id.trust_domain());
+        if !within(&self.trust_domains) {
+            return Err(Error::Foreign(format!("{id} is of another trust domain")));
+        }
+        if vouched.is_some_and(|domains| !within(domains)) {
+            return Err(Error::Foreign(format!(
+                "{id}: its authority may not vouch for that trust domain"
+            )));
+        }
+        let mut identity = Identity {
+            principal: id.to_string(),
+            agent: None,
+            task: None,
+            trust_domain: Some(id.trust_domain().to_owned()),
+            dns: subject.dns.clone(),
+            kind: "unknown".into(),
+        };
+        for template in &self.templates {
+            let Some(captures) = template.match_spiffe(id) else {
+                continue;
+            };
+            if identity
+                .agent
+                .as_ref()
+                .is_some_and(|agent| *agent != captures.agent)
+            {
+                return Err(Error::Ambiguous(format!(
+                    "{id} has two agent ids by the templates"
+                )));
+            }
+            template.kind().clone_into(&mut identity.kind);
+            identity.agent = Some(captures.agent);
+            identity.task = captures.task.or(identity.task);
+        }
+        Ok(identity)
+    }
+
+    fn identify_dns(&self, subject: &Subject) -> Result<Identity, Error> {
+        let mut found: Option<Identity> = None;
+        for name in &subject.dns {
+            let fits = self
+                .templates
+                .iter()
+                .filter_map(|template| template.match_dns(name));
+            let fits = fits.map(|captures| (Some(captures.agent), captures.task));
+            for (agent, task) in fits.chain(self.names.contains(name).then_some((None, None))) {
+                let (principal, dns) = (name.to_string(), subject.dns.clone());
+                let identity = Identity {
+                    principal,
+                    agent,
+                    task,
+                    trust_domain: None,
+                    dns,
+                    kind: "dns".into(),
+                };
+                if found.as_ref().is_some_and(|other| *other != identity) {
+                    return Err(Error::Ambiguous(
+                        "more than one DNS name fits the templates".into(),
+                    ));
+                }
+                found = Some(identity);
+            }
+        }
+        let names = || {
+            subject
+                .dns
+                .iter()
+                .map(DnsName::as_str)
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
+        found.ok_or_else(|| Error::Foreign(format!("no template fits {}", names())))
+    }
+
+    /// Holds a request's claim against the identity of its certificate.
+    pub fn judge(&self, identity: &Identity, claim: Claim<'_>) -> Result<(), Error> {
+        let optional = match &self.source {
+            ClaimSource::None => return Ok(()),
+            ClaimSource::Header { optional, .. } | ClaimSource::Path { optional, .. } => *optional,
+        };
+        match claim {
+            Claim::Value(claimed) if identity.answers_to(claimed) => Ok(()),
+            Claim::Value(claimed) => Err(Error::Mismatch {
+                claimed: claimed.chars().take(256).collect(),
+                principal: identity.principal.clone(),
+            }),
+            Claim::Absent if optional => Ok(()),
+            Claim::Absent => Err(Error::Unclaimed),
+            Claim::Ambiguous(why) => Err(Error::Ambiguous(format!("claim: {why}"))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(optional: bool) -> Binding {
+        Binding::new(&Config {
+            trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
+            templates: vec![
+                Template::parse("spiffe://{trust_domain}/agent/{agent}").unwrap(),
+                Template::parse("dns:{agent}.lab.test").unwrap(),
+            ],
+            claim: ClaimSource::Header {
+                name: HeaderName::from_static("x-agent-id"),
+                optional,
+            },
+        })
+    }
+
+    fn subject(spiffe: Option<&str>, dns: &[&str]) -> Subject {
+        Subject {
+            spiffe: spiffe.map(|id| SpiffeId::parse(id).unwrap()),
+            dns: dns.iter().map(|name| DnsName::parse(name).unwrap()).collect(),
+        }
+    }
+
+    #[test]
+    fn names_become_identities_or_are_refused() {
+        let rules = binding(false);
+        let agent = |spiffe, dns| {
+            rules
+                .identify(&subject(spiffe, dns), None)
+                .map(|i| (i.principal, i.agent, i.kind))
+        };
+        let id = "spiffe://lab.test/agent/a";
+        assert_eq!(
+            agent(Some(id), &[]),
+            Ok((id.into(), Some("a".into()), "agent".into()))
+        );
+        assert_eq!(
+            agent(Some(id), &["b.lab.test"]),
+            Ok((id.into(), Some("a".into()), "agent".into()))
+        );
+        assert_eq!(
+            agent(None, &["a.lab.test"]),
+            Ok(("a.lab.test".into(), Some("a".into()), "dns".into()))
+        );
+        assert_eq!(
+            agent(None, &["a.lab.test", "x.other"]),
+            agent(None, &["a.lab.test"])
+        );
+        assert!(matches!(
+            agent(None, &["a.lab.test", "b.lab.test"]),
+            Err(Error::Ambiguous(_))
+        ));
+        assert!(matches!(agent(None, &["a.other.test"]), Err(Error::Foreign(_))));
+        assert!(matches!(
+            agent(Some("spiffe://evil.test/agent/a"), &[]),
+            Err(Error::Foreign(_))
+        ));
+        let admin = "spiffe://lab.test/admin/ops";
+        assert_eq!(
+            agent(Some(admin), &[]),
+            Ok((admin.into(), None, "unknown".into()))
+        );
+    }
+
+    #[test]
+    fn an_authority_vouches_only_for_its_own_trust_domains() {
+        let other = [TrustDomain::parse("other.test").unwrap()];
+        let refused = binding(false).identify(&subject(Some("spiffe://lab.test/agent/a"), &[]), Some(&other));
+        assert!(matches!(refused, Err(Error::Foreign(_))));
+    }
+
+    #[test]
+    fn the_binding_matrix() {
+        let strict = binding(false);
+        let spiffe = strict
+            .identify(&subject(Some("spiffe://lab.test/agent/a"), &["a.lab.test"]), None)
+            .unwrap();
+        let dns = strict.identify(&subject(None, &["a.lab.test"]), None).unwrap();
+        for (identity, claimed, accepted) in [
+            (&spiffe, "a", true),
+            (&spiffe, "spiffe://lab.test/agent/a", true),
+            (&spiffe, "A", false),
+            (&spiffe, "b", false),
+            (&spiffe, "", false),
+            (&spiffe, "a.lab.test", false),
+            (&spiffe, "spiffe://lab.test/agent/a/", false),
+            (&spiffe, "SPIFFE://lab.test/agent/a", false),
+            (&spiffe, "spiffe://evil.test/agent/a", false),
+            (&dns, "a", true),
+            (&dns, "a.lab.test", true),
+            (&dns, "A.Lab.Test.", true),
+            (&dns, "spiffe://lab.test/agent/a", false),
+        ] {
+            assert_eq!(
+                strict.judge(identity, Claim::Value(claimed)).is_ok(),
+                accepted,
+                "{claimed}"
+            );
+        }
+        assert_eq!(strict.judge(&spiffe, Claim::Absent), Err(Error::Unclaimed));
+        assert_eq!(binding(true).judge(&spiffe, Claim::Absent), Ok(()));
+        assert!(matches!(
+            binding(true).judge(&spiffe, Claim::Ambiguous("twice")),
+            Err(Error::Ambiguous(_))
+        ));
+    }
+}

@@ -1,0 +1,80 @@
+//! WHO: the names in a certificate, the path that vouches for them, and the claim that a request makes.
+//!
+//! Pure and synchronous: bytes in, a verdict out. **Invariant:** ambiguity is refused, never resolved; a name that
+//! leaves this room is canonical, so that two spellings of one name compare equal.
+
+mod binding;
+mod certificate;
+mod chain;
+mod dns;
+mod serial;
+mod spiffe;
+mod template;
+
+use serde::Deserialize;
+
+pub use binding::Binding;
+pub use binding::Claim;
+pub use binding::ClaimSource;
+pub use binding::Identity;
+pub use certificate::Certificate;
+pub use certificate::KeyId;
+pub use certificate::Subject;
+pub use chain::Authority;
+pub use chain::Trust;
+pub use chain::VerifiedChain;
+pub use dns::DnsName;
+pub use serial::Serial;
+pub use spiffe::SpiffeId;
+pub use spiffe::TrustDomain;
+pub use template::PathClaim;
+pub use template::Template;
+pub use template::ambiguous_path;
+
+/// `[identity]`: whose names are accepted, and what a request may claim.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The SPIFFE trust domains whose identities are accepted.
+    pub trust_domains: Vec<TrustDomain>,
+    /// How an agent id is read from a SPIFFE ID or DNS name.
+    pub templates: Vec<Template>,
+    /// Where a request says which agent it speaks for.
+    pub claim: ClaimSource,
+}
+
+/// Why a certificate's names, or a request's claim, were not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The subject alternative names cannot be read, or name more than one subject.
+    #[error("ambiguous identity: {0}")]
+    Ambiguous(String),
+    /// The identity belongs to nobody that this gate serves.
+    #[error("foreign identity: {0}")]
+    Foreign(String),
+    /// The request claims another identity than its certificate proves.
+    #[error("the request claims `{claimed}`, its certificate is `{principal}`")]
+    Mismatch {
+        /// What the request claims.
+        claimed: String,
+        /// What the certificate proves.
+        principal: String,
+    },
+    /// The request claims nothing where a claim is expected.
+    #[error("the request claims no identity")]
+    Unclaimed,
+}
+
+/// Why the bytes of a certificate, or of a chain of them, were refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// Not a certificate (RFC 5280, section 4.1), or trailing bytes behind one.
+    #[error("not a certificate: {0}")]
+    Malformed(String),
+    /// A leaf that may sign certificates or revocation lists (SPIFFE X.509-SVID, section 4.1).
+    #[error("the leaf may sign certificates or revocation lists")]
+    LeafSigns,
+    /// No path to a configured certificate authority verifies (RFC 5280, section 6).
+    #[error("no valid path: {0}")]
+    Path(webpki::Error),
+}

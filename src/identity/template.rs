@@ -1,0 +1,328 @@
+//! Templates: how an agent id is read from a SPIFFE ID, a DNS name or a request's path.
+
+use serde::Deserialize;
+use serde::Deserializer;
+use serde::de::Error as _;
+
+use super::Claim;
+use super::DnsName;
+use super::SpiffeId;
+
+/// One segment or label of a template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Literal(String),
+    Variable(String),
+}
+
+impl Part {
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        match name {
+            Some(name) if !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') => {
+                Ok(Self::Variable(name.to_owned()))
+            }
+            None if !text.contains(['{', '}']) => Ok(Self::Literal(text.to_owned())),
+            _ => Err(format!(
+                "`{text}`: a placeholder is a whole segment: `{{name}}`, lower-case letters"
+            )),
+        }
+    }
+
+    fn is(&self, name: &str) -> bool {
+        matches!(self, Self::Variable(own) if own == name)
+    }
+}
+
+/// `spiffe://{trust_domain}/agent/{agent}` or `dns:{agent}.lab.test`.
+///
+/// Each placeholder stands for one whole path segment or label. `{agent}` is demanded; `{task}` is a task id;
+/// others match anything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    form: Form,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Form {
+    Spiffe { trust_domain: Part, segments: Vec<Part> },
+    Dns { labels: Vec<Part> },
+}
+
+/// What a template read from a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Captures {
+    /// The agent id.
+    pub(super) agent: String,
+    /// The task id.
+    pub(super) task: Option<String>,
+}
+
+impl Template {
+    /// Reads a template; the error says what is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let (form, mut parts) = if let Some(rest) = text.strip_prefix("spiffe://") {
+            let (trust_domain, path) = rest.split_once('/').ok_or("a SPIFFE template needs a path")?;
+            let trust_domain = Part::parse(trust_domain)?;
+            let segments = parse_parts(path, '/')?;
+            (
+                Form::Spiffe {
+                    trust_domain,
+                    segments: segments.clone(),
+                },
+                segments,
+            )
+        } else if let Some(rest) = text.strip_prefix("dns:") {
+            let labels = parse_parts(&rest.to_ascii_lowercase(), '.')?;
+            (
+                Form::Dns {
+                    labels: labels.clone(),
+                },
+                labels,
+            )
+        } else {
+            return Err("a template starts with `spiffe://` or `dns:`".into());
+        };
+        if parts.iter().filter(|part| part.is("agent")).count() != 1 {
+            return Err("a template holds `{agent}` exactly once".into());
+        }
+        parts.retain(|part| matches!(part, Part::Variable(_)));
+        let distinct = parts
+            .iter()
+            .enumerate()
+            .all(|(i, part)| !parts.iter().skip(i + 1).any(|other| other == part));
+        if !distinct {
+            return Err("a placeholder is used twice".into());
+        }
+        if parts.iter().any(|part| part.is("trust_domain")) {
+            return Err("`{trust_domain}` stands right behind `spiffe://`, nowhere else".into());
+        }
+        Ok(Self { form })
+    }
+
+    /// The kind of principal that it describes: the first literal segment of a SPIFFE template, or `dns`.
+    pub(super) fn kind(&self) -> &str {
+        match &self.form {
+            Form::Dns { .. } => "dns",
+            Form::Spiffe { segments, .. } => {
+                let literal = segments.iter().find_map(|part| match part {
+                    Part::Literal(text) => Some(text.as_str()),
+                    Part::Variable(_) => None,
+                });
+                literal.unwrap_or("spiffe")
+            }
+        }
+    }
+
+    pub(super) fn match_spiffe(&self, id: &SpiffeId) -> Option<Captures> {
+        let Form::Spiffe {
+            trust_domain,
+            segments,
+        } = &self.form
+        else {
+            return None;
+        };
+        match trust_domain {
+            Part::Literal(name) if name != id.trust_domain() => None,
+            _ => capture(segments, id.segments()),
+        }
+    }
+
+    pub(super) fn match_dns(&self, name: &DnsName) -> Option<Captures> {
+        let Form::Dns { labels } = &self.form else {
+            return None;
+        };
+        capture(labels, name.as_str().split('.'))
+    }
+}
+
+impl<'de> Deserialize<'de> for Template {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        Self::parse(&text).map_err(|e| D::Error::custom(format!("template `{text}`: {e}")))
+    }
+}
+
+fn parse_parts(text: &str, separator: char) -> Result<Vec<Part>, String> {
+    let parts: Vec<Part> = text.split(separator).map(Part::parse).collect::<Result<_, _>>()?;
+    match parts.iter().any(|part| *part == Part::Literal(String::new())) {
+        true => Err("an empty segment".into()),
+        false => Ok(parts),
+    }
+}
+
+fn capture<'a>(parts: &[Part], mut actual: impl Iterator<Item = &'a str>) -> Option<Captures> {
+    let mut captures = Captures {
+        agent: String::new(),
+        task: None,
+    };
+    for part in parts {
+        let text = actual.next()?;
+        match part {
+            Part::Literal(literal) if literal != text => return None,
+            Part::Variable(name) if name == "agent" => captures.agent = text.to_owned(),
+            Part::Variable(name) if name == "task" => captures.task = Some(text.to_owned()),
+            _ => {}
+        }
+    }
+    actual.next().is_none().then_some(captures)
+}
+
+/// `/api/v1/agents/{agent}/`: the path prefix in which a request claims its agent id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathClaim {
+    parts: Vec<Part>,
+}
+
+impl PathClaim {
+    /// Reads a path template with `{agent}` exactly once.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let inner = text.strip_prefix('/').ok_or("a path starts with `/`")?;
+        let parts = parse_parts(inner.strip_suffix('/').unwrap_or(inner), '/')?;
+        match parts.iter().filter(|part| part.is("agent")).count() {
+            1 => Ok(Self { parts }),
+            _ => Err("a path claim holds `{agent}` exactly once".into()),
+        }
+    }
+
+    /// Reads the claim from the raw path of a request, without its query.
+    pub fn read<'a>(&self, path: &'a str) -> Claim<'a> {
+        if let Some(why) = ambiguous_path(path) {
+            return Claim::Ambiguous(why);
+        }
+        let mut segments = path.split('/').skip(1);
+        let mut claimed = Claim::Absent;
+        for part in &self.parts {
+            match (part, segments.next()) {
+                (_, None) => return Claim::Absent,
+                (Part::Literal(literal), Some(segment)) if literal != segment => return Claim::Absent,
+                (Part::Variable(name), Some(segment)) if name == "agent" => claimed = Claim::Value(segment),
+                _ => {}
+            }
+        }
+        match claimed {
+            Claim::Value("") => Claim::Absent,
+            Claim::Value(value) if value.contains(['%', ';']) => Claim::Ambiguous("an encoded claim"),
+            other => other,
+        }
+    }
+}
+
+/// Says why two servers might disagree about which resource a raw path names; `None` if they cannot.
+pub fn ambiguous_path(path: &str) -> Option<&'static str> {
+    for segment in path.split('/').skip(1) {
+        // Some servers cut path parameters (`..;x`) before they resolve dot segments.
+        if matches!(segment.split(';').next(), Some("." | "..")) {
+            return Some("a dot segment");
+        }
+    }
+    if path.contains("//") {
+        return Some("an empty segment");
+    }
+    if path.contains('\\') {
+        return Some("a backslash");
+    }
+    let encoded = path.as_bytes().windows(3).any(|window| match window {
+        [b'%', high, low] => matches!(
+            (high, low.to_ascii_lowercase()),
+            (b'2', b'f' | b'e') | (b'5', b'c') | (b'0', b'0')
+        ),
+        _ => false,
+    });
+    encoded.then_some("an encoded slash, dot, backslash or NUL")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_read_agents_and_tasks() {
+        let spiffe = |template: &str, id: &str| {
+            Template::parse(template)
+                .unwrap()
+                .match_spiffe(&SpiffeId::parse(id).unwrap())
+        };
+        let agent = |agent: &str, task: Option<&str>| {
+            Some(Captures {
+                agent: agent.into(),
+                task: task.map(Into::into),
+            })
+        };
+        assert_eq!(
+            spiffe("spiffe://{trust_domain}/agent/{agent}", "spiffe://td/agent/a"),
+            agent("a", None)
+        );
+        assert_eq!(
+            spiffe(
+                "spiffe://td/agent/{orch}/{task}/{agent}",
+                "spiffe://td/agent/o/t/a"
+            ),
+            agent("a", Some("t"))
+        );
+        assert_eq!(
+            spiffe("spiffe://td/agent/{agent}", "spiffe://other/agent/a"),
+            None
+        );
+        assert_eq!(spiffe("spiffe://td/agent/{agent}", "spiffe://td/agent/a/b"), None);
+        assert_eq!(spiffe("spiffe://td/agent/{agent}", "spiffe://td/agent"), None);
+        let dns = Template::parse("dns:{agent}.Lab.Test").unwrap();
+        assert_eq!(
+            dns.match_dns(&DnsName::parse("A.lab.test").unwrap()),
+            agent("a", None)
+        );
+        assert_eq!(dns.match_dns(&DnsName::parse("b.a.lab.test").unwrap()), None);
+        assert_eq!(
+            (
+                dns.kind(),
+                Template::parse("spiffe://td/agent/{agent}").unwrap().kind()
+            ),
+            ("dns", "agent")
+        );
+    }
+
+    #[test]
+    fn bad_templates_are_refused() {
+        for bad in [
+            "",
+            "http://a/{agent}",
+            "spiffe://td",
+            "spiffe://td/agent",
+            "spiffe://td/x{agent}",
+            "spiffe://td/{agent}/{agent}",
+            "spiffe://td/{x}/{x}/{agent}",
+            "spiffe://td/{agent}/",
+            "spiffe://td/{agent}/{trust_domain}",
+            "spiffe://td/{}",
+            "dns:lab.test",
+            "dns:{agent}..test",
+        ] {
+            assert!(Template::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_path_claim_is_read_raw() {
+        let claim = PathClaim::parse("/api/v1/agents/{agent}/").unwrap();
+        assert_eq!(claim.read("/api/v1/agents/a/secrets"), Claim::Value("a"));
+        assert_eq!(claim.read("/api/v1/agents/a"), Claim::Value("a"));
+        assert_eq!(claim.read("/api/v1/agents/"), Claim::Absent);
+        assert_eq!(claim.read("/api/v1/other/a"), Claim::Absent);
+        assert_eq!(claim.read("/API/v1/agents/a"), Claim::Absent);
+        for tricky in [
+            "/api/v1/agents/a/../b/",
+            "/api/v1/agents/./a/",
+            "/api/v1//agents/a/",
+            "/api/v1/agents/a%2Fb/",
+            "/api/v1/agents/%2e%2e/b",
+            "/api/v1/agents/%61/",
+            "/api/v1/agents/a;b/",
+            "/api/v1/agents/a/..;/b/",
+            "/api/v1/agents/a/..%5cb/",
+            "/api/v1/agents\\a/",
+            "/api/v1/agents/a%00/",
+        ] {
+            assert!(matches!(claim.read(tricky), Claim::Ambiguous(_)), "{tricky}");
+        }
+    }
+}

@@ -1,0 +1,253 @@
+//! Bodies on their way through, either way: watched for progress, and for the kill.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::Body as _;
+use http_body::Frame;
+use http_body::SizeHint;
+use http_body_util::combinators::UnsyncBoxBody;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+
+use super::headers;
+use super::upstream::Lease;
+use crate::session::Guard;
+
+/// Whatever went wrong in a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a body was broken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BodyError {
+    /// No progress for too long.
+    #[error("no progress in the body")]
+    Idle,
+    /// The session that it belongs to was ended.
+    #[error("the session was ended")]
+    Killed,
+}
+
+/// Ends a body that makes no progress. The timer is made only once a body had to be waited for.
+struct IdleTimer {
+    limit: Duration,
+    sleep: Option<Pin<Box<Sleep>>>,
+    moved: bool,
+}
+
+impl IdleTimer {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            sleep: None,
+            moved: true,
+        }
+    }
+
+    fn moved(&mut self) {
+        self.moved = true;
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let deadline = Instant::now() + self.limit;
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if std::mem::take(&mut self.moved) {
+            sleep.as_mut().reset(deadline);
+        }
+        sleep.as_mut().poll(cx).map(|()| BodyError::Idle)
+    }
+}
+
+/// Whether a request's body has been sent whole; shared with whoever waits for the answer.
+pub(super) type Sent = Arc<AtomicBool>;
+
+/// A request's body. It is read by the task of the upstream's connection, so it holds a guard of its own: while it
+/// lives, its session does, and once that is killed it gives nothing more away.
+pub(super) struct RequestBody {
+    incoming: Option<Incoming>,
+    guard: Option<Guard>,
+    idle: IdleTimer,
+    sent: Sent,
+}
+
+impl RequestBody {
+    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, limit: Duration) -> Self {
+        let idle = IdleTimer::new(limit);
+        let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
+        let guard = guard.filter(|_| incoming.is_some());
+        let sent = Arc::new(AtomicBool::new(incoming.is_none()));
+        Self {
+            incoming,
+            guard,
+            idle,
+            sent,
+        }
+    }
+
+    pub(super) fn empty() -> Self {
+        let idle = IdleTimer::new(Duration::ZERO);
+        Self {
+            incoming: None,
+            guard: None,
+            idle,
+            sent: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    pub(super) fn sent(&self) -> Sent {
+        Arc::clone(&self.sent)
+    }
+
+    fn end(&mut self) {
+        self.incoming = None;
+        self.guard = None;
+        self.sent.store(true, Ordering::Release);
+    }
+}
+
+impl http_body::Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let Some(incoming) = &mut this.incoming else {
+            return Poll::Ready(None);
+        };
+        if this.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
+            this.end();
+            return Poll::Ready(Some(Err(BodyError::Killed.into())));
+        }
+        match Pin::new(incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(mut frame))) => {
+                this.idle.moved();
+                if let Some(trailers) = frame.trailers_mut() {
+                    headers::end_hop(trailers);
+                    headers::scrub(trailers, None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(e))) => {
+                this.end();
+                Poll::Ready(Some(Err(e.into())))
+            }
+            Poll::Ready(None) => {
+                this.end();
+                Poll::Ready(None)
+            }
+            Poll::Pending => this.idle.poll_idle(cx).map(|e| {
+                this.end();
+                Some(Err(e.into()))
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        self.sent.store(true, Ordering::Release);
+    }
+}
+
+/// A response's body.
+pub enum Body {
+    /// One piece, or none.
+    Whole(Option<Bytes>),
+    /// As it comes from an upstream.
+    Upstream(UpstreamBody),
+    /// From elsewhere, such as the admin API.
+    Other(UnsyncBoxBody<Bytes, BoxError>),
+}
+
+/// As it comes from an upstream, with the connection that it comes over.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    lease: Option<Lease>,
+    idle: IdleTimer,
+}
+
+impl UpstreamBody {
+    pub(super) fn new(incoming: Incoming, lease: Lease, limit: Duration) -> Self {
+        Self {
+            incoming,
+            lease: Some(lease),
+            idle: IdleTimer::new(limit),
+        }
+    }
+}
+
+impl Drop for UpstreamBody {
+    /// Read to its end, the connection may serve another request; else it is torn down with the lease.
+    fn drop(&mut self) {
+        if let Some(lease) = self.lease.take().filter(|_| self.incoming.is_end_stream()) {
+            lease.give_back();
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Other(body) => Pin::new(body).poll_frame(cx),
+            Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    body.idle.moved();
+                    Poll::Ready(Some(Ok(frame)))
+                }
+                Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
+                Poll::Ready(None) => {
+                    if let Some(lease) = body.lease.take() {
+                        lease.give_back();
+                    }
+                    Poll::Ready(None)
+                }
+                Poll::Pending => body.idle.poll_idle(cx).map(|e| Some(Err(e.into()))),
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Upstream(body) => body.incoming.is_end_stream(),
+            Self::Other(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Upstream(body) => body.incoming.size_hint(),
+            Self::Other(body) => body.size_hint(),
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Refusals: the only place where one becomes a status, a code, a log line and a metric.
+
+use std::error::Error as _;
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http::Response;
+use http::StatusCode;
+use http::header::CONNECTION;
+use http::header::CONTENT_TYPE;
+
+use super::Body;
+use super::Peer;
+use super::body::BodyError;
+use super::connection::RequestId;
+use super::upstream::UpstreamError;
+use crate::identity;
+use crate::problem;
+use crate::problem::Disclose;
+use crate::problem::Problem;
+use crate::revocation::Denial;
+use crate::telemetry::Metrics;
+
+/// Why a request was not served.
+#[derive(Debug)]
+pub enum Refusal {
+    /// Something of the credential is revoked or suspended.
+    Denied(Denial),
+    /// The certificate, or one on its path, has expired since the handshake.
+    Expired,
+    /// The chain that a resumed session brought back does not verify any more.
+    Untrusted(identity::ChainError),
+    /// A certificate is required here.
+    MtlsRequired(StatusCode),
+    /// The names in the certificate, or the claim of the request, are not accepted.
+    Identity(identity::Error),
+    /// The request cannot be understood in one way only.
+    Malformed(&'static str),
+    /// A method that a reverse proxy does not serve.
+    Method,
+    /// No route leads there.
+    NoRoute,
+    /// The client stopped in the middle of its request.
+    RequestTimeout,
+    /// The upstream gave no answer.
+    Upstream(UpstreamError),
+}
+
+impl Refusal {
+    /// What became of sending a request upstream.
+    pub(super) fn of_upstream(error: UpstreamError) -> Self {
+        let mut source = error.source();
+        while let Some(cause) = source {
+            if cause.downcast_ref::<BodyError>() == Some(&BodyError::Idle) {
+                return Self::RequestTimeout;
+            }
+            source = cause.source();
+        }
+        Self::Upstream(error)
+    }
+
+    /// Whether it concerns who the client is, so that advisory mode lets it pass.
+    pub(super) fn is_about_identity(&self) -> bool {
+        match self {
+            Self::Denied(_)
+            | Self::Expired
+            | Self::Untrusted(_)
+            | Self::MtlsRequired(_)
+            | Self::Identity(_) => true,
+            Self::Malformed(_) | Self::Method | Self::NoRoute | Self::RequestTimeout | Self::Upstream(_) => {
+                false
+            }
+        }
+    }
+
+    /// Whether nothing more can be said on this connection: its credential is dead.
+    pub(super) fn ends_connection(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Expired | Self::Untrusted(_))
+    }
+
+    /// The status and the code.
+    pub fn status(&self) -> (StatusCode, &'static str) {
+        use identity::Error as Id;
+        match self {
+            Self::Denied(denial) if denial.suspended => (StatusCode::UNAUTHORIZED, denial.code()),
+            Self::Denied(denial) => (StatusCode::FORBIDDEN, denial.code()),
+            Self::Expired => (StatusCode::FORBIDDEN, "certificate_expired"),
+            Self::Untrusted(_) => (StatusCode::FORBIDDEN, "certificate_untrusted"),
+            Self::MtlsRequired(status) => (*status, "mtls_required"),
+            Self::Identity(Id::Ambiguous(_)) => (StatusCode::FORBIDDEN, "identity_ambiguous"),
+            Self::Identity(Id::Foreign(_)) => (StatusCode::FORBIDDEN, "trust_domain_denied"),
+            Self::Identity(Id::Mismatch { .. }) => (StatusCode::FORBIDDEN, "identity_mismatch"),
+            Self::Identity(Id::Unclaimed) => (StatusCode::FORBIDDEN, "identity_unclaimed"),
+            Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request"),
+            Self::Method => (StatusCode::NOT_IMPLEMENTED, "method_not_supported"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
+            Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::Upstream(UpstreamError::AnswerTimeout(_) | UpstreamError::ConnectTimeout(_)) => {
+                (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
+            }
+            Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_failed"),
+        }
+    }
+
+    /// The reason in words.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Denied(denial) if denial.reason.is_empty() => denial.code().replace('_', " "),
+            Self::Denied(denial) => format!("{}: {}", denial.code().replace('_', " "), denial.reason),
+            Self::Expired => "the client certificate, or one on its path, has expired".into(),
+            Self::Untrusted(error) => error.to_string(),
+            Self::MtlsRequired(_) => "valid client certificate required".into(),
+            Self::Identity(error) => error.to_string(),
+            Self::Malformed(why) => format!("malformed request: {why}"),
+            Self::Method => "CONNECT and TRACE are not served".into(),
+            Self::NoRoute => "no route leads there".into(),
+            Self::RequestTimeout => "the request made no progress".into(),
+            Self::Upstream(error) => {
+                let cause = error
+                    .source()
+                    .map(|cause| format!(": {cause}"))
+                    .unwrap_or_default();
+                format!("{error}{cause}")
+            }
+        }
+    }
+
+    /// The result that `mtls_auth_total` counts it under.
+    fn result(&self) -> &'static str {
+        if matches!(self, Self::Denied(_)) {
+            "revoked"
+        } else {
+            "failure"
+        }
+    }
+}
+
+/// Whom a refusal concerns, for the log.
+pub(super) struct Concerned<'a> {
+    pub(super) id: RequestId,
+    pub(super) peer: Option<&'a Peer>,
+    pub(super) address: SocketAddr,
+    pub(super) passed: Passed,
+}
+
+/// Whether a refused request was let through all the same, by advisory mode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Passed {
+    Yes,
+    No,
+}
+
+/// Counts a refusal, and writes its line.
+pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Metrics) {
+    let (status, code) = refusal.status();
+    metrics.refusals.with_label_values(&[code]).inc();
+    let (request_id, address, passed) = (concerned.id, concerned.address, concerned.passed == Passed::Yes);
+    let reason = refusal.reason();
+    let status = status.as_u16();
+    if !refusal.is_about_identity() {
+        tracing::warn!(%request_id, %address, status, code, reason, "request failed");
+        return;
+    }
+    let kind = concerned.peer.map_or("none", Peer::kind);
+    metrics.auth.with_label_values(&[refusal.result(), kind]).inc();
+    let principal_id = concerned.peer.map_or("", Peer::principal);
+    let serial = concerned.peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+    match refusal {
+        Refusal::Denied(denial) => tracing::warn!(
+            %request_id, %address, status, code, principal_id, serial, passed,
+            revocation_reason = denial.reason, "authentication error: revoked certificate"
+        ),
+        _ => tracing::warn!(
+            %request_id, %address, status, code, principal_id, serial, passed, reason, "authentication error"
+        ),
+    }
+}
+
+/// The answer to a refused request. `close` ends an HTTP/1.1 connection after it.
+pub(super) fn respond(refusal: &Refusal, id: RequestId, disclose: Disclose, close: bool) -> Response<Body> {
+    let (status, code) = refusal.status();
+    let problem = Problem {
+        status,
+        code,
+        reason: refusal.reason(),
+        request_id: id.to_string(),
+    };
+    let mut response = Response::new(Body::Whole(Some(Bytes::from(problem.to_json(disclose)))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    if close {
+        headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}

@@ -1,0 +1,258 @@
+//! Headers: what a client may not say of itself, what upstreams are told instead, and what ends at each hop.
+
+use std::fmt::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::header;
+
+use super::connection::Connection;
+use super::connection::RequestId;
+use crate::identity::Certificate;
+use crate::identity::Identity;
+
+/// The client's certificate and names, in Envoy's format.
+pub(super) const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The client's certificate (RFC 9440, section 2.2).
+pub(super) const CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+/// The canonical name of the principal.
+pub(super) const X_PORTCULLIS_PRINCIPAL: HeaderName = HeaderName::from_static("x-portcullis-principal");
+/// What the log calls the request.
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Names by which upstreams learn who a client is, of ours and of other proxies; never believed from a client.
+const IDENTITY: [&str; 12] = [
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "x-forwarded-client-cert",
+    "x-forwarded-for",
+    "x-forwarded-proto",
+    "x-request-id",
+    "x-real-ip",
+    "x-client-cert",
+    "x-client-dn",
+    "x-client-verify",
+    "x-spiffe-id",
+];
+/// The same, whole families.
+const IDENTITY_PREFIXES: [&str; 5] = [
+    "x-portcullis-",
+    "x-ssl-client",
+    "ssl-client",
+    "x-amzn-mtls-",
+    "x-forwarded-tls-client",
+];
+/// Headers that concern one hop (RFC 9110, section 7.6.1). `te` and `upgrade` are looked at first.
+const HOP_BY_HOP: [HeaderName; 7] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// What upstreams are told about a client, rendered once a chain.
+#[derive(Clone, Debug)]
+pub(super) struct IdentityHeaders {
+    xfcc: HeaderValue,
+    certificate: HeaderValue,
+    principal: Option<HeaderValue>,
+}
+
+impl IdentityHeaders {
+    pub(super) fn new(leaf: &Certificate, identity: Option<&Identity>) -> Self {
+        let certificate = format!(":{}:", STANDARD.encode(&leaf.der));
+        let principal = identity.and_then(|identity| HeaderValue::try_from(identity.principal.as_str()).ok());
+        Self {
+            xfcc: value(xfcc(leaf)),
+            certificate: value(certificate),
+            principal,
+        }
+    }
+}
+
+/// Makes a request's headers those of the next hop: the client's word about itself out, the gate's in.
+///
+/// `claim` is the header in which a client names its agent id; once bound it may pass, in its one spelling.
+pub(super) fn forward(
+    headers: &mut HeaderMap,
+    connection: &Connection,
+    id: RequestId,
+    claim: Option<&HeaderName>,
+) {
+    end_hop(headers);
+    scrub(headers, claim);
+    if headers
+        .get(header::TE)
+        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
+    {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(header::TE);
+    }
+    headers.remove(header::EXPECT);
+    headers.insert(X_REQUEST_ID, id.value());
+    headers.insert(X_FORWARDED_FOR, connection.address_value().clone());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+    if let Some(peer) = connection.peer() {
+        headers.insert(X_FORWARDED_CLIENT_CERT, peer.headers.xfcc.clone());
+        headers.insert(CLIENT_CERT, peer.headers.certificate.clone());
+        if let Some(principal) = &peer.headers.principal {
+            headers.insert(X_PORTCULLIS_PRINCIPAL, principal.clone());
+        }
+    }
+}
+
+/// Removes what concerns one hop only, and what `Connection` names.
+pub(super) fn end_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        // The common ones name nothing that is not removed anyway.
+        .filter(|token| {
+            !["close", "keep-alive", "upgrade", "te", ""]
+                .iter()
+                .any(|t| t.eq_ignore_ascii_case(token))
+        })
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .collect();
+    for name in HOP_BY_HOP.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+/// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
+pub(super) fn scrub(headers: &mut HeaderMap, claim: Option<&HeaderName>) {
+    let forged: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            is_identity(name.as_str()) || claim.is_some_and(|claim| is_alias(name.as_str(), claim.as_str()))
+        })
+        .cloned()
+        .collect();
+    for name in forged {
+        headers.remove(name);
+    }
+}
+
+/// Whether a name is one by which upstreams learn who a client is; underscores count as dashes, as they do in CGI.
+fn is_identity(name: &str) -> bool {
+    // Most headers are none of these by their first letter.
+    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b's' | b'x'))
+        && (IDENTITY.iter().any(|known| same(name, known))
+            || IDENTITY_PREFIXES
+                .iter()
+                .any(|prefix| name.get(..prefix.len()).is_some_and(|head| same(head, prefix))))
+}
+
+fn is_alias(name: &str, claim: &str) -> bool {
+    name != claim && same(name, claim)
+}
+
+fn same(name: &str, known: &str) -> bool {
+    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
+    name.len() == known.len() && name.bytes().map(dashed).eq(known.bytes().map(dashed))
+}
+
+/// `Hash=...;Subject="...";URI=...;DNS=...`: Envoy's elements, without `By` and `Chain`.
+fn xfcc(leaf: &Certificate) -> String {
+    let mut text = format!(
+        "Hash={};Subject=\"{}\"",
+        leaf.sha256,
+        leaf.subject_dn.replace('\\', "\\\\").replace('"', "\\\"")
+    );
+    if let Ok(subject) = &leaf.subject {
+        if let Some(id) = &subject.spiffe {
+            let _ = write!(text, ";URI={id}");
+        }
+        for name in &subject.dns {
+            let _ = write!(text, ";DNS={name}");
+        }
+    }
+    text
+}
+
+/// All that is put in here is printable ASCII by construction; anything else becomes an empty value, never a panic.
+fn value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(lines: &[(&str, &str)]) -> HeaderMap {
+        lines
+            .iter()
+            .map(|(name, value)| {
+                (
+                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                    HeaderValue::from_str(value).unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn identity_headers_go_in_every_spelling() {
+        let claim = HeaderName::from_static("x-agent-id");
+        let mut headers = map(&[
+            ("X-Forwarded-Client-Cert", "a"),
+            ("x_forwarded_client_cert", "a"),
+            ("X-Forwarded_Client-Cert", "a"),
+            ("Client-Cert", "a"),
+            ("client_cert_chain", "a"),
+            ("x-portcullis-anything", "a"),
+            ("X_PORTCULLIS_PRINCIPAL", "a"),
+            ("ssl_client_s_dn", "a"),
+            ("X-Amzn-Mtls-Clientcert", "a"),
+            ("x-request-id", "a"),
+            ("x_agent_id", "spoof"),
+            ("x-agent_id", "spoof"),
+            ("x-agent-id", "a"),
+            ("x-agent-id-2", "b"),
+            ("client-certificate-policy", "c"),
+            ("cookie", "d"),
+        ]);
+        scrub(&mut headers, Some(&claim));
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(
+            left,
+            [
+                "client-certificate-policy",
+                "cookie",
+                "x-agent-id",
+                "x-agent-id-2"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_connection_names_ends_here() {
+        let mut headers = map(&[
+            ("connection", "close, X-Secret , te"),
+            ("x-secret", "1"),
+            ("keep-alive", "5"),
+            ("proxy-authorization", "x"),
+            ("transfer-encoding", "chunked"),
+            ("accept", "*/*"),
+        ]);
+        end_hop(&mut headers);
+        assert_eq!(
+            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
+            ["accept"]
+        );
+    }
+}

@@ -1,0 +1,95 @@
+//! Listeners: one socket for each thread on one port, and the loop that accepts.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::time::Duration;
+
+use socket2::Domain;
+use socket2::Protocol;
+use socket2::Socket;
+use socket2::Type;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::connection;
+use super::connection::Context;
+use super::connection::Handler;
+
+const BACKLOG: i32 = 4096;
+/// How long the accept loop rests when it cannot accept, for instance for lack of file descriptors.
+const REST: Duration = Duration::from_millis(50);
+
+/// Binds `count` sockets to one address, among which the kernel spreads connections (SO_REUSEPORT).
+///
+/// The first is bound alone, because a second process's SO_REUSEPORT socket would bind silently and take half of the
+/// connections.
+pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
+    let probe = socket(address)?;
+    probe.bind(&address.into())?;
+    let address = probe.local_addr()?.as_socket().unwrap_or(address);
+    drop(probe);
+    (0..count.max(1))
+        .map(|_| {
+            let socket = socket(address)?;
+            socket.set_reuse_port(true)?;
+            socket.bind(&address.into())?;
+            socket.listen(BACKLOG)?;
+            socket.set_nonblocking(true)?;
+            Ok(socket.into())
+        })
+        .collect()
+}
+
+fn socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // A restart must not wait for the last connections of the process before it.
+    socket.set_reuse_address(true)?;
+    Ok(socket)
+}
+
+/// Accepts and serves until `drain` says so; then lets the open connections end, within `patience`.
+///
+/// Runs on a local runtime. Returns how many connections were cut.
+pub async fn accept<H: Handler>(
+    listener: TcpListener,
+    context: Rc<Context<H>>,
+    mut drain: watch::Receiver<bool>,
+    patience: Duration,
+) -> usize {
+    let mut connections = JoinSet::new();
+    let stop = drain.clone();
+    loop {
+        tokio::select! {
+            _ = drain.wait_for(|drain| *drain) => break,
+            accepted = listener.accept() => match accepted {
+                Ok((socket, address)) => {
+                    connections.spawn_local(connection::serve(Rc::clone(&context), socket, address, stop.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(REST).await;
+                }
+            },
+            Some(ended) = connections.join_next() => report(ended),
+        }
+    }
+    drop(listener);
+    let all = async {
+        while let Some(ended) = connections.join_next().await {
+            report(ended);
+        }
+    };
+    let _ = timeout(patience, all).await;
+    connections.len()
+}
+
+/// A panic ends one connection, never the others.
+fn report(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = ended {
+        tracing::error!(%error, "a connection's task failed");
+    }
+}

@@ -1,0 +1,212 @@
+//! The gate: from an accepted socket to a forwarded request, on every listener alike.
+//!
+//! One request, straight through: `listener` accepts → `connection`: TLS handshake, who is it (`peer`), admit
+//! (register, check) → hyper, watched for the kill → `request`: check, route, bind, scrub headers → `upstream` →
+//! response; or `error`, the only place where a refusal becomes a status.
+
+mod body;
+mod connection;
+mod error;
+mod headers;
+mod listener;
+mod peer;
+mod request;
+mod route;
+mod tls;
+mod tunnel;
+mod upstream;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use body::Body;
+pub use body::BoxError;
+pub use connection::Connection;
+pub use connection::Context;
+pub use connection::Handler;
+pub use connection::RequestId;
+pub use connection::RequestIds;
+pub use error::Refusal;
+pub use listener::accept;
+pub use listener::bind;
+pub use peer::Peer;
+pub use peer::Peers;
+pub use request::Gate;
+pub use route::Demand;
+pub use route::Route;
+pub use route::RouteConfig;
+pub use tls::ClientCa;
+pub use tls::TlsError;
+pub use tls::load_trust;
+pub use tls::server_config;
+pub use upstream::Endpoint;
+
+use crate::identity::TrustDomain;
+use crate::problem::Disclose;
+
+/// `[gate]`: the listener that forwards.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Whether refusals are enforced or only logged and counted.
+    #[serde(default)]
+    pub mode: Mode,
+    /// How many threads serve it, each with connections of its own; default: one a core.
+    pub threads: Option<usize>,
+    /// How much of a refusal its client is told.
+    #[serde(default)]
+    pub disclose: Disclose,
+    /// Whether a revoked certificate is refused with a problem document, or already in the handshake.
+    #[serde(default)]
+    pub reject_at: RejectAt,
+    /// How long open connections may take to end after SIGTERM.
+    #[serde(with = "humantime_serde", default = "default_drain")]
+    pub drain: Duration,
+    /// Its certificate, and whose certificates it accepts.
+    pub tls: TlsConfig,
+    /// How long it waits for what.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+    /// How much it takes in.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+const fn default_drain() -> Duration {
+    Duration::from_secs(30)
+}
+
+/// What a refusal does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// The request is refused, the session ended.
+    #[default]
+    Strict,
+    /// Logged and counted; the request passes and no session is ended.
+    Advisory,
+}
+
+/// Where a revoked certificate is refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RejectAt {
+    /// After the handshake, with one problem document.
+    #[default]
+    Request,
+    /// In the handshake, with the alert `certificate_revoked`; a resumed session, after it.
+    Handshake,
+}
+
+/// `[gate.tls]`, `[admin.tls]`: PEM files, relative to the configuration file.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsConfig {
+    /// The server's certificate chain, leaf first.
+    pub cert: PathBuf,
+    /// Its private key (PKCS#8, PKCS#1 or SEC1).
+    pub key: PathBuf,
+    /// Whose client certificates are accepted.
+    pub client_ca: Vec<ClientCaConfig>,
+}
+
+/// A file of certificate authorities, for every trust domain or only for some.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "expected a file name, or `{ file = \"...\", trust_domains = [...] }`"
+)]
+pub enum ClientCaConfig {
+    /// A file whose authorities vouch for every configured trust domain.
+    File(PathBuf),
+    /// A file whose authorities vouch for these only.
+    Scoped(ScopedCaConfig),
+}
+
+/// A file of certificate authorities that vouch for some trust domains only.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ScopedCaConfig {
+    /// The PEM file.
+    pub file: PathBuf,
+    /// The trust domains.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+impl TlsConfig {
+    /// Makes relative paths relative to `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        let files = self.client_ca.iter_mut().map(|ca| match ca {
+            ClientCaConfig::File(file) => file,
+            ClientCaConfig::Scoped(scoped) => &mut scoped.file,
+        });
+        for path in files.chain([&mut self.cert, &mut self.key]) {
+            *path = base.join(&*path);
+        }
+    }
+}
+
+/// `[gate.timeouts]`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// For the TLS handshake, from the accepted socket on.
+    #[serde(with = "humantime_serde")]
+    pub handshake: Duration,
+    /// For a request's header; an idle connection is closed after it too.
+    #[serde(with = "humantime_serde")]
+    pub header: Duration,
+    /// Without progress in a body, either way.
+    #[serde(with = "humantime_serde")]
+    pub body_idle: Duration,
+    /// For a connection to an upstream.
+    #[serde(with = "humantime_serde")]
+    pub upstream_connect: Duration,
+    /// For the header of an upstream's answer, from the end of the request on.
+    #[serde(with = "humantime_serde")]
+    pub upstream_answer: Duration,
+    /// How long an unused upstream connection is kept; keep it below the upstream's own keep-alive.
+    #[serde(with = "humantime_serde")]
+    pub upstream_idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            header: Duration::from_secs(60),
+            body_idle: Duration::from_secs(60),
+            upstream_connect: Duration::from_secs(5),
+            upstream_answer: Duration::from_secs(60),
+            upstream_idle: Duration::from_secs(30),
+        }
+    }
+}
+
+/// `[gate.limits]`.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// A request's header, bytes.
+    pub header_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Streams that one HTTP/2 connection may have open.
+    pub streams: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            header_bytes: 64 * 1024,
+            headers: 128,
+            streams: 128,
+        }
+    }
+}

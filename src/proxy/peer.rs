@@ -1,0 +1,200 @@
+//! Who is at the other end: a verified chain, its identity and everything that can revoke it, made once a chain.
+//!
+//! A bounded cache from the SHA-256 of what a client presented to what was made of it. A hit costs a hash; validity
+//! is looked at again on each. A resumed TLS session, for which rustls runs no verifier, finds its peer here too, or
+//! is verified anew.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use http::HeaderValue;
+use prometheus::IntCounter;
+use quick_cache::sync::Cache;
+use rustls::pki_types::CertificateDer;
+
+use super::RejectAt;
+use super::headers::IdentityHeaders;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::identity::Binding;
+use crate::identity::ChainError;
+use crate::identity::Error;
+use crate::identity::Identity;
+use crate::identity::Trust;
+use crate::identity::VerifiedChain;
+use crate::revocation::Engine;
+use crate::session::Credential;
+use crate::telemetry::MAX_CERTIFICATE_SERIES;
+use crate::telemetry::Metrics;
+
+/// Chains remembered.
+const CHAINS: usize = 8192;
+const MILLIS_A_DAY: f64 = 86_400_000.0;
+
+/// A client whose chain was verified.
+pub struct Peer {
+    /// The chain.
+    pub chain: VerifiedChain,
+    /// Who it is here, or why its names are not accepted.
+    pub identity: Result<Identity, Error>,
+    /// What can revoke it.
+    pub credential: Arc<Credential>,
+    /// What upstreams are told about it.
+    pub(super) headers: IdentityHeaders,
+    /// `mtls_auth_total{result="success"}` of its kind.
+    pub(super) success: IntCounter,
+}
+
+impl Peer {
+    /// The principal's name; empty if its names were not accepted.
+    pub fn principal(&self) -> &str {
+        self.identity
+            .as_ref()
+            .map_or("", |identity| identity.principal.as_str())
+    }
+
+    /// The kind of principal, of bounded variety.
+    pub fn kind(&self) -> &str {
+        self.identity
+            .as_ref()
+            .map_or("unknown", |identity| identity.kind.as_str())
+    }
+
+    /// Whether the verified path is valid at `now`.
+    pub fn is_valid(&self, now: Timestamp) -> bool {
+        self.chain.leaf.not_before <= now && now < self.chain.not_after
+    }
+}
+
+/// Tells who a client is, for one set of authorities and one binding.
+pub struct Peers {
+    trust: Trust,
+    binding: Binding,
+    reject_at: RejectAt,
+    engine: Arc<Engine>,
+    clock: Clock,
+    metrics: Metrics,
+    chains: Cache<[u8; 32], Arc<Peer>>,
+    cache_hits: IntCounter,
+    reuses: IntCounter,
+}
+
+impl Peers {
+    /// A fresh, empty cache under these rules.
+    pub fn new(trust: Trust, binding: Binding, engine: Arc<Engine>, clock: Clock, metrics: Metrics) -> Self {
+        let cache_hits = metrics.cache_hits.with_label_values(&["certificate"]);
+        let reuses = metrics.cache_hits.with_label_values(&["principal"]);
+        let chains = Cache::new(CHAINS);
+        Self {
+            trust,
+            binding,
+            reject_at: RejectAt::Request,
+            engine,
+            clock,
+            metrics,
+            chains,
+            cache_hits,
+            reuses,
+        }
+    }
+
+    /// Lets revoked certificates fail in the handshake already.
+    pub fn reject_at(mut self, reject_at: RejectAt) -> Self {
+        self.reject_at = reject_at;
+        self
+    }
+
+    /// The rules by which names become identities.
+    pub fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// Verifies what a client presented, or recognises it.
+    pub fn recognise(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Arc<Peer>, ChainError> {
+        let key = fingerprint(leaf, intermediates);
+        if let Some(peer) = self
+            .chains
+            .get(&key)
+            .filter(|peer| peer.is_valid(self.clock.now()))
+        {
+            self.cache_hits.inc();
+            return Ok(peer);
+        }
+        let chain = self.trust.verify(leaf, intermediates, self.clock.now())?;
+        let peer = Arc::new(self.describe(chain));
+        self.chains.insert(key, Arc::clone(&peer));
+        Ok(peer)
+    }
+
+    /// Counts a request that found its identity and binding already made.
+    pub(super) fn count_reuse(&self) {
+        self.reuses.inc();
+    }
+
+    /// Whether this client is refused in the handshake already.
+    pub(super) fn rejects(&self, peer: &Peer) -> bool {
+        self.reject_at == RejectAt::Handshake && self.engine.judge(&peer.credential).is_err()
+    }
+
+    fn describe(&self, chain: VerifiedChain) -> Peer {
+        let subject = chain.leaf.subject.clone();
+        let identity =
+            subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
+        let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
+        let headers = IdentityHeaders::new(&chain.leaf, identity.as_ref().ok());
+        let kind = identity
+            .as_ref()
+            .map_or("unknown", |identity| identity.kind.as_str());
+        let success = self.metrics.auth.with_label_values(&["success", kind]);
+        self.watch_expiry(&chain, identity.as_ref().ok());
+        Peer {
+            chain,
+            identity,
+            credential,
+            headers,
+            success,
+        }
+    }
+
+    fn watch_expiry(&self, chain: &VerifiedChain, identity: Option<&Identity>) {
+        use prometheus::core::Collector as _;
+        let known = self
+            .metrics
+            .cert_expiry_days
+            .collect()
+            .first()
+            .map_or(0, |family| family.get_metric().len());
+        if known >= MAX_CERTIFICATE_SERIES {
+            self.metrics.cert_expiry_days.reset();
+        }
+        let principal = identity.map_or("unknown", |identity| identity.principal.as_str());
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "milliseconds until an expiry fit a double's 53 bits"
+        )]
+        let days = (chain.not_after.millis() - self.clock.now().millis()) as f64 / MILLIS_A_DAY;
+        let labels = [principal, chain.leaf.serial.as_str()];
+        self.metrics.cert_expiry_days.with_label_values(&labels).set(days);
+    }
+}
+
+/// SHA-256 over the length-prefixed certificates.
+fn fingerprint(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for der in std::iter::once(leaf).chain(intermediates) {
+        context.update(&der.len().to_be_bytes());
+        context.update(der);
+    }
+    let mut key = [0; 32];
+    key.copy_from_slice(context.finish().as_ref());
+    key
+}
+
+/// An address as a header value.
+pub(super) fn address_value(address: std::net::IpAddr) -> HeaderValue {
+    HeaderValue::try_from(address.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}

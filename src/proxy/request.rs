@@ -1,0 +1,224 @@
+//! One request through the gate: route it, hold its claim against its certificate, forward it.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::Uri;
+use http::Version;
+use http::header;
+use http::uri::PathAndQuery;
+use hyper::body::Incoming;
+
+use super::Body;
+use super::Demand;
+use super::Refusal;
+use super::Route;
+use super::RouteConfig;
+use super::Timeouts;
+use super::body::RequestBody;
+use super::body::UpstreamBody;
+use super::connection::Connection;
+use super::connection::Handler;
+use super::connection::RequestId;
+use super::headers;
+use super::route;
+use super::tunnel;
+use super::upstream::Upstreams;
+use crate::identity::Binding;
+use crate::identity::Claim;
+use crate::identity::ClaimSource;
+use crate::identity::Error;
+use crate::identity::ambiguous_path;
+use crate::telemetry::Metrics;
+
+/// How often connections that were unused for too long are closed.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// The handler of the gate's listener, for one thread.
+pub struct Gate {
+    routes: Vec<Route<Rc<Upstreams>>>,
+    binding: Binding,
+    timeouts: Timeouts,
+    /// Whether the path decides anything, so that it must be readable in one way only.
+    path_matters: bool,
+}
+
+impl Gate {
+    /// A gate with upstream connections of its own. Must be made on the local runtime that runs it.
+    pub fn new(routes: &[RouteConfig], binding: Binding, timeouts: Timeouts, metrics: &Metrics) -> Self {
+        let path_matters = routes.len() > 1
+            || routes.iter().any(|route| route.path != "/")
+            || matches!(binding.source(), ClaimSource::Path { .. });
+        let open = &metrics.upstream_connections;
+        let routes = routes
+            .iter()
+            .map(|config| Route::new(config, Rc::new(Upstreams::new(&config.upstream, timeouts, open))))
+            .collect();
+        let gate = Self {
+            routes: route::ordered(routes),
+            binding,
+            timeouts,
+            path_matters,
+        };
+        gate.sweep();
+        gate
+    }
+
+    fn sweep(&self) {
+        let upstreams: Vec<Rc<Upstreams>> = self
+            .routes
+            .iter()
+            .map(|route| Rc::clone(&route.upstreams))
+            .collect();
+        tokio::task::spawn_local(async move {
+            let mut turns = tokio::time::interval(SWEEP);
+            loop {
+                turns.tick().await;
+                upstreams.iter().for_each(|upstreams| upstreams.sweep());
+            }
+        });
+    }
+
+    fn claim<'a>(&self, request: &'a Request<Incoming>) -> Claim<'a> {
+        match self.binding.source() {
+            ClaimSource::None => Claim::Absent,
+            ClaimSource::Path { path, .. } => path.read(request.uri().path()),
+            ClaimSource::Header { name, .. } => {
+                let mut values = request.headers().get_all(name).iter();
+                match (values.next(), values.next()) {
+                    (None, _) => Claim::Absent,
+                    (Some(_), Some(_)) => Claim::Ambiguous("given twice"),
+                    (Some(value), None) => match value.to_str().map(str::trim) {
+                        Ok("") => Claim::Absent,
+                        Ok(value) => Claim::Value(value),
+                        Err(_) => Claim::Ambiguous("not plain text"),
+                    },
+                }
+            }
+        }
+    }
+
+    fn claim_header(&self) -> Option<&HeaderName> {
+        match self.binding.source() {
+            ClaimSource::Header { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl Handler for Gate {
+    /// Where in the list of routes.
+    type Route = Demanded;
+
+    fn route(&self, request: &Request<Incoming>) -> Result<Demanded, Refusal> {
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+            return Err(Refusal::Method);
+        }
+        let headers = request.headers();
+        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
+            return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+        }
+        if headers.get_all(header::HOST).iter().nth(1).is_some() {
+            return Err(Refusal::Malformed("more than one Host"));
+        }
+        let path = request.uri().path();
+        if let Some(why) = ambiguous_path(path).filter(|_| self.path_matters) {
+            // Where the path is the claim, two readings of it are two identities.
+            return Err(match self.binding.source() {
+                ClaimSource::Path { .. } => Refusal::Identity(Error::Ambiguous(format!("path: {why}"))),
+                _ => Refusal::Malformed(why),
+            });
+        }
+        let route = route::find(&self.routes, path).ok_or(Refusal::NoRoute)?;
+        Ok(Demanded {
+            demand: route.demand,
+            mtls_required: route.mtls_required,
+            upstreams: Rc::clone(&route.upstreams),
+        })
+    }
+
+    fn judge(
+        &self,
+        request: &Request<Incoming>,
+        connection: &Connection,
+        route: &Demanded,
+    ) -> Result<(), Refusal> {
+        let peer = match (connection.peer(), route.demand) {
+            (Some(peer), _) => peer,
+            (None, Demand::Mtls) => return Err(Refusal::MtlsRequired(route.mtls_required)),
+            (None, Demand::None) => return Ok(()),
+        };
+        let identity = peer.identity.as_ref().map_err(|e| Refusal::Identity(e.clone()))?;
+        self.binding
+            .judge(identity, self.claim(request))
+            .map_err(Refusal::Identity)
+    }
+
+    async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        id: RequestId,
+        connection: &Rc<Connection>,
+        route: Demanded,
+    ) -> Result<Response<Body>, Refusal> {
+        let upgrade = tunnel::wants_websocket(request.version(), request.headers());
+        let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let (mut parts, incoming) = request.into_parts();
+        (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
+        // Who brings no certificate says nothing about who it is, not even in the claim's header.
+        let claim = self.claim_header();
+        headers::forward(&mut parts.headers, connection, id, claim);
+        if let (None, Some(claim)) = (connection.peer(), claim) {
+            parts.headers.remove(claim);
+        }
+        if upgrade {
+            tunnel::announce(&mut parts.headers);
+        }
+        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle);
+        let forwarded = route.upstreams.send(Request::from_parts(parts, body)).await;
+        let (mut response, lease) = forwarded.map_err(Refusal::of_upstream)?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let Some(client) = client else {
+                return Err(Refusal::Malformed("an upgrade that nobody asked for"));
+            };
+            let upstream = hyper::upgrade::on(&mut response);
+            connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
+            headers::end_hop(response.headers_mut());
+            tunnel::announce(response.headers_mut());
+            return Ok(response.map(|_| Body::Whole(None)));
+        }
+        headers::end_hop(response.headers_mut());
+        Ok(response
+            .map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, self.timeouts.body_idle))))
+    }
+}
+
+/// What a route demands, and where it leads.
+pub struct Demanded {
+    demand: Demand,
+    mtls_required: StatusCode,
+    upstreams: Rc<Upstreams>,
+}
+
+/// The request's target in origin form, its authority in `Host` (RFC 9112, section 3.2).
+fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
+    if let Some(authority) = uri.authority() {
+        // What the request line or `:authority` says takes the place of any `Host`.
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
+        headers.insert(header::HOST, host);
+    } else if !headers.contains_key(header::HOST) {
+        return Err(Refusal::Malformed("no Host"));
+    }
+    let path = uri
+        .path_and_query()
+        .cloned()
+        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    Ok(Uri::from(path))
+}

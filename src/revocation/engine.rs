@@ -1,0 +1,349 @@
+//! The engine: admit, check, revoke and reinstate, side by side.
+
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::Action;
+use super::Config;
+use super::Error;
+use super::Event;
+use super::Fingerprinter;
+use super::Journal;
+use super::JournalError;
+use super::Level;
+use super::Registers;
+use super::Target;
+use super::protocol;
+use super::registers::Entry;
+use super::set::Set;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::session::Cause;
+use crate::session::Credential;
+use crate::session::Fingerprint;
+use crate::session::Guard;
+use crate::session::Killed;
+use crate::session::Session;
+use crate::session::Sessions;
+
+/// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
+/// kill before it does anything else.
+const PATIENCE: Duration = Duration::from_secs(1);
+const JOURNAL: &str = "revocations.redb";
+
+/// Why a credential was denied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Denial {
+    /// What was revoked or suspended.
+    pub level: Level,
+    /// Suspended, not revoked.
+    pub suspended: bool,
+    /// Why, as far as it was said.
+    pub reason: String,
+}
+
+impl Denial {
+    /// The machine-readable code, such as `certificate_revoked`.
+    pub fn code(&self) -> &'static str {
+        code(self.level, self.suspended)
+    }
+}
+
+/// What became of an event.
+#[must_use]
+#[derive(Debug)]
+pub struct Outcome {
+    /// The event's id.
+    pub id: String,
+    /// When it was decided, clamped.
+    pub at: Timestamp,
+    /// The generation of the set that holds it.
+    pub generation: u64,
+    /// How many sessions it ended.
+    pub sessions_ended: usize,
+    /// How many of those had not let go after a second. They serve nothing any more.
+    pub sessions_pending: usize,
+    /// Whether it is on disk. It is in effect either way.
+    pub durable: Result<(), JournalError>,
+}
+
+/// The revocation engine. Shared by every listener of a process.
+pub struct Engine {
+    set: Set,
+    sessions: Arc<Sessions>,
+    fingerprinter: Fingerprinter,
+    journal: Journal,
+    clock: Clock,
+    skew: Duration,
+    /// The cold side: why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
+    targets: Mutex<HashMap<Fingerprint, (Target, Registers)>>,
+}
+
+impl Engine {
+    /// Opens the engine on a state directory, which is made if missing; everything in its journal is in effect when
+    /// this returns.
+    pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
+        let path = directory.join(JOURNAL);
+        let opened = std::fs::create_dir_all(directory)
+            .map_err(|e| JournalError::Write(e.to_string()))
+            .and_then(|()| Journal::open(&path));
+        let (journal, contents) = opened.map_err(|error| Error::Open {
+            path: path.clone(),
+            error,
+        })?;
+        let fingerprinter = Fingerprinter::random().ok_or_else(|| Error::Open {
+            path,
+            error: JournalError::Write("the system has no randomness".into()),
+        })?;
+        let engine = Self {
+            set: Set::default(),
+            sessions: Arc::new(Sessions::default()),
+            fingerprinter,
+            journal,
+            clock,
+            skew: config.skew,
+            targets: Mutex::new(HashMap::new()),
+        };
+        engine.load(contents);
+        Ok(engine)
+    }
+
+    /// A session begins: **register, then check.**
+    pub fn admit(&self, credential: Arc<Credential>, peer: SocketAddr) -> Result<Guard, Denial> {
+        protocol::admit(
+            || self.sessions.register(credential, peer),
+            |guard| self.check(guard.session()),
+        )
+    }
+
+    /// A request begins: held against the set only if the set has moved since this session was last held against it.
+    pub fn check(&self, session: &Session) -> Result<(), Denial> {
+        let generation = self.set.generation();
+        if session.seen() == generation {
+            return Ok(());
+        }
+        self.judge(session.credential())?;
+        session.set_seen(generation);
+        Ok(())
+    }
+
+    /// Holds a credential against the set, without a session.
+    pub fn judge(&self, credential: &Credential) -> Result<(), Denial> {
+        let denied = |fingerprint, entry: Entry| {
+            let revoked = credential.issued_at < entry.revoked_before;
+            let suspended = credential.issued_at < entry.suspended_before;
+            (revoked || suspended).then_some((fingerprint, !revoked))
+        };
+        let hit = self
+            .set
+            .probe(credential.own.iter().chain(&credential.mass), denied);
+        hit.map_or(Ok(()), |(fingerprint, suspended)| {
+            Err(self.explain(fingerprint, suspended))
+        })
+    }
+
+    /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
+    /// reinstatement: persist, publish, acknowledge.
+    ///
+    /// # Errors
+    /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Journal`] for a reinstatement that could
+    /// not be written, which then has no effect. A revocation never fails: what is not on disk is said in the outcome.
+    pub async fn apply(&self, mut event: Event) -> Result<Outcome, Error> {
+        // Clamped once, here, and journalled clamped: no message from the future blocks a later one.
+        event.at = event.at.min(self.clock.now().plus(self.skew));
+        match event.action {
+            Action::Revoke | Action::Suspend => Ok(self.revoke(event).await),
+            Action::Reinstate => self.reinstate(event).await,
+        }
+    }
+
+    /// Forgets what has lapsed. Returns how many targets.
+    pub fn expire(&self) -> usize {
+        let now = self.clock.now();
+        let mut targets = self.targets();
+        let mut lapsed = Vec::new();
+        targets.retain(|fingerprint, (target, registers)| {
+            if registers.expire(now, self.skew) {
+                self.set.publish(*fingerprint, registers.entry());
+                lapsed.push(target.clone());
+            }
+            !registers.is_blank()
+        });
+        drop(targets);
+        let count = lapsed.len();
+        if count > 0 {
+            self.journal.expire(lapsed, now, self.skew);
+        }
+        count
+    }
+
+    /// Makes the fingerprints of credentials.
+    pub fn fingerprinter(&self) -> &Fingerprinter {
+        &self.fingerprinter
+    }
+
+    /// The live sessions.
+    pub fn sessions(&self) -> &Arc<Sessions> {
+        &self.sessions
+    }
+
+    /// Moves whenever the set does.
+    pub fn generation(&self) -> u64 {
+        self.set.generation()
+    }
+
+    /// How many targets are revoked or suspended.
+    pub fn entries(&self) -> usize {
+        self.targets()
+            .values()
+            .filter(|(_, registers)| registers.entry().is_some())
+            .count()
+    }
+
+    /// Whether everything in effect is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.journal.is_durable()
+    }
+
+    async fn revoke(&self, event: Event) -> Outcome {
+        let fingerprint = self.fingerprinter.target(&event.target);
+        let published = Cell::new(None);
+        let killed = protocol::revoke(
+            || published.set(self.publish(fingerprint, &event)),
+            || self.kill(fingerprint, &event, published.get()),
+        );
+        let generation = self.generation();
+        let sessions_pending = killed.ended(PATIENCE).await;
+        let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.len());
+        let durable = self.journal.append(event).await;
+        Outcome {
+            id,
+            at,
+            generation,
+            sessions_ended,
+            sessions_pending,
+            durable,
+        }
+    }
+
+    async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
+        let fingerprint = self.fingerprinter.target(&event.target);
+        let revoked = self
+            .targets()
+            .get(&fingerprint)
+            .is_some_and(|(_, registers)| registers.is_revoked());
+        if revoked && !event.force {
+            return Err(Error::Revoked(event.target));
+        }
+        self.journal.append(event.clone()).await.map_err(Error::Journal)?;
+        self.publish(fingerprint, &event);
+        let generation = self.generation();
+        Ok(Outcome {
+            id: event.id,
+            at: event.at,
+            generation,
+            sessions_ended: 0,
+            sessions_pending: 0,
+            durable: Ok(()),
+        })
+    }
+
+    /// Merges an event into the registers of its target, and makes the result visible to every reader.
+    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Option<Entry> {
+        let mut targets = self.targets();
+        let (_, registers) = targets
+            .entry(fingerprint)
+            .or_insert_with(|| (event.target.clone(), Registers::default()));
+        let old = registers.entry();
+        registers.merge(event);
+        let entry = registers.entry();
+        // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
+        if entry != old {
+            self.set.publish(fingerprint, entry);
+        }
+        entry
+    }
+
+    fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
+        let reason = event.reason.clone().unwrap_or_default();
+        self.sessions
+            .kill(fingerprint, event.target.level().is_mass(), |credential| {
+                let entry = published?;
+                let revoked = credential.issued_at < entry.revoked_before;
+                let suspended = credential.issued_at < entry.suspended_before;
+                let code = code(event.target.level(), !revoked);
+                (revoked || suspended).then(|| Cause {
+                    code,
+                    reason: reason.clone(),
+                })
+            })
+    }
+
+    fn load(&self, contents: Vec<(Target, Registers)>) {
+        let now = self.clock.now();
+        let mut targets = self.targets();
+        let mut entries = HashMap::with_capacity(contents.len());
+        let mut lapsed = Vec::new();
+        for (target, mut registers) in contents {
+            let fingerprint = self.fingerprinter.target(&target);
+            if registers.expire(now, self.skew) {
+                lapsed.push(target.clone());
+            }
+            if let Some(entry) = registers.entry() {
+                entries.insert(fingerprint, entry);
+            }
+            if !registers.is_blank() {
+                targets.insert(fingerprint, (target, registers));
+            }
+        }
+        self.set.load(entries);
+        drop(targets);
+        if !lapsed.is_empty() {
+            self.journal.expire(lapsed, now, self.skew);
+        }
+    }
+
+    fn explain(&self, fingerprint: Fingerprint, suspended: bool) -> Denial {
+        let targets = self.targets();
+        let found = targets.get(&fingerprint);
+        let standing = found.and_then(|(_, r)| if suspended { r.suspension() } else { r.revocation() });
+        let level = found.map_or(Level::Certificate, |(target, _)| target.level());
+        Denial {
+            level,
+            suspended,
+            reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default(),
+        }
+    }
+
+    fn targets(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Target, Registers)>> {
+        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+const fn code(level: Level, suspended: bool) -> &'static str {
+    match (level, suspended) {
+        (Level::Certificate, false) => "certificate_revoked",
+        (Level::Key, false) => "key_revoked",
+        (Level::Principal, false) => "principal_revoked",
+        (Level::Token, false) => "token_revoked",
+        (Level::Task, false) => "task_revoked",
+        (Level::Chain, false) => "chain_revoked",
+        (Level::Issuer, false) => "issuer_revoked",
+        (Level::TrustDomain, false) => "trust_domain_revoked",
+        (Level::Certificate, true) => "certificate_suspended",
+        (Level::Key, true) => "key_suspended",
+        (Level::Principal, true) => "principal_suspended",
+        (Level::Token, true) => "token_suspended",
+        (Level::Task, true) => "task_suspended",
+        (Level::Chain, true) => "chain_suspended",
+        (Level::Issuer, true) => "issuer_suspended",
+        (Level::TrustDomain, true) => "trust_domain_suspended",
+    }
+}

@@ -1,0 +1,77 @@
+//! All that a feed or an administrator may say about a target.
+
+use serde::Deserialize;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Target;
+use crate::clock::Timestamp;
+
+/// What is to happen to the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// For good. Only a forced reinstatement lifts it.
+    Revoke,
+    /// Until it is reinstated.
+    Suspend,
+    /// Lifts a suspension.
+    Reinstate,
+}
+
+impl Action {
+    /// The name in events, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Revoke => "revoke",
+            Self::Suspend => "suspend",
+            Self::Reinstate => "reinstate",
+        }
+    }
+}
+
+/// One change of a target's state. Taking the same event in twice changes nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique; with `at` it orders the events of a target.
+    pub id: String,
+    /// What is to happen.
+    pub action: Action,
+    /// To what.
+    #[serde(flatten)]
+    pub target: Target,
+    /// Why, in the issuer's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// When it was decided.
+    pub at: Timestamp,
+    /// Hits only credentials issued before this (certificate `notBefore`, token `iat`), whole Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issued_before: Option<i64>,
+    /// When the credential that it hits has expired, and the entry may go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<Timestamp>,
+    /// Who decided it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Of a reinstatement: lifts a revocation too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub force: bool,
+}
+
+impl Event {
+    /// A bare event, decided now, with a fresh id.
+    pub fn new(action: Action, target: Target, at: Timestamp) -> Self {
+        Self {
+            id: Uuid::now_v7().to_string(),
+            action,
+            target,
+            reason: None,
+            at,
+            issued_before: None,
+            expires_at: None,
+            actor: None,
+            force: false,
+        }
+    }
+}

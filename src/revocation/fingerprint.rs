@@ -1,0 +1,118 @@
+//! One keyed 128-bit fingerprint for every level.
+//!
+//! SipHash-1-3-128 under a random key of this process, over the level and the length-prefixed parts of the target. A
+//! false match can only deny, and nobody outside can look for one.
+
+use std::hash::Hasher as _;
+
+use aws_lc_rs::rand;
+use siphasher::sip128::Hasher128 as _;
+use siphasher::sip128::SipHasher13;
+
+use super::Level;
+use super::Target;
+use super::target::canonical_principal;
+use crate::identity::Error;
+use crate::identity::Identity;
+use crate::identity::VerifiedChain;
+use crate::session::Credential;
+use crate::session::Fingerprint;
+
+/// Makes fingerprints under one key.
+#[derive(Clone, Copy)]
+pub struct Fingerprinter {
+    key: [u8; 16],
+}
+
+impl Fingerprinter {
+    /// A fingerprinter under a fresh random key. `None` if the system has no randomness.
+    pub fn random() -> Option<Self> {
+        let mut key = [0; 16];
+        rand::fill(&mut key).ok()?;
+        Some(Self { key })
+    }
+
+    /// The fingerprint of a target.
+    pub fn target(&self, target: &Target) -> Fingerprint {
+        self.parts(target.level(), target.issuer().unwrap_or_default(), target.name())
+    }
+
+    /// Everything that can revoke a verified certificate.
+    ///
+    /// The identity may be one that was refused: its certificate, key and issuers can be revoked all the same.
+    pub fn credential(&self, chain: &VerifiedChain, identity: &Result<Identity, Error>) -> Credential {
+        let serial = chain.leaf.serial.as_str();
+        let mut own = vec![self.parts(Level::Certificate, "", serial)];
+        if let Some(issuer) = chain.issuers.first() {
+            for id in std::iter::once(&issuer.key).chain(&issuer.key_id) {
+                own.push(self.parts(Level::Certificate, id.as_str(), serial));
+            }
+        }
+        own.push(self.parts(Level::Key, "", chain.leaf.key.as_str()));
+        let mut mass: Vec<Fingerprint> = chain
+            .issuers
+            .iter()
+            .flat_map(|issuer| std::iter::once(&issuer.key).chain(&issuer.key_id))
+            .map(|id| self.parts(Level::Issuer, "", id.as_str()))
+            .collect();
+        if let Ok(identity) = identity {
+            let names = std::iter::once(identity.principal.as_str())
+                .chain(identity.agent.as_deref())
+                .chain(identity.dns.iter().map(|name| name.as_str()));
+            own.extend(names.map(|name| self.parts(Level::Principal, "", &canonical_principal(name))));
+            own.extend(
+                identity
+                    .task
+                    .as_deref()
+                    .map(|task| self.parts(Level::Task, "", task)),
+            );
+            mass.extend(
+                identity
+                    .trust_domain
+                    .as_deref()
+                    .map(|name| self.parts(Level::TrustDomain, "", name)),
+            );
+        }
+        own.sort_unstable();
+        own.dedup();
+        Credential {
+            own,
+            mass,
+            issued_at: chain.leaf.not_before.secs(),
+        }
+    }
+
+    fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write_u8(level as u8);
+        hasher.write_u64(issuer.len() as u64);
+        hasher.write(issuer.as_bytes());
+        hasher.write_u64(name.len() as u64);
+        hasher.write(name.as_bytes());
+        Fingerprint(hasher.finish128().as_u128())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_part_counts_and_the_key_does() {
+        let one = Fingerprinter::random().unwrap();
+        let print = |level, issuer, name| one.parts(level, issuer, name);
+        let all = [
+            print(Level::Certificate, "", "aabb"),
+            print(Level::Certificate, "aa", "bb"),
+            print(Level::Certificate, "aabb", ""),
+            print(Level::Key, "", "aabb"),
+            Fingerprinter::random()
+                .unwrap()
+                .parts(Level::Certificate, "", "aabb"),
+        ];
+        for (i, a) in all.iter().enumerate() {
+            assert!(all.iter().skip(i + 1).all(|b| a != b));
+        }
+        assert_eq!(print(Level::Task, "", "t"), print(Level::Task, "", "t"));
+    }
+}

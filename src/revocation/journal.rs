@@ -1,0 +1,391 @@
+//! The journal: what was revoked, on disk, so that a restart refuses what was refused before.
+//!
+//! One redb file. Table `meta`: `format` → version. Table `targets`: `LEVEL NUL ISSUER NUL NAME` → JSON
+//! `{"level", "target", "issuer"?, "registers"}`. A commit merges each event into the registers of its target, so the
+//! file grows with the number of targets, not of events.
+//!
+//! One thread owns the file; all events that wait when it turns to them share one commit (one fsync).
+//! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use redb::Database;
+use redb::DatabaseError;
+use redb::ReadableDatabase as _;
+use redb::ReadableTable as _;
+use redb::TableDefinition;
+use redb::TableError;
+use serde::Deserialize;
+use serde::Serialize;
+use tokio::sync::oneshot;
+
+use super::Action;
+use super::Event;
+use super::Registers;
+use super::Target;
+use crate::clock::Timestamp;
+
+/// The format that this version writes, and the newest that it reads.
+const FORMAT: u64 = 1;
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const TARGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("targets");
+/// Events that may wait for the thread.
+const QUEUE: usize = 16_384;
+/// Events that share a commit, at most.
+const BATCH: usize = 4096;
+/// How often a failed journal is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is wrong with a journal.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it open.
+    #[error("in use by another process; two gates never share a state directory")]
+    InUse,
+    /// It is torn, or was never a journal.
+    #[error("not a readable journal: {0}")]
+    Unreadable(String),
+    /// A newer version wrote it.
+    #[error("format {0} is newer than this version reads ({FORMAT})")]
+    Newer(u64),
+    /// The disk is full, read-only or failing.
+    #[error("cannot write: {0}")]
+    Write(String),
+    /// Too many events wait for a slow disk.
+    #[error("more than {QUEUE} events wait for the disk")]
+    Overrun,
+    /// The journal was closed.
+    #[error("the journal is closed")]
+    Closed,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    #[serde(flatten)]
+    target: Target,
+    registers: Registers,
+}
+
+struct Append {
+    event: Event,
+    done: oneshot::Sender<Result<(), JournalError>>,
+}
+
+enum Command {
+    Append(Append),
+    Expire {
+        targets: Vec<Target>,
+        now: Timestamp,
+        skew: Duration,
+    },
+}
+
+type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
+
+/// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
+pub struct Journal {
+    commands: Option<SyncSender<Command>>,
+    durable: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a journal held when it was opened.
+pub(super) type Contents = Vec<(Target, Registers)>;
+
+impl Journal {
+    /// Opens the journal file, or makes it, and reads all of it.
+    pub(super) fn open(path: &Path) -> Result<(Self, Contents), JournalError> {
+        if !path.try_exists().map_err(write_error)? {
+            create(path)?;
+        }
+        let path = path.to_owned();
+        Self::with(Box::new(move || open_file(&path)))
+    }
+
+    /// Opens a journal wherever `open` says; for tests of failing disks. `open` is called again after each failure.
+    pub(super) fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
+        let database = open()?;
+        let contents = read(&database)?;
+        let (commands, inbox) = mpsc::sync_channel(QUEUE);
+        let durable = Arc::new(AtomicBool::new(true));
+        let writer = Writer {
+            database: Some(database),
+            open,
+            unwritten: Vec::new(),
+            durable: Arc::clone(&durable),
+        };
+        let run = move || writer.run(&inbox);
+        let thread = std::thread::Builder::new()
+            .name("journal".into())
+            .spawn(run)
+            .map_err(write_error)?;
+        Ok((
+            Self {
+                commands: Some(commands),
+                durable,
+                thread: Some(thread),
+            },
+            contents,
+        ))
+    }
+
+    /// Whether the last commit reached the disk.
+    pub fn is_durable(&self) -> bool {
+        self.durable.load(Ordering::Acquire)
+    }
+
+    /// Writes an event, and returns once it is on disk.
+    ///
+    /// A revocation or suspension that could not be written is kept and tried again while the process lives.
+    pub async fn append(&self, event: Event) -> Result<(), JournalError> {
+        let (done, written) = oneshot::channel();
+        self.send(Command::Append(Append { event, done }))?;
+        written.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Forgets what has lapsed of `targets`. Best effort: what stays is forgotten after the next start.
+    pub(super) fn expire(&self, targets: Vec<Target>, now: Timestamp, skew: Duration) {
+        let _ = self.send(Command::Expire { targets, now, skew });
+    }
+
+    fn send(&self, command: Command) -> Result<(), JournalError> {
+        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
+        commands.try_send(command).map_err(|e| match e {
+            mpsc::TrySendError::Full(_) => JournalError::Overrun,
+            mpsc::TrySendError::Disconnected(_) => JournalError::Closed,
+        })
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+struct Writer {
+    database: Option<Database>,
+    open: Opener,
+    /// In effect, but not on disk.
+    unwritten: Vec<Event>,
+    durable: Arc<AtomicBool>,
+}
+
+impl Writer {
+    fn run(mut self, inbox: &mpsc::Receiver<Command>) {
+        loop {
+            let first = match self.unwritten.is_empty() {
+                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => inbox.recv_timeout(RETRY),
+            };
+            let batch = match first {
+                Ok(first) => std::iter::once(first)
+                    .chain(inbox.try_iter())
+                    .take(BATCH)
+                    .collect(),
+                Err(RecvTimeoutError::Timeout) => Vec::new(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            self.turn(batch);
+        }
+        if !self.unwritten.is_empty() {
+            self.turn(Vec::new());
+        }
+    }
+
+    fn turn(&mut self, batch: Vec<Command>) {
+        let result = self.commit(&batch);
+        if let Err(error) = &result {
+            // An I/O error poisons the open database: the next turn opens it anew.
+            self.database = None;
+            tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
+        } else {
+            if !self.durable.load(Ordering::Acquire) {
+                tracing::info!("journal: writes again; everything in effect is on disk");
+            }
+            self.unwritten.clear();
+        }
+        self.durable.store(result.is_ok(), Ordering::Release);
+        for command in batch {
+            let Command::Append(Append { event, done }) = command else {
+                continue;
+            };
+            // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
+            if result.is_err() && event.action != Action::Reinstate {
+                self.unwritten.push(event);
+            }
+            let _ = done.send(result.clone());
+        }
+    }
+
+    fn commit(&mut self, batch: &[Command]) -> Result<(), JournalError> {
+        let database = match &mut self.database {
+            Some(database) => database,
+            closed => closed.insert((self.open)()?),
+        };
+        let transaction = database.begin_write().map_err(write_error)?;
+        {
+            let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
+            let appended = batch.iter().filter_map(|command| match command {
+                Command::Append(append) => Some(&append.event),
+                Command::Expire { .. } => None,
+            });
+            for event in self.unwritten.iter().chain(appended) {
+                let mut row = load(&targets, &event.target)?;
+                row.registers.merge(event);
+                store(&mut targets, &row)?;
+            }
+            for command in batch {
+                let Command::Expire {
+                    targets: lapsed,
+                    now,
+                    skew,
+                } = command
+                else {
+                    continue;
+                };
+                for target in lapsed {
+                    let mut row = load(&targets, target)?;
+                    row.registers.expire(*now, *skew);
+                    store(&mut targets, &row)?;
+                }
+            }
+        }
+        transaction.commit().map_err(write_error)
+    }
+}
+
+fn load(
+    targets: &redb::Table<'_, &'static str, &'static [u8]>,
+    target: &Target,
+) -> Result<Row, JournalError> {
+    let found = targets.get(key(target).as_str()).map_err(write_error)?;
+    found.map_or_else(
+        || {
+            Ok(Row {
+                target: target.clone(),
+                registers: Registers::default(),
+            })
+        },
+        |row| parse(row.value()),
+    )
+}
+
+fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) -> Result<(), JournalError> {
+    let key = key(&row.target);
+    if row.registers.is_blank() {
+        targets.remove(key.as_str()).map_err(write_error)?;
+        return Ok(());
+    }
+    let value = serde_json::to_vec(row).map_err(write_error)?;
+    targets
+        .insert(key.as_str(), value.as_slice())
+        .map_err(write_error)?;
+    Ok(())
+}
+
+fn key(target: &Target) -> String {
+    format!(
+        "{}\0{}\0{}",
+        target.level(),
+        target.issuer().unwrap_or_default(),
+        target.name()
+    )
+}
+
+fn parse(value: &[u8]) -> Result<Row, JournalError> {
+    serde_json::from_slice(value).map_err(|e| JournalError::Unreadable(format!("a row: {e}")))
+}
+
+/// Makes the file under another name first: a journal that exists is a whole one.
+fn create(path: &Path) -> Result<(), JournalError> {
+    let new = PathBuf::from(format!("{}.new", path.display()));
+    match std::fs::remove_file(&new) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(write_error(e)),
+        _ => {}
+    }
+    let database = Database::create(&new).map_err(open_error)?;
+    initialize(&database)?;
+    drop(database);
+    std::fs::rename(&new, path).map_err(write_error)?;
+    let directory = path
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(write_error)
+}
+
+/// Writes the tables of an empty journal.
+pub(super) fn initialize(database: &Database) -> Result<(), JournalError> {
+    let transaction = database.begin_write().map_err(write_error)?;
+    transaction
+        .open_table(META)
+        .map_err(write_error)?
+        .insert("format", FORMAT)
+        .map_err(write_error)?;
+    transaction.open_table(TARGETS).map_err(write_error)?;
+    transaction.commit().map_err(write_error)
+}
+
+fn open_file(path: &Path) -> Result<Database, JournalError> {
+    // An empty file would be taken for a new database: everything in it would be forgotten.
+    if std::fs::metadata(path).map_err(write_error)?.len() == 0 {
+        return Err(JournalError::Unreadable("the file is empty".into()));
+    }
+    Database::open(path).map_err(open_error)
+}
+
+fn read(database: &Database) -> Result<Contents, JournalError> {
+    let unreadable = |e: &dyn std::error::Error| JournalError::Unreadable(e.to_string());
+    let transaction = database.begin_read().map_err(|e| unreadable(&e))?;
+    let meta = transaction.open_table(META).map_err(|e| match e {
+        TableError::TableDoesNotExist(_) => JournalError::Unreadable("a database, but not a journal".into()),
+        e => unreadable(&e),
+    })?;
+    match meta
+        .get("format")
+        .map_err(|e| unreadable(&e))?
+        .map(|format| format.value())
+    {
+        Some(FORMAT) => {}
+        Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
+        _ => return Err(JournalError::Unreadable("no format".into())),
+    }
+    let targets = transaction.open_table(TARGETS).map_err(|e| unreadable(&e))?;
+    let rows = targets.iter().map_err(|e| unreadable(&e))?;
+    rows.map(|row| {
+        let (_, value) = row.map_err(|e| unreadable(&e))?;
+        parse(value.value()).map(|row| (row.target, row.registers))
+    })
+    .collect()
+}
+
+fn open_error(error: DatabaseError) -> JournalError {
+    match error {
+        DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
+        DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
+            write_error(e)
+        }
+        e => JournalError::Unreadable(e.to_string()),
+    }
+}
+
+fn write_error(error: impl std::fmt::Display) -> JournalError {
+    JournalError::Write(error.to_string())
+}

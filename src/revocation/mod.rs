@@ -1,0 +1,70 @@
+//! WHETHER: what was revoked, held where every request can look it up without a lock.
+//!
+//! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
+//! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
+
+mod engine;
+mod event;
+mod fingerprint;
+mod journal;
+pub mod protocol;
+mod registers;
+mod set;
+mod target;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+pub use engine::Denial;
+pub use engine::Engine;
+pub use engine::Outcome;
+pub use event::Action;
+pub use event::Event;
+pub use fingerprint::Fingerprinter;
+pub use journal::Journal;
+pub use journal::JournalError;
+pub use registers::Registers;
+pub use registers::Standing;
+pub use target::Level;
+pub use target::Target;
+pub use target::TargetError;
+
+/// `[revocation]`: how events are taken in.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// How far in the future an event's `at` may lie before it is clamped, and how long an entry outlives its
+    /// `expires_at`.
+    #[serde(with = "humantime_serde")]
+    pub skew: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            skew: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Why an event could not be taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target is revoked, and only a forced reinstatement lifts a revocation.
+    #[error("{0} is revoked, not suspended; a revocation is lifted only by a forced reinstatement")]
+    Revoked(Target),
+    /// The journal did not take the event.
+    #[error("the journal did not take it: {0}")]
+    Journal(#[source] JournalError),
+    /// The journal in the state directory cannot be used.
+    #[error("{path}: {error}", path = path.display())]
+    Open {
+        /// The journal's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        error: JournalError,
+    },
+}

@@ -1,0 +1,274 @@
+//! What a revocation is aimed at: a level and a canonical name.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::identity::DnsName;
+use crate::identity::KeyId;
+use crate::identity::Serial;
+use crate::identity::SpiffeId;
+use crate::identity::TrustDomain;
+
+/// The longest name of a principal, token, task or chain, bytes.
+const MAX_NAME: usize = 2048;
+
+/// The levels of a revocation, from one certificate to a whole trust domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// One certificate: serial number, and issuer where it is known.
+    Certificate,
+    /// Every certificate on one key: SHA-256 of its SubjectPublicKeyInfo.
+    Key,
+    /// Every certificate and token of one subject: SPIFFE ID, DNS name, agent id or DID.
+    #[serde(alias = "agent")]
+    Principal,
+    /// One token: its `jti`.
+    Token,
+    /// Everything of one task: its id.
+    Task,
+    /// A root's tokens and every token delegated from it: the root's subject.
+    Chain,
+    /// Everything under one certificate authority: its key id.
+    Issuer,
+    /// Everything in one SPIFFE trust domain.
+    TrustDomain,
+}
+
+impl Level {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Certificate,
+        Self::Key,
+        Self::Principal,
+        Self::Token,
+        Self::Task,
+        Self::Chain,
+        Self::Issuer,
+        Self::TrustDomain,
+    ];
+
+    /// The name in events, logs and metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Certificate => "certificate",
+            Self::Key => "key",
+            Self::Principal => "principal",
+            Self::Token => "token",
+            Self::Task => "task",
+            Self::Chain => "chain",
+            Self::Issuer => "issuer",
+            Self::TrustDomain => "trust_domain",
+        }
+    }
+
+    /// Whether a target of this level covers so many sessions that they are found by a scan, not by the index.
+    pub const fn is_mass(self) -> bool {
+        matches!(self, Self::Issuer | Self::TrustDomain)
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Level {
+    type Err = TargetError;
+
+    fn from_str(text: &str) -> Result<Self, TargetError> {
+        let canonical = if text == "agent" { "principal" } else { text };
+        let found = Self::ALL.into_iter().find(|level| level.name() == canonical);
+        found.ok_or_else(|| TargetError::Level(text.to_owned()))
+    }
+}
+
+/// A level and a canonical name: two spellings of one target are equal.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Target {
+    level: Level,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer: Option<String>,
+    #[serde(rename = "target")]
+    name: String,
+}
+
+impl Target {
+    /// Reads a target; `issuer` is the key id of the issuing authority and goes with `certificate` alone.
+    pub fn parse(level: Level, name: &str, issuer: Option<&str>) -> Result<Self, TargetError> {
+        let issuer = match (level, issuer) {
+            (_, None) => None,
+            (Level::Certificate, Some(text)) => Some(key_id(text)?),
+            (level, Some(_)) => return Err(TargetError::Issuer(level)),
+        };
+        let name = canonical(level, name)?;
+        Ok(Self { level, issuer, name })
+    }
+
+    /// The level.
+    pub fn level(&self) -> Level {
+        self.level
+    }
+
+    /// The canonical name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The key id of the issuer, of a certificate whose issuer is known.
+    pub fn issuer(&self) -> Option<&str> {
+        self.issuer.as_deref()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.level, self.name)?;
+        self.issuer
+            .iter()
+            .try_for_each(|issuer| write!(f, " of issuer {issuer}"))
+    }
+}
+
+/// A principal's canonical name: a SPIFFE ID as it is, a DNS name in lower case, anything else verbatim.
+pub(super) fn canonical_principal(name: &str) -> String {
+    let dns = if name.contains('.') {
+        DnsName::parse(name)
+    } else {
+        None
+    };
+    dns.map_or_else(|| name.to_owned(), |dns| dns.to_string())
+}
+
+fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
+    let bad = |why: &str| TargetError::Name {
+        level,
+        name: name.chars().take(128).collect(),
+        why: why.to_owned(),
+    };
+    match level {
+        Level::Certificate => Serial::parse(name)
+            .map(|s| s.to_string())
+            .ok_or_else(|| bad("a serial is hexadecimal, 64 bytes at most")),
+        Level::Key => {
+            let id = key_id(name.trim().strip_prefix("sha256:").unwrap_or(name.trim()))?;
+            if id.len() == 64 {
+                Ok(id)
+            } else {
+                Err(bad(
+                    "a key is the SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits",
+                ))
+            }
+        }
+        Level::Issuer => key_id(name),
+        Level::TrustDomain => {
+            let domain = TrustDomain::parse(name.strip_prefix("spiffe://").unwrap_or(name));
+            domain.map(|d| d.to_string()).map_err(|e| bad(&e.to_string()))
+        }
+        Level::Principal | Level::Token | Level::Task | Level::Chain => {
+            if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
+                return Err(bad("it is empty, over 2048 bytes or has control characters"));
+            }
+            if !matches!(level, Level::Principal | Level::Chain) {
+                return Ok(name.to_owned());
+            }
+            if name
+                .get(..7)
+                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
+            {
+                return SpiffeId::parse(name)
+                    .map(|id| id.to_string())
+                    .map_err(|e| bad(&e.to_string()));
+            }
+            Ok(canonical_principal(name))
+        }
+    }
+}
+
+fn key_id(text: &str) -> Result<String, TargetError> {
+    KeyId::parse(text)
+        .map(|id| id.to_string())
+        .ok_or_else(|| TargetError::KeyId(text.chars().take(128).collect()))
+}
+
+/// What is wrong with a target.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// No such level.
+    #[error(
+        "unknown level `{0}`: one of certificate, key, principal (agent), token, task, chain, issuer, trust_domain"
+    )]
+    Level(String),
+    /// A name that the level cannot have.
+    #[error("{level} `{name}`: {why}")]
+    Name {
+        /// The level.
+        level: Level,
+        /// The name, shortened.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Not a key id.
+    #[error("key id `{0}`: hexadecimal, whole bytes, 64 at most")]
+    KeyId(String),
+    /// An issuer where none belongs.
+    #[error("level {0} takes no issuer")]
+    Issuer(Level),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(level: Level, name: &str) -> Option<String> {
+        Target::parse(level, name, None)
+            .ok()
+            .map(|target| target.name().to_owned())
+    }
+
+    #[test]
+    fn names_are_canonical() {
+        assert_eq!(name(Level::Certificate, "00:0A:1b"), Some("0a1b".into()));
+        assert_eq!(name(Level::Principal, "A.Lab.Test."), Some("a.lab.test".into()));
+        assert_eq!(name(Level::Principal, "Agent-7"), Some("Agent-7".into()));
+        assert_eq!(
+            name(Level::Principal, "did:cdi:x:agent:01H"),
+            Some("did:cdi:x:agent:01H".into())
+        );
+        assert_eq!(
+            name(Level::Principal, "spiffe://td/a"),
+            Some("spiffe://td/a".into())
+        );
+        assert_eq!(name(Level::Task, "T.1"), Some("T.1".into()));
+        assert_eq!(name(Level::TrustDomain, "spiffe://td"), Some("td".into()));
+        assert_eq!(name(Level::Issuer, "00:AB"), Some("00ab".into()));
+        assert_eq!(
+            name(Level::Key, &format!("sha256:{}", "AB".repeat(32))),
+            Some("ab".repeat(32))
+        );
+        assert_eq!("agent".parse(), Ok(Level::Principal));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        for (level, bad) in [
+            (Level::Certificate, "xyz"),
+            (Level::Key, "abcd"),
+            (Level::Principal, ""),
+            (Level::Principal, "a\0b"),
+            (Level::Principal, "SPIFFE://td/a"),
+            (Level::Principal, "spiffe://td//a"),
+            (Level::Issuer, "abc"),
+            (Level::TrustDomain, "TD"),
+        ] {
+            assert_eq!(name(level, bad), None, "{level} {bad}");
+        }
+        assert!(Target::parse(Level::Key, &"ab".repeat(32), Some("ab")).is_err());
+        assert!("leaf".parse::<Level>().is_err());
+    }
+}

@@ -1,0 +1,3 @@
+//! The rig: the gate as its clients meet it, from outside.
+
+pub mod client;

@@ -1,0 +1,83 @@
+//! The plain listener: `/metrics`, `/healthz`, `/readyz`. Nothing on it changes anything.
+
+use std::convert::Infallible;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use tokio::net::TcpListener;
+use tokio::task::spawn_local;
+
+use super::Metrics;
+
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the plain listener asks of the process.
+pub trait Health {
+    /// Brings gauges that follow other state up to date, before a scrape.
+    fn refresh(&self, metrics: &Metrics);
+    /// Whether traffic should come here; the error says why not.
+    fn ready(&self) -> Result<(), String>;
+}
+
+/// Serves the plain listener until it is dropped. Runs on a local runtime.
+pub async fn serve(listener: TcpListener, metrics: Metrics, health: Rc<dyn Health>) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "metrics: cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (metrics, health) = (metrics.clone(), Rc::clone(&health));
+        spawn_local(async move {
+            let service = service_fn(move |request: Request<Incoming>| {
+                let response = answer(&request, &metrics, health.as_ref());
+                async move { Ok::<_, Infallible>(response) }
+            });
+            let mut http = http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            // A scraper that breaks off is its own affair.
+            let _ = http.serve_connection(TokioIo::new(stream), service).await;
+        });
+    }
+}
+
+fn answer(request: &Request<Incoming>, metrics: &Metrics, health: &dyn Health) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+    }
+    match request.uri().path() {
+        "/metrics" => {
+            health.refresh(metrics);
+            text(StatusCode::OK, metrics.render())
+        }
+        "/healthz" => text(StatusCode::OK, "ok\n"),
+        "/readyz" => match health.ready() {
+            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
+        },
+        _ => text(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),
+    }
+}
+
+fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let plain = http::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
