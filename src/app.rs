@@ -34,7 +34,6 @@ use crate::authority::Api;
 use crate::authority::Audit;
 use crate::authority::Caller;
 use crate::clock::Clock;
-use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::identity::Binding;
@@ -212,9 +211,7 @@ impl Running {
 impl Shared {
     fn open(config: Config, clock: Clock, state: PathBuf) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
-        metrics
-            .started
-            .set(clock.now().since(Timestamp::from_secs(0)).as_secs_f64());
+        metrics.started.set(clock.now().secs());
         let engine = Engine::open(&state, &config.revocation, clock.clone())?;
         Ok(Self {
             config: Arc::new(config),

@@ -149,7 +149,16 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
     };
     let target = event.target.clone();
-    match api.apply(event, &caller).await {
+    // A task of its own: an administrator who revokes herself, or hangs up, ends this request, never the revocation.
+    let applied = tokio::spawn({
+        let caller = caller.clone();
+        async move { api.apply(event, &caller).await }
+    });
+    let applied = match applied.await {
+        Ok(applied) => applied,
+        Err(e) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", e.to_string()),
+    };
+    match applied {
         Ok((action, outcome)) => answer(action, &target, &outcome),
         Err(error @ revocation::Error::Revoked(_)) => {
             refuse(StatusCode::CONFLICT, "revoked", error.to_string())

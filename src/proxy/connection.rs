@@ -55,7 +55,9 @@ use super::error::Passed;
 use super::error::Refusal;
 use super::peer::address_value;
 use crate::clock::Clock;
+use crate::identity::ChainError;
 use crate::problem::Disclose;
+use crate::revocation::Denial;
 use crate::revocation::Engine;
 use crate::session::Cause;
 use crate::session::Guard;
@@ -125,7 +127,8 @@ pub struct Connection {
     address_value: HeaderValue,
     /// In the table for as long as this connection is; absent if it was refused from the start.
     guard: Option<Guard>,
-    refusal: RefCell<Option<Refusal>>,
+    /// Why it was refused from the start, if it was; every request on it is told the same.
+    barred: Option<Barred>,
     tunnels: RefCell<JoinSet<()>>,
     /// Asks for the end of the connection after the answer at hand.
     close: Notify,
@@ -156,6 +159,12 @@ impl Connection {
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.tunnels.borrow_mut().spawn_local(tunnel);
     }
+}
+
+/// Why a connection is served nothing but refusals.
+enum Barred {
+    Untrusted(ChainError),
+    Denied(Denial),
 }
 
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
@@ -226,31 +235,30 @@ impl<H: Handler> Context<H> {
     fn admit(&self, stream: &TlsStream<TcpStream>, address: SocketAddr) -> Connection {
         let recognised = match stream.get_ref().1.peer_certificates() {
             None | Some([]) => Ok(None),
-            Some([leaf, intermediates @ ..]) => self.peers.recognise(leaf, intermediates).map(Some),
+            Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),
         };
         let (peer, untrusted) = match recognised {
             Ok(peer) => (peer, None),
-            Err(error) => (None, Some(Refusal::Untrusted(error))),
+            Err(error) => (None, Some(Barred::Untrusted(error))),
         };
         // In advisory mode a session is in the table under nothing that could end it.
         let credential = match &peer {
             Some(peer) if self.mode == Mode::Strict => Arc::clone(&peer.credential),
             _ => Arc::default(),
         };
-        let admitted = match untrusted {
-            Some(refusal) if self.mode == Mode::Strict => Err(refusal),
-            _ => self.engine.admit(credential, address).map_err(Refusal::Denied),
-        };
-        let (guard, refusal) = match admitted {
-            Ok(guard) => (Some(guard), None),
-            Err(refusal) => (None, Some(refusal)),
+        let (guard, barred) = match untrusted {
+            Some(barred) if self.mode == Mode::Strict => (None, Some(barred)),
+            barred => match self.engine.admit(credential, address) {
+                Ok(guard) => (Some(guard), barred),
+                Err(denial) => (None, Some(Barred::Denied(denial))),
+            },
         };
         Connection {
             peer,
             address,
             address_value: address_value(address.ip()),
             guard,
-            refusal: RefCell::new(refusal),
+            barred,
             tunnels: RefCell::default(),
             close: Notify::new(),
             served: Cell::new(false),
@@ -289,13 +297,12 @@ impl<H: Handler> Context<H> {
 
     /// Whether the credential of a connection stands, right now.
     fn check(&self, connection: &Connection) -> Result<(), Refusal> {
-        if let Some(refusal) = connection.refusal.borrow_mut().take() {
-            return Err(refusal);
+        match &connection.barred {
+            Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
+            Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
+            None => {}
         }
-        let Some(guard) = &connection.guard else {
-            return Err(Refusal::Malformed("another request on a refused connection"));
-        };
-        let Some(peer) = &connection.peer else {
+        let (Some(guard), Some(peer)) = (&connection.guard, &connection.peer) else {
             return Ok(());
         };
         if connection.served.replace(true) {

@@ -109,21 +109,43 @@ impl Peers {
         &self.binding
     }
 
-    /// Verifies what a client presented, or recognises it.
-    pub fn recognise(
+    /// Verifies what a client presents in a handshake, or recognises it.
+    pub(super) fn recognise(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Arc<Peer>, ChainError> {
         let key = fingerprint(leaf, intermediates);
-        if let Some(peer) = self
-            .chains
-            .get(&key)
-            .filter(|peer| peer.is_valid(self.clock.now()))
-        {
+        if let Some(peer) = self.known(&key) {
             self.cache_hits.inc();
             return Ok(peer);
         }
+        self.verify(key, leaf, intermediates)
+    }
+
+    /// Recognises whom a handshake, full or resumed, has left us with; verifies anew if the chain was forgotten.
+    pub(super) fn recognise_again(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Arc<Peer>, ChainError> {
+        let key = fingerprint(leaf, intermediates);
+        self.known(&key)
+            .map_or_else(|| self.verify(key, leaf, intermediates), Ok)
+    }
+
+    fn known(&self, key: &[u8; 32]) -> Option<Arc<Peer>> {
+        self.chains
+            .get(key)
+            .filter(|peer| peer.is_valid(self.clock.now()))
+    }
+
+    fn verify(
+        &self,
+        key: [u8; 32],
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Arc<Peer>, ChainError> {
         let chain = self.trust.verify(leaf, intermediates, self.clock.now())?;
         let peer = Arc::new(self.describe(chain));
         self.chains.insert(key, Arc::clone(&peer));
