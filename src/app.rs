@@ -335,7 +335,10 @@ impl Operations {
         } = self;
         run_local(async move {
             if let Some(listener) = metrics {
-                let health = Rc::new(Condition(Arc::clone(&shared.engine)));
+                let health = Rc::new(Condition {
+                    engine: Arc::clone(&shared.engine),
+                    clock: shared.clock.clone(),
+                });
                 spawn_local(telemetry::serve(
                     TcpListener::from_std(listener)?,
                     shared.metrics.clone(),
@@ -399,21 +402,25 @@ impl Handler for Admin {
 }
 
 /// How the process is, for the plain listener.
-struct Condition(Arc<Engine>);
+struct Condition {
+    engine: Arc<Engine>,
+    clock: Clock,
+}
 
 impl Health for Condition {
     fn refresh(&self, metrics: &Metrics) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.sessions.set(number(self.0.sessions().len()));
-        metrics.entries.set(number(self.0.entries()));
+        metrics.expiries.refresh(self.clock.now());
+        metrics.sessions.set(number(self.engine.sessions().len()));
+        metrics.entries.set(number(self.engine.entries()));
         metrics
             .generation
-            .set(i64::try_from(self.0.generation()).unwrap_or(i64::MAX));
-        metrics.durable.set(i64::from(self.0.is_durable()));
+            .set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
+        metrics.durable.set(i64::from(self.engine.is_durable()));
     }
 
     fn ready(&self) -> Result<(), String> {
-        match self.0.is_durable() {
+        match self.engine.is_durable() {
             true => Ok(()),
             false => Err("the journal cannot be written; revocations stand in memory only".into()),
         }

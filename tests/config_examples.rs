@@ -1,6 +1,11 @@
 //! The configurations in `config/` and in the README are read by the program as they stand.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
 
 use std::path::Path;
 
@@ -25,16 +30,31 @@ fn every_example_is_a_configuration() {
 /// What an example comments out must be the truth too: uncommented, it loads and changes nothing.
 #[test]
 fn the_commented_keys_of_the_sidecar_are_the_defaults() {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sidecar.toml")).unwrap();
-    let is_key = |rest: &str| rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
+    let text =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config/sidecar.toml")).unwrap();
+    let is_key = |rest: &str| {
+        rest.starts_with('[') || rest.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    };
     let uncommented: Vec<&str> = text
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line))
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| is_key(rest))
+                .unwrap_or(line)
+        })
         .filter(|line| !line.starts_with("threads"))
         .collect();
-    let (plain, full) = (load("plain.toml", &text), load("full.toml", &uncommented.join("\n")));
+    let (plain, full) = (
+        load("plain.toml", &text),
+        load("full.toml", &uncommented.join("\n")),
+    );
     let show = |config: &Config| {
-        let Config { gate, revocation, log, .. } = config;
+        let Config {
+            gate,
+            revocation,
+            log,
+            ..
+        } = config;
         format!("{gate:?} {revocation:?} {log:?}")
     };
     assert_ne!(text, uncommented.join("\n"));
@@ -44,6 +64,10 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
 #[test]
 fn the_readme_shows_a_configuration() {
     let readme = include_str!("../README.md");
-    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let example = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next())
+        .unwrap();
     load("README.md", example);
 }

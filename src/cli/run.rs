@@ -24,7 +24,7 @@ pub(super) fn run(file: &Path) -> u8 {
             return USAGE;
         }
     };
-    telemetry::init_log(config.log.format);
+    let _log = telemetry::init_log(config.log.format);
     let running = match app::start(config, Clock::system()) {
         Ok(running) => running,
         Err(error) => {

@@ -24,12 +24,10 @@ use crate::identity::Trust;
 use crate::identity::VerifiedChain;
 use crate::revocation::Engine;
 use crate::session::Credential;
-use crate::telemetry::MAX_CERTIFICATE_SERIES;
 use crate::telemetry::Metrics;
 
 /// Chains remembered.
 const CHAINS: usize = 8192;
-const MILLIS_A_DAY: f64 = 86_400_000.0;
 
 /// A client whose chain was verified.
 pub struct Peer {
@@ -172,7 +170,12 @@ impl Peers {
             .as_ref()
             .map_or("unknown", |identity| identity.kind.as_str());
         let success = self.metrics.auth.with_label_values(&["success", kind]);
-        self.watch_expiry(&chain, identity.as_ref().ok());
+        let principal = identity
+            .as_ref()
+            .map_or("unknown", |identity| identity.principal.as_str());
+        self.metrics
+            .expiries
+            .note(principal, chain.leaf.serial.as_str(), chain.not_after);
         Peer {
             chain,
             identity,
@@ -180,27 +183,6 @@ impl Peers {
             headers,
             success,
         }
-    }
-
-    fn watch_expiry(&self, chain: &VerifiedChain, identity: Option<&Identity>) {
-        use prometheus::core::Collector as _;
-        let known = self
-            .metrics
-            .cert_expiry_days
-            .collect()
-            .first()
-            .map_or(0, |family| family.get_metric().len());
-        if known >= MAX_CERTIFICATE_SERIES {
-            self.metrics.cert_expiry_days.reset();
-        }
-        let principal = identity.map_or("unknown", |identity| identity.principal.as_str());
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "milliseconds until an expiry fit a double's 53 bits"
-        )]
-        let days = (chain.not_after.millis() - self.clock.now().millis()) as f64 / MILLIS_A_DAY;
-        let labels = [principal, chain.leaf.serial.as_str()];
-        self.metrics.cert_expiry_days.with_label_values(&labels).set(days);
     }
 }
 

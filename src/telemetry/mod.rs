@@ -3,6 +3,7 @@
 //! Names: `mtls_*` and `cert_*` are those that mTLS runbooks alert on; everything of our own is `portcullis_*`.
 
 mod endpoint;
+mod expiry;
 mod log;
 
 use prometheus::Encoder as _;
@@ -17,11 +18,10 @@ use prometheus::TextEncoder;
 
 pub use endpoint::Health;
 pub use endpoint::serve;
+pub use expiry::Expiries;
 pub use log::Format as LogFormat;
+pub use log::Log;
 pub use log::init as init_log;
-
-/// The series of `cert_expiry_days` at most: a million principals do not make a million series.
-pub const MAX_CERTIFICATE_SERIES: usize = 1000;
 
 /// Every metric of a process.
 #[derive(Clone)]
@@ -32,7 +32,7 @@ pub struct Metrics {
     /// `mtls_cache_hits{type="certificate"|"principal"}`.
     pub cache_hits: IntCounterVec,
     /// `cert_expiry_days{principal_id, serial}` of certificates seen.
-    pub cert_expiry_days: GaugeVec,
+    pub expiries: Expiries,
     /// `portcullis_refusals_total{code}`.
     pub refusals: IntCounterVec,
     /// `portcullis_handshakes_total{result="full"|"resumed"|"failed"}`.
@@ -73,7 +73,7 @@ impl Metrics {
                 "Verified chains and identities used again.",
                 &["type"],
             )?,
-            cert_expiry_days: maker.expiry()?,
+            expiries: Expiries::new(maker.expiry()?),
             refusals: maker.counters("portcullis_refusals_total", "Refusals, by code.", &["code"])?,
             handshakes: maker.counters(
                 "portcullis_handshakes_total",
