@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -172,9 +173,10 @@ impl Api {
     async fn apply(&self, event: Event, caller: &Caller) -> Result<(Action, Outcome), revocation::Error> {
         let (action, target, reason) = (event.action, event.target.clone(), event.reason.clone());
         let actor = event.actor.clone().unwrap_or_default();
-        let decided = event.at;
+        // Here a change is decided when it is received.
+        let received = Instant::now();
         let mut outcome = self.engine.apply(event).await?;
-        self.observe(action, target.level(), decided, &outcome);
+        self.observe(action, target.level(), received, &outcome);
         let line = Line {
             at: self.clock.now(),
             id: outcome.id.clone(),
@@ -220,21 +222,16 @@ impl Api {
         Ok((action, outcome))
     }
 
-    fn observe(&self, action: Action, level: Level, decided: Timestamp, outcome: &Outcome) {
+    fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
         self.metrics
             .events
             .with_label_values(&[FEED, action.name(), level.name()])
             .inc();
-        let took = self.clock.now().since(decided).as_secs_f64();
-        let stage = if outcome.durable.is_ok() {
-            "durable"
-        } else {
-            "enforced"
-        };
-        self.metrics
-            .enforced
-            .with_label_values(&[FEED, stage])
-            .observe(took);
+        let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
+        stage("enforced").observe(outcome.enforced_after.as_secs_f64());
+        if outcome.durable.is_ok() {
+            stage("durable").observe(received.elapsed().as_secs_f64());
+        }
     }
 }
 

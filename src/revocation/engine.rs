@@ -9,6 +9,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use super::Action;
 use super::Config;
@@ -70,6 +71,8 @@ pub struct Outcome {
     pub sessions_ended: usize,
     /// How many of those had not let go after a second. They serve nothing any more.
     pub sessions_pending: usize,
+    /// How long it took, from being taken in, until it was enforced everywhere in this process.
+    pub enforced_after: Duration,
     /// Whether it is on disk. It is in effect either way.
     pub durable: Result<(), JournalError>,
 }
@@ -213,6 +216,7 @@ impl Engine {
     }
 
     async fn revoke(&self, event: Event) -> Outcome {
+        let started = Instant::now();
         let fingerprint = self.fingerprinter.target(&event.target);
         let published = Cell::new(None);
         let killed = protocol::revoke(
@@ -221,6 +225,7 @@ impl Engine {
         );
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
+        let enforced_after = started.elapsed();
         let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.len());
         let durable = self.journal.append(event).await;
         Outcome {
@@ -229,12 +234,14 @@ impl Engine {
             generation,
             sessions_ended,
             sessions_pending,
+            enforced_after,
             durable,
         }
     }
 
     async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
+        let started = Instant::now();
         let revoked = self
             .targets()
             .get(&fingerprint)
@@ -251,6 +258,7 @@ impl Engine {
             generation,
             sessions_ended: 0,
             sessions_pending: 0,
+            enforced_after: started.elapsed(),
             durable: Ok(()),
         })
     }
