@@ -76,7 +76,8 @@ pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     guard: Option<Guard>,
     idle: IdleTimer,
-    sent: Sent,
+    /// Absent where there is nothing to send.
+    sent: Option<Sent>,
 }
 
 impl RequestBody {
@@ -84,7 +85,7 @@ impl RequestBody {
         let idle = IdleTimer::new(limit);
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let guard = guard.filter(|_| incoming.is_some());
-        let sent = Arc::new(AtomicBool::new(incoming.is_none()));
+        let sent = incoming.is_some().then(Sent::default);
         Self {
             incoming,
             guard,
@@ -99,18 +100,20 @@ impl RequestBody {
             incoming: None,
             guard: None,
             idle,
-            sent: Arc::new(AtomicBool::new(true)),
+            sent: None,
         }
     }
 
-    pub(super) fn sent(&self) -> Sent {
-        Arc::clone(&self.sent)
+    pub(super) fn sent(&self) -> Option<Sent> {
+        self.sent.clone()
     }
 
     fn end(&mut self) {
         self.incoming = None;
         self.guard = None;
-        self.sent.store(true, Ordering::Release);
+        self.sent
+            .iter()
+            .for_each(|sent| sent.store(true, Ordering::Release));
     }
 }
 
@@ -167,7 +170,7 @@ impl http_body::Body for RequestBody {
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.sent.store(true, Ordering::Release);
+        self.end();
     }
 }
 

@@ -266,32 +266,42 @@ impl<H: Handler> Context<H> {
     }
 
     /// One request: check, route, judge, serve. A refusal about identity only passes in advisory mode.
-    async fn answer(&self, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-        let id = self.ids.next();
-        let mut clean = true;
-        if let Err(refusal) = self.check(connection) {
-            clean = false;
-            if let Some(response) = self.refuse(&refusal, connection, id) {
-                connection.close.notify_one();
-                return response;
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps each of its arguments twice in its future"
+    )]
+    fn answer(
+        &self,
+        connection: &Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> {
+        async move {
+            let id = self.ids.next();
+            let mut clean = true;
+            if let Err(refusal) = self.check(connection) {
+                clean = false;
+                if let Some(response) = self.refuse(&refusal, connection, id) {
+                    connection.close.notify_one();
+                    return response;
+                }
             }
-        }
-        let route = match self.handler.route(&request) {
-            Ok(route) => route,
-            Err(refusal) => return self.respond(&refusal, connection, id),
-        };
-        if let Err(refusal) = self.handler.judge(&request, connection, &route) {
-            clean = false;
-            if let Some(response) = self.refuse(&refusal, connection, id) {
-                return response;
+            let route = match self.handler.route(&request) {
+                Ok(route) => route,
+                Err(refusal) => return self.respond(&refusal, connection, id),
+            };
+            if let Err(refusal) = self.handler.judge(&request, connection, &route) {
+                clean = false;
+                if let Some(response) = self.refuse(&refusal, connection, id) {
+                    return response;
+                }
             }
-        }
-        if let (Some(peer), true) = (&connection.peer, clean) {
-            peer.success.inc();
-        }
-        match self.handler.serve(request, id, connection, route).await {
-            Ok(response) => response,
-            Err(refusal) => self.respond(&refusal, connection, id),
+            if let (Some(peer), true) = (&connection.peer, clean) {
+                peer.success.inc();
+            }
+            match self.handler.serve(request, id, connection, route).await {
+                Ok(response) => response,
+                Err(refusal) => self.respond(&refusal, connection, id),
+            }
         }
     }
 
@@ -488,15 +498,17 @@ struct Streams {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let Some(guard) = self.guard.clone() else {
-            spawn_local(async { drop(stream.await) });
-            return;
-        };
+        // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
+        let mut stream = Box::pin(stream);
+        let guard = self.guard.clone();
         spawn_local(async move {
-            tokio::select! {
-                biased;
-                _ = guard.killed() => {}
-                _ = stream => {}
+            match &guard {
+                None => drop(stream.await),
+                Some(guard) => tokio::select! {
+                    biased;
+                    _ = guard.killed() => {}
+                    _ = &mut stream => {}
+                },
             }
         });
     }

@@ -15,6 +15,7 @@ use http::Version;
 use http::header;
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::Body;
 use super::Demand;
@@ -30,6 +31,7 @@ use super::connection::RequestId;
 use super::headers;
 use super::route;
 use super::tunnel;
+use super::upstream::Lease;
 use super::upstream::Upstreams;
 use crate::identity::Binding;
 use crate::identity::Claim;
@@ -161,42 +163,69 @@ impl Handler for Gate {
             .map_err(Refusal::Identity)
     }
 
-    async fn serve(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps each of its arguments twice in its future"
+    )]
+    fn serve(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         id: RequestId,
         connection: &Rc<Connection>,
         route: Demanded,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
+        async move {
+            let (upgrade, request) = self.forwarded(request, id, connection)?;
+            let answered = route.upstreams.send(request).await;
+            let (response, lease) = answered.map_err(Refusal::of_upstream)?;
+            self.returned(response, lease, upgrade, connection)
+        }
+    }
+}
+
+impl Gate {
+    /// The request as the upstream gets it; and its client's side, if it asks to become a WebSocket.
+    fn forwarded(
+        &self,
+        mut request: Request<Incoming>,
+        id: RequestId,
+        connection: &Connection,
+    ) -> Result<(Option<OnUpgrade>, Request<RequestBody>), Refusal> {
         let upgrade = tunnel::wants_websocket(request.version(), request.headers());
-        let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
-        // Who brings no certificate says nothing about who it is, not even in the claim's header.
         let claim = self.claim_header();
         headers::forward(&mut parts.headers, connection, id, claim);
+        // Who brings no certificate says nothing about who it is, not even in the claim's header.
         if let (None, Some(claim)) = (connection.peer(), claim) {
             parts.headers.remove(claim);
         }
-        if upgrade {
+        if upgrade.is_some() {
             tunnel::announce(&mut parts.headers);
         }
         let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle);
-        let forwarded = route.upstreams.send(Request::from_parts(parts, body)).await;
-        let (mut response, lease) = forwarded.map_err(Refusal::of_upstream)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = client else {
-                return Err(Refusal::Malformed("an upgrade that nobody asked for"));
-            };
-            let upstream = hyper::upgrade::on(&mut response);
-            connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
-            headers::end_hop(response.headers_mut());
-            tunnel::announce(response.headers_mut());
-            return Ok(response.map(|_| Body::Whole(None)));
-        }
+        Ok((upgrade, Request::from_parts(parts, body)))
+    }
+
+    /// The response as the client gets it.
+    fn returned(
+        &self,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        upgrade: Option<OnUpgrade>,
+        connection: &Connection,
+    ) -> Result<Response<Body>, Refusal> {
         headers::end_hop(response.headers_mut());
-        Ok(response
-            .map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, self.timeouts.body_idle))))
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let limit = self.timeouts.body_idle;
+            return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, limit))));
+        }
+        let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
+        let upstream = hyper::upgrade::on(&mut response);
+        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
+        tunnel::announce(response.headers_mut());
+        Ok(response.map(|_| Body::Whole(None)))
     }
 }
 

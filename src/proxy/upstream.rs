@@ -112,6 +112,58 @@ impl Lease {
     }
 }
 
+/// A request that got no answer.
+struct Failed {
+    /// The request itself, if nothing of it was sent.
+    unsent: Option<Box<Request<RequestBody>>>,
+    error: UpstreamError,
+}
+
+impl Lease {
+    /// Sends a request and waits for the header of its answer; the time counts from when all of it is sent.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps each of its arguments twice in its future"
+    )]
+    fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+        sent: Option<Sent>,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> {
+        async move {
+            let name = || self.pool.endpoint.to_string();
+            let Some(kept) = &mut self.kept else {
+                return Err(Failed {
+                    unsent: None,
+                    error: UpstreamError::ConnectTimeout(name()),
+                });
+            };
+            let mut answer = std::pin::pin!(kept.sender.try_send_request(request));
+            loop {
+                let counts = sent.as_ref().is_none_or(|sent| sent.load(Ordering::Acquire));
+                match timeout(limit, answer.as_mut()).await {
+                    Ok(Ok(response)) => return Ok(response),
+                    Ok(Err(mut error)) => {
+                        let unsent = error.take_message().map(Box::new);
+                        return Err(Failed {
+                            unsent,
+                            error: UpstreamError::Broken(name(), error.into_error()),
+                        });
+                    }
+                    Err(_) if counts => {
+                        return Err(Failed {
+                            unsent: None,
+                            error: UpstreamError::AnswerTimeout(name()),
+                        });
+                    }
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(kept) = self.kept.take() {
@@ -233,38 +285,33 @@ impl Upstreams {
     ///
     /// Sent twice only where it is provably unsent, or a kept connection that had been unused for a while broke off
     /// under a request that is idempotent and has no body.
-    pub(super) async fn send(
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "an async fn keeps each of its arguments twice in its future"
+    )]
+    pub(super) fn send(
         &self,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        let (mut lease, mut age) = self.lease().await?;
-        loop {
-            let spare = age.filter(|age| *age > DOUBTFUL).and_then(|_| copy(&request));
-            let sent = request.body().sent();
-            let name = lease.pool.endpoint.to_string();
-            let Some(kept) = &mut lease.kept else {
-                return Err(UpstreamError::ConnectTimeout(name));
-            };
-            let answer = answered(
-                kept.sender.try_send_request(request),
-                &sent,
-                self.timeouts.upstream_answer,
-            )
-            .await;
-            let mut error = match answer {
-                None => return Err(UpstreamError::AnswerTimeout(name)),
-                Some(Ok(response)) => return Ok((response, lease)),
-                Some(Err(error)) => error,
-            };
-            let again = error.take_message().or(spare).filter(|_| age.is_some());
-            request = match again {
-                Some(again) => again,
-                None => return Err(UpstreamError::Broken(name, error.into_error())),
-            };
-            let pool = Rc::clone(&lease.pool);
-            drop(lease);
-            let kept = Some(pool.connect().await?);
-            (lease, age) = (Lease { kept, pool }, None);
+    ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>> {
+        async move {
+            let (mut lease, mut age) = self.lease().await?;
+            loop {
+                let spare = age
+                    .filter(|age| *age > DOUBTFUL)
+                    .and_then(|_| copy(&request))
+                    .map(Box::new);
+                let sent = request.body().sent();
+                let failed = match lease.exchange(request, sent, self.timeouts.upstream_answer).await {
+                    Ok(response) => return Ok((response, lease)),
+                    Err(failed) => failed,
+                };
+                let again = failed.unsent.or(spare).filter(|_| age.is_some());
+                request = *again.ok_or(failed.error)?;
+                let pool = Rc::clone(&lease.pool);
+                drop(lease);
+                let kept = Some(Box::pin(pool.connect()).await?);
+                (lease, age) = (Lease { kept, pool }, None);
+            }
         }
     }
 
@@ -301,7 +348,7 @@ impl Upstreams {
                     Some(age),
                 ));
             }
-            match pool.connect().await {
+            match Box::pin(pool.connect()).await {
                 Ok(kept) => {
                     return Ok((
                         Lease {
@@ -318,22 +365,9 @@ impl Upstreams {
     }
 }
 
-/// Waits for an answer; the time starts to count when the request has been sent whole. `None` if it ran out.
-async fn answered<T>(answer: impl Future<Output = T>, sent: &Sent, limit: Duration) -> Option<T> {
-    let mut answer = std::pin::pin!(answer);
-    loop {
-        let counts = sent.load(Ordering::Acquire);
-        match timeout(limit, answer.as_mut()).await {
-            Ok(answer) => return Some(answer),
-            Err(_) if counts => return None,
-            Err(_) => {}
-        }
-    }
-}
-
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !idempotent || !request.body().sent().load(Ordering::Acquire) {
+    if !idempotent || request.body().sent().is_some() {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty());
