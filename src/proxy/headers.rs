@@ -25,6 +25,9 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// How many headers the gate adds, at most.
+const ADDED: usize = 6;
+
 /// Names by which upstreams learn who a client is, of ours and of other proxies; never believed from a client.
 const IDENTITY: [&str; 12] = [
     "client-cert",
@@ -48,17 +51,6 @@ const IDENTITY_PREFIXES: [&str; 5] = [
     "x-amzn-mtls-",
     "x-forwarded-tls-client",
 ];
-/// Headers that concern one hop (RFC 9110, section 7.6.1). `te` and `upgrade` are looked at first.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
 pub(super) struct IdentityHeaders {
@@ -90,15 +82,12 @@ pub(super) fn forward(
 ) {
     end_hop(headers);
     scrub(headers, claim);
-    if headers
+    // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
+    let trailers = headers
         .get(header::TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
-    {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    } else {
-        headers.remove(header::TE);
-    }
-    headers.remove(header::EXPECT);
+        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    remove_if(headers, |name| name == "expect" || (name == "te" && !trailers));
+    headers.reserve(ADDED);
     headers.insert(X_REQUEST_ID, id.value());
     headers.insert(X_FORWARDED_FOR, connection.address_value().clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -111,39 +100,56 @@ pub(super) fn forward(
     }
 }
 
-/// Removes what concerns one hop only, and what `Connection` names.
+/// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names.
 pub(super) fn end_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        // The common ones name nothing that is not removed anyway.
-        .filter(|token| {
-            !["close", "keep-alive", "upgrade", "te", ""]
-                .iter()
-                .any(|t| t.eq_ignore_ascii_case(token))
-        })
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
+    if headers.contains_key(header::CONNECTION) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
     }
+    remove_if(headers, is_hop_by_hop);
 }
 
 /// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
 pub(super) fn scrub(headers: &mut HeaderMap, claim: Option<&HeaderName>) {
-    let forged: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            is_identity(name.as_str()) || claim.is_some_and(|claim| is_alias(name.as_str(), claim.as_str()))
-        })
-        .cloned()
-        .collect();
-    for name in forged {
+    remove_if(headers, |name| {
+        is_identity(name) || claim.is_some_and(|claim| is_alias(name, claim.as_str()))
+    });
+}
+
+/// Allocates nothing; most messages hold one such header, or none.
+fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    // The common ones go anyway, and without `Host` nobody would know whom the request is for.
+    let ignored = ["close", "keep-alive", "upgrade", "te", "host", ""];
+    let values = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(',').map(str::trim))
+        .filter(|token| !ignored.iter().any(|other| other.eq_ignore_ascii_case(token)))
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .collect()
+}
+
+/// `te` is looked at by itself.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Whether a name is one by which upstreams learn who a client is; underscores count as dashes, as they do in CGI.
@@ -242,7 +248,8 @@ mod tests {
     #[test]
     fn what_connection_names_ends_here() {
         let mut headers = map(&[
-            ("connection", "close, X-Secret , te"),
+            ("connection", "close, X-Secret , te, host"),
+            ("host", "a.test"),
             ("x-secret", "1"),
             ("keep-alive", "5"),
             ("proxy-authorization", "x"),
