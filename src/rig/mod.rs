@@ -1,3 +1,4 @@
 //! The rig: the gate as its clients meet it, from outside.
 
 pub mod client;
+pub mod pki;
