@@ -3,3 +3,4 @@
 pub mod client;
 pub mod pki;
 pub mod upstream;
+pub mod work;
