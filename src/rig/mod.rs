@@ -2,5 +2,6 @@
 
 pub mod client;
 pub mod pki;
+pub mod sighting;
 pub mod upstream;
 pub mod work;
