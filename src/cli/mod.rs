@@ -1,7 +1,9 @@
 //! The command line.
 
 mod change;
+mod demo;
 mod run;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use change::ChangeArgs;
+use demo::DemoArgs;
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -29,6 +32,7 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  portcullis demo
   portcullis run --config config/sidecar.toml
   portcullis check --config config/sidecar.toml
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
@@ -51,6 +55,8 @@ enum Command {
         #[arg(long, env = "PORTCULLIS_CONFIG")]
         config: PathBuf,
     },
+    /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
+    Demo(DemoArgs),
     /// Revoke a target for good, everywhere this gate stands, now.
     Revoke(ChangeArgs),
     /// Suspend a target until it is reinstated.
@@ -71,6 +77,7 @@ impl Cli {
         let code = match self.command {
             Command::Run { config } => run::run(&config),
             Command::Check { config } => run::check(&config),
+            Command::Demo(demo) => demo.run(),
             Command::Revoke(change) => change.send("revoke", false),
             Command::Suspend(change) => change.send("suspend", false),
             Command::Reinstate { change, force } => change.send("reinstate", force),

@@ -3,13 +3,11 @@
 use std::io;
 use std::path::Path;
 
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
-
 use super::DONE;
 use super::REFUSED;
 use super::USAGE;
 use super::complain;
+use super::signals::Signals;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -69,12 +67,7 @@ fn wait_for_signal() -> io::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        Signals::listen()?.received().await;
         Ok(())
     })
 }
