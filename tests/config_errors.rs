@@ -30,6 +30,86 @@ allow = ["spiffe://lab.test/admin/ops"]
 dir = "state"
 "#;
 
+/// What stands in the good one, what takes its place, and how the error begins.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("[identity]", "[identity", "dir/gate.toml:7: "),
+    (
+        "cert =",
+        "crt =",
+        "dir/gate.toml:4: gate.tls.crt: unknown field `crt`",
+    ),
+    (
+        "cert = \"server.pem\"\n",
+        "",
+        "dir/gate.toml:3: gate.tls.cert: missing field `cert`",
+    ),
+    (
+        "[state]\ndir = \"state\"\n",
+        "",
+        "dir/gate.toml: state: missing field `state`",
+    ),
+    (
+        "\"127.0.0.1:0\"\n[gate.tls]",
+        "\"here\"\n[gate.tls]",
+        "dir/gate.toml:2: gate.listen: invalid socket address",
+    ),
+    (
+        "\"lab.test\"]",
+        "\"Lab.test\"]",
+        "dir/gate.toml:8: identity.trust_domains[0]: trust domain `Lab.test`",
+    ),
+    (
+        "{agent}\"",
+        "x{agent}\"",
+        "dir/gate.toml:9: identity.templates[0]: template `",
+    ),
+    (
+        "{ header = \"x-agent-id\" }",
+        "{ header = \"a b\" }",
+        "dir/gate.toml:10: identity.claim: `a b` is not a header",
+    ),
+    (
+        "{ header = \"x-agent-id\" }",
+        "\"nothing\"",
+        "dir/gate.toml:10: identity.claim: invalid value",
+    ),
+    (
+        "http://127",
+        "https://127",
+        "dir/gate.toml:12: route[0].upstream[0]: `https://127.0.0.1:9000`",
+    ),
+    (
+        "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
+        "",
+        "dir/gate.toml: route: at least one",
+    ),
+    (
+        "[\"http://127.0.0.1:9000\"]",
+        "[]",
+        "dir/gate.toml:12: route[0].upstream: names no upstream",
+    ),
+    (
+        "[\"ca.pem\"]",
+        "[]",
+        "dir/gate.toml:6: gate.tls.client_ca: names no file",
+    ),
+    (
+        "[\"ca.pem\"]",
+        "[3]",
+        "dir/gate.toml:6: gate.tls.client_ca[0]: expected a file name",
+    ),
+    (
+        "lab.test/admin",
+        "other.test/admin",
+        "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
+    ),
+    (
+        "[admin]",
+        "[admin]\nrole = 1",
+        "dir/gate.toml:14: admin.role: unknown field `role`",
+    ),
+];
+
 fn error(text: &str, environment: &[(&str, &str)]) -> String {
     let environment: Vec<(String, String)> = environment
         .iter()
@@ -50,84 +130,7 @@ fn every_mistake_is_named_with_its_place() {
         assert!(GOOD.contains(old), "{old}");
         error(&GOOD.replace(old, new), &[])
     };
-    for (old, new, expected) in [
-        ("[identity]", "[identity", "dir/gate.toml:7: "),
-        (
-            "cert =",
-            "crt =",
-            "dir/gate.toml:4: gate.tls.crt: unknown field `crt`",
-        ),
-        (
-            "cert = \"server.pem\"\n",
-            "",
-            "dir/gate.toml:3: gate.tls.cert: missing field `cert`",
-        ),
-        (
-            "[state]\ndir = \"state\"\n",
-            "",
-            "dir/gate.toml: state: missing field `state`",
-        ),
-        (
-            "\"127.0.0.1:0\"\n[gate.tls]",
-            "\"here\"\n[gate.tls]",
-            "dir/gate.toml:2: gate.listen: invalid socket address",
-        ),
-        (
-            "\"lab.test\"]",
-            "\"Lab.test\"]",
-            "dir/gate.toml:8: identity.trust_domains[0]: trust domain `Lab.test`",
-        ),
-        (
-            "{agent}\"",
-            "x{agent}\"",
-            "dir/gate.toml:9: identity.templates[0]: template `",
-        ),
-        (
-            "{ header = \"x-agent-id\" }",
-            "{ header = \"a b\" }",
-            "dir/gate.toml:10: identity.claim: `a b` is not a header",
-        ),
-        (
-            "{ header = \"x-agent-id\" }",
-            "\"nothing\"",
-            "dir/gate.toml:10: identity.claim: invalid value",
-        ),
-        (
-            "http://127",
-            "https://127",
-            "dir/gate.toml:12: route[0].upstream[0]: `https://127.0.0.1:9000`",
-        ),
-        (
-            "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
-            "",
-            "dir/gate.toml: route: at least one",
-        ),
-        (
-            "[\"http://127.0.0.1:9000\"]",
-            "[]",
-            "dir/gate.toml:12: route[0].upstream: names no upstream",
-        ),
-        (
-            "[\"ca.pem\"]",
-            "[]",
-            "dir/gate.toml:6: gate.tls.client_ca: names no file",
-        ),
-        (
-            "[\"ca.pem\"]",
-            "[3]",
-            "dir/gate.toml:6: gate.tls.client_ca[0]: expected a file name",
-        ),
-        (
-            "lab.test/admin",
-            "other.test/admin",
-            "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
-        ),
-        (
-            "[admin]",
-            "[admin]\nrole = 1",
-            "dir/gate.toml:14: admin.role: unknown field `role`",
-        ),
-    ] {
+    for (old, new, expected) in MISTAKES {
         let actual = with(old, new);
         assert!(
             actual.starts_with(expected),

@@ -45,9 +45,8 @@ impl DemoArgs {
     /// Sets the stage, shows, waits for the end, cleans up, and returns the exit code.
     pub(super) fn run(self) -> u8 {
         // The demonstration tells its own story; the gate's log is for those who ask for it.
-        if std::env::var_os("PORTCULLIS_LOG").is_some() {
-            telemetry::init_log(LogFormat::Auto);
-        }
+        let wanted = std::env::var_os("PORTCULLIS_LOG").is_some();
+        let _log = wanted.then(|| telemetry::init_log(LogFormat::Auto));
         match self.perform() {
             Ok(missing) if missing.is_empty() => DONE,
             Ok(missing) => {
