@@ -410,7 +410,7 @@ struct Condition {
 impl Health for Condition {
     fn refresh(&self, metrics: &Metrics) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.expiries.refresh(self.clock.now());
+        metrics.expiries.refresh(self.clock.now().secs());
         metrics.sessions.set(number(self.engine.sessions().len()));
         metrics.entries.set(number(self.engine.entries()));
         metrics

@@ -175,7 +175,7 @@ impl Peers {
             .map_or("unknown", |identity| identity.principal.as_str());
         self.metrics
             .expiries
-            .note(principal, chain.leaf.serial.as_str(), chain.not_after);
+            .note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
         Peer {
             chain,
             identity,

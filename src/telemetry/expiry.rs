@@ -7,14 +7,12 @@ use std::sync::PoisonError;
 
 use prometheus::GaugeVec;
 
-use crate::clock::Timestamp;
-
 /// Series at most: a million principals do not make a million series.
 const MAX_SERIES: usize = 1000;
-const MILLIS_A_DAY: f64 = 86_400_000.0;
+const SECONDS_A_DAY: f64 = 86_400.0;
 
-/// By principal and serial.
-type Seen = BTreeMap<(String, String), Timestamp>;
+/// By principal and serial: when it expires, Unix seconds.
+type Seen = BTreeMap<(String, String), i64>;
 
 /// The certificates seen, and their gauges.
 #[derive(Clone)]
@@ -32,8 +30,8 @@ impl Expiries {
         }
     }
 
-    /// Notes a certificate. When there are too many, those that expire last are the ones left out.
-    pub fn note(&self, principal: &str, serial: &str, not_after: Timestamp) {
+    /// Notes a certificate that expires at `not_after`, Unix seconds. When there are too many, those that expire last are the ones left out.
+    pub fn note(&self, principal: &str, serial: &str, not_after: i64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert((principal.to_owned(), serial.to_owned()), not_after);
         if seen.len() > MAX_SERIES {
@@ -45,13 +43,17 @@ impl Expiries {
         }
     }
 
-    /// Brings the gauges up to date; certificates that have expired are forgotten.
-    pub fn refresh(&self, now: Timestamp) {
+    /// Brings the gauges up to date as of `now`, Unix seconds; certificates that have expired are forgotten.
+    pub fn refresh(&self, now: i64) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.retain(|_, not_after| *not_after > now);
         self.gauges.reset();
         for ((principal, serial), not_after) in seen.iter() {
-            let left = not_after.since(now).as_secs_f64() * 1000.0 / MILLIS_A_DAY;
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "seconds until an expiry fit a double's 53 bits"
+            )]
+            let left = (not_after - now) as f64 / SECONDS_A_DAY;
             self.gauges.with_label_values(&[principal, serial]).set(left);
         }
     }
@@ -69,9 +71,9 @@ mod tests {
         let gauges = GaugeVec::new(Opts::new("cert_expiry_days", "-"), &["principal_id", "serial"]).unwrap();
         let expiries = Expiries::new(gauges.clone());
         for day in 0..2000 {
-            expiries.note("p", &day.to_string(), Timestamp::from_secs(day * 86_400));
+            expiries.note("p", &day.to_string(), day * 86_400);
         }
-        expiries.refresh(Timestamp::from_secs(86_400 / 2));
+        expiries.refresh(86_400 / 2);
         let family = gauges.collect();
         let metrics = family.first().unwrap().get_metric();
         assert_eq!(metrics.len(), MAX_SERIES - 1);
