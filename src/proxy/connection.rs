@@ -55,6 +55,7 @@ use super::error::Passed;
 use super::error::Refusal;
 use super::peer::address_value;
 use crate::clock::Clock;
+use crate::identity::ChainError;
 use crate::problem::Disclose;
 use crate::revocation::Engine;
 use crate::session::Cause;
@@ -230,6 +231,8 @@ impl<H: Handler> Context<H> {
         };
         let (peer, untrusted) = match recognised {
             Ok(peer) => (peer, None),
+            // The client knows the one, and can do something about it.
+            Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Refusal::Expired)),
             Err(error) => (None, Some(Refusal::Untrusted(error))),
         };
         // In advisory mode a session is in the table under nothing that could end it.
