@@ -15,7 +15,6 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use portcullis::rig;
 use rustls::ClientConfig;
 use rustls::HandshakeKind;
 use rustls::RootCertStore;
@@ -43,6 +42,8 @@ use crate::upstream::full;
 
 /// A client's receive buffer: small, so that what still arrives after a revocation can be told from what had arrived.
 pub(crate) const RECEIVE_BUFFER: u32 = 64 << 10;
+
+pub(crate) type H2Connection = h2::client::Connection<TlsStream<TcpStream>>;
 
 /// One client: a certificate, TLS sessions to resume, and what its requests claim.
 #[derive(Clone)]
@@ -78,6 +79,14 @@ impl Client {
         }
     }
 
+    /// The same, with the same TLS sessions, at another address.
+    pub(crate) fn at(&self, address: SocketAddr) -> Self {
+        Self {
+            address,
+            ..self.clone()
+        }
+    }
+
     /// A TLS connection for one protocol.
     pub(crate) async fn dial(&self, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::clone(&self.config);
@@ -109,15 +118,28 @@ impl Client {
     }
 
     pub(crate) async fn h2_with(&self, builder: &h2::client::Builder) -> H2 {
-        let stream = within(self.dial(b"h2")).await.unwrap();
-        let kind = stream.get_ref().1.handshake_kind();
-        let (sender, connection) = within(builder.handshake(stream)).await.unwrap();
+        let (sender, connection, kind) = self.h2_parts(builder).await;
         H2 {
             sender,
             kind,
             connection: tokio::spawn(connection),
             claim: self.claim.clone(),
         }
+    }
+
+    /// An HTTP/2 connection that reads and writes only while it is polled.
+    pub(crate) async fn h2_parts(
+        &self,
+        builder: &h2::client::Builder,
+    ) -> (
+        h2::client::SendRequest<Bytes>,
+        H2Connection,
+        Option<HandshakeKind>,
+    ) {
+        let stream = within(self.dial(b"h2")).await.unwrap();
+        let kind = stream.get_ref().1.handshake_kind();
+        let (sender, connection) = within(builder.handshake(stream)).await.unwrap();
+        (sender, connection, kind)
     }
 
     /// A WebSocket.
@@ -154,10 +176,6 @@ impl Client {
     /// One request over an HTTP/1.1 connection of its own.
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.h1().await.get(path).await
-    }
-
-    pub(crate) async fn connect_plainly(&self) -> Result<TlsStream<TcpStream>, rig::client::ClientError> {
-        rig::client::connect(&self.config, self.address, "localhost").await
     }
 }
 
@@ -261,7 +279,9 @@ impl H1 {
 
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> hyper::Result<()> {
-        let Self { sender, connection, .. } = self;
+        let Self {
+            sender, connection, ..
+        } = self;
         let ended = within(connection).await.unwrap();
         drop(sender);
         ended
@@ -332,7 +352,9 @@ impl H2 {
 
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> Result<(), h2::Error> {
-        let Self { sender, connection, .. } = self;
+        let Self {
+            sender, connection, ..
+        } = self;
         let ended = within(connection).await.unwrap();
         drop(sender);
         ended

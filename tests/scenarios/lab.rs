@@ -241,6 +241,10 @@ impl Lab {
         self.running().gate
     }
 
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.running().admin.unwrap()
+    }
+
     /// A client that speaks TLS 1.3 and 1.2.
     pub(crate) fn client(&self, cert: &Cert) -> Client {
         self.client_of(Some(cert), &[&TLS13, &TLS12])
@@ -260,9 +264,21 @@ impl Lab {
         self.running().engine().sessions().len() - usize::from(self.admin.is_some())
     }
 
+    /// Waits until so many sessions are live.
+    pub(crate) async fn until_sessions(&self, count: usize) {
+        let reached = async {
+            while self.sessions() != count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!("{} sessions, not {count}", self.sessions());
+        }
+    }
+
     /// A client of the admin listener.
     pub(crate) fn admin_client(&self, cert: Option<&Cert>) -> Client {
-        Client::new(&self.root, cert, self.running().admin.unwrap(), &[&TLS13])
+        Client::new(&self.root, cert, self.admin_address(), &[&TLS13])
     }
 
     /// Sends a change over the administrator's connection.
@@ -276,8 +292,7 @@ impl Lab {
 
     /// Revokes, and returns how many sessions that ended. When this returns, `revoke` has.
     pub(crate) async fn revoke(&mut self, level: &str, target: &str) -> u64 {
-        let change =
-            json!({"action": "revoke", "level": level, "target": target, "reason": "leaked"});
+        let change = json!({"action": "revoke", "level": level, "target": target, "reason": "leaked"});
         self.applied(change).await
     }
 

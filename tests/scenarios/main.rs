@@ -11,4 +11,10 @@ mod lab;
 mod pki;
 mod upstream;
 
+mod expiry_ends_sessions;
+mod resumption_is_checked;
+mod revoke_mid_request_body;
+mod revoke_mid_response_body;
+mod revoke_open_streams;
+mod revoke_websocket;
 mod revoke_while_idle;

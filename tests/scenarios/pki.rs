@@ -52,7 +52,13 @@ impl Ca {
 
     /// An authority that this one vouches for.
     pub(crate) fn intermediate(&self, name: &str) -> Self {
-        let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        self.intermediate_until(name, now() + Duration::days(30))
+    }
+
+    /// The same, until the given time.
+    pub(crate) fn intermediate_until(&self, name: &str, end: OffsetDateTime) -> Self {
+        let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        params.not_after = end;
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let mut path = vec![certificate.der().clone()];
         path.extend(self.path.iter().cloned());

@@ -69,10 +69,7 @@ impl http_body::Body for Feed {
     type Data = Bytes;
     type Error = io::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         self.0.poll_recv(cx).map(|frame| frame.map(Ok))
     }
 }
@@ -144,7 +141,7 @@ impl Log {
 }
 
 /// An HTTP/1.1 upstream. What it does depends on the path: `/flood` answers with megabytes, `/hold` not before it is
-/// told to, `/echo` piece by piece with what it is sent, `/ws` as a WebSocket that echoes; the rest is answered `ok`.
+/// told to, `/early` at once, `/echo` piece by piece with what it is sent, `/ws` as a WebSocket that echoes; the rest is answered `ok`.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     log: Arc<Log>,
@@ -239,7 +236,12 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<An
             Response::new(full("released"))
         }
         "/echo" => echo(request, &log, at),
-        "/ws" => websocket(request),
+        "/early" => {
+            let (body, log) = (request.into_body(), Arc::clone(&log));
+            tokio::spawn(async move { read(body, &log, at, None).await });
+            Response::new(full("early"))
+        }
+        "/ws" => websocket(request, &log, at),
         _ => {
             read(request.into_body(), &log, at, None).await;
             Response::new(full("ok"))
@@ -316,18 +318,20 @@ fn echo(request: Request<Incoming>, log: &Arc<Log>, at: usize) -> Response<AnyBo
     response
 }
 
-fn websocket(mut request: Request<Incoming>) -> Response<AnyBody> {
+fn websocket(mut request: Request<Incoming>, log: &Arc<Log>, at: usize) -> Response<AnyBody> {
     let key = request.headers()[header::SEC_WEBSOCKET_KEY].as_bytes().to_vec();
-    let upgraded = hyper::upgrade::on(&mut request);
+    let (upgraded, log) = (hyper::upgrade::on(&mut request), Arc::clone(log));
     tokio::spawn(async move {
-        let Ok(upgraded) = upgraded.await else { return };
-        let io = TokioIo::new(upgraded);
-        let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
-        while let Some(Ok(message)) = socket.next().await {
-            if message.is_close() || socket.send(message).await.is_err() {
-                return;
+        if let Ok(upgraded) = upgraded.await {
+            let io = TokioIo::new(upgraded);
+            let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
+            while let Some(Ok(message)) = socket.next().await {
+                if message.is_close() || socket.send(message).await.is_err() {
+                    break;
+                }
             }
         }
+        log.note(at, |seen| seen.gone = true);
     });
     let mut response = Response::new(full(""));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
