@@ -149,7 +149,14 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
     };
     let target = event.target.clone();
-    match api.apply(event, &caller).await {
+    // A task of its own: a caller who revokes himself, or hangs up, takes his connection with him, and what is already
+    // in effect must still reach the disk.
+    let applied = tokio::spawn(Arc::clone(&api).apply(event, caller.clone())).await;
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(error) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "failed", error.to_string()),
+    };
+    match applied {
         Ok((action, outcome)) => answer(action, &target, &outcome),
         Err(error @ revocation::Error::Revoked(_)) => {
             refuse(StatusCode::CONFLICT, "revoked", error.to_string())
@@ -160,7 +167,11 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
 
 impl Api {
     /// Applies an event, and writes down who did it, before anybody is told that it is done.
-    async fn apply(&self, event: Event, caller: &Caller) -> Result<(Action, Outcome), revocation::Error> {
+    async fn apply(
+        self: Arc<Self>,
+        event: Event,
+        caller: Caller,
+    ) -> Result<(Action, Outcome), revocation::Error> {
         let (action, target, reason) = (event.action, event.target.clone(), event.reason.clone());
         let actor = event.actor.clone().unwrap_or_default();
         let decided = event.at;
