@@ -276,6 +276,19 @@ impl Lab {
         }
     }
 
+    /// Waits until the audit holds a text.
+    pub(crate) async fn until_audited(&self, text: &str) {
+        let written = async {
+            while !std::fs::read_to_string(self.audit()).unwrap().contains(text) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(
+            timeout(PATIENCE, written).await.is_ok(),
+            "{text} was never audited"
+        );
+    }
+
     /// A client of the admin listener.
     pub(crate) fn admin_client(&self, cert: Option<&Cert>) -> Client {
         Client::new(&self.root, cert, self.admin_address(), &[&TLS13])

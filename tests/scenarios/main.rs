@@ -11,7 +11,10 @@ mod lab;
 mod pki;
 mod upstream;
 
+mod administrators_decide;
+mod bystanders_go_on;
 mod expiry_ends_sessions;
+mod levels_hit_their_own;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
