@@ -125,6 +125,7 @@ async fn a_renewed_certificate_works_at_once() {
         .await
         .assert_refused(403, "principal_revoked");
     lab.client(&new).get("/").await.assert_ok();
+    lab.until_sessions(1).await;
     // Without the bound the same revocation hits the new one too.
     assert_eq!(lab.revoke("principal", "spiffe://lab.test/agent/a").await, 1);
     assert!(after.try_get("/").await.is_err());
