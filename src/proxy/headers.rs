@@ -88,7 +88,7 @@ pub(super) fn forward(
     id: RequestId,
     claim: Option<&HeaderName>,
 ) {
-    end_hop(headers);
+    end_hop(headers, claim);
     scrub(headers, claim);
     if headers
         .get(header::TE)
@@ -111,8 +111,16 @@ pub(super) fn forward(
     }
 }
 
-/// Removes what concerns one hop only, and what `Connection` names.
-pub(super) fn end_hop(headers: &mut HeaderMap) {
+/// Makes a request's trailers those of the next hop. Nothing in them was bound: the claim's header goes as well.
+pub(super) fn forward_trailers(trailers: &mut HeaderMap, claim: Option<&HeaderName>) {
+    end_hop(trailers, None);
+    scrub(trailers, claim);
+    claim.iter().for_each(|claim| drop(trailers.remove(*claim)));
+}
+
+/// Removes what concerns one hop only, and what `Connection` names; but a client cannot name away where its request
+/// goes, nor `bound`, the claim that it was let through for.
+pub(super) fn end_hop(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -126,6 +134,7 @@ pub(super) fn end_hop(headers: &mut HeaderMap) {
                 .any(|t| t.eq_ignore_ascii_case(token))
         })
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| *name != header::HOST && Some(name) != bound)
         .collect();
     for name in HOP_BY_HOP.iter().chain(&named) {
         headers.remove(name);
@@ -249,7 +258,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut headers);
+        end_hop(&mut headers, None);
         assert_eq!(
             headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
             ["accept"]

@@ -181,7 +181,7 @@ impl Handler for Gate {
         if upgrade {
             tunnel::announce(&mut parts.headers);
         }
-        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle);
+        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle).without(claim);
         let forwarded = route.upstreams.send(Request::from_parts(parts, body)).await;
         let (mut response, lease) = forwarded.map_err(Refusal::of_upstream)?;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -190,11 +190,11 @@ impl Handler for Gate {
             };
             let upstream = hyper::upgrade::on(&mut response);
             connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
-            headers::end_hop(response.headers_mut());
+            headers::end_hop(response.headers_mut(), None);
             tunnel::announce(response.headers_mut());
             return Ok(response.map(|_| Body::Whole(None)));
         }
-        headers::end_hop(response.headers_mut());
+        headers::end_hop(response.headers_mut(), None);
         Ok(response
             .map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, self.timeouts.body_idle))))
     }
