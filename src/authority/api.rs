@@ -150,14 +150,17 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
     };
     let target = event.target.clone();
-    // A task of its own: an administrator who revokes herself, or hangs up, ends this request, never the revocation.
-    let applied = tokio::spawn({
-        let caller = caller.clone();
-        async move { api.apply(event, &caller).await }
-    });
-    let applied = match applied.await {
+    // A task of its own: a caller who revokes herself, or hangs up, ends this request, never the revocation.
+    let applied = tokio::spawn(Arc::clone(&api).apply(event, caller.clone())).await;
+    let applied = match applied {
         Ok(applied) => applied,
-        Err(e) => return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", e.to_string()),
+        Err(error) => {
+            return refuse(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                error.to_string(),
+            );
+        }
     };
     match applied {
         Ok((action, outcome)) => answer(action, &target, &outcome),
@@ -170,7 +173,11 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
 
 impl Api {
     /// Applies an event, and writes down who did it, before anybody is told that it is done.
-    async fn apply(&self, event: Event, caller: &Caller) -> Result<(Action, Outcome), revocation::Error> {
+    async fn apply(
+        self: Arc<Self>,
+        event: Event,
+        caller: Caller,
+    ) -> Result<(Action, Outcome), revocation::Error> {
         let (action, target, reason) = (event.action, event.target.clone(), event.reason.clone());
         let actor = event.actor.clone().unwrap_or_default();
         // Here a change is decided when it is received.

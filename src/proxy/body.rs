@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -78,6 +79,8 @@ pub(super) struct RequestBody {
     idle: IdleTimer,
     /// Absent where there is nothing to send.
     sent: Option<Sent>,
+    /// The header of the claim, which trailers may not repeat.
+    claim: Option<HeaderName>,
 }
 
 impl RequestBody {
@@ -91,7 +94,14 @@ impl RequestBody {
             guard,
             idle,
             sent,
+            claim: None,
         }
+    }
+
+    /// Keeps a claim made in this header out of the trailers.
+    pub(super) fn without(mut self, claim: Option<&HeaderName>) -> Self {
+        self.claim = claim.filter(|_| self.incoming.is_some()).cloned();
+        self
     }
 
     pub(super) fn empty() -> Self {
@@ -101,6 +111,7 @@ impl RequestBody {
             guard: None,
             idle,
             sent: None,
+            claim: None,
         }
     }
 
@@ -137,8 +148,7 @@ impl http_body::Body for RequestBody {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle.moved();
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::end_hop(trailers);
-                    headers::scrub(trailers, None);
+                    headers::forward_trailers(trailers, this.claim.as_ref());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }

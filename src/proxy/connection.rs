@@ -163,6 +163,7 @@ impl Connection {
 
 /// Why a connection is served nothing but refusals.
 enum Barred {
+    Expired,
     Untrusted(ChainError),
     Denied(Denial),
 }
@@ -239,6 +240,8 @@ impl<H: Handler> Context<H> {
         };
         let (peer, untrusted) = match recognised {
             Ok(peer) => (peer, None),
+            // The client knows the one, and can do something about it.
+            Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Barred::Expired)),
             Err(error) => (None, Some(Barred::Untrusted(error))),
         };
         // In advisory mode a session is in the table under nothing that could end it.
@@ -308,6 +311,7 @@ impl<H: Handler> Context<H> {
     /// Whether the credential of a connection stands, right now.
     fn check(&self, connection: &Connection) -> Result<(), Refusal> {
         match &connection.barred {
+            Some(Barred::Expired) => return Err(Refusal::Expired),
             Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
             Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
             None => {}

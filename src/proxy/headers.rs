@@ -80,8 +80,9 @@ pub(super) fn forward(
     id: RequestId,
     claim: Option<&HeaderName>,
 ) {
-    end_hop(headers);
+    end_hop(headers, claim);
     scrub(headers, claim);
+    join_cookies(headers);
     // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
     let trailers = headers
         .get(header::TE)
@@ -100,14 +101,39 @@ pub(super) fn forward(
     }
 }
 
-/// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names.
-pub(super) fn end_hop(headers: &mut HeaderMap) {
+/// Makes a request's trailers those of the next hop. Nothing in them was bound: the claim's header goes as well.
+pub(super) fn forward_trailers(trailers: &mut HeaderMap, claim: Option<&HeaderName>) {
+    end_hop(trailers, None);
+    scrub(trailers, claim);
+    claim.iter().for_each(|claim| drop(trailers.remove(*claim)));
+}
+
+/// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names; but a client cannot name
+/// away where its request goes, nor `bound`, the claim that it was let through for.
+pub(super) fn end_hop(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
     if headers.contains_key(header::CONNECTION) {
         for name in named_by_connection(headers) {
-            headers.remove(name);
+            if name != header::HOST && Some(&name) != bound {
+                headers.remove(name);
+            }
         }
     }
     remove_if(headers, is_hop_by_hop);
+}
+
+/// HTTP/2 clients may send a cookie in crumbs, which other protocols do not know (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
+    }
 }
 
 /// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
@@ -125,8 +151,8 @@ fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 }
 
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
-    // The common ones go anyway, and without `Host` nobody would know whom the request is for.
-    let ignored = ["close", "keep-alive", "upgrade", "te", "host", ""];
+    // These go anyway.
+    let ignored = ["close", "keep-alive", "upgrade", "te", ""];
     let values = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -256,7 +282,7 @@ mod tests {
             ("transfer-encoding", "chunked"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut headers);
+        end_hop(&mut headers, None);
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["accept", "host"]);

@@ -204,7 +204,7 @@ impl Gate {
         if upgrade.is_some() {
             tunnel::announce(&mut parts.headers);
         }
-        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle);
+        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle).without(claim);
         Ok((upgrade, Request::from_parts(parts, body)))
     }
 
@@ -216,7 +216,7 @@ impl Gate {
         upgrade: Option<OnUpgrade>,
         connection: &Connection,
     ) -> Result<Response<Body>, Refusal> {
-        headers::end_hop(response.headers_mut());
+        headers::end_hop(response.headers_mut(), None);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let limit = self.timeouts.body_idle;
             return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, limit))));

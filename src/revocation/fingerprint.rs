@@ -3,6 +3,7 @@
 //! SipHash-1-3-128 under a random key of this process, over the level and the length-prefixed parts of the target. A
 //! false match can only deny, and nobody outside can look for one.
 
+use std::collections::HashSet;
 use std::hash::Hasher as _;
 
 use aws_lc_rs::rand;
@@ -73,8 +74,9 @@ impl Fingerprinter {
                     .map(|name| self.parts(Level::TrustDomain, "", name)),
             );
         }
-        own.sort_unstable();
-        own.dedup();
+        // Once each, narrowest level first: where several are revoked, the answer always names the same one.
+        let mut known = HashSet::new();
+        own.retain(|fingerprint| known.insert(*fingerprint));
         Credential {
             own,
             mass,

@@ -1,0 +1,55 @@
+//! A revocation ends connections that wait for their next request.
+
+use rustls::version::TLS12;
+use rustls::version::TLS13;
+
+use crate::lab::Lab;
+
+#[tokio::test]
+async fn idle_http1_connections_are_cut() {
+    let mut lab = Lab::start().await;
+    let cert = lab.root.agent("a");
+    for (version, left) in [(&TLS13, "TLS 1.3"), (&TLS12, "TLS 1.2")] {
+        let mut connection = lab.client_of(Some(&cert), &[version]).h1().await;
+        connection.get("/").await.assert_ok();
+        connection.get("/").await.assert_ok();
+        assert_eq!(lab.sessions(), 1, "{left}");
+        let serial = cert.serial.clone();
+        assert_eq!(lab.revoke("certificate", &serial).await, 1, "{left}");
+        assert_eq!(lab.sessions(), 0, "{left}");
+        assert!(connection.try_get("/").await.is_err(), "{left}");
+        let lift = serde_json::json!({"action": "reinstate", "level": "certificate", "target": serial, "force": true});
+        lab.applied(lift).await;
+    }
+    assert_eq!(lab.upstream.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn idle_http2_connections_are_cut() {
+    let mut lab = Lab::start().await;
+    let cert = lab.root.agent("a");
+    let mut connection = lab.client(&cert).h2().await;
+    connection.get("/").await.assert_ok();
+    assert_eq!(lab.sessions(), 1);
+    assert_eq!(lab.revoke("certificate", &cert.serial).await, 1);
+    assert_eq!(lab.sessions(), 0);
+    assert!(connection.try_get("/").await.is_err());
+    assert_eq!(lab.upstream.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn who_comes_back_gets_one_refusal_and_no_more() {
+    let mut lab = Lab::start().await;
+    let cert = lab.root.agent("a");
+    lab.revoke("certificate", &cert.serial).await;
+    let client = lab.client(&cert);
+    let mut first = client.h1().await;
+    first.get("/").await.assert_refused(403, "certificate_revoked");
+    assert!(first.try_get("/").await.is_err());
+    let mut second = client.h2().await;
+    second.get("/").await.assert_refused(403, "certificate_revoked");
+    assert!(second.try_get("/").await.is_err());
+    // It is over; how, is the client's to say.
+    let _ = second.ended().await;
+    assert_eq!((lab.sessions(), lab.upstream.seen().len()), (0, 0));
+}
