@@ -6,14 +6,9 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context as TaskContext;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -27,46 +22,41 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use rustls::HandshakeKind;
-use socket2::SockRef;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
-use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use uuid::Uuid;
 
 use super::Body;
 use super::Limits;
 use super::Mode;
 use super::Peer;
 use super::Peers;
+use super::RequestId;
+use super::RequestIds;
 use super::Timeouts;
+use super::ending::End;
+use super::ending::Watch;
 use super::error;
 use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
 use super::peer::address_value;
+use super::socket::Socket;
 use crate::clock::Clock;
 use crate::identity::ChainError;
 use crate::problem::Disclose;
 use crate::revocation::Denial;
 use crate::revocation::Engine;
-use crate::session::Cause;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
-/// How long a connection that was refused from the start may take to ask for its one refusal.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
 pub trait Handler: 'static {
@@ -126,12 +116,12 @@ pub struct Connection {
     address: SocketAddr,
     address_value: HeaderValue,
     /// In the table for as long as this connection is; absent if it was refused from the start.
-    guard: Option<Guard>,
+    pub(super) guard: Option<Guard>,
     /// Why it was refused from the start, if it was; every request on it is told the same.
     barred: Option<Barred>,
     tunnels: RefCell<JoinSet<()>>,
     /// Asks for the end of the connection after the answer at hand.
-    close: Notify,
+    pub(super) close: Notify,
     served: Cell<bool>,
 }
 
@@ -144,11 +134,6 @@ impl Connection {
     /// Where the other end is.
     pub fn address(&self) -> SocketAddr {
         self.address
-    }
-
-    /// Keeps the session in the table; for tasks that act on its behalf.
-    pub(super) fn guard(&self) -> Option<Guard> {
-        self.guard.clone()
     }
 
     pub(super) fn address_value(&self) -> &HeaderValue {
@@ -429,71 +414,6 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Now: the session was killed, or the time of a refused connection is up.
-    Killed,
-    /// After what is at hand.
-    Gently,
-}
-
-/// What ends a connection from outside.
-struct Watch {
-    connection: Rc<Connection>,
-    /// When the certificate expires, or a refused connection has had its time.
-    deadline: Option<Instant>,
-    drain: watch::Receiver<bool>,
-    draining: bool,
-}
-
-impl Watch {
-    fn new<H>(context: &Context<H>, connection: Rc<Connection>, drain: watch::Receiver<bool>) -> Self {
-        let expiry = |peer: &Arc<Peer>| peer.chain.not_after.since(context.clock.now());
-        let lasts = match &connection.guard {
-            None => Some(REFUSED_FOR),
-            Some(_) if context.mode == Mode::Advisory => None,
-            Some(_) => connection.peer.as_ref().map(expiry),
-        };
-        let deadline = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
-        Self {
-            connection,
-            deadline,
-            drain,
-            draining: false,
-        }
-    }
-
-    async fn end(&mut self) -> End {
-        let guard = self.connection.guard.as_ref();
-        let killed = async {
-            match guard {
-                Some(guard) => drop(guard.killed().await),
-                None => std::future::pending().await,
-            }
-        };
-        let late = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = killed => End::Killed,
-            () = late => {
-                let expired = || Cause { code: "certificate_expired", reason: String::new() };
-                guard.iter().for_each(|guard| guard.session().kill(expired()));
-                End::Killed
-            }
-            _ = self.drain.wait_for(|drain| *drain), if !self.draining => {
-                self.draining = true;
-                End::Gently
-            }
-            () = self.connection.close.notified() => End::Gently,
-        }
-    }
-}
-
 /// Runs the streams of an HTTP/2 connection: each a task, with a guard and an eye on the kill of its own.
 #[derive(Clone)]
 struct Streams {
@@ -515,108 +435,5 @@ impl<F: Future + 'static> Executor<F> for Streams {
                 },
             }
         });
-    }
-}
-
-/// The client's socket. Its fields go in this order: the socket is closed before its guard is given up.
-struct Socket {
-    stream: TlsStream<TcpStream>,
-    guard: Option<Guard>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
-            // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
-            let _ = SockRef::from(self.stream.get_ref().0).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-/// What the log and the upstream call a request: a random number of the thread, and a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId(u64, u64);
-
-impl RequestId {
-    /// As a header's value.
-    pub(super) fn value(self) -> HeaderValue {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [b'0'; 32];
-        let number = u128::from(self.0) << 64 | u128::from(self.1);
-        for (i, digit) in text.iter_mut().rev().enumerate() {
-            *digit = DIGITS[(number >> (4 * i) & 0xf) as usize];
-        }
-        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{:016x}", self.0, self.1)
-    }
-}
-
-/// Makes the request ids of one thread.
-pub struct RequestIds {
-    thread: u64,
-    count: Cell<u64>,
-}
-
-impl RequestIds {
-    /// Starts a sequence of its own.
-    pub fn new() -> Self {
-        let thread = Uuid::new_v4().as_u64_pair().0;
-        Self {
-            thread,
-            count: Cell::new(0),
-        }
-    }
-
-    fn next(&self) -> RequestId {
-        let count = self.count.get();
-        self.count.set(count.wrapping_add(1));
-        RequestId(self.thread, count)
-    }
-}
-
-impl Default for RequestIds {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -12,8 +12,8 @@ use http::header::CONTENT_TYPE;
 
 use super::Body;
 use super::Peer;
+use super::RequestId;
 use super::body::BodyError;
-use super::connection::RequestId;
 use super::upstream::UpstreamError;
 use crate::identity;
 use crate::problem;

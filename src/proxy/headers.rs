@@ -9,8 +9,8 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
+use super::RequestId;
 use super::connection::Connection;
-use super::connection::RequestId;
 use crate::identity::Certificate;
 use crate::identity::Identity;
 

@@ -20,6 +20,7 @@ use hyper::upgrade::OnUpgrade;
 use super::Body;
 use super::Demand;
 use super::Refusal;
+use super::RequestId;
 use super::Route;
 use super::RouteConfig;
 use super::Timeouts;
@@ -27,7 +28,6 @@ use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
 use super::connection::Handler;
-use super::connection::RequestId;
 use super::headers;
 use super::route;
 use super::tunnel;
@@ -204,7 +204,8 @@ impl Gate {
         if upgrade.is_some() {
             tunnel::announce(&mut parts.headers);
         }
-        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle).without(claim);
+        let body =
+            RequestBody::new(incoming, connection.guard.clone(), self.timeouts.body_idle).without(claim);
         Ok((upgrade, Request::from_parts(parts, body)))
     }
 
@@ -223,7 +224,7 @@ impl Gate {
         }
         let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
         let upstream = hyper::upgrade::on(&mut response);
-        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
+        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
         tunnel::announce(response.headers_mut());
         Ok(response.map(|_| Body::Whole(None)))
     }
