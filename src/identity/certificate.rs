@@ -186,10 +186,12 @@ fn subject(parsed: &X509Certificate<'_>) -> Result<Subject, Error> {
 fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error> {
     match name {
         GeneralName::URI(uri) => {
-            let id = SpiffeId::parse(uri).map_err(|e| Error::Ambiguous(format!("URI name {uri:?}: {e}")))?;
+            let id = SpiffeId::parse(uri)
+                .map_err(|e| Error::Ambiguous(format!("URI name {}: {e}", shown(uri))))?;
             if !id.has_path() {
                 return Err(Error::Ambiguous(format!(
-                    "URI name {uri:?}: a trust domain, not a workload"
+                    "URI name {}: a trust domain, not a workload",
+                    shown(uri)
                 )));
             }
             if subject.spiffe.replace(id).is_some() {
@@ -198,7 +200,12 @@ fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error>
         }
         GeneralName::DNSName(text) => match DnsName::parse(text) {
             Some(name) => subject.dns.push(name),
-            None => return Err(Error::Ambiguous(format!("DNS name {text:?}: not a host name"))),
+            None => {
+                return Err(Error::Ambiguous(format!(
+                    "DNS name {}: not a host name",
+                    shown(text)
+                )));
+            }
         },
         GeneralName::Invalid(tag, _) => {
             return Err(Error::Ambiguous(format!("unreadable name, tag {}", tag.0)));
@@ -207,6 +214,11 @@ fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error>
         _ => {}
     }
     Ok(())
+}
+
+/// A name for the log: quoted, escaped, and not as long as a certificate may make it.
+fn shown(name: &str) -> String {
+    format!("{:?}", name.chars().take(128).collect::<String>())
 }
 
 /// RFC 2253: most specific first; what is not printable ASCII as escaped bytes.

@@ -240,6 +240,9 @@ pub struct Demanded {
 /// The request's target in origin form, its authority in `Host` (RFC 9112, section 3.2).
 fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
     if let Some(authority) = uri.authority() {
+        if authority.as_str().contains('@') {
+            return Err(Refusal::Malformed("user information in the authority"));
+        }
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
