@@ -47,6 +47,7 @@ use super::error::Passed;
 use super::error::Refusal;
 use super::peer::address_value;
 use super::socket::Socket;
+use super::socket::Tcp;
 use crate::clock::Clock;
 use crate::identity::ChainError;
 use crate::problem::Disclose;
@@ -197,11 +198,11 @@ async fn shake_hands<H>(
     context: &Context<H>,
     socket: TcpStream,
     address: SocketAddr,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
     // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
     let _ = socket.set_nodelay(true);
-    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(socket)).await;
+    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(Tcp(socket))).await;
     let reason = match handshake {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -218,7 +219,7 @@ async fn shake_hands<H>(
 
 impl<H: Handler> Context<H> {
     /// Who is it, and is it revoked: for full and resumed handshakes alike.
-    fn admit(&self, stream: &TlsStream<TcpStream>, address: SocketAddr) -> Connection {
+    fn admit(&self, stream: &TlsStream<Tcp>, address: SocketAddr) -> Connection {
         let recognised = match stream.get_ref().1.peer_certificates() {
             None | Some([]) => Ok(None),
             Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),

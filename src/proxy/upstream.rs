@@ -29,6 +29,7 @@ use tokio::time::timeout;
 use super::Timeouts;
 use super::body::RequestBody;
 use super::body::Sent;
+use super::socket::Tcp;
 
 /// Unused connections kept to one endpoint, by one thread.
 const MAX_IDLE: usize = 256;
@@ -220,7 +221,7 @@ impl Pool {
         stream
             .set_nodelay(true)
             .map_err(|e| UpstreamError::Connect(name(), e))?;
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        let shaken = http1::handshake(TokioIo::new(Tcp(stream))).await;
         let (mut sender, connection) = shaken.map_err(|e| UpstreamError::Broken(name(), e))?;
         let open = Open::new(&self.open);
         let task = spawn_local(async move {
