@@ -24,6 +24,7 @@ use redb::Database;
 use redb::DatabaseError;
 use redb::ReadableDatabase as _;
 use redb::ReadableTable as _;
+use redb::StorageBackend;
 use redb::TableDefinition;
 use redb::TableError;
 use serde::Deserialize;
@@ -113,8 +114,25 @@ impl Journal {
         Self::with(Box::new(move || open_file(&path)))
     }
 
-    /// Opens a journal wherever `open` says; for tests of failing disks. `open` is called again after each failure.
-    pub(super) fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
+    /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
+    pub(super) fn on<B: StorageBackend>(
+        mut storage: impl FnMut() -> io::Result<B> + Send + 'static,
+    ) -> Result<(Self, Contents), JournalError> {
+        Self::with(Box::new(move || {
+            let backend = storage().map_err(write_error)?;
+            let is_new = backend.len().map_err(write_error)? == 0;
+            let database = Database::builder()
+                .create_with_backend(backend)
+                .map_err(open_error)?;
+            if is_new {
+                initialize(&database)?;
+            }
+            Ok(database)
+        }))
+    }
+
+    /// Opens a journal wherever `open` says, which is called again after each failure.
+    fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
         let database = open()?;
         let contents = read(&database)?;
         let (commands, inbox) = mpsc::sync_channel(QUEUE);
@@ -332,7 +350,7 @@ fn create(path: &Path) -> Result<(), JournalError> {
 }
 
 /// Writes the tables of an empty journal.
-pub(super) fn initialize(database: &Database) -> Result<(), JournalError> {
+fn initialize(database: &Database) -> Result<(), JournalError> {
     let transaction = database.begin_write().map_err(write_error)?;
     transaction
         .open_table(META)
