@@ -37,8 +37,8 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 /// Rounds that share an engine and a commit: a small set keeps a publication short, and the collisions frequent.
-const ROUNDS: usize = 256;
-const ENGINES: usize = 160;
+const ROUNDS: usize = 1024;
+const ENGINES: usize = 40;
 /// The longest delay, turns of an empty loop.
 const SWEEP: usize = 512;
 
