@@ -258,33 +258,39 @@ impl Writer {
         let transaction = database.begin_write().map_err(write_error)?;
         {
             let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
-            let appended = batch.iter().filter_map(|command| match command {
-                Command::Append(append) => Some(&append.event),
-                Command::Expire { .. } => None,
-            });
-            for event in self.unwritten.iter().chain(appended) {
-                let mut row = load(&targets, &event.target)?;
-                row.registers.merge(event);
-                store(&mut targets, &row)?;
+            for event in &self.unwritten {
+                merge(&mut targets, event)?;
             }
+            // In the order of the engine's own steps: a suspension taken in after an older one has lapsed must not
+            // meet it here, lose against it, and be forgotten with it.
             for command in batch {
-                let Command::Expire {
-                    targets: lapsed,
-                    now,
-                    skew,
-                } = command
-                else {
-                    continue;
-                };
-                for target in lapsed {
-                    let mut row = load(&targets, target)?;
-                    row.registers.expire(*now, *skew);
-                    store(&mut targets, &row)?;
+                match command {
+                    Command::Append(append) => merge(&mut targets, &append.event)?,
+                    Command::Expire {
+                        targets: lapsed,
+                        now,
+                        skew,
+                    } => {
+                        for target in lapsed {
+                            let mut row = load(&targets, target)?;
+                            row.registers.expire(*now, *skew);
+                            store(&mut targets, &row)?;
+                        }
+                    }
                 }
             }
         }
         transaction.commit().map_err(write_error)
     }
+}
+
+fn merge(
+    targets: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    event: &Event,
+) -> Result<(), JournalError> {
+    let mut row = load(targets, &event.target)?;
+    row.registers.merge(event);
+    store(targets, &row)
 }
 
 fn load(
