@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +11,9 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
+
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
 
 use super::Action;
 use super::Config;
@@ -21,6 +25,7 @@ use super::JournalError;
 use super::Level;
 use super::Registers;
 use super::Target;
+use super::journal::Contents;
 use super::protocol;
 use super::registers::Entry;
 use super::set::Set;
@@ -97,14 +102,40 @@ impl Engine {
         let opened = std::fs::create_dir_all(directory)
             .map_err(|e| JournalError::Write(e.to_string()))
             .and_then(|()| Journal::open(&path));
-        let (journal, contents) = opened.map_err(|error| Error::Open {
-            path: path.clone(),
-            error,
-        })?;
-        let fingerprinter = Fingerprinter::random().ok_or_else(|| Error::Open {
-            path,
-            error: JournalError::Write("the system has no randomness".into()),
-        })?;
+        opened
+            .and_then(|opened| Self::new(opened, config, clock))
+            .map_err(|error| Error::Open { path, error })
+    }
+
+    /// An engine whose journal is on the storage that `storage` returns; it is asked again after each failed write.
+    /// For tests of failing disks.
+    #[doc(hidden)]
+    pub fn on_storage<B: StorageBackend>(
+        storage: impl FnMut() -> io::Result<B> + Send + 'static,
+        config: &Config,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        Journal::on(storage)
+            .and_then(|opened| Self::new(opened, config, clock))
+            .map_err(|error| Error::Open {
+                path: JOURNAL.into(),
+                error,
+            })
+    }
+
+    /// An engine that forgets everything with the process. For tests and benches.
+    #[doc(hidden)]
+    pub fn in_memory(config: &Config, clock: Clock) -> Result<Self, Error> {
+        Self::on_storage(|| Ok(InMemoryBackend::new()), config, clock)
+    }
+
+    fn new(
+        (journal, contents): (Journal, Contents),
+        config: &Config,
+        clock: Clock,
+    ) -> Result<Self, JournalError> {
+        let fingerprinter = Fingerprinter::random()
+            .ok_or_else(|| JournalError::Write("the system has no randomness".into()))?;
         let engine = Self {
             set: Set::default(),
             sessions: Arc::new(Sessions::default()),

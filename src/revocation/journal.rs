@@ -24,6 +24,7 @@ use redb::Database;
 use redb::DatabaseError;
 use redb::ReadableDatabase as _;
 use redb::ReadableTable as _;
+use redb::StorageBackend;
 use redb::TableDefinition;
 use redb::TableError;
 use serde::Deserialize;
@@ -113,8 +114,25 @@ impl Journal {
         Self::with(Box::new(move || open_file(&path)))
     }
 
-    /// Opens a journal wherever `open` says; for tests of failing disks. `open` is called again after each failure.
-    pub(super) fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
+    /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
+    pub(super) fn on<B: StorageBackend>(
+        mut storage: impl FnMut() -> io::Result<B> + Send + 'static,
+    ) -> Result<(Self, Contents), JournalError> {
+        Self::with(Box::new(move || {
+            let backend = storage().map_err(write_error)?;
+            let is_new = backend.len().map_err(write_error)? == 0;
+            let database = Database::builder()
+                .create_with_backend(backend)
+                .map_err(open_error)?;
+            if is_new {
+                initialize(&database)?;
+            }
+            Ok(database)
+        }))
+    }
+
+    /// Opens a journal wherever `open` says, which is called again after each failure.
+    fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
         let database = open()?;
         let contents = read(&database)?;
         let (commands, inbox) = mpsc::sync_channel(QUEUE);
@@ -240,33 +258,39 @@ impl Writer {
         let transaction = database.begin_write().map_err(write_error)?;
         {
             let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
-            let appended = batch.iter().filter_map(|command| match command {
-                Command::Append(append) => Some(&append.event),
-                Command::Expire { .. } => None,
-            });
-            for event in self.unwritten.iter().chain(appended) {
-                let mut row = load(&targets, &event.target)?;
-                row.registers.merge(event);
-                store(&mut targets, &row)?;
+            for event in &self.unwritten {
+                merge(&mut targets, event)?;
             }
+            // In the order of the engine's own steps: a suspension taken in after an older one has lapsed must not
+            // meet it here, lose against it, and be forgotten with it.
             for command in batch {
-                let Command::Expire {
-                    targets: lapsed,
-                    now,
-                    skew,
-                } = command
-                else {
-                    continue;
-                };
-                for target in lapsed {
-                    let mut row = load(&targets, target)?;
-                    row.registers.expire(*now, *skew);
-                    store(&mut targets, &row)?;
+                match command {
+                    Command::Append(append) => merge(&mut targets, &append.event)?,
+                    Command::Expire {
+                        targets: lapsed,
+                        now,
+                        skew,
+                    } => {
+                        for target in lapsed {
+                            let mut row = load(&targets, target)?;
+                            row.registers.expire(*now, *skew);
+                            store(&mut targets, &row)?;
+                        }
+                    }
                 }
             }
         }
         transaction.commit().map_err(write_error)
     }
+}
+
+fn merge(
+    targets: &mut redb::Table<'_, &'static str, &'static [u8]>,
+    event: &Event,
+) -> Result<(), JournalError> {
+    let mut row = load(targets, &event.target)?;
+    row.registers.merge(event);
+    store(targets, &row)
 }
 
 fn load(
@@ -332,7 +356,7 @@ fn create(path: &Path) -> Result<(), JournalError> {
 }
 
 /// Writes the tables of an empty journal.
-pub(super) fn initialize(database: &Database) -> Result<(), JournalError> {
+fn initialize(database: &Database) -> Result<(), JournalError> {
     let transaction = database.begin_write().map_err(write_error)?;
     transaction
         .open_table(META)

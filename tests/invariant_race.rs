@@ -1,0 +1,222 @@
+//! The invariant, raced: once `apply` has returned, no session of a revoked credential is live or can begin.
+//!
+//! Real engine, real threads. In each round one thread admits a session while another revokes its credential; both
+//! leave a spinning barrier together, and one of them is held back by a delay that sweeps from round to round, so
+//! that every pair of steps gets its turn to collide. A session that was admitted lives until it is killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
+
+use std::hint::spin_loop;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+
+use portcullis::clock::Clock;
+use portcullis::clock::Timestamp;
+use portcullis::revocation::Action;
+use portcullis::revocation::Config;
+use portcullis::revocation::Engine;
+use portcullis::revocation::Event;
+use portcullis::revocation::Level;
+use portcullis::revocation::Target;
+use portcullis::session::Credential;
+use portcullis::session::Guard;
+use redb::StorageBackend;
+use redb::backends::InMemoryBackend;
+
+/// Rounds that share an engine and a commit: a small set keeps a publication short, and the collisions frequent.
+const ROUNDS: usize = 1024;
+const ENGINES: usize = 40;
+/// The longest delay, turns of an empty loop.
+const SWEEP: usize = 512;
+
+/// Memory that can be held back, as a busy disk is: what was applied meanwhile then shares one commit.
+#[derive(Debug)]
+struct Disk {
+    memory: InMemoryBackend,
+    busy: Arc<Mutex<()>>,
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        drop(self.busy.lock());
+        self.memory.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.memory.write(offset, data)
+    }
+}
+
+/// Two threads leave it at the same moment, as nearly as spinning can make it.
+#[derive(Default)]
+struct Gate(AtomicUsize);
+
+impl Gate {
+    fn pass(&self) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let mut turns = 0_u64;
+        while self.0.load(Ordering::SeqCst) < 2 {
+            turns += 1;
+            // On a busy machine the other thread may not be running at all.
+            if turns.is_multiple_of(200) {
+                std::thread::yield_now();
+            }
+            spin_loop();
+        }
+    }
+}
+
+struct Round {
+    target: Target,
+    credential: Arc<Credential>,
+    gate: Gate,
+    revoked: AtomicBool,
+}
+
+impl Round {
+    fn new(engine: &Engine, name: usize) -> Self {
+        let target = Target::parse(Level::Principal, &format!("agent-{name}"), None).unwrap();
+        let credential = Arc::new(Credential {
+            own: vec![engine.fingerprinter().target(&target)],
+            mass: Vec::new(),
+            issued_at: 0,
+        });
+        Self {
+            target,
+            credential,
+            gate: Gate::default(),
+            revoked: AtomicBool::new(false),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tally {
+    admitted: usize,
+    denied: usize,
+    /// Live although the revocation had returned.
+    leaked: usize,
+    /// Admitted although the revocation had returned.
+    late: usize,
+}
+
+fn peer() -> SocketAddr {
+    ([127, 0, 0, 1], 1).into()
+}
+
+fn delay(turns: usize) {
+    (0..turns).for_each(|_| spin_loop());
+}
+
+/// The one who connects: one session a round, each kept until it is killed.
+fn admit(engine: &Engine, rounds: &[Round], tally: &mut Tally) {
+    let mut live: Vec<(usize, Guard)> = Vec::new();
+    for (number, round) in rounds.iter().enumerate() {
+        let held_back = number * 37 % SWEEP;
+        round.gate.pass();
+        delay(held_back);
+        match engine.admit(Arc::clone(&round.credential), peer()) {
+            Ok(guard) => live.push((number, guard)),
+            Err(_) => tally.denied += 1,
+        }
+    }
+    tally.admitted += live.len();
+    while !live.is_empty() {
+        live.retain(|(number, guard)| {
+            // In this order: a kill that came before `apply` returned must be seen after it.
+            let returned = rounds.get(*number).unwrap().revoked.load(Ordering::SeqCst);
+            let alive = guard.cause().is_none();
+            tally.leaked += usize::from(alive && returned);
+            alive && !returned
+        });
+        std::thread::yield_now();
+    }
+}
+
+/// The one who revokes: each round's revocation takes effect at its gate; the journal is awaited for all together.
+fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap();
+    let _entered = runtime.enter();
+    let mut pending = Vec::new();
+    let mut late = 0;
+    for (number, round) in rounds.iter().enumerate() {
+        let held_back = number * 53 % SWEEP;
+        let event = Event::new(Action::Revoke, round.target.clone(), Timestamp::from_secs(1));
+        let mut applied = Box::pin(engine.apply(event));
+        round.gate.pass();
+        delay(held_back);
+        // The first poll publishes and kills; what is left is to wait for the disk.
+        let polled = applied.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        pending.push((round, applied, polled));
+    }
+    drop(busy);
+    for (round, applied, polled) in pending {
+        let outcome = match polled {
+            Poll::Ready(outcome) => outcome,
+            Poll::Pending => runtime.block_on(applied),
+        };
+        round.revoked.store(true, Ordering::SeqCst);
+        let outcome = outcome.unwrap();
+        assert_eq!((outcome.sessions_pending, outcome.durable), (0, Ok(())));
+        late += usize::from(engine.admit(Arc::clone(&round.credential), peer()).is_ok());
+    }
+    late
+}
+
+#[test]
+fn nobody_slips_through_between_the_check_and_the_kill() {
+    let mut tally = Tally::default();
+    for _ in 0..ENGINES {
+        let busy = Arc::new(Mutex::new(()));
+        let disk = Arc::clone(&busy);
+        let disk = move || {
+            Ok(Disk {
+                memory: InMemoryBackend::new(),
+                busy: Arc::clone(&disk),
+            })
+        };
+        let clock = Clock::manual(Timestamp::from_secs(10));
+        let engine = Engine::on_storage(disk, &Config::default(), clock).unwrap();
+        let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::new(&engine, name)).collect();
+        std::thread::scope(|scope| {
+            let revoker = scope.spawn(|| revoke(&engine, &rounds, busy.lock().unwrap()));
+            admit(&engine, &rounds, &mut tally);
+            tally.late += revoker.join().unwrap();
+        });
+        assert!(engine.sessions().is_empty(), "a session stayed in the table");
+    }
+    println!("{} rounds: {tally:?}", ENGINES * ROUNDS);
+    assert_eq!((tally.leaked, tally.late), (0, 0), "{tally:?}");
+    assert!(
+        tally.admitted > 1000 && tally.denied > 1000,
+        "the threads never met: {tally:?}"
+    );
+}
