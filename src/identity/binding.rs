@@ -165,7 +165,8 @@ impl Binding {
         &self.source
     }
 
-    /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority.
+    /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority, and
+    /// DNS names to what lies in them.
     ///
     /// # Errors
     /// [`Error::Foreign`] for a name outside the configured trust domains and templates, [`Error::Ambiguous`] for
@@ -173,7 +174,7 @@ impl Binding {
     pub fn identify(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
         match &subject.spiffe {
             Some(id) => self.identify_spiffe(id, subject, vouched),
-            None => self.identify_dns(subject),
+            None => self.identify_dns(subject, vouched),
         }
     }
 
@@ -221,7 +222,7 @@ impl Binding {
         Ok(identity)
     }
 
-    fn identify_dns(&self, subject: &Subject) -> Result<Identity, Error> {
+    fn identify_dns(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
         let mut found: Option<Identity> = None;
         for name in &subject.dns {
             let fits = self
@@ -239,6 +240,12 @@ impl Binding {
                     dns,
                     kind: "dns".into(),
                 };
+                if vouched.is_some_and(|domains| !domains.iter().any(|domain| name.is_below(domain.as_str())))
+                {
+                    return Err(Error::Foreign(format!(
+                        "{name}: its authority may not vouch for names outside its trust domains"
+                    )));
+                }
                 if found.as_ref().is_some_and(|other| *other != identity) {
                     return Err(Error::Ambiguous(
                         "more than one DNS name fits the templates".into(),
@@ -346,8 +353,17 @@ mod tests {
     #[test]
     fn an_authority_vouches_only_for_its_own_trust_domains() {
         let other = [TrustDomain::parse("other.test").unwrap()];
-        let refused = binding(false).identify(&subject(Some("spiffe://lab.test/agent/a"), &[]), Some(&other));
-        assert!(matches!(refused, Err(Error::Foreign(_))));
+        for names in [
+            subject(Some("spiffe://lab.test/agent/a"), &[]),
+            subject(None, &["a.lab.test"]),
+        ] {
+            assert!(matches!(
+                binding(false).identify(&names, Some(&other)),
+                Err(Error::Foreign(_))
+            ));
+            let own = [TrustDomain::parse("lab.test").unwrap()];
+            assert!(binding(false).identify(&names, Some(&own)).is_ok());
+        }
     }
 
     #[test]

@@ -29,6 +29,12 @@ impl DnsName {
             .unwrap_or(text)
             .eq_ignore_ascii_case(&self.0)
     }
+
+    /// Whether it is `domain`, or lies in it.
+    pub(super) fn is_below(&self, domain: &str) -> bool {
+        let rest = self.0.strip_suffix(domain);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+    }
 }
 
 impl fmt::Display for DnsName {
@@ -74,6 +80,8 @@ mod tests {
         ] {
             assert_eq!(canonical(bad), None, "{bad}");
         }
-        assert!(DnsName::parse("a.test").unwrap().is("A.TEST."));
+        let name = DnsName::parse("a.test").unwrap();
+        assert!(name.is("A.TEST.") && name.is_below("a.test") && name.is_below("test"));
+        assert!(!name.is_below("b.a.test") && !DnsName::parse("ba.test").unwrap().is_below("a.test"));
     }
 }

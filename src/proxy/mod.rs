@@ -138,7 +138,7 @@ pub enum ClientCaConfig {
 pub struct ScopedCaConfig {
     /// The PEM file.
     pub file: PathBuf,
-    /// The trust domains.
+    /// The trust domains: of SPIFFE IDs, and the domains in which DNS names lie.
     pub trust_domains: Vec<TrustDomain>,
 }
 

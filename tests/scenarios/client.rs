@@ -21,6 +21,8 @@ use rustls::RootCertStore;
 use rustls::SupportedProtocolVersion;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::ServerName;
+use rustls::sign::CertifiedKey;
+use rustls::sign::SingleCertAndKey;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -67,9 +69,12 @@ impl Client {
             .unwrap()
             .with_root_certificates(roots);
         let config = match cert {
-            Some(cert) => builder
-                .with_client_auth_cert(cert.chain.clone(), cert.key())
-                .unwrap(),
+            Some(cert) => {
+                // By hand, because the builder refuses what no honest client would send.
+                let key = aws_lc_rs::sign::any_supported_type(&cert.key()).unwrap();
+                let own = SingleCertAndKey::from(CertifiedKey::new(cert.chain.clone(), key));
+                builder.with_client_cert_resolver(Arc::new(own))
+            }
             None => builder.with_no_client_auth(),
         };
         Self {

@@ -13,6 +13,8 @@ mod upstream;
 
 mod administrators_decide;
 mod bystanders_go_on;
+mod certificates_are_read_strictly;
+mod claims_are_bound;
 mod expiry_ends_sessions;
 mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;

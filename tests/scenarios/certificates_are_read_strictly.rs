@@ -1,0 +1,290 @@
+//! Which certificates are accepted, which are refused with a word, and which do not get past the handshake.
+
+use rcgen::ExtendedKeyUsagePurpose;
+use rcgen::KeyUsagePurpose;
+use rustls::version::TLS12;
+
+use crate::client::Client;
+use crate::lab::Lab;
+use crate::pki::Ca;
+use crate::pki::Cert;
+use crate::pki::now;
+
+/// Context tags of general names (RFC 5280, section 4.2.1.6).
+const MAIL: u8 = 1;
+const DNS: u8 = 2;
+const URI: u8 = 6;
+const IP: u8 = 7;
+
+/// Status and code of a request; `None` if there was no getting past the handshake. In TLS 1.3 a client learns that
+/// only with its first read.
+async fn verdict(client: &Client) -> Option<(u16, String)> {
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n\r\n";
+    let answer = client.raw(request).await.ok()?;
+    let code = answer
+        .split("\"code\":\"")
+        .nth(1)
+        .and_then(|rest| rest.split('"').next());
+    Some((
+        answer.get(9..12)?.parse().ok()?,
+        code.unwrap_or_default().to_owned(),
+    ))
+}
+
+fn raw(lab: &Lab, names: &[(u8, &[u8])]) -> Cert {
+    lab.root.leaf().raw_names(names).issue()
+}
+
+#[tokio::test]
+async fn names() {
+    let lab = Lab::start().await;
+    let leaf = || lab.root.leaf();
+    let a = "spiffe://lab.test/agent/a";
+    for (cert, status, code) in [
+        (leaf().uri(a).issue(), 200, ""),
+        (leaf().uri(a).dns("b.lab.test").issue(), 200, ""),
+        (leaf().dns("a.lab.test").issue(), 200, ""),
+        (leaf().dns("A.Lab.Test").issue(), 200, ""),
+        (leaf().dns("a.lab.test").dns("x.other.test").issue(), 200, ""),
+        (
+            raw(
+                &lab,
+                &[(URI, a.as_bytes()), (MAIL, b"a@lab.test"), (IP, &[10, 0, 0, 1])],
+            ),
+            200,
+            "",
+        ),
+        (
+            leaf().uri("spiffe://lab.test/agent/b").issue(),
+            403,
+            "identity_mismatch",
+        ),
+        (
+            leaf().uri("spiffe://lab.test/agent/b").dns("a.lab.test").issue(),
+            403,
+            "identity_mismatch",
+        ),
+        (
+            leaf().uri("spiffe://lab.test/other/a").issue(),
+            403,
+            "identity_mismatch",
+        ),
+        (
+            leaf().uri("spiffe://other.test/agent/a").issue(),
+            403,
+            "trust_domain_denied",
+        ),
+        (
+            leaf().uri("spiffe://sub.lab.test/agent/a").issue(),
+            403,
+            "trust_domain_denied",
+        ),
+        (
+            leaf()
+                .uri("spiffe://other.test/agent/a")
+                .dns("a.lab.test")
+                .issue(),
+            403,
+            "trust_domain_denied",
+        ),
+        (leaf().dns("a.other.test").issue(), 403, "trust_domain_denied"),
+        (leaf().dns("x.a.lab.test").issue(), 403, "trust_domain_denied"),
+        (
+            leaf().dns("a.lab.test").dns("b.lab.test").issue(),
+            403,
+            "identity_ambiguous",
+        ),
+        (
+            leaf().uri(a).uri("spiffe://lab.test/agent/b").issue(),
+            403,
+            "identity_ambiguous",
+        ),
+        (leaf().uri(a).uri(a).issue(), 403, "identity_ambiguous"),
+        (
+            leaf().uri(a).uri("https://lab.test/agent/a").issue(),
+            403,
+            "identity_ambiguous",
+        ),
+        (leaf().issue(), 403, "identity_ambiguous"),
+        (
+            raw(&lab, &[(MAIL, b"a@lab.test"), (IP, &[10, 0, 0, 1])]),
+            403,
+            "identity_ambiguous",
+        ),
+    ] {
+        let got = verdict(&lab.client(&cert)).await;
+        assert_eq!(got, Some((status, code.to_owned())), "{}", cert.pem);
+    }
+}
+
+#[tokio::test]
+async fn malformed_names() {
+    let lab = Lab::start().await;
+    for name in [
+        "spiffe://lab.test",
+        "spiffe://lab.test/",
+        "spiffe://lab.test/agent/a/",
+        "spiffe://lab.test/agent//a",
+        "spiffe://lab.test/agent/../agent/a",
+        "spiffe://lab.test/agent/%61",
+        "spiffe://lab.test:443/agent/a",
+        "spiffe://x@lab.test/agent/a",
+        "spiffe://lab.test/agent/a?b",
+        "spiffe://lab.test/agent/a#b",
+        "SPIFFE://lab.test/agent/a",
+        "spiffe://LAB.test/agent/a",
+        "spiffe://lab.test/agent/a\0",
+        "spiffe://lab.test\0.evil.test/agent/a",
+        "spiffe://lab.test/agent/ä",
+        "spiffe:/lab.test/agent/a",
+        "",
+    ] {
+        let got = verdict(&lab.client(&raw(&lab, &[(URI, name.as_bytes())]))).await;
+        assert_eq!(got, Some((403, "identity_ambiguous".into())), "{name:?}");
+    }
+    for name in [
+        &b"a.lab.test\0.evil.test"[..],
+        b"a.lab.test\0",
+        b"\xe4.lab.test",
+        b"a.lab.test, DNS:b.lab.test",
+        b"*.lab.test",
+        b"",
+        b".lab.test",
+    ] {
+        let got = verdict(&lab.client(&raw(&lab, &[(DNS, name)]))).await;
+        assert_eq!(got, Some((403, "identity_ambiguous".into())), "{name:?}");
+        // Not made better by a good name beside it.
+        let beside = raw(&lab, &[(URI, b"spiffe://lab.test/agent/a"), (DNS, name)]);
+        let got = verdict(&lab.client(&beside)).await;
+        assert_eq!(got, Some((403, "identity_ambiguous".into())), "{name:?}");
+    }
+    let long = format!("spiffe://lab.test/agent/{}", "a".repeat(2048));
+    let got = verdict(&lab.client(&raw(&lab, &[(URI, long.as_bytes())]))).await;
+    assert_eq!(got, Some((403, "identity_ambiguous".into())));
+    assert!(lab.upstream.seen().is_empty());
+}
+
+#[tokio::test]
+async fn names_without_end() {
+    let lab = Lab::start().await;
+    let many = |count: usize| {
+        let names: Vec<(u8, &[u8])> = std::iter::repeat_n((DNS, &b"a.lab.test"[..]), count).collect();
+        lab.client(&raw(&lab, &names))
+    };
+    assert_eq!(
+        verdict(&many(2000)).await,
+        Some((403, "identity_ambiguous".into()))
+    );
+    // Over what a handshake message may hold.
+    assert_eq!(verdict(&many(10_000)).await, None);
+    lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
+}
+
+#[tokio::test]
+async fn purposes_and_paths() {
+    let lab = Lab::start().await;
+    let a = || lab.root.leaf().uri("spiffe://lab.test/agent/a");
+    let hour = time::Duration::hours(1);
+    let stranger = Ca::root("stranger");
+    // The same subject, another key.
+    let look_alike = Ca::root("lab");
+    let of = |ca: &Ca| ca.leaf().uri("spiffe://lab.test/agent/a").issue();
+    let mut self_signed = of(&lab.root);
+    self_signed.chain = vec![lab.root.der.clone()];
+    for (what, cert) in [
+        (
+            "for servers only",
+            a().usage(&[ExtendedKeyUsagePurpose::ServerAuth]).issue(),
+        ),
+        (
+            "a leaf that signs certificates",
+            a().key_usage(&[KeyUsagePurpose::KeyCertSign]).issue(),
+        ),
+        (
+            "a leaf that signs lists",
+            a().key_usage(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign])
+                .issue(),
+        ),
+        ("CA:TRUE", a().authority().issue()),
+        ("expired", a().valid(now() - hour, now() - hour / 2).issue()),
+        ("not valid yet", a().valid(now() + hour, now() + 2 * hour).issue()),
+        ("of a stranger", of(&stranger)),
+        ("of a look-alike", of(&look_alike)),
+        (
+            "of a look-alike's intermediate",
+            of(&look_alike.intermediate("issuing")),
+        ),
+        (
+            "under a leaf",
+            of(&lab.root.intermediate_until("expired", now() - hour)),
+        ),
+    ] {
+        assert_eq!(verdict(&lab.client(&cert)).await, None, "{what}");
+        let older = lab.client_of(Some(&cert), &[&TLS12]);
+        assert_eq!(verdict(&older).await, None, "{what}, TLS 1.2");
+    }
+    for (what, cert) in [
+        (
+            "for clients and servers",
+            a().usage(&[
+                ExtendedKeyUsagePurpose::ServerAuth,
+                ExtendedKeyUsagePurpose::ClientAuth,
+            ])
+            .issue(),
+        ),
+        ("for anything", a().usage(&[]).issue()),
+        ("of an intermediate", of(&lab.root.intermediate("issuing"))),
+        (
+            "of an intermediate's intermediate",
+            of(&lab.root.intermediate("one").intermediate("two")),
+        ),
+    ] {
+        assert_eq!(
+            verdict(&lab.client(&cert)).await,
+            Some((200, String::new())),
+            "{what}"
+        );
+    }
+    assert!(
+        lab.plain("/metrics")
+            .await
+            .contains("portcullis_handshakes_total{result=\"failed\"} 20")
+    );
+}
+
+/// SPIFFE: the bundle of one trust domain vouches for nobody in another.
+#[tokio::test]
+async fn an_authority_vouches_for_its_own_trust_domain() {
+    let other = Ca::root("other");
+    let plan = Lab::plan()
+        .domains(r#"["lab.test", "other.test"]"#)
+        .file("other.pem", other.pem());
+    let scoped = r#"[{ file = "ca.pem", trust_domains = ["lab.test"] }, { file = "other.pem", trust_domains = ["other.test"] }]"#;
+    let lab = plan.client_ca(scoped).start().await;
+    let (spiffe, dns) = (|id| (URI, id), |name| (DNS, name));
+    for (ca, name, status, code) in [
+        (&lab.root, spiffe("spiffe://lab.test/agent/a"), 200, ""),
+        (&other, spiffe("spiffe://other.test/agent/a"), 200, ""),
+        (&lab.root, dns("a.lab.test"), 200, ""),
+        (
+            &other,
+            spiffe("spiffe://lab.test/agent/a"),
+            403,
+            "trust_domain_denied",
+        ),
+        (
+            &lab.root,
+            spiffe("spiffe://other.test/agent/a"),
+            403,
+            "trust_domain_denied",
+        ),
+        (&other, dns("a.lab.test"), 403, "trust_domain_denied"),
+    ] {
+        let cert = ca.leaf().raw_names(&[(name.0, str::as_bytes(name.1))]).issue();
+        assert_eq!(
+            verdict(&lab.client(&cert)).await,
+            Some((status, code.to_owned())),
+            "{name:?}"
+        );
+    }
+}
