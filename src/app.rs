@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -126,19 +125,11 @@ struct Secured {
 
 /// Checks all that can be checked without taking anything: the files that the configuration names.
 pub fn check(config: &Config) -> Result<(), Error> {
-    load_trust(config, &config.gate.tls, "gate.tls")?;
-    let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    if let Some(tls) = admin_tls {
-        load_trust(config, tls, "admin.tls")?;
-    }
-    // Certificates and keys are read the way they will be, on an engine that lives in a directory of its own.
-    let directory = tempfile::tempdir()?;
-    let shared = Shared::open(
-        Config::clone(config),
-        Clock::system(),
-        directory.path().to_owned(),
-    )?;
+    // Everything is read the way it will be, on an engine that is gone afterwards.
+    let engine = Engine::in_memory(&config.revocation, Clock::system())?;
+    let shared = Shared::new(config.clone(), Clock::system(), engine)?;
     shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
 }
 
@@ -146,7 +137,8 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let state = config.state.dir.clone();
-    let shared = Shared::open(config, clock, state.clone())?;
+    let engine = Engine::open(&state, &config.revocation, clock.clone())?;
+    let shared = Shared::new(config, clock, engine)?;
     let config = Arc::clone(&shared.config);
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let threads = config
@@ -209,10 +201,9 @@ impl Running {
 }
 
 impl Shared {
-    fn open(config: Config, clock: Clock, state: PathBuf) -> Result<Self, Error> {
+    fn new(config: Config, clock: Clock, engine: Engine) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
         metrics.started.set(clock.now().secs());
-        let engine = Engine::open(&state, &config.revocation, clock.clone())?;
         Ok(Self {
             config: Arc::new(config),
             clock,

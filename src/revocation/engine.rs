@@ -123,7 +123,7 @@ impl Engine {
             })
     }
 
-    /// An engine that forgets everything with the process. For tests and benches.
+    /// An engine that forgets everything with the process. For dry runs, tests and benches.
     #[doc(hidden)]
     pub fn in_memory(config: &Config, clock: Clock) -> Result<Self, Error> {
         Self::on_storage(|| Ok(InMemoryBackend::new()), config, clock)
