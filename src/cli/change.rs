@@ -81,6 +81,9 @@ impl ChangeArgs {
             Ok((status, body)) => self.print(action, status, &body),
             Err(error) => {
                 complain(&error);
+                if matches!(error, ClientError::Broken(..)) {
+                    complain(&"whether the change is in effect is not known; repeating it does no harm");
+                }
                 if matches!(error, ClientError::File(..)) {
                     USAGE
                 } else {

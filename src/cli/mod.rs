@@ -41,6 +41,15 @@ const EXAMPLES: &str = "Examples:
 Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
 Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key).";
 
+const TARGETS: &str = "Examples of targets, and how to find them:
+  --level principal    --target spiffe://lab.test/agent/a    (or the agent id, `a`; or a DNS name)
+  --level certificate  --target 0a:1b:2c                     openssl x509 -in a.pem -noout -serial
+  --level key          --target 9f86d0...                    openssl x509 -in a.pem -noout -pubkey |
+                                                               openssl pkey -pubin -outform DER | sha256sum
+  --level issuer       --target 3B:55:...                    openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier
+  --level task         --target t-42
+  --level trust_domain --target lab.test";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start what a configuration names, until SIGTERM or Ctrl-C; then drain.
@@ -57,9 +66,11 @@ enum Command {
     },
     /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
     Demo(DemoArgs),
-    /// Revoke a target for good, everywhere this gate stands, now.
+    /// Revoke a target for good: its requests, connections and streams end now.
+    #[command(after_help = TARGETS)]
     Revoke(ChangeArgs),
     /// Suspend a target until it is reinstated.
+    #[command(after_help = TARGETS)]
     Suspend(ChangeArgs),
     /// Lift a suspension; with --force, a revocation too.
     Reinstate {
