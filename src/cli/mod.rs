@@ -41,14 +41,18 @@ const EXAMPLES: &str = "Examples:
 Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
 Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key).";
 
-const TARGETS: &str = "Examples of targets, and how to find them:
-  --level principal    --target spiffe://lab.test/agent/a    (or the agent id, `a`; or a DNS name)
-  --level certificate  --target 0a:1b:2c                     openssl x509 -in a.pem -noout -serial
-  --level key          --target 9f86d0...                    openssl x509 -in a.pem -noout -pubkey |
-                                                               openssl pkey -pubin -outform DER | sha256sum
-  --level issuer       --target 3B:55:...                    openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier
+const TARGETS: &str = "Examples of targets:
+  --level principal    --target spiffe://lab.test/agent/a
+  --level principal    --target a                (an agent id; or a DNS name)
+  --level certificate  --target 0a:1b:2c         (a serial)
+  --level key          --target 9f86d0...        (the SHA-256 of a SubjectPublicKeyInfo)
+  --level issuer       --target 3B:55:...        (a CA's subject key identifier)
   --level task         --target t-42
-  --level trust_domain --target lab.test";
+  --level trust_domain --target lab.test
+How to find them:
+  openssl x509 -in a.pem -noout -serial
+  openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum
+  openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier";
 
 #[derive(Debug, Subcommand)]
 enum Command {
