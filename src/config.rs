@@ -326,7 +326,7 @@ fn key_of(path: &str, reason: &str) -> String {
         .find_map(|intro| reason.strip_prefix(intro));
     match named.and_then(|rest| rest.split('`').next()) {
         Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) if !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
+        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
         _ => path.to_owned(),
     }
 }

@@ -117,11 +117,12 @@ impl Refusal {
             Self::NoRoute => "no route leads there".into(),
             Self::RequestTimeout => "the request made no progress".into(),
             Self::Upstream(error) => {
-                let cause = error
-                    .source()
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                format!("{error}{cause}")
+                let (mut text, mut source) = (error.to_string(), error.source());
+                while let Some(cause) = source {
+                    text = format!("{text}: {cause}");
+                    source = cause.source();
+                }
+                text
             }
         }
     }

@@ -78,8 +78,8 @@ impl<'de> Deserialize<'de> for Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// It refused the connection.
-    #[error("{0}: {1}")]
-    Connect(String, std::io::Error),
+    #[error("{0}: cannot connect")]
+    Connect(String, #[source] std::io::Error),
     /// It did not take the connection in time.
     #[error("{0}: no connection in time")]
     ConnectTimeout(String),
@@ -87,8 +87,8 @@ pub enum UpstreamError {
     #[error("{0}: no answer in time")]
     AnswerTimeout(String),
     /// It broke off.
-    #[error("{0}: {1}")]
-    Broken(String, hyper::Error),
+    #[error("{0}: broke off")]
+    Broken(String, #[source] hyper::Error),
 }
 
 /// A connection in use. Given back, it serves another request; dropped, it is torn down, and with it whatever of the

@@ -9,6 +9,7 @@
 mod client;
 mod lab;
 mod pki;
+mod process;
 mod upstream;
 
 mod administrators_decide;
@@ -20,9 +21,13 @@ mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;
 mod levels_hit_their_own;
 mod messages_pass_unchanged;
+mod operators_see;
+mod refuses_to_start;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
 mod revoke_open_streams;
 mod revoke_websocket;
 mod revoke_while_idle;
+mod runs_and_drains;
+mod waiting_has_an_end;
