@@ -46,6 +46,7 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
 /// What a lab's configuration says beyond the usual.
 pub(crate) struct Plan {
     root: Ca,
+    threads: usize,
     gate: String,
     client_ca: String,
     domains: String,
@@ -60,6 +61,12 @@ impl Plan {
     /// One more line of `[gate]`.
     pub(crate) fn gate(mut self, line: &str) -> Self {
         writeln!(self.gate, "{line}").unwrap();
+        self
+    }
+
+    /// A gate of one thread: its requests share their connections to the upstream.
+    pub(crate) fn on_one_thread(mut self) -> Self {
+        self.threads = 1;
         self
     }
 
@@ -135,6 +142,7 @@ impl Plan {
 
     fn text(&self, upstream: SocketAddr) -> String {
         let Self {
+            threads,
             gate,
             client_ca,
             domains,
@@ -150,7 +158,7 @@ impl Plan {
         format!(
             r#"[gate]
 listen = "127.0.0.1:0"
-threads = 2
+threads = {threads}
 {gate}
 [gate.tls]
 cert = "server.pem"
@@ -202,6 +210,7 @@ impl Lab {
     pub(crate) fn plan() -> Plan {
         Plan {
             root: Ca::root("lab"),
+            threads: 2,
             gate: String::new(),
             client_ca: r#"["ca.pem"]"#.into(),
             domains: r#"["lab.test"]"#.into(),
