@@ -31,6 +31,9 @@ pub(super) enum BodyError {
     /// No progress for too long.
     #[error("no progress in the body")]
     Idle,
+    /// The client broke it off, or wrote it so that it cannot be read.
+    #[error("the client's body is broken")]
+    Broken,
     /// The session that it belongs to was ended.
     #[error("the session was ended")]
     Killed,
@@ -152,9 +155,9 @@ impl http_body::Body for RequestBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(e))) => {
+            Poll::Ready(Some(Err(_))) => {
                 this.end();
-                Poll::Ready(Some(Err(e.into())))
+                Poll::Ready(Some(Err(BodyError::Broken.into())))
             }
             Poll::Ready(None) => {
                 this.end();

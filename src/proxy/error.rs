@@ -52,10 +52,13 @@ impl Refusal {
     pub(super) fn of_upstream(error: UpstreamError) -> Self {
         let mut source = error.source();
         while let Some(cause) = source {
-            if cause.downcast_ref::<BodyError>() == Some(&BodyError::Idle) {
-                return Self::RequestTimeout;
+            match cause.downcast_ref() {
+                Some(BodyError::Idle) => return Self::RequestTimeout,
+                Some(BodyError::Broken) => {
+                    return Self::Malformed("its body cannot be read, or was broken off");
+                }
+                Some(BodyError::Killed) | None => source = cause.source(),
             }
-            source = cause.source();
         }
         Self::Upstream(error)
     }

@@ -124,8 +124,11 @@ impl Handler for Gate {
             return Err(Refusal::Method);
         }
         let headers = request.headers();
-        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+        // hyper has undone `chunked`, and lets it take the place of a length. Any coding before it would be lost.
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
+            return Err(Refusal::Malformed("a transfer coding other than chunked"));
         }
         if headers.get_all(header::HOST).iter().nth(1).is_some() {
             return Err(Refusal::Malformed("more than one Host"));

@@ -11,6 +11,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::lab::Lab;
 use crate::lab::within;
 use crate::pki::now;
+use crate::upstream::End;
 
 #[tokio::test]
 async fn of_every_kind() {
@@ -148,4 +149,34 @@ async fn a_second_revocation_ends_nothing_more() {
         .await
         .assert_refused(403, "certificate_revoked");
     assert_eq!(lab.revoke("key", &cert.key_sha256).await, 0);
+}
+
+/// The upstream's connection that carried the victim's request carries nobody else's.
+#[tokio::test]
+async fn over_other_connections_to_the_upstream() {
+    let mut lab = Lab::plan().on_one_thread().start().await;
+    let (victim, bystander) = (lab.root.agent("a"), lab.root.agent("b"));
+    let mut calm = lab.client(&bystander).h1().await;
+    calm.get("/calm").await.assert_ok();
+    for path in ["/hold", "/upload", "/flood"] {
+        let mut hunted = lab.client(&victim).h1().await;
+        let (body, answer) = hunted.begin("POST", path);
+        let answer = tokio::spawn(answer);
+        body.send(Frame::data(Bytes::from("half"))).await.unwrap();
+        lab.upstream.until(path, |seen| seen.body == b"half").await;
+        assert_eq!(lab.revoke("principal", "a").await, 1);
+        lab.upstream
+            .until(path, |seen| seen.end == End::Broken || seen.gone)
+            .await;
+        for _ in 0..3 {
+            let answer = calm.get("/calm").await;
+            assert_eq!(answer.body, "ok");
+        }
+        drop(answer);
+        lab.applied(json!({"action": "reinstate", "level": "principal", "target": "a", "force": true}))
+            .await;
+    }
+    for seen in lab.upstream.seen().iter().filter(|seen| seen.path == "/calm") {
+        assert_eq!((seen.end, seen.body.len()), (End::Whole, 0));
+    }
 }

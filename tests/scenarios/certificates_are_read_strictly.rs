@@ -35,86 +35,53 @@ fn raw(lab: &Lab, names: &[(u8, &[u8])]) -> Cert {
     lab.root.leaf().raw_names(names).issue()
 }
 
+async fn assert_verdict(lab: &Lab, certs: &[Cert], status: u16, code: &str) {
+    for cert in certs {
+        let got = verdict(&lab.client(cert)).await;
+        assert_eq!(got, Some((status, code.to_owned())), "{}", cert.pem);
+    }
+}
+
 #[tokio::test]
 async fn names() {
     let lab = Lab::start().await;
     let leaf = || lab.root.leaf();
-    let a = "spiffe://lab.test/agent/a";
-    for (cert, status, code) in [
-        (leaf().uri(a).issue(), 200, ""),
-        (leaf().uri(a).dns("b.lab.test").issue(), 200, ""),
-        (leaf().dns("a.lab.test").issue(), 200, ""),
-        (leaf().dns("A.Lab.Test").issue(), 200, ""),
-        (leaf().dns("a.lab.test").dns("x.other.test").issue(), 200, ""),
-        (
-            raw(
-                &lab,
-                &[(URI, a.as_bytes()), (MAIL, b"a@lab.test"), (IP, &[10, 0, 0, 1])],
-            ),
-            200,
-            "",
-        ),
-        (
-            leaf().uri("spiffe://lab.test/agent/b").issue(),
-            403,
-            "identity_mismatch",
-        ),
-        (
-            leaf().uri("spiffe://lab.test/agent/b").dns("a.lab.test").issue(),
-            403,
-            "identity_mismatch",
-        ),
-        (
-            leaf().uri("spiffe://lab.test/other/a").issue(),
-            403,
-            "identity_mismatch",
-        ),
-        (
-            leaf().uri("spiffe://other.test/agent/a").issue(),
-            403,
-            "trust_domain_denied",
-        ),
-        (
-            leaf().uri("spiffe://sub.lab.test/agent/a").issue(),
-            403,
-            "trust_domain_denied",
-        ),
-        (
-            leaf()
-                .uri("spiffe://other.test/agent/a")
-                .dns("a.lab.test")
-                .issue(),
-            403,
-            "trust_domain_denied",
-        ),
-        (leaf().dns("a.other.test").issue(), 403, "trust_domain_denied"),
-        (leaf().dns("x.a.lab.test").issue(), 403, "trust_domain_denied"),
-        (
-            leaf().dns("a.lab.test").dns("b.lab.test").issue(),
-            403,
-            "identity_ambiguous",
-        ),
-        (
-            leaf().uri(a).uri("spiffe://lab.test/agent/b").issue(),
-            403,
-            "identity_ambiguous",
-        ),
-        (leaf().uri(a).uri(a).issue(), 403, "identity_ambiguous"),
-        (
-            leaf().uri(a).uri("https://lab.test/agent/a").issue(),
-            403,
-            "identity_ambiguous",
-        ),
-        (leaf().issue(), 403, "identity_ambiguous"),
-        (
-            raw(&lab, &[(MAIL, b"a@lab.test"), (IP, &[10, 0, 0, 1])]),
-            403,
-            "identity_ambiguous",
-        ),
-    ] {
-        let got = verdict(&lab.client(&cert)).await;
-        assert_eq!(got, Some((status, code.to_owned())), "{}", cert.pem);
-    }
+    let (a, b) = ("spiffe://lab.test/agent/a", "spiffe://lab.test/agent/b");
+    let beside = [(URI, a.as_bytes()), (MAIL, b"a@lab.test"), (IP, &[10, 0, 0, 1])];
+    let one = [
+        leaf().uri(a).issue(),
+        leaf().uri(a).dns("b.lab.test").issue(),
+        leaf().dns("a.lab.test").issue(),
+        leaf().dns("A.Lab.Test").issue(),
+        leaf().dns("a.lab.test").dns("x.other.test").issue(),
+        raw(&lab, &beside),
+    ];
+    assert_verdict(&lab, &one, 200, "").await;
+    let another = [
+        leaf().uri(b).issue(),
+        leaf().uri(b).dns("a.lab.test").issue(),
+        leaf().uri("spiffe://lab.test/other/a").issue(),
+    ];
+    assert_verdict(&lab, &another, 403, "identity_mismatch").await;
+    let (other, sub) = ("spiffe://other.test/agent/a", "spiffe://sub.lab.test/agent/a");
+    let foreign = [
+        leaf().uri(other).issue(),
+        leaf().uri(other).dns("a.lab.test").issue(),
+        leaf().uri(sub).issue(),
+        leaf().dns("a.other.test").issue(),
+        leaf().dns("x.a.lab.test").issue(),
+    ];
+    assert_verdict(&lab, &foreign, 403, "trust_domain_denied").await;
+    let ambiguous = [
+        leaf().dns("a.lab.test").dns("b.lab.test").issue(),
+        leaf().uri(a).uri(b).issue(),
+        leaf().uri(a).uri(a).issue(),
+        leaf().uri(a).uri("https://lab.test/agent/a").issue(),
+        leaf().issue(),
+        raw(&lab, &beside[1..]),
+    ];
+    assert_verdict(&lab, &ambiguous, 403, "identity_ambiguous").await;
+    assert_eq!(lab.upstream.seen().len(), one.len());
 }
 
 #[tokio::test]
@@ -180,76 +147,72 @@ async fn names_without_end() {
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
 }
 
-#[tokio::test]
-async fn purposes_and_paths() {
-    let lab = Lab::start().await;
-    let a = || lab.root.leaf().uri("spiffe://lab.test/agent/a");
-    let hour = time::Duration::hours(1);
-    let stranger = Ca::root("stranger");
-    // The same subject, another key.
-    let look_alike = Ca::root("lab");
-    let of = |ca: &Ca| ca.leaf().uri("spiffe://lab.test/agent/a").issue();
-    let mut self_signed = of(&lab.root);
-    self_signed.chain = vec![lab.root.der.clone()];
-    for (what, cert) in [
-        (
-            "for servers only",
-            a().usage(&[ExtendedKeyUsagePurpose::ServerAuth]).issue(),
-        ),
-        (
-            "a leaf that signs certificates",
-            a().key_usage(&[KeyUsagePurpose::KeyCertSign]).issue(),
-        ),
-        (
-            "a leaf that signs lists",
-            a().key_usage(&[KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::CrlSign])
-                .issue(),
-        ),
-        ("CA:TRUE", a().authority().issue()),
-        ("expired", a().valid(now() - hour, now() - hour / 2).issue()),
-        ("not valid yet", a().valid(now() + hour, now() + 2 * hour).issue()),
-        ("of a stranger", of(&stranger)),
-        ("of a look-alike", of(&look_alike)),
-        (
-            "of a look-alike's intermediate",
-            of(&look_alike.intermediate("issuing")),
-        ),
-        (
-            "under a leaf",
-            of(&lab.root.intermediate_until("expired", now() - hour)),
-        ),
-    ] {
-        assert_eq!(verdict(&lab.client(&cert)).await, None, "{what}");
-        let older = lab.client_of(Some(&cert), &[&TLS12]);
+/// Checks that nobody gets in with these, by neither version of TLS.
+async fn assert_shut(lab: &Lab, certs: &[(&str, Cert)]) {
+    for (what, cert) in certs {
+        assert_eq!(verdict(&lab.client(cert)).await, None, "{what}");
+        let older = lab.client_of(Some(cert), &[&TLS12]);
         assert_eq!(verdict(&older).await, None, "{what}, TLS 1.2");
     }
-    for (what, cert) in [
-        (
-            "for clients and servers",
-            a().usage(&[
-                ExtendedKeyUsagePurpose::ServerAuth,
-                ExtendedKeyUsagePurpose::ClientAuth,
-            ])
-            .issue(),
-        ),
-        ("for anything", a().usage(&[]).issue()),
-        ("of an intermediate", of(&lab.root.intermediate("issuing"))),
-        (
-            "of an intermediate's intermediate",
-            of(&lab.root.intermediate("one").intermediate("two")),
-        ),
-    ] {
-        assert_eq!(
-            verdict(&lab.client(&cert)).await,
-            Some((200, String::new())),
-            "{what}"
-        );
-    }
-    assert!(
-        lab.plain("/metrics")
-            .await
-            .contains("portcullis_handshakes_total{result=\"failed\"} 20")
+    let failed = format!(
+        "portcullis_handshakes_total{{result=\"failed\"}} {}",
+        2 * certs.len()
     );
+    let metrics = lab.plain("/metrics").await;
+    assert!(metrics.contains(&failed), "{metrics}");
+    assert!(lab.upstream.seen().is_empty());
+}
+
+#[tokio::test]
+async fn purposes() {
+    use ExtendedKeyUsagePurpose::ClientAuth;
+    use ExtendedKeyUsagePurpose::ServerAuth;
+    use KeyUsagePurpose::CrlSign;
+    use KeyUsagePurpose::DigitalSignature;
+    use KeyUsagePurpose::KeyCertSign;
+    let lab = Lab::start().await;
+    let a = || lab.root.leaf().uri("spiffe://lab.test/agent/a");
+    let shut = [
+        ("for servers only", a().usage(&[ServerAuth]).issue()),
+        ("signs certificates", a().key_usage(&[KeyCertSign]).issue()),
+        ("signs lists", a().key_usage(&[DigitalSignature, CrlSign]).issue()),
+        ("CA:TRUE", a().authority().issue()),
+    ];
+    assert_shut(&lab, &shut).await;
+    let open = [
+        a().usage(&[ServerAuth, ClientAuth]).issue(),
+        a().usage(&[]).issue(),
+    ];
+    assert_verdict(&lab, &open, 200, "").await;
+}
+
+#[tokio::test]
+async fn paths() {
+    let lab = Lab::start().await;
+    let a = || lab.root.leaf().uri("spiffe://lab.test/agent/a");
+    let of = |ca: &Ca| ca.leaf().uri("spiffe://lab.test/agent/a").issue();
+    let hour = time::Duration::hours(1);
+    // The same subject, another key.
+    let look_alike = Ca::root("lab");
+    let issuing = lab.root.intermediate("issuing");
+    let mut gap = of(&issuing);
+    gap.chain.truncate(1);
+    let shut = [
+        ("expired", a().valid(now() - hour, now() - hour / 2).issue()),
+        ("not valid yet", a().valid(now() + hour, now() + 2 * hour).issue()),
+        ("of a stranger", of(&Ca::root("stranger"))),
+        ("of a look-alike", of(&look_alike)),
+        ("of a look-alike's", of(&look_alike.intermediate("issuing"))),
+        (
+            "of one expired",
+            of(&lab.root.intermediate_until("old", now() - hour)),
+        ),
+        ("of a leaf", of(&lab.root.leaf_that_signs())),
+        ("without its intermediate", gap),
+    ];
+    assert_shut(&lab, &shut).await;
+    let open = [of(&issuing), of(&issuing.intermediate("second"))];
+    assert_verdict(&lab, &open, 200, "").await;
 }
 
 /// SPIFFE: the bundle of one trust domain vouches for nobody in another.

@@ -2,7 +2,6 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -47,6 +46,7 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
 /// What a lab's configuration says beyond the usual.
 pub(crate) struct Plan {
     root: Ca,
+    threads: usize,
     gate: String,
     client_ca: String,
     domains: String,
@@ -61,6 +61,12 @@ impl Plan {
     /// One more line of `[gate]`.
     pub(crate) fn gate(mut self, line: &str) -> Self {
         writeln!(self.gate, "{line}").unwrap();
+        self
+    }
+
+    /// A gate of one thread: its requests share their connections to the upstream.
+    pub(crate) fn on_one_thread(mut self) -> Self {
+        self.threads = 1;
         self
     }
 
@@ -105,33 +111,54 @@ impl Plan {
         self
     }
 
-    pub(crate) async fn start(self) -> Lab {
+    pub(crate) async fn start(mut self) -> Lab {
         let upstream = Upstream::start().await;
         let ops = Ca::root("operators");
         let directory = tempfile::tempdir().unwrap();
         let (server, key) = self.root.server();
-        let mut files = self.files;
-        for (name, text) in [
+        let usual = [
             ("ca.pem", self.root.pem()),
             ("ops.pem", ops.pem()),
             ("server.pem", &server),
             ("server.key", &key),
-        ] {
-            files.push((name.to_owned(), text.to_owned()));
-        }
-        for (name, text) in files {
+        ];
+        let usual = usual.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        for (name, text) in self.files.drain(..).chain(usual) {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
+        let mut lab = Lab {
+            text: self.text(upstream.address),
+            root: self.root,
+            ops,
+            upstream,
+            clock: self.clock,
+            running: None,
+            admin: None,
+            directory,
+        };
+        lab.start_gate();
+        lab
+    }
+
+    fn text(&self, upstream: SocketAddr) -> String {
+        let Self {
+            threads,
+            gate,
+            client_ca,
+            domains,
+            templates,
+            claim,
+            ..
+        } = self;
         let routes = self
             .routes
-            .unwrap_or_else(|| "[[route]]\nupstream = [\"UPSTREAM\"]".into());
-        let routes = routes.replace("UPSTREAM", &format!("http://{}", upstream.address));
-        let (gate, client_ca, domains) = (self.gate, self.client_ca, self.domains);
-        let (templates, claim) = (self.templates, self.claim);
-        let text = format!(
+            .as_deref()
+            .unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
+        let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
+        format!(
             r#"[gate]
 listen = "127.0.0.1:0"
-threads = 2
+threads = {threads}
 {gate}
 [gate.tls]
 cert = "server.pem"
@@ -154,19 +181,7 @@ listen = "127.0.0.1:0"
 [state]
 dir = "state"
 "#
-        );
-        let mut lab = Lab {
-            root: self.root,
-            ops,
-            upstream,
-            clock: self.clock,
-            text,
-            running: None,
-            admin: None,
-            directory,
-        };
-        lab.start_gate();
-        lab
+        )
     }
 }
 
@@ -195,6 +210,7 @@ impl Lab {
     pub(crate) fn plan() -> Plan {
         Plan {
             root: Ca::root("lab"),
+            threads: 2,
             gate: String::new(),
             client_ca: r#"["ca.pem"]"#.into(),
             domains: r#"["lab.test"]"#.into(),
@@ -223,10 +239,6 @@ impl Lab {
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start_gate();
-    }
-
-    pub(crate) fn directory(&self) -> &Path {
-        self.directory.path()
     }
 
     pub(crate) fn audit(&self) -> PathBuf {

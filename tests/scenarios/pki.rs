@@ -65,6 +65,14 @@ impl Ca {
         Self::of(params, key, &certificate, path)
     }
 
+    /// A leaf that signs others, though nobody made it an authority.
+    pub(crate) fn leaf_that_signs(&self) -> Self {
+        let leaf = self.agent_leaf("signer");
+        let certificate = leaf.params.signed_by(&leaf.key, &self.issuer).unwrap();
+        let path = vec![certificate.der().clone()];
+        Self::of(leaf.params, leaf.key, &certificate, path)
+    }
+
     fn of(
         params: CertificateParams,
         key: KeyPair,
@@ -88,10 +96,11 @@ impl Ca {
 
     /// The certificate of `spiffe://lab.test/agent/NAME`, which claims NAME.
     pub(crate) fn agent(&self, name: &str) -> Cert {
-        self.leaf()
-            .uri(&format!("spiffe://lab.test/agent/{name}"))
-            .claim(name)
-            .issue()
+        self.agent_leaf(name).claim(name).issue()
+    }
+
+    fn agent_leaf(&self, name: &str) -> Leaf<'_> {
+        self.leaf().uri(&format!("spiffe://lab.test/agent/{name}"))
     }
 
     /// A client's certificate, to be filled in.

@@ -102,98 +102,101 @@ async fn a_key_of_another_certificate() {
     .await;
 }
 
+/// What to put in place of what in the configuration, and what must be said about it.
+const NONSENSE: &[(&str, &str, &[&str])] = &[
+    (
+        "mode = \"strict\" ",
+        "mood = \"strict\" ",
+        &[":3: gate.mood: ", "unknown field `mood`"],
+    ),
+    (
+        "[gate.tls]\n",
+        "[gate.tls]\nciphers = []\n",
+        &[":5: gate.tls.ciphers: ", "unknown field `ciphers`"],
+    ),
+    ("[state]", "[stat]", &[":19: stat: ", "unknown field `stat`"]),
+    (
+        "mode = \"strict\" ",
+        "mode = \"strickt\" ",
+        &[":3: gate.mode: ", "strickt"],
+    ),
+    (
+        "mode = \"strict\" ",
+        "threads = \"two\" ",
+        &[":3: gate.threads: ", "invalid type", "two"],
+    ),
+    (
+        "mode = \"strict\" ",
+        "threads = 0 ",
+        &[":3: gate.threads: ", "at least 1"],
+    ),
+    (
+        "mode = \"strict\" ",
+        "drain = 5 ",
+        &[":3: gate.drain: ", "invalid type"],
+    ),
+    ("[gate.tls]", "[gate.tls", &["portcullis.toml:4: "]),
+    ("[gate.tls]", "[gate]", &["portcullis.toml:4: ", "duplicate key"]),
+    (
+        "[state]\ndir = \"state\"\n",
+        "",
+        &["portcullis.toml", "missing field `state`"],
+    ),
+    (
+        "dir = \"state\"\n",
+        "",
+        &[":19: state.dir: ", "missing field `dir`"],
+    ),
+    (
+        "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
+        "",
+        &["portcullis.toml: route: ", "at least one"],
+    ),
+    (
+        "[\"http://127.0.0.1:9000\"]",
+        "[]",
+        &[":13: route[0].upstream: ", "names no upstream"],
+    ),
+    (
+        "http://127.0.0.1:9000",
+        "https://127.0.0.1:9000",
+        &[":13: route[0].upstream[0]: ", "http://HOST:PORT"],
+    ),
+    (
+        "[\"lab.test\"]",
+        "[\"Lab.test\"]",
+        &[":9: identity.trust_domains[0]: "],
+    ),
+    (
+        "{agent}\"",
+        "agent\"",
+        &[":10: identity.templates[0]: ", "`{agent}` exactly once"],
+    ),
+    (
+        "{ header = \"x-agent-id\" }",
+        "{ head = \"x-agent-id\" }",
+        &[":11: identity.claim.head: ", "unknown field"],
+    ),
+    (
+        "{ header = \"x-agent-id\" }",
+        "{ header = \"x agent\" }",
+        &[":11: identity.claim: ", "not a header name"],
+    ),
+    (
+        "[\"ca.pem\"]",
+        "[]",
+        &[":7: gate.tls.client_ca: ", "names no file"],
+    ),
+    (
+        "spiffe://lab.test/admin/ops",
+        "spiffe://other.test/ops",
+        &[":16: admin.allow[0]: ", "no trust domain"],
+    ),
+];
+
 #[tokio::test]
 async fn configurations_that_say_nothing_sensible() {
-    for (old, new, words) in [
-        (
-            "mode = \"strict\" ",
-            "mood = \"strict\" ",
-            &[":3: gate.mood: ", "unknown field `mood`"][..],
-        ),
-        (
-            "[gate.tls]\n",
-            "[gate.tls]\nciphers = []\n",
-            &[":5: gate.tls.ciphers: ", "unknown field `ciphers`"],
-        ),
-        ("[state]", "[stat]", &[":19: stat: ", "unknown field `stat`"]),
-        (
-            "mode = \"strict\" ",
-            "mode = \"strickt\" ",
-            &[":3: gate.mode: ", "strickt"],
-        ),
-        (
-            "mode = \"strict\" ",
-            "threads = \"two\" ",
-            &[":3: gate.threads: ", "invalid type", "two"],
-        ),
-        (
-            "mode = \"strict\" ",
-            "threads = 0 ",
-            &[":3: gate.threads: ", "at least 1"],
-        ),
-        (
-            "mode = \"strict\" ",
-            "drain = 5 ",
-            &[":3: gate.drain: ", "invalid type"],
-        ),
-        ("[gate.tls]", "[gate.tls", &["portcullis.toml:4: "]),
-        ("[gate.tls]", "[gate]", &["portcullis.toml:4: ", "duplicate key"]),
-        (
-            "[state]\ndir = \"state\"\n",
-            "",
-            &["portcullis.toml", "missing field `state`"],
-        ),
-        (
-            "dir = \"state\"\n",
-            "",
-            &[":19: state.dir: ", "missing field `dir`"],
-        ),
-        (
-            "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
-            "",
-            &["portcullis.toml: route: ", "at least one"],
-        ),
-        (
-            "[\"http://127.0.0.1:9000\"]",
-            "[]",
-            &[":13: route[0].upstream: ", "names no upstream"],
-        ),
-        (
-            "http://127.0.0.1:9000",
-            "https://127.0.0.1:9000",
-            &[":13: route[0].upstream[0]: ", "http://HOST:PORT"],
-        ),
-        (
-            "[\"lab.test\"]",
-            "[\"Lab.test\"]",
-            &[":9: identity.trust_domains[0]: "],
-        ),
-        (
-            "{agent}\"",
-            "agent\"",
-            &[":10: identity.templates[0]: ", "`{agent}` exactly once"],
-        ),
-        (
-            "{ header = \"x-agent-id\" }",
-            "{ head = \"x-agent-id\" }",
-            &[":11: identity.claim.head: ", "unknown field"],
-        ),
-        (
-            "{ header = \"x-agent-id\" }",
-            "{ header = \"x agent\" }",
-            &[":11: identity.claim: ", "not a header name"],
-        ),
-        (
-            "[\"ca.pem\"]",
-            "[]",
-            &[":7: gate.tls.client_ca: ", "names no file"],
-        ),
-        (
-            "spiffe://lab.test/admin/ops",
-            "spiffe://other.test/ops",
-            &[":16: admin.allow[0]: ", "no trust domain"],
-        ),
-    ] {
+    for (old, new, words) in NONSENSE {
         let site = Site::new();
         site.edit(old, new);
         assert_refused(&site, words).await;

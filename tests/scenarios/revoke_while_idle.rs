@@ -4,6 +4,8 @@ use rustls::version::TLS12;
 use rustls::version::TLS13;
 
 use crate::lab::Lab;
+use crate::lab::within;
+use crate::upstream::full;
 
 #[tokio::test]
 async fn idle_http1_connections_are_cut() {
@@ -52,4 +54,25 @@ async fn who_comes_back_gets_one_refusal_and_no_more() {
     // It is over; how, is the client's to say.
     let _ = second.ended().await;
     assert_eq!((lab.sessions(), lab.upstream.seen().len()), (0, 0));
+}
+
+/// `reject_at = "handshake"`: the alert says it, in full handshakes; a resumed session is refused after it.
+#[tokio::test]
+async fn who_comes_back_is_turned_away_in_the_handshake_where_that_is_asked_for() {
+    let mut lab = Lab::plan().gate("reject_at = \"handshake\"").start().await;
+    for version in [&TLS12, &TLS13] {
+        let cert = lab.root.agent("a");
+        let resuming = lab.client_of(Some(&cert), &[version]);
+        resuming.get("/").await.assert_ok();
+        lab.revoke("certificate", &cert.serial).await;
+        let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\n\r\n";
+        let alert = lab
+            .client_of(Some(&cert), &[version])
+            .raw(request)
+            .await
+            .unwrap_err();
+        assert!(alert.to_string().contains("CertificateRevoked"), "{alert}");
+        resuming.get("/").await.assert_refused(403, "certificate_revoked");
+    }
+    assert_eq!((lab.sessions(), lab.upstream.seen().len()), (0, 2));
 }

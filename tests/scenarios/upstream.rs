@@ -19,7 +19,6 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
-use http_body::Body as _;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
@@ -31,6 +30,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -356,19 +356,8 @@ impl RawUpstream {
         let (sender, bytes) = watch::channel(Vec::new());
         tokio::spawn(async move {
             loop {
-                let (mut socket, _) = listener.accept().await.unwrap();
-                let sender = sender.clone();
-                tokio::spawn(async move {
-                    let (mut read, mut chunk) = (Vec::new(), vec![0; 16 << 10]);
-                    while let Ok(count @ 1..) = socket.read(&mut chunk).await {
-                        read.extend_from_slice(&chunk[..count]);
-                        sender.send_modify(|all| all.extend_from_slice(&chunk[..count]));
-                        if !answer.is_empty() && read.ends_with(until) {
-                            read.clear();
-                            socket.write_all(answer).await.unwrap();
-                        }
-                    }
-                });
+                let (socket, _) = listener.accept().await.unwrap();
+                tokio::spawn(keep(socket, until, answer, sender.clone()));
             }
         });
         Self { address, bytes }
@@ -377,5 +366,22 @@ impl RawUpstream {
     /// All that has come, as text.
     pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes.borrow()).into_owned()
+    }
+}
+
+async fn keep(
+    mut socket: TcpStream,
+    until: &'static [u8],
+    answer: &'static [u8],
+    all: watch::Sender<Vec<u8>>,
+) {
+    let (mut read, mut chunk) = (Vec::new(), vec![0; 16 << 10]);
+    while let Ok(count @ 1..) = socket.read(&mut chunk).await {
+        read.extend_from_slice(&chunk[..count]);
+        all.send_modify(|all| all.extend_from_slice(&chunk[..count]));
+        if !answer.is_empty() && read.ends_with(until) {
+            read.clear();
+            socket.write_all(answer).await.unwrap();
+        }
     }
 }
