@@ -17,6 +17,7 @@ use super::DnsName;
 use super::Error;
 use super::Serial;
 use super::SpiffeId;
+use super::serial::MAX_BYTES as MAX_SERIAL;
 use super::serial::hex;
 use super::serial::unhex;
 use crate::clock::Timestamp;
@@ -100,6 +101,13 @@ impl Certificate {
             X509Certificate::from_der(der).map_err(|e| ChainError::Malformed(e.to_string()))?;
         if !rest.is_empty() {
             return Err(ChainError::Malformed(format!("{} bytes behind it", rest.len())));
+        }
+        // No revocation could name it: what cannot be revoked is not let in.
+        let serial_length = parsed.raw_serial().len();
+        if serial_length > MAX_SERIAL {
+            return Err(ChainError::Malformed(format!(
+                "a serial of {serial_length} bytes"
+            )));
         }
         Ok(Self {
             serial: Serial::from_der(parsed.raw_serial()),

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// The longest serial that is read, bytes. RFC 5280 allows 20; real lists hold longer ones.
-const MAX_BYTES: usize = 64;
+pub(super) const MAX_BYTES: usize = 64;
 
 /// A serial number (RFC 5280, section 4.1.2.2), canonical: sign and magnitude without leading zeros.
 ///

@@ -9,6 +9,8 @@
 
 use std::fs::File;
 use std::io;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +71,9 @@ pub enum JournalError {
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
+    /// The file was damaged under it: the database gave up.
+    #[error("damaged: {0}")]
+    Panicked(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -133,8 +138,15 @@ impl Journal {
 
     /// Opens a journal wherever `open` says, which is called again after each failure.
     fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
-        let database = open()?;
-        let contents = read(&database)?;
+        let (database, contents) = caught(|| {
+            let database = open()?;
+            let contents = read(&database)?;
+            Ok((database, contents))
+        })
+        .map_err(|e| match e {
+            JournalError::Panicked(what) => JournalError::Unreadable(what),
+            e => e,
+        })?;
         let (commands, inbox) = mpsc::sync_channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
         let writer = Writer {
@@ -226,7 +238,7 @@ impl Writer {
     }
 
     fn turn(&mut self, batch: Vec<Command>) {
-        let result = self.commit(&batch);
+        let result = caught(|| self.commit(&batch));
         if let Err(error) = &result {
             // An I/O error poisons the open database: the next turn opens it anew.
             self.database = None;
@@ -282,6 +294,19 @@ impl Writer {
         }
         transaction.commit().map_err(write_error)
     }
+}
+
+/// Runs what reads or writes the file: redb refuses most damage, and panics on some (an offset out of bounds, a
+/// page that was freed twice). That must neither end the process nor the thread, whose end nobody would be told.
+fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let line = text.and_then(|text| text.lines().next());
+        Err(JournalError::Panicked(
+            line.unwrap_or("no reason given").to_owned(),
+        ))
+    })
 }
 
 fn merge(
@@ -412,4 +437,68 @@ fn open_error(error: DatabaseError) -> JournalError {
 
 fn write_error(error: impl std::fmt::Display) -> JournalError {
     JournalError::Write(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::backends::InMemoryBackend;
+
+    use super::super::Level;
+    use super::*;
+
+    fn writer() -> Writer {
+        let database = Database::builder()
+            .create_with_backend(InMemoryBackend::new())
+            .unwrap();
+        initialize(&database).unwrap();
+        Writer {
+            database: Some(database),
+            open: Box::new(|| Err(JournalError::Closed)),
+            unwritten: Vec::new(),
+            durable: Arc::new(AtomicBool::new(true)),
+        }
+    }
+
+    fn suspension(id: &str, expires_at: Option<Timestamp>) -> Event {
+        let target = Target::parse(Level::Principal, "a", None).unwrap();
+        Event {
+            id: id.into(),
+            expires_at,
+            ..Event::new(Action::Suspend, target, Timestamp::from_secs(5))
+        }
+    }
+
+    fn append(event: Event) -> Command {
+        let (done, _) = oneshot::channel();
+        Command::Append(Append { event, done })
+    }
+
+    #[test]
+    fn one_commit_keeps_the_order_of_what_it_holds() {
+        let mut writer = writer();
+        let lapses = Timestamp::from_secs(10);
+        let lapsed = suspension("b", Some(lapses));
+        let expire = Command::Expire {
+            targets: vec![lapsed.target.clone()],
+            now: lapses,
+            skew: Duration::ZERO,
+        };
+        // By its id "a" would lose against "b", which has lapsed before it came.
+        writer.turn(vec![append(lapsed), expire, append(suspension("a", None))]);
+        assert!(writer.durable.load(Ordering::Acquire));
+        let contents = read(writer.database.as_ref().unwrap()).unwrap();
+        assert!(matches!(contents.as_slice(), [(_, registers)] if registers.is_suspended()));
+    }
+
+    #[test]
+    fn a_database_that_panics_is_a_failed_write() {
+        let mut writer = writer();
+        writer.database = None;
+        writer.open = Box::new(|| panic!("page 7\nwas freed twice"));
+        writer.turn(vec![append(suspension("a", None))]);
+        assert!(!writer.durable.load(Ordering::Acquire));
+        assert_eq!(writer.unwritten.len(), 1);
+        let opened = Journal::with(Box::new(|| panic!("page {}", 7)));
+        assert_eq!(opened.err(), Some(JournalError::Unreadable("page 7".into())));
+    }
 }

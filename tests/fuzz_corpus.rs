@@ -1,0 +1,60 @@
+//! The fuzzers' corpus, replayed: what any of them found once stays found.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
+
+use std::path::Path;
+
+#[path = "../fuzz/targets.rs"]
+mod targets;
+
+/// Runs one target on every input of its corpus; an input that fails is named.
+fn replay(name: &str, target: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
+    let mut inputs: Vec<_> = folder
+        .read_dir()
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    inputs.sort();
+    assert!(!inputs.is_empty(), "{}: no inputs", folder.display());
+    let failed: Vec<_> = inputs
+        .iter()
+        .filter(|input| {
+            let bytes = std::fs::read(input).unwrap();
+            std::panic::catch_unwind(|| target(&bytes)).is_err()
+        })
+        .collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+}
+
+#[test]
+fn certificate() {
+    replay("certificate", targets::certificate);
+}
+
+#[test]
+fn path_claim() {
+    replay("path_claim", targets::path_claim);
+}
+
+#[test]
+fn spiffe_id() {
+    replay("spiffe_id", targets::spiffe_id);
+}
+
+#[test]
+fn every_target_is_replayed() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
+    let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
+    let mut targets: Vec<String> = entries
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    targets.sort();
+    assert_eq!(targets, ["certificate", "path_claim", "spiffe_id"]);
+}

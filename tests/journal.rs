@@ -1,0 +1,547 @@
+//! The journal when things break: killed between effect and write, a full disk, a file that is torn or foreign.
+//!
+//! What has to die or to run out of space is this test program itself, started again for one of the `helper_*` tests.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "in a test a panic is the report"
+)]
+
+use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Write as _;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::ChildStdout;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Condvar;
+use std::sync::Mutex;
+use std::task::Context;
+use std::task::Waker;
+use std::time::Duration;
+
+use portcullis::clock::Clock;
+use portcullis::clock::Timestamp;
+use portcullis::revocation::Action;
+use portcullis::revocation::Config;
+use portcullis::revocation::Engine;
+use portcullis::revocation::Error;
+use portcullis::revocation::Event;
+use portcullis::revocation::JournalError;
+use portcullis::revocation::Level;
+use portcullis::revocation::Outcome;
+use portcullis::revocation::Target;
+use portcullis::session::Credential;
+use redb::ReadableDatabase as _;
+use redb::StorageBackend;
+use redb::backends::FileBackend;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+const JOURNAL: &str = "revocations.redb";
+/// Tells a helper which state directory is its own. Without it a helper has nothing to do.
+const STATE: &str = "PORTCULLIS_TEST_STATE";
+
+fn clock() -> Clock {
+    Clock::manual(Timestamp::from_secs(1_800_000_000))
+}
+
+fn open(directory: &Path) -> Result<Engine, Error> {
+    Engine::open(directory, &Config::default(), clock())
+}
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+}
+
+fn event(action: Action, name: &str, secs: i64) -> Event {
+    let target = Target::parse(Level::Principal, name, None).unwrap();
+    Event {
+        id: format!("{name}-{secs}"),
+        ..Event::new(action, target, Timestamp::from_secs(secs))
+    }
+}
+
+fn apply(engine: &Engine, event: Event) -> Result<Outcome, Error> {
+    runtime().block_on(engine.apply(event))
+}
+
+fn denied(engine: &Engine, name: &str) -> bool {
+    let target = Target::parse(Level::Principal, name, None).unwrap();
+    let credential = Credential {
+        own: vec![engine.fingerprinter().target(&target)],
+        mass: Vec::new(),
+        issued_at: 0,
+    };
+    engine.judge(&credential).is_err()
+}
+
+/// What a disk does to whoever syncs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Well,
+    /// A sync never comes back.
+    Stuck,
+    /// No space is left: neither writes nor syncs succeed.
+    Full,
+}
+
+#[derive(Debug)]
+struct State {
+    mood: Mood,
+    /// How many syncs hang.
+    stuck: usize,
+}
+
+/// A disk whose mood a test decides.
+#[derive(Clone, Debug)]
+struct Disk(Arc<(Mutex<State>, Condvar)>);
+
+impl Disk {
+    fn new() -> Self {
+        let state = State {
+            mood: Mood::Well,
+            stuck: 0,
+        };
+        Self(Arc::new((Mutex::new(state), Condvar::new())))
+    }
+
+    fn set(&self, mood: Mood) {
+        self.0.0.lock().unwrap().mood = mood;
+    }
+
+    /// Returns once a sync hangs.
+    fn wait_until_stuck(&self) {
+        let state = self.0.0.lock().unwrap();
+        drop(self.0.1.wait_while(state, |state| state.stuck == 0).unwrap());
+    }
+
+    fn try_to_write(&self) -> io::Result<()> {
+        match self.0.0.lock().unwrap().mood {
+            Mood::Full => Err(io::ErrorKind::StorageFull.into()),
+            Mood::Well | Mood::Stuck => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.0.0.lock().unwrap();
+        if state.mood == Mood::Stuck {
+            state.stuck += 1;
+            self.0.1.notify_all();
+            state = self
+                .0
+                .1
+                .wait_while(state, |state| state.mood == Mood::Stuck)
+                .unwrap();
+        }
+        drop(state);
+        self.try_to_write()
+    }
+
+    fn engine(&self, journal: &Path) -> Result<Engine, Error> {
+        let (disk, journal) = (self.clone(), journal.to_owned());
+        let storage = move || {
+            let file = OpenOptions::new().read(true).write(true).open(&journal)?;
+            Ok(Storage {
+                disk: disk.clone(),
+                file: FileBackend::new(file).map_err(io::Error::other)?,
+            })
+        };
+        Engine::on_storage(storage, &Config::default(), clock())
+    }
+}
+
+/// The journal's file on such a disk.
+#[derive(Debug)]
+struct Storage {
+    disk: Disk,
+    file: FileBackend,
+}
+
+impl StorageBackend for Storage {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.disk.try_to_write()?;
+        self.file.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.sync()?;
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.disk.try_to_write()?;
+        self.file.write(offset, data)
+    }
+}
+
+/// A state directory whose journal exists, and its path.
+fn state() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    drop(open(directory.path()).unwrap());
+    let journal = directory.path().join(JOURNAL);
+    (directory, journal)
+}
+
+/// This program again, for one helper; `limit` caps the size of the files that it writes, in blocks of 512 bytes.
+fn start(helper: &str, state: &Path, limit: Option<u64>) -> (Child, BufReader<ChildStdout>) {
+    let ulimit = limit.map(|blocks| format!("trap '' XFSZ; ulimit -f {blocks}; "));
+    let script = format!(r#"{}exec "$0" "$@""#, ulimit.unwrap_or_default());
+    let mut child = Command::new("sh")
+        .args(["-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", helper, "--nocapture", "--test-threads=1"])
+        .env(STATE, state)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap());
+    (child, lines)
+}
+
+/// The state directory, if this process is a helper.
+fn helping() -> Option<PathBuf> {
+    std::env::var_os(STATE).map(PathBuf::from)
+}
+
+/// Says something to the parent, at once. The test harness has printed half a line before.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    write!(out, "\n@{text}\n").and_then(|()| out.flush()).unwrap();
+}
+
+/// The next thing that the child says; `None` once it is gone.
+fn heard(lines: &mut BufReader<ChildStdout>) -> Option<String> {
+    lines
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix('@').map(str::to_owned))
+}
+
+#[test]
+fn killed_between_effect_and_journal() {
+    let (directory, _) = state();
+    let (mut child, mut lines) = start("helper_stuck_in_sync", directory.path(), None);
+    assert_eq!(heard(&mut lines).as_deref(), Some("acknowledged first"));
+    assert_eq!(heard(&mut lines).as_deref(), Some("effective second"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let engine = open(directory.path()).unwrap();
+    assert!(denied(&engine, "first"), "an acknowledged revocation is gone");
+    assert!(engine.entries() <= 2);
+    // The queue delivers again what nobody acknowledged.
+    let outcome = apply(&engine, event(Action::Revoke, "second", 2)).unwrap();
+    assert_eq!(outcome.durable, Ok(()));
+    drop(engine);
+    let engine = open(directory.path()).unwrap();
+    assert!(denied(&engine, "first") && denied(&engine, "second"));
+}
+
+#[test]
+fn helper_stuck_in_sync() {
+    let Some(state) = helping() else { return };
+    let disk = Disk::new();
+    let engine = disk.engine(&state.join(JOURNAL)).unwrap();
+    assert_eq!(
+        apply(&engine, event(Action::Revoke, "first", 1)).unwrap().durable,
+        Ok(())
+    );
+    say("acknowledged first");
+    disk.set(Mood::Stuck);
+    let _runtime = runtime().enter();
+    let mut applied = std::pin::pin!(engine.apply(event(Action::Revoke, "second", 2)));
+    let polled = applied.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(polled.is_pending() && denied(&engine, "second"));
+    disk.wait_until_stuck();
+    say("effective second");
+    // Until the parent's SIGKILL: a file that stays on its disk unsynced, and a caller that stays unanswered.
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn killed_at_any_moment() {
+    let (directory, _) = state();
+    let mut acknowledged: Vec<String> = Vec::new();
+    for round in 0..15_usize {
+        let (mut child, mut lines) = start("helper_revokes_for_ever", directory.path(), None);
+        // After more lines each time, and then wherever the child happens to be.
+        for _ in 0..1 + round * 7 % 23 {
+            acknowledged.push(heard(&mut lines).expect("the child ended by itself"));
+        }
+        (0..round * 9_973).for_each(|_| std::hint::spin_loop());
+        child.kill().unwrap();
+        acknowledged.extend(std::iter::from_fn(|| heard(&mut lines)));
+        child.wait().unwrap();
+        let engine = open(directory.path()).unwrap();
+        for name in &acknowledged {
+            assert!(
+                denied(&engine, name),
+                "round {round}: {name} was acknowledged, and is gone"
+            );
+        }
+    }
+    assert!(acknowledged.len() >= 15);
+}
+
+#[test]
+fn helper_revokes_for_ever() {
+    let Some(state) = helping() else { return };
+    let engine = open(&state).unwrap();
+    let run = std::process::id();
+    for count in 0_u64.. {
+        let name = format!("agent-{run}-{count}");
+        assert_eq!(
+            apply(&engine, event(Action::Revoke, &name, 1)).unwrap().durable,
+            Ok(())
+        );
+        say(&name);
+    }
+}
+
+#[test]
+fn a_full_disk_denies_all_the_same_and_catches_up_by_itself() {
+    let (directory, journal) = state();
+    let disk = Disk::new();
+    let engine = disk.engine(&journal).unwrap();
+    assert_eq!(
+        apply(&engine, event(Action::Suspend, "paused", 1))
+            .unwrap()
+            .durable,
+        Ok(())
+    );
+    disk.set(Mood::Full);
+    let outcome = apply(&engine, event(Action::Revoke, "a", 2)).unwrap();
+    assert!(
+        matches!(outcome.durable, Err(JournalError::Write(_))),
+        "{outcome:?}"
+    );
+    assert!(denied(&engine, "a") && !engine.is_durable());
+    // A second one meets a journal that cannot even be opened.
+    let outcome = apply(&engine, event(Action::Revoke, "b", 3)).unwrap();
+    assert!(outcome.durable.is_err() && denied(&engine, "b"));
+    let refused = apply(&engine, event(Action::Reinstate, "paused", 4));
+    assert!(matches!(refused, Err(Error::Journal(_))), "{refused:?}");
+    assert!(
+        denied(&engine, "paused"),
+        "a reinstatement that is not on disk took effect"
+    );
+    disk.set(Mood::Well);
+    wait_until(|| engine.is_durable());
+    drop(engine);
+    let engine = open(directory.path()).unwrap();
+    assert!(denied(&engine, "a") && denied(&engine, "b") && denied(&engine, "paused"));
+}
+
+#[test]
+fn what_a_full_disk_refused_is_written_when_the_engine_closes() {
+    let (directory, journal) = state();
+    let disk = Disk::new();
+    let engine = disk.engine(&journal).unwrap();
+    disk.set(Mood::Full);
+    assert!(
+        apply(&engine, event(Action::Revoke, "a", 1))
+            .unwrap()
+            .durable
+            .is_err()
+    );
+    disk.set(Mood::Well);
+    drop(engine);
+    assert!(denied(&open(directory.path()).unwrap(), "a"));
+}
+
+/// Waits for another thread's work; the runtime of the test gives up after a minute.
+fn wait_until(done: impl Fn() -> bool) {
+    runtime().block_on(async {
+        let polling = async {
+            let mut often = tokio::time::interval(Duration::from_millis(5));
+            while !done() {
+                often.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), polling)
+            .await
+            .expect("it never came");
+    });
+}
+
+#[test]
+fn a_file_that_may_not_grow_fails_writes_and_keeps_what_it_has() {
+    let (directory, journal) = state();
+    let blocks = std::fs::metadata(&journal).unwrap().len() / 512;
+    let (mut child, mut lines) = start("helper_fills_the_disk", directory.path(), Some(blocks));
+    let acknowledged: Vec<String> = std::iter::from_fn(|| heard(&mut lines)).collect();
+    assert!(child.wait().unwrap().success(), "{acknowledged:?}");
+    let (last, acknowledged) = acknowledged.split_last().unwrap();
+    assert_eq!(last, "full");
+    assert!(!acknowledged.is_empty(), "not even one fitted");
+    let engine = open(directory.path()).unwrap();
+    for name in acknowledged {
+        assert!(denied(&engine, name), "{name} was acknowledged, and is gone");
+    }
+}
+
+#[test]
+fn helper_fills_the_disk() {
+    let Some(state) = helping() else { return };
+    let engine = open(&state).unwrap();
+    for count in 0_u64.. {
+        let name = format!("agent-{count}");
+        let reason = Some("r".repeat(50_000));
+        let outcome = apply(
+            &engine,
+            Event {
+                reason,
+                ..event(Action::Revoke, &name, 1)
+            },
+        )
+        .unwrap();
+        assert!(
+            denied(&engine, &name),
+            "it must deny whether it could be written or not"
+        );
+        if let Err(error) = outcome.durable {
+            assert!(matches!(error, JournalError::Write(_)), "{error}");
+            assert!(!engine.is_durable());
+            return say("full");
+        }
+        say(&name);
+    }
+}
+
+/// What opening a directory whose journal was meddled with says.
+fn refusal(meddle: impl FnOnce(&Path)) -> String {
+    let (directory, journal) = state();
+    let engine = open(directory.path()).unwrap();
+    for count in 0..50 {
+        let _ = apply(&engine, event(Action::Revoke, &format!("agent-{count}"), 1)).unwrap();
+    }
+    drop(engine);
+    meddle(&journal);
+    let error = open(directory.path())
+        .err()
+        .expect("it was opened all the same")
+        .to_string();
+    assert!(
+        error.contains(journal.to_str().unwrap()),
+        "the file is not named: {error}"
+    );
+    assert!(!error.contains('\n'), "more than one line: {error}");
+    error
+}
+
+#[test]
+fn a_torn_or_foreign_file_is_refused_by_name() {
+    let cut = |keep: u64| {
+        move |journal: &Path| {
+            let file = OpenOptions::new().write(true).open(journal).unwrap();
+            file.set_len(file.metadata().unwrap().len() * keep / 100).unwrap();
+        }
+    };
+    for keep in [0, 1, 10, 50, 90, 99] {
+        let error = refusal(cut(keep));
+        assert!(error.contains("not a readable journal"), "{keep} %: {error}");
+    }
+    let noise: Vec<u8> = (0..100_000_u32)
+        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
+        .collect();
+    for content in [noise.as_slice(), b"[gate]\nlisten = \"0.0.0.0:8443\"\n", b"x"] {
+        let error = refusal(|journal| std::fs::write(journal, content).unwrap());
+        assert!(error.contains("not a readable journal"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_is_damaged_anywhere_never_panics_and_never_opens_empty() {
+    let (directory, journal) = state();
+    let engine = open(directory.path()).unwrap();
+    for count in 0..50 {
+        let _ = apply(&engine, event(Action::Revoke, &format!("agent-{count}"), 1)).unwrap();
+    }
+    drop(engine);
+    let good = std::fs::read(&journal).unwrap();
+    let mut refused = 0;
+    let used = good.iter().rposition(|byte| *byte != 0).unwrap();
+    for start in (0..used).step_by(used / 60) {
+        let mut damaged = good.clone();
+        damaged
+            .iter_mut()
+            .skip(start)
+            .take(16)
+            .for_each(|byte| *byte ^= 0xa5);
+        std::fs::write(&journal, &damaged).unwrap();
+        match open(directory.path()) {
+            Ok(engine) => assert_eq!(engine.entries(), 50, "bytes {start} to {}", start + 16),
+            Err(error) => {
+                assert!(error.to_string().contains(JOURNAL), "{error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0);
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let error = refusal(|journal| {
+        let database = redb::Database::open(journal).unwrap();
+        let transaction = database.begin_write().unwrap();
+        let meta = redb::TableDefinition::<&str, u64>::new("meta");
+        transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
+        transaction.commit().unwrap();
+    });
+    assert!(error.contains("format 2 is newer"), "{error}");
+}
+
+#[test]
+fn another_database_is_not_a_journal() {
+    let error = refusal(|journal| {
+        std::fs::remove_file(journal).unwrap();
+        let database = redb::Database::create(journal).unwrap();
+        assert!(database.begin_read().is_ok());
+    });
+    assert!(error.contains("not a journal"), "{error}");
+}
+
+#[test]
+fn two_never_share_a_state_directory() {
+    let (directory, journal) = state();
+    let first = open(directory.path()).unwrap();
+    let error = open(directory.path()).err().unwrap();
+    assert!(
+        matches!(&error, Error::Open { path, error: JournalError::InUse } if *path == journal),
+        "{error}"
+    );
+    drop(first);
+    assert!(open(directory.path()).is_ok());
+}
+
+#[test]
+fn a_journal_that_was_never_finished_is_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    // The creation was killed before its rename.
+    File::create(directory.path().join("revocations.redb.new"))
+        .unwrap()
+        .write_all(b"half")
+        .unwrap();
+    assert_eq!(open(directory.path()).unwrap().entries(), 0);
+}
