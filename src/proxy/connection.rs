@@ -12,8 +12,11 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::task::Context as TaskContext;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -37,6 +40,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio::time::sleep;
 use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -66,6 +71,8 @@ use crate::telemetry::Metrics;
 const GRACE: Duration = Duration::from_millis(20);
 /// How long a connection that was refused from the start may take to ask for its one refusal.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// How long a connection that was closed from this side is read from, so that its last answer arrives.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
 pub trait Handler: 'static {
@@ -128,6 +135,7 @@ pub struct Connection {
     guard: Option<Guard>,
     refusal: RefCell<Option<Refusal>>,
     tunnels: RefCell<JoinSet<()>>,
+    tunnelled: Arc<AtomicBool>,
     /// Asks for the end of the connection after the answer at hand.
     close: Notify,
     served: Cell<bool>,
@@ -155,6 +163,7 @@ impl Connection {
 
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.tunnelled.store(true, Ordering::Relaxed);
         self.tunnels.borrow_mut().spawn_local(tunnel);
     }
 }
@@ -175,6 +184,8 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket {
         stream,
         guard: connection.guard.clone(),
+        lingers: None,
+        tunnelled: Arc::clone(&connection.tunnelled),
     };
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
@@ -255,6 +266,7 @@ impl<H: Handler> Context<H> {
             guard,
             refusal: RefCell::new(refusal),
             tunnels: RefCell::default(),
+            tunnelled: Arc::default(),
             close: Notify::new(),
             served: Cell::new(false),
         }
@@ -502,6 +514,29 @@ impl<F: Future + 'static> Executor<F> for Streams {
 struct Socket {
     stream: TlsStream<TcpStream>,
     guard: Option<Guard>,
+    /// Since it was shut down for writing.
+    lingers: Option<Pin<Box<Sleep>>>,
+    /// It carries a tunnel, whose client may go on after the other side has ended.
+    tunnelled: Arc<AtomicBool>,
+}
+
+impl Socket {
+    /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
+    /// unread bytes is reset, and takes along what was written to it: the refusal of an upload, for one.
+    fn poll_linger(&mut self, cx: &mut TaskContext<'_>) -> Poll<()> {
+        let lingers = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if lingers.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            let mut rest = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(self.stream.get_mut().0).poll_read(cx, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -533,7 +568,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        match this.tunnelled.load(Ordering::Relaxed) {
+            true => Poll::Ready(Ok(())),
+            false => this.poll_linger(cx).map(Ok),
+        }
     }
 
     fn poll_write_vectored(
