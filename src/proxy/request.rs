@@ -198,8 +198,8 @@ impl Handler for Gate {
             return Ok(response.map(|_| Body::Whole(None)));
         }
         headers::end_hop(response.headers_mut(), None);
-        Ok(response
-            .map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, self.timeouts.body_idle))))
+        let (guard, limit) = (connection.guard(), self.timeouts.body_idle);
+        Ok(response.map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, guard, limit))))
     }
 }
 

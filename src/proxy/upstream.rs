@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::time::timeout;
 use super::Timeouts;
 use super::body::RequestBody;
 use super::body::Sent;
+use crate::session::Guard;
 
 /// Unused connections kept to one endpoint, by one thread.
 const MAX_IDLE: usize = 256;
@@ -95,6 +97,8 @@ pub enum UpstreamError {
 pub(super) struct Lease {
     kept: Option<Kept>,
     pool: Rc<Pool>,
+    /// Whether the request that it is in use for has been sent whole.
+    sent: Sent,
 }
 
 struct Kept {
@@ -104,7 +108,33 @@ struct Kept {
 }
 
 impl Lease {
-    pub(super) fn give_back(mut self) {
+    fn new(kept: Kept, pool: Rc<Pool>) -> Self {
+        let (kept, sent) = (Some(kept), Sent::default());
+        Self { kept, pool, sent }
+    }
+
+    /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    pub(super) fn answered(mut self, guard: Option<Guard>) {
+        let Some(guard) = guard.filter(|_| !self.sent.load(Ordering::Acquire)) else {
+            return self.give_back();
+        };
+        spawn_local(async move {
+            let free = async {
+                if let Some(kept) = &mut self.kept {
+                    // Ready for another request, or never again: the pool finds out which.
+                    let _ = kept.sender.ready().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = guard.killed() => drop(self),
+                () = free => self.give_back(),
+            }
+        });
+    }
+
+    fn give_back(mut self) {
         if let Some(mut kept) = self.kept.take() {
             kept.unused_since = Instant::now();
             self.pool.keep(kept);
@@ -241,6 +271,7 @@ impl Upstreams {
         loop {
             let spare = age.filter(|age| *age > DOUBTFUL).and_then(|_| copy(&request));
             let sent = request.body().sent();
+            lease.sent = Arc::clone(&sent);
             let name = lease.pool.endpoint.to_string();
             let Some(kept) = &mut lease.kept else {
                 return Err(UpstreamError::ConnectTimeout(name));
@@ -263,8 +294,8 @@ impl Upstreams {
             };
             let pool = Rc::clone(&lease.pool);
             drop(lease);
-            let kept = Some(pool.connect().await?);
-            (lease, age) = (Lease { kept, pool }, None);
+            let kept = pool.connect().await?;
+            (lease, age) = (Lease::new(kept, pool), None);
         }
     }
 
@@ -293,24 +324,10 @@ impl Upstreams {
             };
             if let Some(kept) = pool.take() {
                 let age = kept.unused_since.elapsed();
-                return Ok((
-                    Lease {
-                        kept: Some(kept),
-                        pool: Rc::clone(pool),
-                    },
-                    Some(age),
-                ));
+                return Ok((Lease::new(kept, Rc::clone(pool)), Some(age)));
             }
             match pool.connect().await {
-                Ok(kept) => {
-                    return Ok((
-                        Lease {
-                            kept: Some(kept),
-                            pool: Rc::clone(pool),
-                        },
-                        None,
-                    ));
-                }
+                Ok(kept) => return Ok((Lease::new(kept, Rc::clone(pool)), None)),
                 Err(e) => failure = Some(e),
             }
         }
