@@ -201,14 +201,17 @@ pub enum Body {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    /// Of a request that may not be through when its answer is.
+    guard: Option<Guard>,
     idle: IdleTimer,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, limit: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
         Self {
             incoming,
             lease: Some(lease),
+            guard,
             idle: IdleTimer::new(limit),
         }
     }
@@ -218,7 +221,7 @@ impl Drop for UpstreamBody {
     /// Read to its end, the connection may serve another request; else it is torn down with the lease.
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|_| self.incoming.is_end_stream()) {
-            lease.give_back();
+            lease.answered(self.guard.take());
         }
     }
 }
@@ -242,7 +245,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
                 Poll::Ready(None) => {
                     if let Some(lease) = body.lease.take() {
-                        lease.give_back();
+                        lease.answered(body.guard.take());
                     }
                     Poll::Ready(None)
                 }

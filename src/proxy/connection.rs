@@ -9,6 +9,8 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -121,6 +123,7 @@ pub struct Connection {
     /// Why it was refused from the start, if it was; every request on it is told the same.
     barred: Option<Barred>,
     tunnels: RefCell<JoinSet<()>>,
+    tunnelled: Arc<AtomicBool>,
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
     served: Cell<bool>,
@@ -143,6 +146,7 @@ impl Connection {
 
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.tunnelled.store(true, Ordering::Relaxed);
         self.tunnels.borrow_mut().spawn_local(tunnel);
     }
 }
@@ -167,10 +171,11 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Rc::new(context.admit(&stream, address));
     let session = connection.guard.clone();
-    let socket = Socket {
+    let socket = Socket::new(
         stream,
-        guard: connection.guard.clone(),
-    };
+        connection.guard.clone(),
+        Arc::clone(&connection.tunnelled),
+    );
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
     if http2 {
@@ -249,6 +254,7 @@ impl<H: Handler> Context<H> {
             guard,
             barred,
             tunnels: RefCell::default(),
+            tunnelled: Arc::default(),
             close: Notify::new(),
             served: Cell::new(false),
         }

@@ -223,7 +223,12 @@ impl Gate {
         headers::end_hop(response.headers_mut(), None);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let limit = self.timeouts.body_idle;
-            return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, limit))));
+            let guard = if lease.is_sending() {
+                connection.guard.clone()
+            } else {
+                None
+            };
+            return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
         }
         let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
         let upstream = hyper::upgrade::on(&mut response);

@@ -2,8 +2,12 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -11,9 +15,14 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use crate::session::Guard;
+
+/// How long a connection that was closed from this side is read from, so that its last answer arrives.
+const LINGER: Duration = Duration::from_secs(2);
 
 /// A TCP connection that sends one buffer with `send`: the kernel takes longer over a `writev` of one.
 pub(super) struct Tcp(pub(super) TcpStream);
@@ -56,8 +65,41 @@ impl AsyncWrite for Tcp {
 
 /// The client's socket. Its fields go in this order: the socket is closed before its guard is given up.
 pub(super) struct Socket {
-    pub(super) stream: TlsStream<Tcp>,
-    pub(super) guard: Option<Guard>,
+    stream: TlsStream<Tcp>,
+    guard: Option<Guard>,
+    /// Since it was shut down for writing.
+    lingers: Option<Pin<Box<Sleep>>>,
+    /// It carries a tunnel, whose client may go on after the other side has ended.
+    tunnelled: Arc<AtomicBool>,
+}
+
+impl Socket {
+    /// A socket that keeps `guard`'s session in the table.
+    pub(super) fn new(stream: TlsStream<Tcp>, guard: Option<Guard>, tunnelled: Arc<AtomicBool>) -> Self {
+        Self {
+            stream,
+            guard,
+            lingers: None,
+            tunnelled,
+        }
+    }
+
+    /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
+    /// unread bytes is reset, and takes along what was written to it: the refusal of an upload, for one.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingers = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if lingers.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            let mut rest = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(self.stream.get_mut().0).poll_read(cx, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
 }
 
 impl Drop for Socket {
@@ -85,7 +127,14 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+        let this = self.get_mut();
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        match this.tunnelled.load(Ordering::Relaxed) {
+            true => Poll::Ready(Ok(())),
+            false => this.poll_linger(cx).map(Ok),
+        }
     }
 
     fn poll_write_vectored(

@@ -30,6 +30,7 @@ use super::Timeouts;
 use super::body::RequestBody;
 use super::body::Sent;
 use super::socket::Tcp;
+use crate::session::Guard;
 
 /// Unused connections kept to one endpoint, by one thread.
 const MAX_IDLE: usize = 256;
@@ -96,6 +97,8 @@ pub enum UpstreamError {
 pub(super) struct Lease {
     kept: Option<Kept>,
     pool: Rc<Pool>,
+    /// Whether the request that it is in use for has been sent whole; absent if it has no body.
+    sent: Option<Sent>,
 }
 
 struct Kept {
@@ -105,7 +108,43 @@ struct Kept {
 }
 
 impl Lease {
-    pub(super) fn give_back(mut self) {
+    fn new(kept: Kept, pool: Rc<Pool>) -> Self {
+        Self {
+            kept: Some(kept),
+            pool,
+            sent: None,
+        }
+    }
+
+    /// Whether its request has not been sent whole yet.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sent
+            .as_ref()
+            .is_some_and(|sent| !sent.load(Ordering::Acquire))
+    }
+
+    /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    pub(super) fn answered(mut self, guard: Option<Guard>) {
+        let Some(guard) = guard.filter(|_| self.is_sending()) else {
+            return self.give_back();
+        };
+        spawn_local(async move {
+            let free = async {
+                if let Some(kept) = &mut self.kept {
+                    // Ready for another request, or never again: the pool finds out which.
+                    let _ = kept.sender.ready().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = guard.killed() => drop(self),
+                () = free => self.give_back(),
+            }
+        });
+    }
+
+    fn give_back(mut self) {
         if let Some(mut kept) = self.kept.take() {
             kept.unused_since = Instant::now();
             self.pool.keep(kept);
@@ -302,6 +341,7 @@ impl Upstreams {
                     .and_then(|_| copy(&request))
                     .map(Box::new);
                 let sent = request.body().sent();
+                lease.sent.clone_from(&sent);
                 let failed = match lease.exchange(request, sent, self.timeouts.upstream_answer).await {
                     Ok(response) => return Ok((response, lease)),
                     Err(failed) => failed,
@@ -310,8 +350,8 @@ impl Upstreams {
                 request = *again.ok_or(failed.error)?;
                 let pool = Rc::clone(&lease.pool);
                 drop(lease);
-                let kept = Some(Box::pin(pool.connect()).await?);
-                (lease, age) = (Lease { kept, pool }, None);
+                let kept = Box::pin(pool.connect()).await?;
+                (lease, age) = (Lease::new(kept, pool), None);
             }
         }
     }
@@ -341,24 +381,10 @@ impl Upstreams {
             };
             if let Some(kept) = pool.take() {
                 let age = kept.unused_since.elapsed();
-                return Ok((
-                    Lease {
-                        kept: Some(kept),
-                        pool: Rc::clone(pool),
-                    },
-                    Some(age),
-                ));
+                return Ok((Lease::new(kept, Rc::clone(pool)), Some(age)));
             }
             match Box::pin(pool.connect()).await {
-                Ok(kept) => {
-                    return Ok((
-                        Lease {
-                            kept: Some(kept),
-                            pool: Rc::clone(pool),
-                        },
-                        None,
-                    ));
-                }
+                Ok(kept) => return Ok((Lease::new(kept, Rc::clone(pool)), None)),
                 Err(e) => failure = Some(e),
             }
         }

@@ -4,6 +4,9 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
 use crate::lab::Lab;
 use crate::lab::within;
@@ -163,4 +166,35 @@ async fn what_concerns_one_hop_ends_there() {
     let over_http2 = client.h2().await.get("/").await;
     let names: Vec<&str> = over_http2.headers.keys().map(http::HeaderName::as_str).collect();
     assert_eq!(names, ["content-length", "x-kept", "date"]);
+}
+
+/// A tunnel has two directions, and each ends by itself.
+#[tokio::test]
+async fn half_of_a_tunnel_outlives_the_other() {
+    let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let routes = format!(
+        "[[route]]\nupstream = [\"http://{}\"]",
+        upstream.local_addr().unwrap()
+    );
+    let lab = Lab::plan().routes(&routes).start().await;
+    let mut client = lab.client(&lab.root.agent("a")).dial(b"http/1.1").await.unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    client.write_all(request).await.unwrap();
+    let (mut socket, _) = within(upstream.accept()).await.unwrap();
+    within(socket.read(&mut [0; 4096])).await.unwrap();
+    let switch =
+        b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nlast words";
+    socket.write_all(switch).await.unwrap();
+    socket.shutdown().await.unwrap();
+    let mut text = String::new();
+    within(client.read_to_string(&mut text)).await.unwrap();
+    assert!(
+        text.starts_with("HTTP/1.1 101 ") && text.ends_with("\r\n\r\nlast words"),
+        "{text}"
+    );
+    client.write_all(b"an answer to them").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut text = String::new();
+    within(socket.read_to_string(&mut text)).await.unwrap();
+    assert_eq!(text, "an answer to them");
 }

@@ -56,6 +56,26 @@ async fn who_comes_back_gets_one_refusal_and_no_more() {
     assert_eq!((lab.sessions(), lab.upstream.seen().len()), (0, 0));
 }
 
+/// A client in the middle of sending a body still gets to read why it is turned away.
+#[tokio::test]
+async fn who_comes_back_with_a_body_is_told_why() {
+    let mut lab = Lab::start().await;
+    let cert = lab.root.agent("a");
+    lab.revoke("certificate", &cert.serial).await;
+    for size in [10, 100_000, 2_000_000] {
+        let mut first = lab.client(&cert).h1().await;
+        let body = full(vec![b'.'; size]);
+        let request = first.request("POST", "/upload").body(body).unwrap();
+        assert_eq!(first.send(request).await.unwrap().status(), 403, "{size} bytes");
+        let mut second = lab.client(&cert).h2().await;
+        let request = second.request("POST", "/upload").body(()).unwrap();
+        let (answer, mut body) = second.send(request, false).await.unwrap();
+        body.send_data(vec![b'.'; size].into(), true).unwrap();
+        assert_eq!(within(answer).await.unwrap().status(), 403, "{size} bytes");
+    }
+    assert!(lab.upstream.seen().is_empty());
+}
+
 /// `reject_at = "handshake"`: the alert says it, in full handshakes; a resumed session is refused after it.
 #[tokio::test]
 async fn who_comes_back_is_turned_away_in_the_handshake_where_that_is_asked_for() {
