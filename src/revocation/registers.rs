@@ -110,6 +110,22 @@ impl Registers {
         *self != before
     }
 
+    /// Merges the registers of the same target in: what all their events together would have left.
+    pub(super) fn absorb(&mut self, other: Self) {
+        if other.cleared > self.cleared {
+            self.cleared = other.cleared;
+            self.revoked
+                .retain(|standing| Some(&standing.stamp) > self.cleared.as_ref());
+        }
+        other
+            .revoked
+            .into_iter()
+            .for_each(|standing| self.merge_revocation(standing));
+        if let Some((standing, suspended)) = other.suspension {
+            self.merge_suspension(standing, suspended);
+        }
+    }
+
     /// Whether a revocation stands.
     pub fn is_revoked(&self) -> bool {
         !self.revoked.is_empty()
@@ -246,6 +262,10 @@ mod tests {
             let one = merged(&events);
             prop_assert_eq!(&one, &merged(&shuffled));
             prop_assert_eq!(&one, &merged(events.iter().chain(&shuffled)));
+            let (head, tail) = shuffled.split_at(shuffled.len() / 2);
+            let mut halves = merged(head);
+            halves.absorb(merged(tail));
+            prop_assert_eq!(&one, &halves);
         }
 
         #[test]
