@@ -1,6 +1,10 @@
 //! The journal when things break: killed between effect and write, a full disk, a file that is torn or foreign.
 //!
 //! What has to die or to run out of space is this test program itself, started again for one of the `helper_*` tests.
+//!
+//! Seen failing: an answer before the commit, and a commit without a sync (`killed_at_any_moment`); unwritten events
+//! that are not kept, a reinstatement that is published before it is written (the full disk); a panic of the
+//! database that nobody catches (the damaged file).
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
