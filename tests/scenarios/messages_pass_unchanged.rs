@@ -108,7 +108,7 @@ async fn the_authority_becomes_the_host() {
     assert_eq!(lab.upstream.only("/three").header("host"), Some("localhost"));
 }
 
-/// RFC 9113, section 8.2.3: crumbs of one cookie are put together for the next hop.
+/// RFC 9113, section 8.2.3: crumbs of one cookie are put together for the next hop. Seen failing without.
 #[tokio::test]
 async fn cookies_are_put_together() {
     let lab = Lab::start().await;

@@ -14,6 +14,7 @@ use crate::lab::Lab;
 use crate::lab::within;
 use crate::upstream::End;
 
+/// Seen failing with a connection that ends gently instead of at once.
 #[tokio::test]
 async fn over_http1() {
     let mut lab = Lab::start().await;
@@ -76,7 +77,7 @@ async fn with_an_answer_that_came_early() {
 }
 
 /// The same with an upstream that stopped reading: nothing but the revocation would ever wake what is left of the
-/// request.
+/// request. Seen failing without an eye on the kill: the revocation waited its whole second.
 #[tokio::test]
 async fn with_an_answer_that_came_early_and_an_upstream_that_reads_no_more() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
