@@ -24,7 +24,7 @@ fn until(lab: &Lab, end: time::OffsetDateTime) -> Cert {
 #[tokio::test]
 async fn nobody_needs_to_ask() {
     let lab = Lab::start().await;
-    let end = now() + time::Duration::seconds(3);
+    let end = now() + time::Duration::seconds(5);
     let client = lab.client(&until(&lab, end));
     let (mut first, mut second) = (client.h1().await, client.h2().await);
     first.get("/").await.assert_ok();
