@@ -145,6 +145,7 @@ async fn only_administrators_are_heard() {
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
 }
 
+/// Seen failing with an engine that does not hold sessions against the set.
 #[tokio::test]
 async fn a_revoked_administrator_is_out_at_once() {
     let mut lab = Lab::start().await;
@@ -167,7 +168,8 @@ async fn a_revoked_administrator_is_out_at_once() {
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
 }
 
-/// Whoever revokes himself gets no answer. It must be on disk all the same.
+/// Whoever revokes himself gets no answer. It must be on disk all the same. Seen failing when the change ended
+/// with his connection.
 #[tokio::test]
 async fn an_administrator_who_revokes_himself_stays_revoked() {
     let mut lab = Lab::start().await;

@@ -103,6 +103,7 @@ async fn under_load_without_a_single_error() {
     }
 }
 
+/// Seen failing with `issued_before` ignored.
 #[tokio::test]
 async fn a_renewed_certificate_works_at_once() {
     let mut lab = Lab::start().await;

@@ -42,6 +42,7 @@ async fn assert_verdict(lab: &Lab, certs: &[Cert], status: u16, code: &str) {
     }
 }
 
+/// Seen failing with the first of two URI names taken.
 #[tokio::test]
 async fn names() {
     let lab = Lab::start().await;
@@ -163,6 +164,7 @@ async fn assert_shut(lab: &Lab, certs: &[(&str, Cert)]) {
     assert!(lab.upstream.seen().is_empty());
 }
 
+/// Seen failing with leaves that may sign.
 #[tokio::test]
 async fn purposes() {
     use ExtendedKeyUsagePurpose::ClientAuth;
@@ -215,7 +217,7 @@ async fn paths() {
     assert_verdict(&lab, &open, 200, "").await;
 }
 
-/// SPIFFE: the bundle of one trust domain vouches for nobody in another.
+/// SPIFFE: the bundle of one trust domain vouches for nobody in another. Seen failing for DNS names.
 #[tokio::test]
 async fn an_authority_vouches_for_its_own_trust_domain() {
     let other = Ca::root("other");

@@ -61,6 +61,7 @@ fn refused(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
+/// Seen failing with the first of two claims taken.
 #[tokio::test]
 async fn in_a_header() {
     let lab = Lab::start().await;
@@ -198,6 +199,7 @@ async fn in_the_path() {
     );
 }
 
+/// Seen failing with paths that are matched without being held to one reading.
 #[tokio::test]
 async fn each_route_says_what_it_demands() {
     let lab = Lab::plan().routes(ROUTES).start().await;

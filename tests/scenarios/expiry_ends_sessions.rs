@@ -20,10 +20,11 @@ fn until(lab: &Lab, end: time::OffsetDateTime) -> Cert {
     leaf.valid(now() - HOUR, end).issue()
 }
 
+/// Seen failing without a deadline at `notAfter`.
 #[tokio::test]
 async fn nobody_needs_to_ask() {
     let lab = Lab::start().await;
-    let end = now() + time::Duration::seconds(3);
+    let end = now() + time::Duration::seconds(5);
     let client = lab.client(&until(&lab, end));
     let (mut first, mut second) = (client.h1().await, client.h2().await);
     first.get("/").await.assert_ok();
@@ -46,6 +47,7 @@ async fn nobody_needs_to_ask() {
     );
 }
 
+/// Seen failing without the check of expiry before each request.
 #[tokio::test]
 async fn the_next_request_is_refused() {
     let clock = Clock::manual(Clock::system().now());
@@ -82,7 +84,7 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
     }
 }
 
-/// The path ends with its shortest certificate, not with the leaf.
+/// The path ends with its shortest certificate, not with the leaf. Seen failing with the end of the leaf alone.
 #[tokio::test]
 async fn an_intermediate_takes_its_leaves_along() {
     let clock = Clock::manual(Clock::system().now());

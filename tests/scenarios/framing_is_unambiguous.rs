@@ -64,7 +64,7 @@ async fn headers_that_could_be_read_in_two_ways_are_refused() {
     }
 }
 
-/// It is the client's fault, and not the upstream's.
+/// It is the client's fault, and not the upstream's. Seen failing with 502.
 #[tokio::test]
 async fn chunks_that_cannot_be_read_are_refused() {
     for body in [

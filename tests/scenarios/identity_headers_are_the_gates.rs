@@ -62,6 +62,7 @@ fn assert_clean(headers: &HeaderMap) {
     }
 }
 
+/// Seen failing without `scrub`, and with one that takes underscores for other characters than dashes.
 #[tokio::test]
 async fn over_http1() {
     // The limit is on header fields, and these are many.
@@ -106,6 +107,7 @@ async fn over_http2() {
     );
 }
 
+/// Seen failing with trailers that pass as they are, or with the header of the claim in them.
 #[tokio::test]
 async fn in_trailers_too() {
     let lab = Lab::start().await;
@@ -234,6 +236,7 @@ async fn without_a_certificate_nothing_is_said() {
 }
 
 /// `Connection` may end a hop's own fields; what the gate vouches for, and what it has bound, it cannot take away.
+/// Seen failing with every field that `Connection` names taken out.
 #[tokio::test]
 async fn nothing_that_was_bound_can_be_named_away() {
     let lab = Lab::start().await;

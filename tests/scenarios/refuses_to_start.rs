@@ -257,7 +257,7 @@ async fn ports_that_are_taken() {
     }
 }
 
-/// A second SO_REUSEPORT socket would bind silently, and take half of the connections.
+/// A second SO_REUSEPORT socket would bind silently, and take half of the connections. Seen failing without the probe.
 #[tokio::test]
 async fn the_port_of_another_gate() {
     let lab = Lab::start().await;

@@ -38,6 +38,7 @@ async fn resumed(client: &Client) -> [Answer; 2] {
     [over_http1, over_http2]
 }
 
+/// Seen failing with an engine that does not hold sessions against the set.
 #[tokio::test]
 async fn after_a_revocation() {
     let mut lab = Lab::start().await;

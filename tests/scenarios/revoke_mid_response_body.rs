@@ -18,6 +18,7 @@ const ARRIVED: usize = 4 * RECEIVE_BUFFER as usize;
 const GET: &[u8] = b"GET /flood HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\n\r\n";
 
 /// Megabytes fill the gate's send buffer while the client does not read.
+/// Seen failing without `SO_LINGER`: megabytes arrived, and a clean end after them.
 #[tokio::test]
 async fn over_http1_with_megabytes_buffered() {
     let mut lab = Lab::start().await;
@@ -47,6 +48,7 @@ async fn over_http1_with_megabytes_buffered() {
 }
 
 /// The same over HTTP/2, with windows that would take the whole download.
+/// Seen failing without `SO_LINGER`, and with a goodbye that waits for the streams.
 #[tokio::test]
 async fn over_http2_with_megabytes_buffered() {
     let mut lab = Lab::start().await;

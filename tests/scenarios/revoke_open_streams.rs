@@ -3,6 +3,7 @@
 use crate::lab::Lab;
 use crate::lab::within;
 
+/// Seen failing with a connection that ends gently instead of at once.
 #[tokio::test]
 async fn http1_requests_that_wait_are_ended() {
     let mut lab = Lab::start().await;

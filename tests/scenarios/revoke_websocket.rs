@@ -7,6 +7,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::lab::Lab;
 use crate::lab::within;
 
+/// Seen failing with a connection that ignores the kill once it carries a tunnel.
 #[tokio::test]
 async fn websockets_are_cut() {
     let mut lab = Lab::start().await;

@@ -141,7 +141,8 @@ impl Log {
 }
 
 /// An HTTP/1.1 upstream. What it does depends on the path: `/flood` answers with megabytes, `/hold` not before it is
-/// told to, `/early` at once, `/echo` piece by piece with what it is sent, `/ws` as a WebSocket that echoes; the rest is answered `ok`.
+/// told to, `/early` before it has read the request, `/echo` piece by piece with what it is sent, `/ws` as a
+/// WebSocket that echoes. The rest is answered `ok`.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     log: Arc<Log>,

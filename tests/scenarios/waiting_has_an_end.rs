@@ -33,7 +33,7 @@ async fn before(answer: &'static [u8], timeouts: &str) -> Lab {
 #[tokio::test]
 async fn for_a_handshake() {
     let lab = Lab::plan()
-        .gate("timeouts = { handshake = \"200ms\" }")
+        .gate("timeouts = { handshake = \"1s\" }")
         .start()
         .await;
     let began = Instant::now();
@@ -50,10 +50,7 @@ async fn for_a_handshake() {
 
 #[tokio::test]
 async fn for_a_header_and_on_an_idle_connection() {
-    let lab = Lab::plan()
-        .gate("timeouts = { header = \"200ms\" }")
-        .start()
-        .await;
+    let lab = Lab::plan().gate("timeouts = { header = \"1s\" }").start().await;
     let client = lab.client(&lab.root.agent("a"));
     let began = Instant::now();
     let mut idle = client.h1().await;
@@ -116,7 +113,7 @@ async fn for_the_first_of_two_upstreams() {
 #[tokio::test]
 async fn for_the_rest_of_a_request() {
     let lab = Lab::plan()
-        .gate("timeouts = { body_idle = \"300ms\" }")
+        .gate("timeouts = { body_idle = \"1s\" }")
         .start()
         .await;
     let client = lab.client(&lab.root.agent("a"));
@@ -148,7 +145,7 @@ async fn for_the_rest_of_a_request() {
 async fn for_the_rest_of_an_answer() {
     let lab = before(
         b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
-        "body_idle = \"300ms\"",
+        "body_idle = \"1s\"",
     )
     .await;
     let client = lab.client(&lab.root.agent("a"));
