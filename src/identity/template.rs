@@ -190,6 +190,10 @@ impl PathClaim {
         if let Some(why) = ambiguous_path(path) {
             return Claim::Ambiguous(why);
         }
+        // What stands before the first slash is no segment here, and might be one to the upstream.
+        if !path.starts_with('/') && !matches!(path, "" | "*") {
+            return Claim::Ambiguous("a path without its first slash");
+        }
         let mut segments = path.split('/').skip(1);
         let mut claimed = Claim::Absent;
         for part in &self.parts {
@@ -321,6 +325,7 @@ mod tests {
             "/api/v1/agents/a/..%5cb/",
             "/api/v1/agents\\a/",
             "/api/v1/agents/a%00/",
+            "x/api/v1/agents/a/",
         ] {
             assert!(matches!(claim.read(tricky), Claim::Ambiguous(_)), "{tricky}");
         }

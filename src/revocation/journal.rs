@@ -76,7 +76,7 @@ pub enum JournalError {
     Closed,
     /// The file was damaged under it: the database gave up.
     #[error("damaged: {0}")]
-    Panicked(String),
+    Damaged(String),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -156,7 +156,7 @@ impl Journal {
             Ok((database, contents))
         })
         .map_err(|e| match e {
-            JournalError::Panicked(what) => JournalError::Unreadable(what),
+            JournalError::Damaged(what) => JournalError::Unreadable(what),
             e => e,
         })?;
         let (commands, inbox) = mpsc::channel(QUEUE);
@@ -323,7 +323,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, Journal
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let line = text.and_then(|text| text.lines().next());
-        Err(JournalError::Panicked(
+        Err(JournalError::Damaged(
             line.unwrap_or("no reason given").to_owned(),
         ))
     })
