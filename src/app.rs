@@ -141,10 +141,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let shared = Shared::new(config, clock, engine)?;
     let config = Arc::clone(&shared.config);
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
-    let threads = config
-        .gate
-        .threads
-        .or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
+    let threads =
+        config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
     let listeners = bind("gate.listen", config.gate.listen, threads.unwrap_or(1))?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -154,9 +152,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let operations = spawn("operations", move || operations.run(operations_drain))?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
-        spawn(&format!("gate-{i}"), move || {
-            shared.run_gate(secured, listener, drain)
-        })
+        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
     tracing::info!(
@@ -186,11 +182,7 @@ impl Running {
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
         self.drain_gate.send_replace(true);
-        let cut = self
-            .gates
-            .into_iter()
-            .map(|gate| gate.join().unwrap_or_default())
-            .sum();
+        let cut = self.gates.into_iter().map(|gate| gate.join().unwrap_or_default()).sum();
         self.drain_operations.send_replace(true);
         if self.operations.join().is_err() {
             tracing::error!("the operations thread failed");
@@ -204,32 +196,19 @@ impl Shared {
     fn new(config: Config, clock: Clock, engine: Engine) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
         metrics.started.set(clock.now().secs());
-        Ok(Self {
-            config: Arc::new(config),
-            clock,
-            metrics,
-            engine: Arc::new(engine),
-        })
+        Ok(Self { config: Arc::new(config), clock, metrics, engine: Arc::new(engine) })
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
     fn secure(&self, tls: &TlsConfig, key: &'static str, names: &[DnsName]) -> Result<Secured, Error> {
         let trust = load_trust(&self.config, tls, key)?;
         let binding = Binding::new(&self.config.identity).admitting(names);
-        let peers = Peers::new(
-            trust,
-            binding,
-            Arc::clone(&self.engine),
-            self.clock.clone(),
-            self.metrics.clone(),
-        );
+        let peers =
+            Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
         let peers = Arc::new(peers.reject_at(self.config.gate.reject_at));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
-        Ok(Secured {
-            tls: Arc::new(tls),
-            peers,
-        })
+        Ok(Secured { tls: Arc::new(tls), peers })
     }
 
     fn context<H>(&self, secured: Secured, mode: Mode, disclose: Disclose, handler: H) -> Rc<Context<H>> {
@@ -273,11 +252,7 @@ impl Operations {
         let config = &shared.config;
         let mut admin = None;
         if let Some(section) = &config.admin {
-            let names: Vec<DnsName> = section
-                .allow
-                .iter()
-                .filter_map(|name| DnsName::parse(name))
-                .collect();
+            let names: Vec<DnsName> = section.allow.iter().filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
                 Some(tls) => shared.secure(tls, "admin.tls", &names)?,
                 None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
@@ -290,46 +265,27 @@ impl Operations {
                 metrics: shared.metrics.clone(),
             };
             let listener = bind("admin.listen", section.listen, 1)?;
-            admin = listener
-                .into_iter()
-                .next()
-                .map(|bound| (bound, secured, authority::router(Arc::new(api))));
+            admin =
+                listener.into_iter().next().map(|bound| (bound, secured, authority::router(Arc::new(api))));
         }
         let metrics = match &config.metrics {
             Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        Ok(Self {
-            shared: shared.clone(),
-            admin,
-            metrics,
-        })
+        Ok(Self { shared: shared.clone(), admin, metrics })
     }
 
     fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
-        let admin = self
-            .admin
-            .as_ref()
-            .map(|(listener, ..)| listener.local_addr())
-            .transpose()?;
-        Ok((
-            admin,
-            self.metrics.as_ref().map(StdListener::local_addr).transpose()?,
-        ))
+        let admin = self.admin.as_ref().map(|(listener, ..)| listener.local_addr()).transpose()?;
+        Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
     fn run(self, mut drain: watch::Receiver<bool>) {
-        let Self {
-            shared,
-            admin,
-            metrics,
-        } = self;
+        let Self { shared, admin, metrics } = self;
         run_local(async move {
             if let Some(listener) = metrics {
-                let health = Rc::new(Condition {
-                    engine: Arc::clone(&shared.engine),
-                    clock: shared.clock.clone(),
-                });
+                let health =
+                    Rc::new(Condition { engine: Arc::clone(&shared.engine), clock: shared.clock.clone() });
                 spawn_local(telemetry::serve(
                     TcpListener::from_std(listener)?,
                     shared.metrics.clone(),
@@ -345,13 +301,8 @@ impl Operations {
                 Some((listener, secured, router)) => {
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     let context = shared.context(secured, Mode::Strict, Disclose::Reason, Admin(router));
-                    proxy::accept(
-                        TcpListener::from_std(listener)?,
-                        context,
-                        drain,
-                        Duration::from_secs(5),
-                    )
-                    .await;
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, Duration::from_secs(5))
+                        .await;
                 }
             }
             Ok(())
@@ -404,9 +355,7 @@ impl Health for Condition {
         metrics.expiries.refresh(self.clock.now().secs());
         metrics.sessions.set(number(self.engine.sessions().len()));
         metrics.entries.set(number(self.engine.entries()));
-        metrics
-            .generation
-            .set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
+        metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
         metrics.durable.set(i64::from(self.engine.is_durable()));
     }
 
@@ -438,12 +387,7 @@ fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, Conf
         }
     }
     let domains = config.identity.trust_domains.len();
-    if domains > 1
-        && tls
-            .client_ca
-            .iter()
-            .any(|ca| matches!(ca, proxy::ClientCaConfig::File(_)))
-    {
+    if domains > 1 && tls.client_ca.iter().any(|ca| matches!(ca, proxy::ClientCaConfig::File(_))) {
         tracing::warn!(
             domains,
             "an authority without `trust_domains` may vouch for every trust domain: write {{ file, trust_domains }}"
@@ -473,11 +417,8 @@ fn spawn<T: Send + 'static>(
 
 /// Runs a future to its end on a single-threaded runtime of this thread.
 fn run_local<T>(future: impl Future<Output = io::Result<T>>) -> Option<T> {
-    let runtime: io::Result<LocalRuntime> = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default());
+    let runtime: io::Result<LocalRuntime> =
+        Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let result = runtime.and_then(|runtime| runtime.block_on(future));
-    result
-        .inspect_err(|error| tracing::error!(%error, "a runtime failed"))
-        .ok()
+    result.inspect_err(|error| tracing::error!(%error, "a runtime failed")).ok()
 }

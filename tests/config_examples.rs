@@ -1,11 +1,6 @@
 //! The configurations in `config/` and in the README are read by the program as they stand.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::path::Path;
 
@@ -37,24 +32,12 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
     };
     let uncommented: Vec<&str> = text
         .lines()
-        .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| is_key(rest))
-                .unwrap_or(line)
-        })
+        .map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line))
         .filter(|line| !line.starts_with("threads"))
         .collect();
-    let (plain, full) = (
-        load("plain.toml", &text),
-        load("full.toml", &uncommented.join("\n")),
-    );
+    let (plain, full) = (load("plain.toml", &text), load("full.toml", &uncommented.join("\n")));
     let show = |config: &Config| {
-        let Config {
-            gate,
-            revocation,
-            log,
-            ..
-        } = config;
+        let Config { gate, revocation, log, .. } = config;
         format!("{gate:?} {revocation:?} {log:?}")
     };
     assert_ne!(text, uncommented.join("\n"));
@@ -64,10 +47,6 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
 #[test]
 fn the_readme_shows_a_configuration() {
     let readme = include_str!("../README.md");
-    let example = readme
-        .split("```toml\n")
-        .nth(1)
-        .and_then(|rest| rest.split("```").next())
-        .unwrap();
+    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
     load("README.md", example);
 }

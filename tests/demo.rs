@@ -1,10 +1,5 @@
 //! `portcullis demo`, run as its users run it: what it shows, what it says about it, and what it leaves behind.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::io::BufRead as _;
 use std::io::BufReader;
@@ -28,11 +23,7 @@ use tempfile::TempDir;
 /// A demonstration whose temporary files go into a directory of the test's own.
 fn demo(temporary: &TempDir, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    command
-        .arg("demo")
-        .args(arguments)
-        .env("TMPDIR", temporary.path())
-        .env_remove("PORTCULLIS_LOG");
+    command.arg("demo").args(arguments).env("TMPDIR", temporary.path()).env_remove("PORTCULLIS_LOG");
     command
 }
 
@@ -60,11 +51,7 @@ struct Live {
 impl Live {
     fn start(temporary: &TempDir, arguments: &[&str]) -> Self {
         let mut command = demo(temporary, arguments);
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap());
         Self { child, lines }
     }
@@ -129,12 +116,7 @@ fn json_is_one_object_in_which_everything_was_seen() {
 
 #[test]
 fn taken_ports_are_replaced_and_every_kind_of_connection_has_its_line() {
-    const USUAL: [(&str, u16); 4] = [
-        ("gate", 8443),
-        ("admin", 9443),
-        ("metrics", 8080),
-        ("upstream", 9000),
-    ];
+    const USUAL: [(&str, u16); 4] = [("gate", 8443), ("admin", 9443), ("metrics", 8080), ("upstream", 9000)];
     // Whoever else has one of them takes it just as well.
     let _taken = USUAL.map(|(_, port)| TcpListener::bind(("127.0.0.1", port)));
     let output = run(&["--once"]);
@@ -142,10 +124,7 @@ fn taken_ports_are_replaced_and_every_kind_of_connection_has_its_line() {
     assert_eq!(output.status.code(), Some(0), "{told}{complaint}");
     assert_eq!(complaint, "");
     for (name, port) in USUAL {
-        let line = told
-            .lines()
-            .find(|line| line.trim_start().starts_with(name))
-            .unwrap();
+        let line = told.lines().find(|line| line.trim_start().starts_with(name)).unwrap();
         let taken = format!("127.0.0.1:{port}");
         let replaced = line.contains("127.0.0.1:") && !line.split('/').any(|part| part == taken);
         assert!(replaced, "{line}");
@@ -208,10 +187,7 @@ fn fetch(ca: &str, (certificate, key): (&str, &str), uri: &http::Uri) -> (u16, S
         .header("x-agent-id", "carol")
         .body(http_body_util::Full::default())
         .unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let call = client::call(&tls, address.parse().unwrap(), uri.host().unwrap(), request);
     let answer = runtime.block_on(call).unwrap();
     (answer.status().as_u16(), text(answer.body()))

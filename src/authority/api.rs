@@ -94,11 +94,7 @@ impl Change {
     fn into_event(self, actor: &str, now: Timestamp) -> Result<Event, String> {
         let target =
             Target::parse(self.level, &self.target, self.issuer.as_deref()).map_err(|e| e.to_string())?;
-        if self
-            .reason
-            .as_ref()
-            .is_some_and(|reason| reason.len() > MAX_REASON)
-        {
+        if self.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(format!("reason: over {MAX_REASON} bytes"));
         }
         if self.force && self.action != Action::Reinstate {
@@ -120,12 +116,7 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         let (request_id, address) = (caller.request_id.clone(), caller.address);
         let principal_id = caller.principal.as_deref().unwrap_or_default();
         tracing::warn!(request_id, %address, principal_id, code, reason, "admin request refused");
-        refusal(&Problem {
-            status,
-            code,
-            reason,
-            request_id,
-        })
+        refusal(&Problem { status, code, reason, request_id })
     };
     let actor = match &caller.principal {
         None => {
@@ -136,11 +127,7 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
             );
         }
         Some(principal) if !api.allow.contains(principal) => {
-            return refuse(
-                StatusCode::FORBIDDEN,
-                "admin_denied",
-                format!("{principal} is no administrator"),
-            );
+            return refuse(StatusCode::FORBIDDEN, "admin_denied", format!("{principal} is no administrator"));
         }
         Some(principal) => principal,
     };
@@ -155,11 +142,7 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
     let applied = match applied {
         Ok(applied) => applied,
         Err(error) => {
-            return refuse(
-                StatusCode::INTERNAL_SERVER_ERROR,
-                "internal_error",
-                error.to_string(),
-            );
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string());
         }
     };
     match applied {
@@ -195,11 +178,7 @@ impl Api {
             actor,
             address: caller.address.to_string(),
             request_id: caller.request_id.clone(),
-            outcome: if outcome.durable.is_ok() {
-                "applied"
-            } else {
-                "effective_not_durable"
-            },
+            outcome: if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" },
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,
         };
@@ -230,10 +209,7 @@ impl Api {
     }
 
     fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
-        self.metrics
-            .events
-            .with_label_values(&[FEED, action.name(), level.name()])
-            .inc();
+        self.metrics.events.with_label_values(&[FEED, action.name(), level.name()]).inc();
         let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
         stage("enforced").observe(outcome.enforced_after.as_secs_f64());
         if outcome.durable.is_ok() {
@@ -282,18 +258,12 @@ fn answer(action: Action, target: &Target, outcome: &Outcome) -> Response {
 
 /// Administrators are told the reason: they are who has to act on it.
 fn refusal(problem: &Problem) -> Response {
-    respond(
-        problem.status,
-        problem::CONTENT_TYPE,
-        problem.to_json(Disclose::Reason),
-    )
+    respond(problem.status, problem::CONTENT_TYPE, problem.to_json(Disclose::Reason))
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

@@ -64,9 +64,7 @@ impl DemoArgs {
 
     /// What should have been seen and was not.
     fn perform(&self) -> anyhow::Result<Vec<String>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         // From here on a signal ends the show, and what it leaves in the file system is cleaned up.
         let mut signals = {
             let _context = runtime.enter();
@@ -143,10 +141,7 @@ impl Story {
 
     fn seen(&self, sighting: &Sighting) {
         let Sighting {
-            sessions_ended: ended,
-            served_after_answer: served,
-            tried_after_answer: tried,
-            ..
+            sessions_ended: ended, served_after_answer: served, tried_after_answer: tried, ..
         } = sighting;
         for end in &sighting.ends {
             let told = match &end.seen {
@@ -184,15 +179,10 @@ impl Story {
         let portcullis = std::env::current_exe().map_or_else(|_| "portcullis".into(), |path| shell(&path));
         let target = principal(SPARE);
         let (cert, key) = (shell(&admin.certificate), shell(&admin.key));
-        self.tell(&format_args!(
-            "\n{} {SPARE} is not revoked yet.\n",
-            self.strong("Now you:")
-        ));
+        self.tell(&format_args!("\n{} {SPARE} is not revoked yet.\n", self.strong("Now you:")));
         self.tell(&format_args!("{curl} https://{gate}/hello\n"));
         self.tell(&"# in a second terminal: one connection, two requests a second");
-        self.tell(&format_args!(
-            "{curl} --no-progress-meter --rate 2/s 'https://{gate}/[1-1000]'\n"
-        ));
+        self.tell(&format_args!("{curl} --no-progress-meter --rate 2/s 'https://{gate}/[1-1000]'\n"));
         self.tell(&format_args!(
             "{portcullis} revoke --level principal --target {target} --reason 'my turn' \\\n    \
              --server https://{server} --cacert {ca} --client-cert {cert} --client-key {key}\n"

@@ -26,19 +26,13 @@ pub(super) fn run(file: &Path) -> u8 {
         Ok(()) => DONE,
         Err(error) => {
             complain(&error);
-            if matches!(error, app::Error::Config(_)) {
-                USAGE
-            } else {
-                REFUSED
-            }
+            if matches!(error, app::Error::Config(_)) { USAGE } else { REFUSED }
         }
     }
 }
 
 fn serve(config: Config) -> Result<(), app::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Listened for before anything starts: from the first moment on a signal drains.
         let mut signals = Signals::listen()?;
@@ -58,9 +52,7 @@ fn serve(config: Config) -> Result<(), app::Error> {
 
 /// Says whether a configuration would start.
 pub(super) fn check(file: &Path) -> u8 {
-    let checked = Config::load(file)
-        .map_err(app::Error::from)
-        .and_then(|config| app::check(&config));
+    let checked = Config::load(file).map_err(app::Error::from).and_then(|config| app::check(&config));
     match checked {
         Ok(()) => {
             println!("{}: ok", file.display());

@@ -25,9 +25,7 @@ impl DnsName {
 
     /// Whether `text`, in any case and with or without the root's dot, is this name.
     pub fn is(&self, text: &str) -> bool {
-        text.strip_suffix('.')
-            .unwrap_or(text)
-            .eq_ignore_ascii_case(&self.0)
+        text.strip_suffix('.').unwrap_or(text).eq_ignore_ascii_case(&self.0)
     }
 
     /// Whether it is `domain`, or lies in it.
@@ -59,10 +57,7 @@ mod tests {
     fn canonical_or_nothing() {
         let canonical = |text: &str| DnsName::parse(text).map(|name| name.to_string());
         assert_eq!(canonical("A.Lab.Test."), Some("a.lab.test".into()));
-        assert_eq!(
-            canonical("my_agent-1.lab.test"),
-            Some("my_agent-1.lab.test".into())
-        );
+        assert_eq!(canonical("my_agent-1.lab.test"), Some("my_agent-1.lab.test".into()));
         let long = format!("{}.test", "a".repeat(64));
         for bad in [
             "",

@@ -48,11 +48,7 @@ struct IdleTimer {
 
 impl IdleTimer {
     fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            sleep: None,
-            moved: true,
-        }
+        Self { limit, sleep: None, moved: true }
     }
 
     fn moved(&mut self) {
@@ -61,9 +57,7 @@ impl IdleTimer {
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let deadline = Instant::now() + self.limit;
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if std::mem::take(&mut self.moved) {
             sleep.as_mut().reset(deadline);
         }
@@ -92,13 +86,7 @@ impl RequestBody {
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let guard = guard.filter(|_| incoming.is_some());
         let sent = incoming.is_some().then(Sent::default);
-        Self {
-            incoming,
-            guard,
-            idle,
-            sent,
-            claim: None,
-        }
+        Self { incoming, guard, idle, sent, claim: None }
     }
 
     /// Keeps a claim made in this header out of the trailers.
@@ -109,13 +97,7 @@ impl RequestBody {
 
     pub(super) fn empty() -> Self {
         let idle = IdleTimer::new(Duration::ZERO);
-        Self {
-            incoming: None,
-            guard: None,
-            idle,
-            sent: None,
-            claim: None,
-        }
+        Self { incoming: None, guard: None, idle, sent: None, claim: None }
     }
 
     pub(super) fn sent(&self) -> Option<Sent> {
@@ -125,9 +107,7 @@ impl RequestBody {
     fn end(&mut self) {
         self.incoming = None;
         self.guard = None;
-        self.sent
-            .iter()
-            .for_each(|sent| sent.store(true, Ordering::Release));
+        self.sent.iter().for_each(|sent| sent.store(true, Ordering::Release));
     }
 }
 
@@ -175,9 +155,7 @@ impl http_body::Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
@@ -208,12 +186,7 @@ pub struct UpstreamBody {
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
-        Self {
-            incoming,
-            lease: Some(lease),
-            guard,
-            idle: IdleTimer::new(limit),
-        }
+        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit) }
     }
 }
 

@@ -171,11 +171,7 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Rc::new(context.admit(&stream, address));
     let session = connection.guard.clone();
-    let socket = Socket::new(
-        stream,
-        connection.guard.clone(),
-        Arc::clone(&connection.tunnelled),
-    );
+    let socket = Socket::new(stream, connection.guard.clone(), Arc::clone(&connection.tunnelled));
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
     if http2 {
@@ -187,11 +183,7 @@ pub(super) async fn serve<H: Handler>(
     // First let go, so that the revocation that waits for it can return; then write about it.
     drop(session);
     if let Some(cause) = cause {
-        context
-            .metrics
-            .sessions_ended
-            .with_label_values(&[cause.code])
-            .inc();
+        context.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
         let principal_id = peer.as_deref().map_or("", Peer::principal);
         let serial = peer.as_deref().map_or("", |peer| peer.chain.leaf.serial.as_str());
         let (code, revocation_reason) = (cause.code, cause.reason);
@@ -261,10 +253,7 @@ impl<H: Handler> Context<H> {
     }
 
     /// One request: check, route, judge, serve. A refusal about identity only passes in advisory mode.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn keeps each of its arguments twice in its future"
-    )]
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     fn answer(
         &self,
         connection: &Rc<Connection>,
@@ -339,12 +328,8 @@ impl<H: Handler> Context<H> {
     }
 
     fn report(&self, refusal: &Refusal, connection: &Connection, id: RequestId, passed: Passed) {
-        let concerned = Concerned {
-            id,
-            peer: connection.peer.as_deref(),
-            address: connection.address,
-            passed,
-        };
+        let concerned =
+            Concerned { id, peer: connection.peer.as_deref(), address: connection.address, passed };
         error::report(refusal, &concerned, &self.metrics);
     }
 }
@@ -361,11 +346,7 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
         let (context, connection) = (Rc::clone(context), Rc::clone(&connection));
         async move { Ok::<_, Infallible>(context.answer(&connection, request).await) }
     });
-    let mut http = std::pin::pin!(
-        builder
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades()
-    );
+    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service).with_upgrades());
     loop {
         tokio::select! {
             biased;
@@ -391,9 +372,7 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
 
 async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, socket: Socket) {
     let connection = Rc::clone(&watch.connection);
-    let mut builder = http2::Builder::new(Streams {
-        guard: connection.guard.clone(),
-    });
+    let mut builder = http2::Builder::new(Streams { guard: connection.guard.clone() });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)

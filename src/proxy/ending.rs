@@ -47,12 +47,7 @@ impl Watch {
             Some(_) => connection.peer().map(expiry),
         };
         let deadline = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
-        Self {
-            connection,
-            deadline,
-            drain,
-            draining: false,
-        }
+        Self { connection, deadline, drain, draining: false }
     }
 
     pub(super) async fn end(&mut self) -> End {

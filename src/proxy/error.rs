@@ -132,11 +132,7 @@ impl Refusal {
 
     /// The result that `mtls_auth_total` counts it under.
     fn result(&self) -> &'static str {
-        if matches!(self, Self::Denied(_)) {
-            "revoked"
-        } else {
-            "failure"
-        }
+        if matches!(self, Self::Denied(_)) { "revoked" } else { "failure" }
     }
 }
 
@@ -184,12 +180,7 @@ pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Met
 /// The answer to a refused request. `close` ends an HTTP/1.1 connection after it.
 pub(super) fn respond(refusal: &Refusal, id: RequestId, disclose: Disclose, close: bool) -> Response<Body> {
     let (status, code) = refusal.status();
-    let problem = Problem {
-        status,
-        code,
-        reason: refusal.reason(),
-        request_id: id.to_string(),
-    };
+    let problem = Problem { status, code, reason: refusal.reason(), request_id: id.to_string() };
     let mut response = Response::new(Body::Whole(Some(Bytes::from(problem.to_json(disclose)))));
     *response.status_mut() = status;
     let headers = response.headers_mut();

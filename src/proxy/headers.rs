@@ -44,13 +44,8 @@ const IDENTITY: [&str; 12] = [
     "x-spiffe-id",
 ];
 /// The same, whole families.
-const IDENTITY_PREFIXES: [&str; 5] = [
-    "x-portcullis-",
-    "x-ssl-client",
-    "ssl-client",
-    "x-amzn-mtls-",
-    "x-forwarded-tls-client",
-];
+const IDENTITY_PREFIXES: [&str; 5] =
+    ["x-portcullis-", "x-ssl-client", "ssl-client", "x-amzn-mtls-", "x-forwarded-tls-client"];
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
 pub(super) struct IdentityHeaders {
@@ -63,11 +58,7 @@ impl IdentityHeaders {
     pub(super) fn new(leaf: &Certificate, identity: Option<&Identity>) -> Self {
         let certificate = format!(":{}:", STANDARD.encode(&leaf.der));
         let principal = identity.and_then(|identity| HeaderValue::try_from(identity.principal.as_str()).ok());
-        Self {
-            xfcc: value(xfcc(leaf)),
-            certificate: value(certificate),
-            principal,
-        }
+        Self { xfcc: value(xfcc(leaf)), certificate: value(certificate), principal }
     }
 }
 
@@ -84,9 +75,7 @@ pub(super) fn forward(
     scrub(headers, claim);
     join_cookies(headers);
     // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
-    let trailers = headers
-        .get(header::TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
     remove_if(headers, |name| name == "expect" || (name == "te" && !trailers));
     headers.reserve(ADDED);
     headers.insert(X_REQUEST_ID, id.value());
@@ -126,11 +115,7 @@ fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
         return;
     }
-    let crumbs: Vec<&[u8]> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
         headers.insert(header::COOKIE, cookie);
     }
@@ -138,9 +123,7 @@ fn join_cookies(headers: &mut HeaderMap) {
 
 /// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
 pub(super) fn scrub(headers: &mut HeaderMap, claim: Option<&HeaderName>) {
-    remove_if(headers, |name| {
-        is_identity(name) || claim.is_some_and(|claim| is_alias(name, claim.as_str()))
-    });
+    remove_if(headers, |name| is_identity(name) || claim.is_some_and(|claim| is_alias(name, claim.as_str())));
 }
 
 /// Allocates nothing; most messages hold one such header, or none.
@@ -153,10 +136,7 @@ fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     // These go anyway.
     let ignored = ["close", "keep-alive", "upgrade", "te", ""];
-    let values = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok());
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
     values
         .flat_map(|value| value.split(',').map(str::trim))
         .filter(|token| !ignored.iter().any(|other| other.eq_ignore_ascii_case(token)))
@@ -228,10 +208,7 @@ mod tests {
         lines
             .iter()
             .map(|(name, value)| {
-                (
-                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect()
     }
@@ -260,15 +237,7 @@ mod tests {
         scrub(&mut headers, Some(&claim));
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(
-            left,
-            [
-                "client-certificate-policy",
-                "cookie",
-                "x-agent-id",
-                "x-agent-id-2"
-            ]
-        );
+        assert_eq!(left, ["client-certificate-policy", "cookie", "x-agent-id", "x-agent-id-2"]);
     }
 
     #[test]

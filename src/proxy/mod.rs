@@ -121,10 +121,7 @@ pub struct TlsConfig {
 
 /// A file of certificate authorities, for every trust domain or only for some.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a file name, or `{ file = \"...\", trust_domains = [...] }`"
-)]
+#[serde(untagged, expecting = "expected a file name, or `{ file = \"...\", trust_domains = [...] }`")]
 pub enum ClientCaConfig {
     /// A file whose authorities vouch for every configured trust domain.
     File(PathBuf),
@@ -206,10 +203,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            header_bytes: 64 * 1024,
-            headers: 128,
-            streams: 128,
-        }
+        Self { header_bytes: 64 * 1024, headers: 128, streams: 128 }
     }
 }

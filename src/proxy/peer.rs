@@ -46,16 +46,12 @@ pub struct Peer {
 impl Peer {
     /// The principal's name; empty if its names were not accepted.
     pub fn principal(&self) -> &str {
-        self.identity
-            .as_ref()
-            .map_or("", |identity| identity.principal.as_str())
+        self.identity.as_ref().map_or("", |identity| identity.principal.as_str())
     }
 
     /// The kind of principal, of bounded variety.
     pub fn kind(&self) -> &str {
-        self.identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.kind.as_str())
+        self.identity.as_ref().map_or("unknown", |identity| identity.kind.as_str())
     }
 
     /// Whether the verified path is valid at `now`.
@@ -128,14 +124,11 @@ impl Peers {
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Arc<Peer>, ChainError> {
         let key = fingerprint(leaf, intermediates);
-        self.known(&key)
-            .map_or_else(|| self.verify(key, leaf, intermediates), Ok)
+        self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)
     }
 
     fn known(&self, key: &[u8; 32]) -> Option<Arc<Peer>> {
-        self.chains
-            .get(key)
-            .filter(|peer| peer.is_valid(self.clock.now()))
+        self.chains.get(key).filter(|peer| peer.is_valid(self.clock.now()))
     }
 
     fn verify(
@@ -166,23 +159,11 @@ impl Peers {
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
         let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
         let headers = IdentityHeaders::new(&chain.leaf, identity.as_ref().ok());
-        let kind = identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.kind.as_str());
+        let kind = identity.as_ref().map_or("unknown", |identity| identity.kind.as_str());
         let success = self.metrics.auth.with_label_values(&["success", kind]);
-        let principal = identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.principal.as_str());
-        self.metrics
-            .expiries
-            .note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
-        Peer {
-            chain,
-            identity,
-            credential,
-            headers,
-            success,
-        }
+        let principal = identity.as_ref().map_or("unknown", |identity| identity.principal.as_str());
+        self.metrics.expiries.note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
+        Peer { chain, identity, credential, headers, success }
     }
 }
 

@@ -63,22 +63,14 @@ impl Gate {
             .iter()
             .map(|config| Route::new(config, Rc::new(Upstreams::new(&config.upstream, timeouts, open))))
             .collect();
-        let gate = Self {
-            routes: route::ordered(routes),
-            binding,
-            timeouts,
-            path_matters,
-        };
+        let gate = Self { routes: route::ordered(routes), binding, timeouts, path_matters };
         gate.sweep();
         gate
     }
 
     fn sweep(&self) {
-        let upstreams: Vec<Rc<Upstreams>> = self
-            .routes
-            .iter()
-            .map(|route| Rc::clone(&route.upstreams))
-            .collect();
+        let upstreams: Vec<Rc<Upstreams>> =
+            self.routes.iter().map(|route| Rc::clone(&route.upstreams)).collect();
         tokio::task::spawn_local(async move {
             let mut turns = tokio::time::interval(SWEEP);
             loop {
@@ -161,15 +153,10 @@ impl Handler for Gate {
             (None, Demand::None) => return Ok(()),
         };
         let identity = peer.identity.as_ref().map_err(|e| Refusal::Identity(e.clone()))?;
-        self.binding
-            .judge(identity, self.claim(request))
-            .map_err(Refusal::Identity)
+        self.binding.judge(identity, self.claim(request)).map_err(Refusal::Identity)
     }
 
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn keeps each of its arguments twice in its future"
-    )]
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     fn serve(
         &self,
         request: Request<Incoming>,
@@ -223,11 +210,7 @@ impl Gate {
         headers::end_hop(response.headers_mut(), None);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let limit = self.timeouts.body_idle;
-            let guard = if lease.is_sending() {
-                connection.guard.clone()
-            } else {
-                None
-            };
+            let guard = if lease.is_sending() { connection.guard.clone() } else { None };
             return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
         }
         let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
@@ -257,9 +240,6 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
     } else if !headers.contains_key(header::HOST) {
         return Err(Refusal::Malformed("no Host"));
     }
-    let path = uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
 }

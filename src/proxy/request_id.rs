@@ -39,10 +39,7 @@ impl RequestIds {
     /// Starts a sequence of its own.
     pub fn new() -> Self {
         let thread = Uuid::new_v4().as_u64_pair().0;
-        Self {
-            thread,
-            count: Cell::new(0),
-        }
+        Self { thread, count: Cell::new(0) }
     }
 
     pub(super) fn next(&self) -> RequestId {

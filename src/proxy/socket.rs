@@ -76,12 +76,7 @@ pub(super) struct Socket {
 impl Socket {
     /// A socket that keeps `guard`'s session in the table.
     pub(super) fn new(stream: TlsStream<Tcp>, guard: Option<Guard>, tunnelled: Arc<AtomicBool>) -> Self {
-        Self {
-            stream,
-            guard,
-            lingers: None,
-            tunnelled,
-        }
+        Self { stream, guard, lingers: None, tunnelled }
     }
 
     /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over

@@ -52,14 +52,10 @@ impl Endpoint {
         }
         let authority = uri.authority().ok_or_else(|| format!("`{text}`: no host"))?;
         if uri.path() != "/" || uri.query().is_some() || authority.as_str().contains('@') {
-            return Err(format!(
-                "`{text}`: an upstream is `http://HOST:PORT`, without a path"
-            ));
+            return Err(format!("`{text}`: an upstream is `http://HOST:PORT`, without a path"));
         }
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
-        })
+        Ok(Self { authority: format!("{}:{port}", authority.host()) })
     }
 }
 
@@ -109,18 +105,12 @@ struct Kept {
 
 impl Lease {
     fn new(kept: Kept, pool: Rc<Pool>) -> Self {
-        Self {
-            kept: Some(kept),
-            pool,
-            sent: None,
-        }
+        Self { kept: Some(kept), pool, sent: None }
     }
 
     /// Whether its request has not been sent whole yet.
     pub(super) fn is_sending(&self) -> bool {
-        self.sent
-            .as_ref()
-            .is_some_and(|sent| !sent.load(Ordering::Acquire))
+        self.sent.as_ref().is_some_and(|sent| !sent.load(Ordering::Acquire))
     }
 
     /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
@@ -161,10 +151,7 @@ struct Failed {
 
 impl Lease {
     /// Sends a request and waits for the header of its answer; the time counts from when all of it is sent.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn keeps each of its arguments twice in its future"
-    )]
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     fn exchange(
         &mut self,
         request: Request<RequestBody>,
@@ -174,10 +161,7 @@ impl Lease {
         async move {
             let name = || self.pool.endpoint.to_string();
             let Some(kept) = &mut self.kept else {
-                return Err(Failed {
-                    unsent: None,
-                    error: UpstreamError::ConnectTimeout(name()),
-                });
+                return Err(Failed { unsent: None, error: UpstreamError::ConnectTimeout(name()) });
             };
             let mut answer = std::pin::pin!(kept.sender.try_send_request(request));
             loop {
@@ -192,10 +176,7 @@ impl Lease {
                         });
                     }
                     Err(_) if counts => {
-                        return Err(Failed {
-                            unsent: None,
-                            error: UpstreamError::AnswerTimeout(name()),
-                        });
+                        return Err(Failed { unsent: None, error: UpstreamError::AnswerTimeout(name()) });
                     }
                     Err(_) => {}
                 }
@@ -257,9 +238,7 @@ impl Pool {
             Ok(Err(e)) => return Err(UpstreamError::Connect(name(), e)),
             Ok(Ok(stream)) => stream,
         };
-        stream
-            .set_nodelay(true)
-            .map_err(|e| UpstreamError::Connect(name(), e))?;
+        stream.set_nodelay(true).map_err(|e| UpstreamError::Connect(name(), e))?;
         let shaken = http1::handshake(TokioIo::new(Tcp(stream))).await;
         let (mut sender, connection) = shaken.map_err(|e| UpstreamError::Broken(name(), e))?;
         let open = Open::new(&self.open);
@@ -268,15 +247,8 @@ impl Pool {
             let _ = connection.with_upgrades().await;
             drop(open);
         });
-        sender
-            .ready()
-            .await
-            .map_err(|e| UpstreamError::Broken(name(), e))?;
-        Ok(Kept {
-            sender,
-            task: task.abort_handle(),
-            unused_since: Instant::now(),
-        })
+        sender.ready().await.map_err(|e| UpstreamError::Broken(name(), e))?;
+        Ok(Kept { sender, task: task.abort_handle(), unused_since: Instant::now() })
     }
 }
 
@@ -307,28 +279,16 @@ impl Upstreams {
     pub(super) fn new(endpoints: &[Endpoint], timeouts: Timeouts, open: &IntGauge) -> Self {
         let pool = |endpoint: &Endpoint| {
             let (endpoint, open) = (endpoint.clone(), open.clone());
-            Rc::new(Pool {
-                endpoint,
-                idle: RefCell::default(),
-                timeouts,
-                open,
-            })
+            Rc::new(Pool { endpoint, idle: RefCell::default(), timeouts, open })
         };
-        Self {
-            pools: endpoints.iter().map(pool).collect(),
-            next: Cell::new(0),
-            timeouts,
-        }
+        Self { pools: endpoints.iter().map(pool).collect(), next: Cell::new(0), timeouts }
     }
 
     /// Sends a request, and returns the answer's header with the connection that its body will come over.
     ///
     /// Sent twice only where it is provably unsent, or a kept connection that had been unused for a while broke off
     /// under a request that is idempotent and has no body.
-    #[expect(
-        clippy::manual_async_fn,
-        reason = "an async fn keeps each of its arguments twice in its future"
-    )]
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     pub(super) fn send(
         &self,
         mut request: Request<RequestBody>,
@@ -336,10 +296,7 @@ impl Upstreams {
         async move {
             let (mut lease, mut age) = self.lease().await?;
             loop {
-                let spare = age
-                    .filter(|age| *age > DOUBTFUL)
-                    .and_then(|_| copy(&request))
-                    .map(Box::new);
+                let spare = age.filter(|age| *age > DOUBTFUL).and_then(|_| copy(&request)).map(Box::new);
                 let sent = request.body().sent();
                 lease.sent.clone_from(&sent);
                 let failed = match lease.exchange(request, sent, self.timeouts.upstream_answer).await {
@@ -413,15 +370,8 @@ mod tests {
         let read = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.to_string());
         assert_eq!(read("http://127.0.0.1:9000"), Ok("http://127.0.0.1:9000".into()));
         assert_eq!(read("http://app/"), Ok("http://app:80".into()));
-        for bad in [
-            "",
-            "app:80",
-            "https://app",
-            "http://",
-            "http://app/path",
-            "http://app?q",
-            "http://u@app",
-        ] {
+        for bad in ["", "app:80", "https://app", "http://", "http://app/path", "http://app?q", "http://u@app"]
+        {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

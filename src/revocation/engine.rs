@@ -117,10 +117,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         Journal::on(storage)
             .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open {
-                path: JOURNAL.into(),
-                error,
-            })
+            .map_err(|error| Error::Open { path: JOURNAL.into(), error })
     }
 
     /// An engine that forgets everything with the process. For dry runs, tests and benches.
@@ -151,10 +148,7 @@ impl Engine {
 
     /// A session begins: **register, then check.**
     pub fn admit(&self, credential: Arc<Credential>, peer: SocketAddr) -> Result<Guard, Denial> {
-        protocol::admit(
-            || self.sessions.register(credential, peer),
-            |guard| self.check(guard.session()),
-        )
+        protocol::admit(|| self.sessions.register(credential, peer), |guard| self.check(guard.session()))
     }
 
     /// A request begins: held against the set only if the set has moved since this session was last held against it.
@@ -175,12 +169,8 @@ impl Engine {
             let suspended = credential.issued_at < entry.suspended_before;
             (revoked || suspended).then_some((fingerprint, !revoked))
         };
-        let hit = self
-            .set
-            .probe(credential.own.iter().chain(&credential.mass), denied);
-        hit.map_or(Ok(()), |(fingerprint, suspended)| {
-            Err(self.explain(fingerprint, suspended))
-        })
+        let hit = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
+        hit.map_or(Ok(()), |(fingerprint, suspended)| Err(self.explain(fingerprint, suspended)))
     }
 
     /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
@@ -235,10 +225,7 @@ impl Engine {
 
     /// How many targets are revoked or suspended.
     pub fn entries(&self) -> usize {
-        self.targets()
-            .values()
-            .filter(|(_, registers)| registers.entry().is_some())
-            .count()
+        self.targets().values().filter(|(_, registers)| registers.entry().is_some()).count()
     }
 
     /// Whether everything in effect is on disk.
@@ -259,24 +246,13 @@ impl Engine {
         let enforced_after = started.elapsed();
         let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.len());
         let durable = self.journal.append(event).await;
-        Outcome {
-            id,
-            at,
-            generation,
-            sessions_ended,
-            sessions_pending,
-            enforced_after,
-            durable,
-        }
+        Outcome { id, at, generation, sessions_ended, sessions_pending, enforced_after, durable }
     }
 
     async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
         let started = Instant::now();
-        let revoked = self
-            .targets()
-            .get(&fingerprint)
-            .is_some_and(|(_, registers)| registers.is_revoked());
+        let revoked = self.targets().get(&fingerprint).is_some_and(|(_, registers)| registers.is_revoked());
         if revoked && !event.force {
             return Err(Error::Revoked(event.target));
         }
@@ -297,9 +273,8 @@ impl Engine {
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
     fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Option<Entry> {
         let mut targets = self.targets();
-        let (_, registers) = targets
-            .entry(fingerprint)
-            .or_insert_with(|| (event.target.clone(), Registers::default()));
+        let (_, registers) =
+            targets.entry(fingerprint).or_insert_with(|| (event.target.clone(), Registers::default()));
         let old = registers.entry();
         registers.merge(event);
         let entry = registers.entry();
@@ -312,17 +287,13 @@ impl Engine {
 
     fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions
-            .kill(fingerprint, event.target.level().is_mass(), |credential| {
-                let entry = published?;
-                let revoked = credential.issued_at < entry.revoked_before;
-                let suspended = credential.issued_at < entry.suspended_before;
-                let code = code(event.target.level(), !revoked);
-                (revoked || suspended).then(|| Cause {
-                    code,
-                    reason: reason.clone(),
-                })
-            })
+        self.sessions.kill(fingerprint, event.target.level().is_mass(), |credential| {
+            let entry = published?;
+            let revoked = credential.issued_at < entry.revoked_before;
+            let suspended = credential.issued_at < entry.suspended_before;
+            let code = code(event.target.level(), !revoked);
+            (revoked || suspended).then(|| Cause { code, reason: reason.clone() })
+        })
     }
 
     fn load(&self, contents: Vec<(Target, Registers)>) {
@@ -354,11 +325,7 @@ impl Engine {
         let found = targets.get(&fingerprint);
         let standing = found.and_then(|(_, r)| if suspended { r.suspension() } else { r.revocation() });
         let level = found.map_or(Level::Certificate, |(target, _)| target.level());
-        Denial {
-            level,
-            suspended,
-            reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default(),
-        }
+        Denial { level, suspended, reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default() }
     }
 
     fn targets(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Target, Registers)>> {

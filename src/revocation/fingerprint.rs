@@ -61,27 +61,15 @@ impl Fingerprinter {
                 .chain(identity.agent.as_deref())
                 .chain(identity.dns.iter().map(|name| name.as_str()));
             own.extend(names.map(|name| self.parts(Level::Principal, "", &canonical_principal(name))));
-            own.extend(
-                identity
-                    .task
-                    .as_deref()
-                    .map(|task| self.parts(Level::Task, "", task)),
-            );
+            own.extend(identity.task.as_deref().map(|task| self.parts(Level::Task, "", task)));
             mass.extend(
-                identity
-                    .trust_domain
-                    .as_deref()
-                    .map(|name| self.parts(Level::TrustDomain, "", name)),
+                identity.trust_domain.as_deref().map(|name| self.parts(Level::TrustDomain, "", name)),
             );
         }
         // Once each, narrowest level first: where several are revoked, the answer always names the same one.
         let mut known = HashSet::new();
         own.retain(|fingerprint| known.insert(*fingerprint));
-        Credential {
-            own,
-            mass,
-            issued_at: chain.leaf.not_before.secs(),
-        }
+        Credential { own, mass, issued_at: chain.leaf.not_before.secs() }
     }
 
     fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
@@ -108,9 +96,7 @@ mod tests {
             print(Level::Certificate, "aa", "bb"),
             print(Level::Certificate, "aabb", ""),
             print(Level::Key, "", "aabb"),
-            Fingerprinter::random()
-                .unwrap()
-                .parts(Level::Certificate, "", "aabb"),
+            Fingerprinter::random().unwrap().parts(Level::Certificate, "", "aabb"),
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|b| a != b));

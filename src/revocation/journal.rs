@@ -88,10 +88,7 @@ struct Row {
 
 impl Row {
     fn blank(target: &Target) -> Self {
-        Self {
-            target: target.clone(),
-            registers: Registers::default(),
-        }
+        Self { target: target.clone(), registers: Registers::default() }
     }
 }
 
@@ -102,11 +99,7 @@ struct Append {
 
 enum Command {
     Append(Append),
-    Expire {
-        targets: Vec<Target>,
-        now: Timestamp,
-        skew: Duration,
-    },
+    Expire { targets: Vec<Target>, now: Timestamp, skew: Duration },
 }
 
 type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
@@ -138,9 +131,7 @@ impl Journal {
         Self::with(Box::new(move || {
             let backend = storage().map_err(write_error)?;
             let is_new = backend.len().map_err(write_error)? == 0;
-            let database = Database::builder()
-                .create_with_backend(backend)
-                .map_err(open_error)?;
+            let database = Database::builder().create_with_backend(backend).map_err(open_error)?;
             if is_new {
                 initialize(&database)?;
             }
@@ -167,23 +158,10 @@ impl Journal {
             unwritten: BTreeMap::new(),
             durable: Arc::clone(&durable),
         };
-        let runtime = Builder::new_current_thread()
-            .enable_time()
-            .build()
-            .map_err(write_error)?;
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(write_error)?;
         let run = move || runtime.block_on(writer.run(inbox));
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(run)
-            .map_err(write_error)?;
-        Ok((
-            Self {
-                commands: Some(commands),
-                durable,
-                thread: Some(thread),
-            },
-            contents,
-        ))
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(run).map_err(write_error)?;
+        Ok((Self { commands: Some(commands), durable, thread: Some(thread) }, contents))
     }
 
     /// Whether the last commit reached the disk.
@@ -271,10 +249,7 @@ impl Writer {
             // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
             if result.is_err() && event.action != Action::Reinstate {
                 let unwritten = self.unwritten.entry(key(&event.target));
-                unwritten
-                    .or_insert_with(|| Row::blank(&event.target))
-                    .registers
-                    .merge(&event);
+                unwritten.or_insert_with(|| Row::blank(&event.target)).registers.merge(&event);
             }
             let _ = done.send(result.clone());
         }
@@ -298,11 +273,7 @@ impl Writer {
             for command in batch {
                 match command {
                     Command::Append(append) => merge(&mut targets, &append.event)?,
-                    Command::Expire {
-                        targets: lapsed,
-                        now,
-                        skew,
-                    } => {
+                    Command::Expire { targets: lapsed, now, skew } => {
                         for target in lapsed {
                             let mut row = load(&targets, target)?;
                             row.registers.expire(*now, *skew);
@@ -323,9 +294,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, Journal
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let line = text.and_then(|text| text.lines().next());
-        Err(JournalError::Damaged(
-            line.unwrap_or("no reason given").to_owned(),
-        ))
+        Err(JournalError::Damaged(line.unwrap_or("no reason given").to_owned()))
     })
 }
 
@@ -353,19 +322,12 @@ fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) 
         return Ok(());
     }
     let value = serde_json::to_vec(row).map_err(write_error)?;
-    targets
-        .insert(key.as_str(), value.as_slice())
-        .map_err(write_error)?;
+    targets.insert(key.as_str(), value.as_slice()).map_err(write_error)?;
     Ok(())
 }
 
 fn key(target: &Target) -> String {
-    format!(
-        "{}\0{}\0{}",
-        target.level(),
-        target.issuer().unwrap_or_default(),
-        target.name()
-    )
+    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
 }
 
 fn parse(value: &[u8]) -> Result<Row, JournalError> {
@@ -383,23 +345,14 @@ fn create(path: &Path) -> Result<(), JournalError> {
     initialize(&database)?;
     drop(database);
     std::fs::rename(&new, path).map_err(write_error)?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(write_error)
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(write_error)
 }
 
 /// Writes the tables of an empty journal.
 fn initialize(database: &Database) -> Result<(), JournalError> {
     let transaction = database.begin_write().map_err(write_error)?;
-    transaction
-        .open_table(META)
-        .map_err(write_error)?
-        .insert("format", FORMAT)
-        .map_err(write_error)?;
+    transaction.open_table(META).map_err(write_error)?.insert("format", FORMAT).map_err(write_error)?;
     transaction.open_table(TARGETS).map_err(write_error)?;
     transaction.commit().map_err(write_error)
 }
@@ -419,11 +372,7 @@ fn read(database: &Database) -> Result<Contents, JournalError> {
         TableError::TableDoesNotExist(_) => JournalError::Unreadable("a database, but not a journal".into()),
         e => unreadable(&e),
     })?;
-    match meta
-        .get("format")
-        .map_err(|e| unreadable(&e))?
-        .map(|format| format.value())
-    {
+    match meta.get("format").map_err(|e| unreadable(&e))?.map(|format| format.value()) {
         Some(FORMAT) => {}
         Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
         _ => return Err(JournalError::Unreadable("no format".into())),
@@ -459,9 +408,7 @@ mod tests {
     use super::*;
 
     fn writer() -> Writer {
-        let database = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         initialize(&database).unwrap();
         Writer {
             database: Some(database),
@@ -473,11 +420,7 @@ mod tests {
 
     fn suspension(id: &str, expires_at: Option<Timestamp>) -> Event {
         let target = Target::parse(Level::Principal, "a", None).unwrap();
-        Event {
-            id: id.into(),
-            expires_at,
-            ..Event::new(Action::Suspend, target, Timestamp::from_secs(5))
-        }
+        Event { id: id.into(), expires_at, ..Event::new(Action::Suspend, target, Timestamp::from_secs(5)) }
     }
 
     fn append(event: Event) -> Command {
@@ -490,11 +433,8 @@ mod tests {
         let mut writer = writer();
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
-        let expire = Command::Expire {
-            targets: vec![lapsed.target.clone()],
-            now: lapses,
-            skew: Duration::ZERO,
-        };
+        let expire =
+            Command::Expire { targets: vec![lapsed.target.clone()], now: lapses, skew: Duration::ZERO };
         // By its id "a" would lose against "b", which has lapsed before it came.
         writer.turn(vec![append(lapsed), expire, append(suspension("a", None))]);
         assert!(writer.durable.load(Ordering::Acquire));

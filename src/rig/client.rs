@@ -92,10 +92,7 @@ pub fn config_from_files(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Clien
         None => None,
         Some((cert, key)) => {
             let chain = certificates(cert)?;
-            Some((
-                chain,
-                PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, &e))?,
-            ))
+            Some((chain, PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, &e))?))
         }
     };
     config(&certificates(ca)?, own).map_err(|e| failed(ca, &e))
@@ -115,12 +112,7 @@ pub async fn connect(
         Err(_) => return Err(unreachable(&"no answer in time")),
     };
     tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
-    match timeout(
-        CONNECT,
-        TlsConnector::from(Arc::clone(config)).connect(server, tcp),
-    )
-    .await
-    {
+    match timeout(CONNECT, TlsConnector::from(Arc::clone(config)).connect(server, tcp)).await {
         Ok(shaken) => shaken.map_err(|e| unreachable(&e)),
         Err(_) => Err(unreachable(&"no handshake in time")),
     }
@@ -163,9 +155,8 @@ impl Conversation {
         let broken = |e: hyper::Error| ClientError::Broken(peer.clone(), e.to_string());
         let mut drive = JoinSet::new();
         let sender = if http2 {
-            let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
-                .await
-                .map_err(broken)?;
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
             drive.spawn(connection);
             Sender::Http2(sender)
         } else {

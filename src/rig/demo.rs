@@ -128,17 +128,11 @@ impl<'a> Act<'a> {
             let body = String::from_utf8_lossy(answer.body()).into_owned();
             return Err(DemoError::Revoke(answer.status(), body));
         }
-        let call = Call {
-            sent,
-            answered,
-            sessions_ended: document["sessions_ended"].as_u64().unwrap_or_default(),
-        };
+        let call =
+            Call { sent, answered, sessions_ended: document["sessions_ended"].as_u64().unwrap_or_default() };
         sleep(AFTERMATH).await;
         self.victim.iter().chain(&self.bystander).for_each(Worker::stop);
-        let finish = |worker: Worker| Log {
-            via: worker.via,
-            entries: worker.finish(),
-        };
+        let finish = |worker: Worker| Log { via: worker.via, entries: worker.finish() };
         let victim: Vec<Log> = self.victim.into_iter().map(finish).collect();
         let bystander: Vec<Log> = self.bystander.into_iter().map(finish).collect();
         let served = self.stage.upstream().take_served(&principal(VICTIM));
@@ -169,9 +163,7 @@ impl<'a> Act<'a> {
     async fn come_back(&self) -> Result<(bool, Outcome), ClientError> {
         let stream = client::connect(&self.returning, self.stage.gate(), "localhost").await?;
         let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
-        let request = Request::get("/again")
-            .header(HOST, "localhost")
-            .header("x-agent-id", VICTIM);
+        let request = Request::get("/again").header(HOST, "localhost").header("x-agent-id", VICTIM);
         let request = request.body(Full::default());
         let request = request.map_err(|e| ClientError::Broken("/again".into(), e.to_string()))?;
         let answer = exchange(&mut Conversation::begin(stream).await?, request).await?;
@@ -195,11 +187,8 @@ impl<'a> Act<'a> {
 }
 
 fn crew(stage: &Stage, agent: &str) -> Result<Vec<Worker>, DemoError> {
-    let agent = Agent {
-        id: agent.to_owned(),
-        tls: stage.tls(&stage.agent_files(agent))?,
-        gate: stage.gate(),
-    };
+    let agent =
+        Agent { id: agent.to_owned(), tls: stage.tls(&stage.agent_files(agent))?, gate: stage.gate() };
     let workers = Via::ALL.into_iter().map(|via| Worker::start(&agent, via));
     workers.collect::<io::Result<_>>().map_err(DemoError::Agent)
 }

@@ -74,11 +74,7 @@ impl Pki {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.self_signed(&key).map_err(failed)?;
-        let pki = Self {
-            directory: directory.to_owned(),
-            authority: Issuer::new(params, key),
-            now,
-        };
+        let pki = Self { directory: directory.to_owned(), authority: Issuer::new(params, key), now };
         write(&pki.ca(), &certificate.pem(), 0o644)?;
         Ok(pki)
     }
@@ -92,10 +88,7 @@ impl Pki {
     pub fn server(&self) -> Result<Files, PkiError> {
         let name = "localhost".try_into();
         let name = name.map_err(|e| PkiError::Certificate("server".into(), e))?;
-        let names = vec![
-            SanType::DnsName(name),
-            SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        ];
+        let names = vec![SanType::DnsName(name), SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST))];
         self.issue("server", names, ExtendedKeyUsagePurpose::ServerAuth)
     }
 
@@ -150,10 +143,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
         .mode(mode)
         .open(path)
         .and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| PkiError::File {
-        path: path.to_owned(),
-        error,
-    })
+    written.map_err(|error| PkiError::File { path: path.to_owned(), error })
 }
 
 #[cfg(test)]

@@ -116,14 +116,10 @@ impl Sighting {
             Outcome::Served => None,
             outcome => Some(format!("{}: {}", log.via.name(), words(outcome))),
         };
-        let goes_on = |log: &Log| {
-            log.entries
-                .iter()
-                .any(|entry| after(entry) && entry.outcome == Outcome::Served)
-        };
-        let errors = bystander
-            .iter()
-            .flat_map(|log| log.entries.iter().filter_map(move |entry| fault(log, entry)));
+        let goes_on =
+            |log: &Log| log.entries.iter().any(|entry| after(entry) && entry.outcome == Outcome::Served);
+        let errors =
+            bystander.iter().flat_map(|log| log.entries.iter().filter_map(move |entry| fault(log, entry)));
         Self {
             requests_before: all(victim).filter(before).count(),
             ends: victim.iter().map(|log| End::find(log, call)).collect(),
@@ -134,11 +130,7 @@ impl Sighting {
             resumed,
             bystander_requests: all(bystander).filter(|e| e.outcome == Outcome::Served).count(),
             bystander_errors: errors.collect(),
-            bystander_idle: bystander
-                .iter()
-                .filter(|log| !goes_on(log))
-                .map(|log| log.via)
-                .collect(),
+            bystander_idle: bystander.iter().filter(|log| !goes_on(log)).map(|log| log.via).collect(),
         }
     }
 
@@ -161,9 +153,7 @@ impl Sighting {
         }
         if let Some(first) = self.bystander_errors.first() {
             let count = self.bystander_errors.len();
-            missing.push(format!(
-                "the other agent lost something: {count} errors, first {first}"
-            ));
+            missing.push(format!("the other agent lost something: {count} errors, first {first}"));
         }
         for via in &self.bystander_idle {
             let name = via.name();
@@ -267,21 +257,10 @@ mod tests {
     fn see(entries: &[(i64, i64, Outcome)], made: &[(u64, i64)]) -> Sighting {
         let start = Instant::now();
         let moment = |ms: i64| start + Duration::from_millis(u64::try_from(ms + 1000).unwrap());
-        let call = Call {
-            sent: moment(0),
-            answered: moment(10),
-            sessions_ended: 1,
-        };
-        let served = made
-            .iter()
-            .map(|(number, at)| (Via::Http1.label(*number), moment(*at)))
-            .collect();
+        let call = Call { sent: moment(0), answered: moment(10), sessions_ended: 1 };
+        let served = made.iter().map(|(number, at)| (Via::Http1.label(*number), moment(*at))).collect();
         let victim = [log(start, Via::Http1, entries)];
-        let bystander = [log(
-            start,
-            Via::Http1,
-            &[(1, 2, Outcome::Served), (20, 21, Outcome::Served)],
-        )];
+        let bystander = [log(start, Via::Http1, &[(1, 2, Outcome::Served), (20, 21, Outcome::Served)])];
         Sighting::new(&call, &victim, &bystander, &served, Resumption::Refused)
     }
 
@@ -292,21 +271,13 @@ mod tests {
     #[test]
     fn an_end_is_a_cut_or_the_right_refusal_after_the_call() {
         let cut = || Outcome::Cut("reset".into());
-        let seen = see(
-            &[(-5, -4, Outcome::Served), (2, 3, cut()), (20, 21, refused())],
-            &[],
-        );
+        let seen = see(&[(-5, -4, Outcome::Served), (2, 3, cut()), (20, 21, refused())], &[]);
         assert_eq!(seen.missing(), Vec::<String>::new());
         let json = seen.to_json();
-        assert_eq!(
-            (json["http1_us"].as_u64(), json["requests_before"].as_u64()),
-            (Some(3000), Some(1))
-        );
-        for wrong in [
-            (-5, -4, cut()),
-            (2, 3, Outcome::Refused(502, String::new())),
-            (2, 3, Outcome::Unanswered),
-        ] {
+        assert_eq!((json["http1_us"].as_u64(), json["requests_before"].as_u64()), (Some(3000), Some(1)));
+        for wrong in
+            [(-5, -4, cut()), (2, 3, Outcome::Refused(502, String::new())), (2, 3, Outcome::Unanswered)]
+        {
             let seen = see(&[wrong, (20, 21, refused())], &[]);
             assert_eq!(seen.missing(), ["HTTP/1.1: neither refused nor cut"]);
             assert!(seen.to_json()["http1_us"].is_null());
@@ -345,11 +316,7 @@ mod tests {
             answered: start + Duration::from_millis(1010),
             sessions_ended: 1,
         };
-        let bystander = [log(
-            start,
-            Via::Http2,
-            &[(1, 2, Outcome::Served), (4, 5, Outcome::Unanswered)],
-        )];
+        let bystander = [log(start, Via::Http2, &[(1, 2, Outcome::Served), (4, 5, Outcome::Unanswered)])];
         let seen = Sighting::new(&call, &[], &bystander, &HashMap::new(), Resumption::Refused);
         assert_eq!(seen.to_json()["bystander_errors"], 1);
         assert_eq!(

@@ -83,14 +83,7 @@ impl Stage {
         let admin_address = running
             .admin
             .ok_or_else(|| StageError::System("no admin listener", io::ErrorKind::AddrNotAvailable.into()))?;
-        Ok(Self {
-            directory,
-            pki,
-            admin,
-            upstream,
-            running,
-            admin_address,
-        })
+        Ok(Self { directory, pki, admin, upstream, running, admin_address })
     }
 
     /// Where all files are.
@@ -157,11 +150,7 @@ pub fn principal(agent: &str) -> String {
 /// Starts the gate from a configuration file. Only whoever binds a port can tell that it is free, so the gate itself
 /// is asked again with any free port in place of one that was taken.
 fn start(directory: &Path, upstream: SocketAddr, clock: &Clock) -> Result<Running, StageError> {
-    let mut ports = Ports {
-        gate: 8443,
-        admin: 9443,
-        metrics: 8080,
-    };
+    let mut ports = Ports { gate: 8443, admin: 9443, metrics: 8080 };
     let file = directory.join("demo.toml");
     let save = |text: &str| {
         let saved = std::fs::write(&file, text);

@@ -65,26 +65,17 @@ impl Upstream {
         let address = listener.local_addr()?;
         let served = Served(Arc::new(Mutex::new(Some(Log::new()))));
         let (stop, stopped) = oneshot::channel();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let log = served.clone();
-        let thread = std::thread::Builder::new()
-            .name("upstream".into())
-            .spawn(move || {
-                runtime.block_on(async {
-                    tokio::select! {
-                        _ = stopped => {}
-                        Err(error) = accept(listener, log) => tracing::error!(%error, "sample upstream"),
-                    }
-                });
-            })?;
-        Ok(Self {
-            address,
-            served,
-            stop: Some(stop),
-            thread: Some(thread),
-        })
+        let thread = std::thread::Builder::new().name("upstream".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    Err(error) = accept(listener, log) => tracing::error!(%error, "sample upstream"),
+                }
+            });
+        })?;
+        Ok(Self { address, served, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
@@ -95,10 +86,7 @@ impl Upstream {
     /// When it served what to `principal`, by what was asked; from now on nothing is written down any more.
     pub fn take_served(&self, principal: &str) -> HashMap<String, Instant> {
         let log = self.served.lock().take().unwrap_or_default();
-        log.into_iter()
-            .filter(|((who, _), _)| who == principal)
-            .map(|((_, what), at)| (what, at))
-            .collect()
+        log.into_iter().filter(|((who, _), _)| who == principal).map(|((_, what), at)| (what, at)).collect()
     }
 }
 
@@ -175,16 +163,12 @@ fn answer(
     let accept = derive_accept_key(key.as_bytes());
     let upgrade = hyper::upgrade::on(&mut request);
     let served = served.clone();
-    sockets
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .spawn(async move {
-            if let Ok(upgraded) = upgrade.await {
-                let socket =
-                    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-                echo(socket, &served, &principal).await;
-            }
-        });
+    sockets.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+            echo(socket, &served, &principal).await;
+        }
+    });
     switch(&accept)
 }
 

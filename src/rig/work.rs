@@ -147,17 +147,11 @@ impl Worker {
             next: 0,
             log: Vec::new(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new()
             .name(format!("{}-{}", agent.id, via.key()))
             .spawn(move || runtime.block_on(shift.work()))?;
-        Ok(Self {
-            via,
-            shared,
-            thread: Some(thread),
-        })
+        Ok(Self { via, shared, thread: Some(thread) })
     }
 
     /// How many of its requests were served so far.
@@ -291,10 +285,7 @@ impl Shift {
             Via::Http2 => Request::get(format!("https://{authority}{path}")),
             Via::Http1 | Via::WebSocket => Request::get(path).header(HOST, authority),
         };
-        request
-            .header("x-agent-id", &self.agent.id)
-            .body(Full::default())
-            .map_err(|e| e.to_string())
+        request.header("x-agent-id", &self.agent.id).body(Full::default()).map_err(|e| e.to_string())
     }
 
     fn note(&mut self, sent: Option<Instant>, outcome: Outcome) {
@@ -304,12 +295,7 @@ impl Shift {
         }
         let number = self.next;
         self.next += 1;
-        self.log.push(Entry {
-            number,
-            sent,
-            at,
-            outcome,
-        });
+        self.log.push(Entry { number, sent, at, outcome });
     }
 }
 

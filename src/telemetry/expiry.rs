@@ -24,10 +24,7 @@ pub struct Expiries {
 impl Expiries {
     /// None seen yet. `gauges` has the labels `principal_id` and `serial`.
     pub fn new(gauges: GaugeVec) -> Self {
-        Self {
-            gauges,
-            seen: Arc::default(),
-        }
+        Self { gauges, seen: Arc::default() }
     }
 
     /// Notes a certificate that expires at `not_after`, Unix seconds. When there are too many, those that expire last are the ones left out.
@@ -35,10 +32,7 @@ impl Expiries {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.insert((principal.to_owned(), serial.to_owned()), not_after);
         if seen.len() > MAX_SERIES {
-            let last = seen
-                .iter()
-                .max_by_key(|(_, not_after)| **not_after)
-                .map(|(labels, _)| labels.clone());
+            let last = seen.iter().max_by_key(|(_, not_after)| **not_after).map(|(labels, _)| labels.clone());
             last.map(|labels| seen.remove(&labels));
         }
     }
@@ -49,10 +43,7 @@ impl Expiries {
         seen.retain(|_, not_after| *not_after > now);
         self.gauges.reset();
         for ((principal, serial), not_after) in seen.iter() {
-            #[expect(
-                clippy::cast_precision_loss,
-                reason = "seconds until an expiry fit a double's 53 bits"
-            )]
+            #[expect(clippy::cast_precision_loss, reason = "seconds until an expiry fit a double's 53 bits")]
             let left = (not_after - now) as f64 / SECONDS_A_DAY;
             self.gauges.with_label_values(&[principal, serial]).set(left);
         }

@@ -34,21 +34,13 @@ pub struct Log {
 pub fn init(format: Format) -> Log {
     let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
-    let (writer, worker) = NonBlockingBuilder::default()
-        .thread_name("log")
-        .finish(std::io::stderr());
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(writer)
-        .with_ansi(terminal);
+    let (writer, worker) = NonBlockingBuilder::default().thread_name("log").finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
     // Started twice, as by a test, the first one stays.
     let _ = match (format, terminal) {
-        (Format::Json, _) | (Format::Auto, false) => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .finish()
-            .try_init(),
+        (Format::Json, _) | (Format::Auto, false) => {
+            builder.json().flatten_event(true).with_current_span(false).finish().try_init()
+        }
         _ => builder.with_target(false).finish().try_init(),
     };
     Log { _worker: worker }

@@ -92,21 +92,14 @@ impl Metrics {
                 &["feed", "action", "level"],
             )?,
             entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
-            generation: maker.gauge(
-                "portcullis_revocation_generation",
-                "Generation of the revocation set.",
-            )?,
+            generation: maker
+                .gauge("portcullis_revocation_generation", "Generation of the revocation set.")?,
             enforced: maker.enforced()?,
-            durable: maker.gauge(
-                "portcullis_journal_durable",
-                "1 while everything in effect is on disk.",
-            )?,
+            durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
             upstream_connections: maker
                 .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
-            started: maker.gauge(
-                "portcullis_start_time_seconds",
-                "When the process started, Unix seconds.",
-            )?,
+            started: maker
+                .gauge("portcullis_start_time_seconds", "When the process started, Unix seconds.")?,
             registry,
         })
     }
@@ -137,10 +130,7 @@ impl Maker<'_> {
     }
 
     fn expiry(&self) -> Result<GaugeVec, prometheus::Error> {
-        let opts = Opts::new(
-            "cert_expiry_days",
-            "Days until a certificate that was seen expires.",
-        );
+        let opts = Opts::new("cert_expiry_days", "Days until a certificate that was seen expires.");
         let gauges = GaugeVec::new(opts, &["principal_id", "serial"])?;
         self.0.register(Box::new(gauges.clone()))?;
         Ok(gauges)

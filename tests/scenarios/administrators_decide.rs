@@ -20,10 +20,7 @@ async fn a_suspension_ends_sessions_until_it_is_lifted() {
         let ended = lab.applied(change("suspend", "principal", target)).await;
         assert_eq!((ended, lab.sessions()), (1, 0));
         assert!(connection.try_get("/").await.is_err());
-        lab.client(&cert)
-            .get("/")
-            .await
-            .assert_refused(401, "principal_suspended");
+        lab.client(&cert).get("/").await.assert_refused(401, "principal_suspended");
         lab.applied(change("reinstate", "principal", target)).await;
         lab.client(&cert).get("/").await.assert_ok();
         lab.until_sessions(0).await;
@@ -38,10 +35,7 @@ async fn a_revocation_is_lifted_only_by_force() {
     lab.applied(change("suspend", "principal", "a")).await;
     let refused = lab.change(change("reinstate", "principal", "a")).await;
     refused.assert_refused(409, "revoked");
-    lab.client(&cert)
-        .get("/")
-        .await
-        .assert_refused(403, "principal_revoked");
+    lab.client(&cert).get("/").await.assert_refused(403, "principal_revoked");
     let mut forced = change("reinstate", "principal", "a");
     forced["force"] = true.into();
     lab.applied(forced).await;
@@ -50,10 +44,7 @@ async fn a_revocation_is_lifted_only_by_force() {
     lab.revoke("certificate", &cert.serial).await;
     let lifted = lab.change(change("reinstate", "principal", "a")).await;
     lifted.assert_ok();
-    lab.client(&cert)
-        .get("/")
-        .await
-        .assert_refused(403, "certificate_revoked");
+    lab.client(&cert).get("/").await.assert_refused(403, "certificate_revoked");
 }
 
 #[tokio::test]
@@ -62,29 +53,17 @@ async fn the_answer_says_what_was_done() {
     let answer = lab.change(change("revoke", "certificate", "00:0A:1B")).await;
     answer.assert_ok();
     let first = answer.json();
-    assert_eq!(
-        (&first["level"], &first["target"]),
-        (&json!("certificate"), &json!("0a1b"))
-    );
+    assert_eq!((&first["level"], &first["target"]), (&json!("certificate"), &json!("0a1b")));
     assert!(first["revoked_at"].as_str().unwrap().ends_with('Z'));
     assert!(!first["id"].as_str().unwrap().is_empty());
     let second = lab.change(change("revoke", "agent", "b")).await.json();
     assert!(second["generation"].as_u64() > first["generation"].as_u64());
     assert_eq!(second["level"], "principal");
     let audit = std::fs::read_to_string(lab.audit()).unwrap();
-    let lines: Vec<Value> = audit
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
+    let lines: Vec<Value> = audit.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(lines.len(), 2);
-    assert_eq!(
-        (&lines[0]["id"], &lines[0]["target"]),
-        (&first["id"], &first["target"])
-    );
-    assert_eq!(
-        (&lines[0]["actor"], &lines[0]["outcome"]),
-        (&json!("ops.admin.test"), &json!("applied"))
-    );
+    assert_eq!((&lines[0]["id"], &lines[0]["target"]), (&first["id"], &first["target"]));
+    assert_eq!((&lines[0]["actor"], &lines[0]["outcome"]), (&json!("ops.admin.test"), &json!("applied")));
 }
 
 #[tokio::test]
@@ -117,31 +96,17 @@ async fn only_administrators_are_heard() {
     let lab = Lab::start().await;
     let change = change("revoke", "principal", "a");
     let nobody = &mut lab.admin_client(None).h1().await;
-    post(nobody, &change)
-        .await
-        .unwrap()
-        .assert_refused(401, "mtls_required");
+    post(nobody, &change).await.unwrap().assert_refused(401, "mtls_required");
     let other = lab.ops.leaf().dns("else.admin.test").issue();
     let other = &mut lab.admin_client(Some(&other)).h1().await;
     // Its name is none that this listener knows.
-    post(other, &change)
-        .await
-        .unwrap()
-        .assert_refused(401, "mtls_required");
+    post(other, &change).await.unwrap().assert_refused(401, "mtls_required");
     let agent = lab.ops.leaf().uri("spiffe://lab.test/agent/a").issue();
     let agent = &mut lab.admin_client(Some(&agent)).h1().await;
-    post(agent, &change)
-        .await
-        .unwrap()
-        .assert_refused(403, "admin_denied");
+    post(agent, &change).await.unwrap().assert_refused(403, "admin_denied");
     // Of an authority that does not vouch for administrators.
     let foreign = lab.root.leaf().dns("ops.admin.test").issue();
-    assert!(
-        lab.admin_client(Some(&foreign))
-            .raw(b"POST /v1/revocations HTTP/1.1\r\n\r\n")
-            .await
-            .is_err()
-    );
+    assert!(lab.admin_client(Some(&foreign)).raw(b"POST /v1/revocations HTTP/1.1\r\n\r\n").await.is_err());
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
 }
 
@@ -152,19 +117,13 @@ async fn a_revoked_administrator_is_out_at_once() {
     let second = lab.ops.leaf().dns("second.admin.test").issue();
     let client = lab.admin_client(Some(&second));
     let (mut open, mut streams) = (client.h1().await, client.h2().await);
-    post(&mut open, &change("revoke", "principal", "x"))
-        .await
-        .unwrap()
-        .assert_ok();
+    post(&mut open, &change("revoke", "principal", "x")).await.unwrap().assert_ok();
     streams.try_get("/nothing").await.unwrap();
     assert_eq!(lab.revoke("principal", "second.admin.test").await, 2);
     let again = change("revoke", "principal", "a");
     assert!(post(&mut open, &again).await.is_err());
     assert!(streams.try_get("/nothing").await.is_err());
-    post(&mut client.h1().await, &again)
-        .await
-        .unwrap()
-        .assert_refused(403, "principal_revoked");
+    post(&mut client.h1().await, &again).await.unwrap().assert_refused(403, "principal_revoked");
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
 }
 
@@ -181,8 +140,6 @@ async fn an_administrator_who_revokes_himself_stays_revoked() {
     lab.until_audited("\"target\":\"second.admin.test\"").await;
     lab.restart().await;
     let client = lab.admin_client(Some(&second));
-    let answer = post(&mut client.h1().await, &change("revoke", "principal", "a"))
-        .await
-        .unwrap();
+    let answer = post(&mut client.h1().await, &change("revoke", "principal", "a")).await.unwrap();
     answer.assert_refused(403, "principal_revoked");
 }

@@ -35,19 +35,13 @@ async fn of_every_kind() {
     let answer = tokio::spawn(answer);
     body.send(Frame::data(Bytes::from("one"))).await.unwrap();
     let mut echo = within(answer).await.unwrap().unwrap().into_body();
-    assert_eq!(
-        within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(),
-        "one"
-    );
+    assert_eq!(within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(), "one");
     let mut streams = calm.h2().await;
     let waiting = streams.begin("/hold").await;
     lab.upstream.until("/hold", |_| true).await;
     let mut socket = calm.websocket().await;
     socket.send(Message::text("one")).await.unwrap();
-    assert_eq!(
-        within(socket.next()).await.unwrap().unwrap(),
-        Message::text("one")
-    );
+    assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::text("one"));
 
     assert_eq!(lab.sessions(), 11);
     assert_eq!(lab.revoke("principal", "spiffe://lab.test/agent/a").await, 7);
@@ -61,10 +55,7 @@ async fn of_every_kind() {
     assert_eq!(within(waiting).await.unwrap().status(), 200);
     streams.get("/").await.assert_ok();
     socket.send(Message::text("two")).await.unwrap();
-    assert_eq!(
-        within(socket.next()).await.unwrap().unwrap(),
-        Message::text("two")
-    );
+    assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::text("two"));
     assert_eq!(lab.sessions(), 4);
     drop((hunted_socket, hunted_h2));
 }
@@ -122,10 +113,7 @@ async fn a_renewed_certificate_works_at_once() {
     assert_eq!(lab.applied(change).await, 1);
     assert!(before.try_get("/").await.is_err());
     after.get("/").await.assert_ok();
-    lab.client(&old)
-        .get("/")
-        .await
-        .assert_refused(403, "principal_revoked");
+    lab.client(&old).get("/").await.assert_refused(403, "principal_revoked");
     lab.client(&new).get("/").await.assert_ok();
     lab.until_sessions(1).await;
     // Without the bound the same revocation hits the new one too.
@@ -145,10 +133,7 @@ async fn a_second_revocation_ends_nothing_more() {
     assert_eq!(lab.revoke("certificate", &cert.serial).await, 0);
     assert_eq!(lab.revoke("principal", "a").await, 0);
     // What is refused holds no session that could be ended.
-    lab.client(&cert)
-        .get("/")
-        .await
-        .assert_refused(403, "certificate_revoked");
+    lab.client(&cert).get("/").await.assert_refused(403, "certificate_revoked");
     assert_eq!(lab.revoke("key", &cert.key_sha256).await, 0);
 }
 
@@ -166,16 +151,13 @@ async fn over_other_connections_to_the_upstream() {
         body.send(Frame::data(Bytes::from("half"))).await.unwrap();
         lab.upstream.until(path, |seen| seen.body == b"half").await;
         assert_eq!(lab.revoke("principal", "a").await, 1);
-        lab.upstream
-            .until(path, |seen| seen.end == End::Broken || seen.gone)
-            .await;
+        lab.upstream.until(path, |seen| seen.end == End::Broken || seen.gone).await;
         for _ in 0..3 {
             let answer = calm.get("/calm").await;
             assert_eq!(answer.body, "ok");
         }
         drop(answer);
-        lab.applied(json!({"action": "reinstate", "level": "principal", "target": "a", "force": true}))
-            .await;
+        lab.applied(json!({"action": "reinstate", "level": "principal", "target": "a", "force": true})).await;
     }
     for seen in lab.upstream.seen().iter().filter(|seen| seen.path == "/calm") {
         assert_eq!((seen.end, seen.body.len()), (End::Whole, 0));

@@ -21,14 +21,8 @@ const IP: u8 = 7;
 async fn verdict(client: &Client) -> Option<(u16, String)> {
     let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n\r\n";
     let answer = client.raw(request).await.ok()?;
-    let code = answer
-        .split("\"code\":\"")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next());
-    Some((
-        answer.get(9..12)?.parse().ok()?,
-        code.unwrap_or_default().to_owned(),
-    ))
+    let code = answer.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    Some((answer.get(9..12)?.parse().ok()?, code.unwrap_or_default().to_owned()))
 }
 
 fn raw(lab: &Lab, names: &[(u8, &[u8])]) -> Cert {
@@ -139,10 +133,7 @@ async fn names_without_end() {
         let names: Vec<(u8, &[u8])> = std::iter::repeat_n((DNS, &b"a.lab.test"[..]), count).collect();
         lab.client(&raw(&lab, &names))
     };
-    assert_eq!(
-        verdict(&many(2000)).await,
-        Some((403, "identity_ambiguous".into()))
-    );
+    assert_eq!(verdict(&many(2000)).await, Some((403, "identity_ambiguous".into())));
     // Over what a handshake message may hold.
     assert_eq!(verdict(&many(10_000)).await, None);
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
@@ -155,10 +146,7 @@ async fn assert_shut(lab: &Lab, certs: &[(&str, Cert)]) {
         let older = lab.client_of(Some(cert), &[&TLS12]);
         assert_eq!(verdict(&older).await, None, "{what}, TLS 1.2");
     }
-    let failed = format!(
-        "portcullis_handshakes_total{{result=\"failed\"}} {}",
-        2 * certs.len()
-    );
+    let failed = format!("portcullis_handshakes_total{{result=\"failed\"}} {}", 2 * certs.len());
     let metrics = lab.plain("/metrics").await;
     assert!(metrics.contains(&failed), "{metrics}");
     assert!(lab.upstream.seen().is_empty());
@@ -181,10 +169,7 @@ async fn purposes() {
         ("CA:TRUE", a().authority().issue()),
     ];
     assert_shut(&lab, &shut).await;
-    let open = [
-        a().usage(&[ServerAuth, ClientAuth]).issue(),
-        a().usage(&[]).issue(),
-    ];
+    let open = [a().usage(&[ServerAuth, ClientAuth]).issue(), a().usage(&[]).issue()];
     assert_verdict(&lab, &open, 200, "").await;
 }
 
@@ -205,10 +190,7 @@ async fn paths() {
         ("of a stranger", of(&Ca::root("stranger"))),
         ("of a look-alike", of(&look_alike)),
         ("of a look-alike's", of(&look_alike.intermediate("issuing"))),
-        (
-            "of one expired",
-            of(&lab.root.intermediate_until("old", now() - hour)),
-        ),
+        ("of one expired", of(&lab.root.intermediate_until("old", now() - hour))),
         ("of a leaf", of(&lab.root.leaf_that_signs())),
         ("without its intermediate", gap),
     ];
@@ -221,9 +203,7 @@ async fn paths() {
 #[tokio::test]
 async fn an_authority_vouches_for_its_own_trust_domain() {
     let other = Ca::root("other");
-    let plan = Lab::plan()
-        .domains(r#"["lab.test", "other.test"]"#)
-        .file("other.pem", other.pem());
+    let plan = Lab::plan().domains(r#"["lab.test", "other.test"]"#).file("other.pem", other.pem());
     let scoped = r#"[{ file = "ca.pem", trust_domains = ["lab.test"] }, { file = "other.pem", trust_domains = ["other.test"] }]"#;
     let lab = plan.client_ca(scoped).start().await;
     let (spiffe, dns) = (|id| (URI, id), |name| (DNS, name));
@@ -231,25 +211,11 @@ async fn an_authority_vouches_for_its_own_trust_domain() {
         (&lab.root, spiffe("spiffe://lab.test/agent/a"), 200, ""),
         (&other, spiffe("spiffe://other.test/agent/a"), 200, ""),
         (&lab.root, dns("a.lab.test"), 200, ""),
-        (
-            &other,
-            spiffe("spiffe://lab.test/agent/a"),
-            403,
-            "trust_domain_denied",
-        ),
-        (
-            &lab.root,
-            spiffe("spiffe://other.test/agent/a"),
-            403,
-            "trust_domain_denied",
-        ),
+        (&other, spiffe("spiffe://lab.test/agent/a"), 403, "trust_domain_denied"),
+        (&lab.root, spiffe("spiffe://other.test/agent/a"), 403, "trust_domain_denied"),
         (&other, dns("a.lab.test"), 403, "trust_domain_denied"),
     ] {
         let cert = ca.leaf().raw_names(&[(name.0, str::as_bytes(name.1))]).issue();
-        assert_eq!(
-            verdict(&lab.client(&cert)).await,
-            Some((status, code.to_owned())),
-            "{name:?}"
-        );
+        assert_eq!(verdict(&lab.client(&cert)).await, Some((status, code.to_owned())), "{name:?}");
     }
 }

@@ -25,34 +25,19 @@ async fn raw(client: &Client, path: &str, headers: &[u8]) -> (u16, String) {
     request.extend_from_slice(headers);
     request.extend_from_slice(b"\r\n");
     let answer = client.raw(&request).await.unwrap();
-    let code = answer
-        .split("\"code\":\"")
-        .nth(1)
-        .and_then(|rest| rest.split('"').next());
-    (
-        answer[9..12].parse().unwrap(),
-        code.unwrap_or_default().to_owned(),
-    )
+    let code = answer.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
+    (answer[9..12].parse().unwrap(), code.unwrap_or_default().to_owned())
 }
 
 /// The same request over both protocols.
 async fn both(client: &Client, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
-    let lines: String = headers
-        .iter()
-        .map(|(name, value)| format!("{name}: {value}\r\n"))
-        .collect();
+    let lines: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let over_http1 = raw(client, path, lines.as_bytes()).await;
     let mut connection = client.h2().await;
     let request = headers
         .iter()
-        .fold(connection.request("GET", path), |request, (name, value)| {
-            request.header(*name, *value)
-        });
-    let over_http2 = connection
-        .exchange(request.body(()).unwrap())
-        .await
-        .unwrap()
-        .verdict();
+        .fold(connection.request("GET", path), |request, (name, value)| request.header(*name, *value));
+    let over_http2 = connection.exchange(request.body(()).unwrap()).await.unwrap().verdict();
     assert_eq!(over_http1, over_http2, "{path} {headers:?}");
     over_http1
 }
@@ -68,10 +53,7 @@ async fn in_a_header() {
     let spiffe = lab.client(&lab.root.agent("a").claiming(None));
     let dns = lab.client(&lab.root.leaf().dns("d.lab.test").issue());
     let (served, mismatch) = (refused(200, ""), refused(403, "identity_mismatch"));
-    let (unclaimed, ambiguous) = (
-        refused(403, "identity_unclaimed"),
-        refused(403, "identity_ambiguous"),
-    );
+    let (unclaimed, ambiguous) = (refused(403, "identity_unclaimed"), refused(403, "identity_ambiguous"));
     for (client, claimed, verdict) in [
         (&spiffe, &["a"][..], &served),
         (&spiffe, &["spiffe://lab.test/agent/a"], &served),
@@ -109,22 +91,13 @@ async fn in_a_header() {
 
 #[tokio::test]
 async fn where_a_claim_is_optional_a_false_one_is_not() {
-    let lab = Lab::plan()
-        .claim(r#"{ header = "x-agent-id", optional = true }"#)
-        .start()
-        .await;
+    let lab = Lab::plan().claim(r#"{ header = "x-agent-id", optional = true }"#).start().await;
     let client = lab.client(&lab.root.agent("a").claiming(None));
     assert_eq!(both(&client, "/", &[]).await, refused(200, ""));
     assert_eq!(both(&client, "/", &[("x-agent-id", "a")]).await, refused(200, ""));
-    assert_eq!(
-        both(&client, "/", &[("x-agent-id", "b")]).await,
-        refused(403, "identity_mismatch")
-    );
+    assert_eq!(both(&client, "/", &[("x-agent-id", "b")]).await, refused(403, "identity_mismatch"));
     let twice = [("x-agent-id", "a"), ("x-agent-id", "a")];
-    assert_eq!(
-        both(&client, "/", &twice).await,
-        refused(403, "identity_ambiguous")
-    );
+    assert_eq!(both(&client, "/", &twice).await, refused(403, "identity_ambiguous"));
 }
 
 #[tokio::test]
@@ -134,26 +107,17 @@ async fn where_nothing_is_claimed_the_certificate_decides() {
     assert_eq!(both(&client, "/", &[]).await, refused(200, ""));
     assert_eq!(both(&client, "//x/../y%2f", &[]).await, refused(200, ""));
     let foreign = lab.client(&lab.root.leaf().uri("spiffe://other.test/agent/a").issue());
-    assert_eq!(
-        both(&foreign, "/", &[]).await,
-        refused(403, "trust_domain_denied")
-    );
+    assert_eq!(both(&foreign, "/", &[]).await, refused(403, "trust_domain_denied"));
 }
 
 #[tokio::test]
 async fn in_the_path() {
-    let lab = Lab::plan()
-        .claim(r#"{ path = "/api/v1/agents/{agent}/" }"#)
-        .start()
-        .await;
+    let lab = Lab::plan().claim(r#"{ path = "/api/v1/agents/{agent}/" }"#).start().await;
     let client = lab.client(&lab.root.agent("a").claiming(None));
     let served = refused(200, "");
-    for path in [
-        "/api/v1/agents/a/secrets",
-        "/api/v1/agents/a/",
-        "/api/v1/agents/a",
-        "/api/v1/agents/a?x=/../b//",
-    ] {
+    for path in
+        ["/api/v1/agents/a/secrets", "/api/v1/agents/a/", "/api/v1/agents/a", "/api/v1/agents/a?x=/../b//"]
+    {
         assert_eq!(both(&client, path, &[]).await, served, "{path}");
     }
     let seen = lab.upstream.seen().len();
@@ -192,11 +156,7 @@ async fn in_the_path() {
         refused(403, "identity_mismatch")
     );
     assert_eq!(raw(&client, "api/v1/agents/a/", b"").await.0, 400);
-    assert_eq!(
-        lab.upstream.seen().len(),
-        seen,
-        "refused, and forwarded all the same"
-    );
+    assert_eq!(lab.upstream.seen().len(), seen, "refused, and forwarded all the same");
 }
 
 /// Seen failing with paths that are matched without being held to one reading.
@@ -226,10 +186,7 @@ async fn each_route_says_what_it_demands() {
     assert_eq!(both(&a, "/api/x", &claim).await, refused(200, ""));
     // A certificate that is shown where none is demanded is judged all the same.
     assert_eq!(both(&a, "/public/x", &claim).await, refused(200, ""));
-    assert_eq!(
-        both(&a, "/public/x", &[("x-agent-id", "b")]).await,
-        refused(403, "identity_mismatch")
-    );
+    assert_eq!(both(&a, "/public/x", &[("x-agent-id", "b")]).await, refused(403, "identity_mismatch"));
     let traced =
         a.raw(b"TRACE /api/x HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n\r\n");
     assert!(traced.await.unwrap().starts_with("HTTP/1.1 501 "));

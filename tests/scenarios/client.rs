@@ -77,19 +77,12 @@ impl Client {
             }
             None => builder.with_no_client_auth(),
         };
-        Self {
-            config: Arc::new(config),
-            address,
-            claim: cert.and_then(|cert| cert.claim.clone()),
-        }
+        Self { config: Arc::new(config), address, claim: cert.and_then(|cert| cert.claim.clone()) }
     }
 
     /// The same, with the same TLS sessions, at another address.
     pub(crate) fn at(&self, address: SocketAddr) -> Self {
-        Self {
-            address,
-            ..self.clone()
-        }
+        Self { address, ..self.clone() }
     }
 
     /// A TLS connection for one protocol.
@@ -109,12 +102,7 @@ impl Client {
         let stream = within(self.dial(b"http/1.1")).await.unwrap();
         let kind = stream.get_ref().1.handshake_kind();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        H1 {
-            sender,
-            kind,
-            connection: tokio::spawn(connection),
-            claim: self.claim.clone(),
-        }
+        H1 { sender, kind, connection: tokio::spawn(connection), claim: self.claim.clone() }
     }
 
     /// An HTTP/2 connection with windows of the usual size.
@@ -124,23 +112,14 @@ impl Client {
 
     pub(crate) async fn h2_with(&self, builder: &h2::client::Builder) -> H2 {
         let (sender, connection, kind) = self.h2_parts(builder).await;
-        H2 {
-            sender,
-            kind,
-            connection: tokio::spawn(connection),
-            claim: self.claim.clone(),
-        }
+        H2 { sender, kind, connection: tokio::spawn(connection), claim: self.claim.clone() }
     }
 
     /// An HTTP/2 connection that reads and writes only while it is polled.
     pub(crate) async fn h2_parts(
         &self,
         builder: &h2::client::Builder,
-    ) -> (
-        h2::client::SendRequest<Bytes>,
-        H2Connection,
-        Option<HandshakeKind>,
-    ) {
+    ) -> (h2::client::SendRequest<Bytes>, H2Connection, Option<HandshakeKind>) {
         let stream = within(self.dial(b"h2")).await.unwrap();
         let kind = stream.get_ref().1.handshake_kind();
         let (sender, connection) = within(builder.handshake(stream)).await.unwrap();
@@ -154,9 +133,7 @@ impl Client {
         if let Some(claim) = &self.claim {
             request.headers_mut().insert("x-agent-id", claim.parse().unwrap());
         }
-        let (socket, _) = within(tokio_tungstenite::client_async(request, stream))
-            .await
-            .unwrap();
+        let (socket, _) = within(tokio_tungstenite::client_async(request, stream)).await.unwrap();
         socket
     }
 
@@ -195,11 +172,7 @@ pub(crate) struct Answer {
 impl Answer {
     /// The code of a problem document; empty if it is none.
     pub(crate) fn code(&self) -> String {
-        if self
-            .headers
-            .get("content-type")
-            .is_none_or(|kind| kind != "application/problem+json")
-        {
+        if self.headers.get("content-type").is_none_or(|kind| kind != "application/problem+json") {
             return String::new();
         }
         self.json()["code"].as_str().unwrap_or_default().to_owned()
@@ -236,10 +209,7 @@ pub(crate) struct H1 {
 impl H1 {
     /// A request in the making, with host and claim.
     pub(crate) fn request(&self, method: &str, path: &str) -> request::Builder {
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header("host", "localhost");
+        let request = Request::builder().method(method).uri(path).header("host", "localhost");
         match &self.claim {
             Some(claim) => request.header("x-agent-id", claim),
             None => request,
@@ -257,11 +227,7 @@ impl H1 {
         let response = self.send(request).await?;
         let (parts, body) = response.into_parts();
         let body = within(body.collect()).await?.to_bytes();
-        Ok(Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body,
-        })
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
@@ -273,10 +239,7 @@ impl H1 {
         &mut self,
         method: &str,
         path: &str,
-    ) -> (
-        Feeder,
-        impl Future<Output = hyper::Result<Response<Incoming>>> + 'static,
-    ) {
+    ) -> (Feeder, impl Future<Output = hyper::Result<Response<Incoming>>> + 'static) {
         let (feeder, body) = feed();
         let request = self.request(method, path).body(body).unwrap();
         (feeder, self.sender.send_request(request))
@@ -284,9 +247,7 @@ impl H1 {
 
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> hyper::Result<()> {
-        let Self {
-            sender, connection, ..
-        } = self;
+        let Self { sender, connection, .. } = self;
         let ended = within(connection).await.unwrap();
         drop(sender);
         ended
@@ -304,9 +265,7 @@ pub(crate) struct H2 {
 impl H2 {
     /// A request in the making, with authority and claim.
     pub(crate) fn request(&self, method: &str, path: &str) -> request::Builder {
-        let request = Request::builder()
-            .method(method)
-            .uri(format!("https://localhost{path}"));
+        let request = Request::builder().method(method).uri(format!("https://localhost{path}"));
         match &self.claim {
             Some(claim) => request.header("x-agent-id", claim),
             None => request,
@@ -344,11 +303,7 @@ impl H2 {
             body.flow_control().release_capacity(chunk.len())?;
             bytes.extend_from_slice(&chunk);
         }
-        Ok(Answer {
-            status: parts.status,
-            headers: parts.headers,
-            body: bytes.into(),
-        })
+        Ok(Answer { status: parts.status, headers: parts.headers, body: bytes.into() })
     }
 
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
@@ -357,9 +312,7 @@ impl H2 {
 
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> Result<(), h2::Error> {
-        let Self {
-            sender, connection, ..
-        } = self;
+        let Self { sender, connection, .. } = self;
         let ended = within(connection).await.unwrap();
         drop(sender);
         ended

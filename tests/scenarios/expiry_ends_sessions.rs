@@ -75,10 +75,7 @@ async fn a_resumed_session_does_not_outlive_its_certificate() {
         clock.advance(Duration::from_secs(7200));
         let mut connection = client.h1().await;
         assert_eq!(connection.kind, Some(HandshakeKind::Resumed));
-        connection
-            .get("/")
-            .await
-            .assert_refused(403, "certificate_expired");
+        connection.get("/").await.assert_refused(403, "certificate_expired");
         assert!(connection.try_get("/").await.is_err());
         assert_eq!(lab.upstream.seen().len(), 1);
     }
@@ -93,8 +90,5 @@ async fn an_intermediate_takes_its_leaves_along() {
     let mut connection = lab.client(&issuing.agent("a")).h1().await;
     connection.get("/").await.assert_ok();
     clock.advance(Duration::from_secs(7200));
-    connection
-        .get("/")
-        .await
-        .assert_refused(403, "certificate_expired");
+    connection.get("/").await.assert_refused(403, "certificate_expired");
 }

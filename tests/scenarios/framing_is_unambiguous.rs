@@ -12,10 +12,7 @@ async fn send(head: &str, body: &str, until: &'static [u8]) -> Result<String, St
     let lab = Lab::plan().routes(&routes).start().await;
     let client = lab.client(&lab.root.agent("a"));
     let fixed = "POST / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n";
-    let answer = client
-        .raw(format!("{fixed}{head}\r\n{body}").as_bytes())
-        .await
-        .unwrap();
+    let answer = client.raw(format!("{fixed}{head}\r\n{body}").as_bytes()).await.unwrap();
     match answer.get(9..12) {
         Some("200") => Ok(upstream.text()),
         status => {
@@ -46,10 +43,7 @@ async fn headers_that_could_be_read_in_two_ways_are_refused() {
         ("transfer-encoding: gzip, chunked\r\n", CHUNKED),
         ("transfer-encoding: chunked, chunked\r\n", CHUNKED),
         ("transfer-encoding: chunked, identity\r\n", CHUNKED),
-        (
-            "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
-            CHUNKED,
-        ),
+        ("transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n", CHUNKED),
         ("transfer-encoding: \x0bchunked\r\n", CHUNKED),
         ("transfer-encoding : chunked\r\n", CHUNKED),
         ("transfer-encoding: chunked\r\nhost: other\r\n", CHUNKED),

@@ -43,17 +43,10 @@ const NAMES: [&str; 25] = [
 fn spellings() -> Vec<String> {
     let spelled = NAMES.iter().flat_map(|name| {
         let mixed = name.replacen('-', "_", 1);
-        [
-            (*name).to_owned(),
-            name.to_uppercase(),
-            name.replace('-', "_"),
-            mixed,
-        ]
+        [(*name).to_owned(), name.to_uppercase(), name.replace('-', "_"), mixed]
     });
     // Of the claim's own header, every spelling but the one that is bound.
-    spelled
-        .chain(["X_Agent_Id", "x-agent_id", "X_AGENT-ID"].map(str::to_owned))
-        .collect()
+    spelled.chain(["X_Agent_Id", "x-agent_id", "X_AGENT-ID"].map(str::to_owned)).collect()
 }
 
 fn assert_clean(headers: &HeaderMap) {
@@ -77,10 +70,7 @@ async fn over_http1() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     let seen = lab.upstream.only("/spoof");
     assert_clean(&seen.headers);
-    assert_eq!(
-        seen.header("x-portcullis-principal"),
-        Some("spiffe://lab.test/agent/a")
-    );
+    assert_eq!(seen.header("x-portcullis-principal"), Some("spiffe://lab.test/agent/a"));
     assert!(seen.header("client-cert").is_some() && seen.header("x-request-id").is_some());
 }
 
@@ -90,21 +80,12 @@ async fn over_http2() {
     let mut connection = lab.client(&lab.root.agent("a")).h2().await;
     let mut request = connection.request("GET", "/spoof");
     for name in spellings() {
-        request = request
-            .header(name.to_lowercase(), "forged")
-            .header(name.to_lowercase(), "forged again");
+        request = request.header(name.to_lowercase(), "forged").header(name.to_lowercase(), "forged again");
     }
-    connection
-        .exchange(request.body(()).unwrap())
-        .await
-        .unwrap()
-        .assert_ok();
+    connection.exchange(request.body(()).unwrap()).await.unwrap().assert_ok();
     let seen = lab.upstream.only("/spoof");
     assert_clean(&seen.headers);
-    assert_eq!(
-        seen.header("x-portcullis-principal"),
-        Some("spiffe://lab.test/agent/a")
-    );
+    assert_eq!(seen.header("x-portcullis-principal"), Some("spiffe://lab.test/agent/a"));
 }
 
 /// Seen failing with trailers that pass as they are, or with the header of the claim in them.
@@ -129,42 +110,26 @@ async fn in_trailers_too() {
     assert_eq!(seen.trailers.len(), 1, "{:?}", seen.trailers);
 
     let mut connection = lab.client(&cert).h2().await;
-    let request = connection
-        .request("POST", "/two")
-        .header("trailer", names)
-        .body(())
-        .unwrap();
+    let request = connection.request("POST", "/two").header("trailer", names).body(()).unwrap();
     let (answer, mut body) = connection.send(request, false).await.unwrap();
     body.send_data(Bytes::from("hello"), false).unwrap();
     let mut trailers = HeaderMap::new();
     trailers.insert("x-checksum", HeaderValue::from_static("1"));
-    for name in [
-        "x-forwarded-client-cert",
-        "x_portcullis_principal",
-        "client-cert",
-        "x-agent-id",
-        "x_agent_id",
-    ] {
+    for name in
+        ["x-forwarded-client-cert", "x_portcullis_principal", "client-cert", "x-agent-id", "x_agent_id"]
+    {
         trailers.insert(name, HeaderValue::from_static("forged"));
     }
     body.send_trailers(trailers).unwrap();
     assert_eq!(within(answer).await.unwrap().status(), 200);
     let seen = lab.upstream.only("/two");
-    assert_eq!(
-        (seen.trailers.len(), seen.trailers.get("x-checksum")),
-        (1, Some(&"1".parse().unwrap()))
-    );
+    assert_eq!((seen.trailers.len(), seen.trailers.get("x-checksum")), (1, Some(&"1".parse().unwrap())));
 }
 
 #[tokio::test]
 async fn what_the_gate_says_is_true() {
     let lab = Lab::start().await;
-    let both = lab
-        .root
-        .leaf()
-        .uri("spiffe://lab.test/agent/a")
-        .dns("a.lab.test")
-        .dns("x.other.test");
+    let both = lab.root.leaf().uri("spiffe://lab.test/agent/a").dns("a.lab.test").dns("x.other.test");
     let both = both.claim("a").issue();
     lab.client(&both).get("/both").await.assert_ok();
     let seen = lab.upstream.only("/both");
@@ -174,62 +139,37 @@ async fn what_the_gate_says_is_true() {
     );
     assert_eq!(seen.header("x-forwarded-client-cert"), Some(expected.as_str()));
     let certificate = seen.header("client-cert").unwrap();
-    let encoded = certificate
-        .strip_prefix(':')
-        .and_then(|rest| rest.strip_suffix(':'))
-        .unwrap();
+    let encoded = certificate.strip_prefix(':').and_then(|rest| rest.strip_suffix(':')).unwrap();
     assert_eq!(STANDARD.decode(encoded).unwrap(), both.chain[0].as_ref());
-    assert_eq!(
-        seen.header("x-portcullis-principal"),
-        Some("spiffe://lab.test/agent/a")
-    );
+    assert_eq!(seen.header("x-portcullis-principal"), Some("spiffe://lab.test/agent/a"));
     assert_eq!(seen.header("x-agent-id"), Some("a"));
     assert_eq!(seen.header("x-forwarded-for"), Some("127.0.0.1"));
     assert_eq!(seen.header("x-forwarded-proto"), Some("https"));
     let id = seen.header("x-request-id").unwrap();
-    assert!(
-        id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()),
-        "{id}"
-    );
+    assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
 
     let dns = lab.root.leaf().dns("D.Lab.Test").claim("d").issue();
     lab.client(&dns).get("/dns").await.assert_ok();
     let seen = lab.upstream.only("/dns");
     assert_eq!(seen.header("x-portcullis-principal"), Some("d.lab.test"));
-    assert!(
-        seen.header("x-forwarded-client-cert")
-            .unwrap()
-            .ends_with(";DNS=d.lab.test")
-    );
+    assert!(seen.header("x-forwarded-client-cert").unwrap().ends_with(";DNS=d.lab.test"));
     assert_ne!(seen.header("x-request-id"), Some(id));
 }
 
 /// Who shows no certificate is said to be nobody.
 #[tokio::test]
 async fn without_a_certificate_nothing_is_said() {
-    let lab = Lab::plan()
-        .routes("[[route]]\nupstream = [\"UPSTREAM\"]\ndemand = \"none\"")
-        .start()
-        .await;
+    let lab = Lab::plan().routes("[[route]]\nupstream = [\"UPSTREAM\"]\ndemand = \"none\"").start().await;
     let client = lab.client_of(None, &[&rustls::version::TLS13]);
     let mut connection = client.h2().await;
     let mut request = connection.request("GET", "/").header("x-agent-id", "forged");
     for name in spellings().iter().take(100) {
         request = request.header(name.to_lowercase(), "forged");
     }
-    connection
-        .exchange(request.body(()).unwrap())
-        .await
-        .unwrap()
-        .assert_ok();
+    connection.exchange(request.body(()).unwrap()).await.unwrap().assert_ok();
     let seen = lab.upstream.only("/");
     assert_clean(&seen.headers);
-    for name in [
-        "x-agent-id",
-        "x-forwarded-client-cert",
-        "client-cert",
-        "x-portcullis-principal",
-    ] {
+    for name in ["x-agent-id", "x-forwarded-client-cert", "client-cert", "x-portcullis-principal"] {
         assert_eq!(seen.header(name), None, "{name}");
     }
     assert!(seen.header("x-request-id").is_some());
@@ -260,8 +200,5 @@ async fn nothing_that_was_bound_can_be_named_away() {
     ] {
         assert!(seen.header(name).is_some(), "{name}");
     }
-    assert_eq!(
-        (seen.header("x-own"), seen.body.as_slice()),
-        (None, &b"hello"[..])
-    );
+    assert_eq!((seen.header("x-own"), seen.body.as_slice()), (None, &b"hello"[..]));
 }

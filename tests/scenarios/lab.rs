@@ -141,19 +141,8 @@ impl Plan {
     }
 
     fn text(&self, upstream: SocketAddr) -> String {
-        let Self {
-            threads,
-            gate,
-            client_ca,
-            domains,
-            templates,
-            claim,
-            ..
-        } = self;
-        let routes = self
-            .routes
-            .as_deref()
-            .unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
+        let Self { threads, gate, client_ca, domains, templates, claim, .. } = self;
+        let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
         let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
         format!(
             r#"[gate]
@@ -295,10 +284,7 @@ impl Lab {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         };
-        assert!(
-            timeout(PATIENCE, written).await.is_ok(),
-            "{text} was never audited"
-        );
+        assert!(timeout(PATIENCE, written).await.is_ok(), "{text} was never audited");
     }
 
     /// A client of the admin listener.
@@ -330,9 +316,7 @@ impl Lab {
 
     /// What the plain listener says.
     pub(crate) async fn plain(&self, path: &str) -> String {
-        let mut stream = within(TcpStream::connect(self.running().metrics.unwrap()))
-            .await
-            .unwrap();
+        let mut stream = within(TcpStream::connect(self.running().metrics.unwrap())).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut text = String::new();
@@ -344,15 +328,8 @@ impl Lab {
 /// Sends a change over any connection to the admin listener.
 pub(crate) async fn post(connection: &mut H1, change: &Value) -> hyper::Result<Answer> {
     use http_body_util::BodyExt as _;
-    let request = connection
-        .request("POST", "/v1/revocations")
-        .body(full(change.to_string()))
-        .unwrap();
+    let request = connection.request("POST", "/v1/revocations").body(full(change.to_string())).unwrap();
     let (parts, body) = connection.send(request).await?.into_parts();
     let body = within(body.collect()).await?.to_bytes();
-    Ok(Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body,
-    })
+    Ok(Answer { status: parts.status, headers: parts.headers, body })
 }

@@ -26,21 +26,12 @@ impl Fleet {
         let other = Ca::root("other");
         let templates = r#"["spiffe://{trust_domain}/agent/{agent}", "dns:{agent}.lab.test",
             "spiffe://{trust_domain}/task/{task}/{agent}"]"#;
-        let plan = Lab::plan()
-            .client_ca(r#"["ca.pem", "other.pem"]"#)
-            .file("other.pem", other.pem());
-        let lab = plan
-            .domains(r#"["lab.test", "other.test"]"#)
-            .templates(templates)
-            .start()
-            .await;
+        let plan = Lab::plan().client_ca(r#"["ca.pem", "other.pem"]"#).file("other.pem", other.pem());
+        let lab = plan.domains(r#"["lab.test", "other.test"]"#).templates(templates).start().await;
         let (first, second) = (lab.root.intermediate("first"), lab.root.intermediate("second"));
         let a = first.agent("a");
         let task = |task: &str, agent: &str| {
-            let leaf = lab
-                .root
-                .leaf()
-                .uri(&format!("spiffe://lab.test/task/{task}/{agent}"));
+            let leaf = lab.root.leaf().uri(&format!("spiffe://lab.test/task/{task}/{agent}"));
             leaf.claim(agent).issue()
         };
         let dns = lab.root.leaf().dns("D.lab.test").claim("d").issue();
@@ -63,13 +54,7 @@ impl Fleet {
             ("task t of agent q", task("t", "q")),
             ("task u of agent p", task("u", "p")),
         ]);
-        Self {
-            lab,
-            certs,
-            first,
-            second,
-            other,
-        }
+        Self { lab, certs, first, second, other }
     }
 
     async fn connect(&self) -> BTreeMap<&'static str, H1> {
@@ -90,11 +75,7 @@ impl Fleet {
         let mut change = json!({"action": "revoke", "level": level, "target": target});
         change["issuer"] = issuer.map_or(Value::Null, Value::from);
         let ended = self.lab.applied(change.clone()).await;
-        assert_eq!(
-            (ended, self.lab.sessions()),
-            (hit.len() as u64, self.certs.len() - hit.len()),
-            "{what}"
-        );
+        assert_eq!((ended, self.lab.sessions()), (hit.len() as u64, self.certs.len() - hit.len()), "{what}");
         for (name, cert) in &self.certs {
             let open = connections.get_mut(name).unwrap().try_get("/").await;
             let fresh = self.lab.client(cert).get("/").await;
@@ -121,44 +102,18 @@ async fn certificate_and_key() {
     let mut fleet = Fleet::start().await;
     let a = fleet.certs["a"].clone();
     fleet.expect("certificate", &a.serial, None, &["a"]).await;
-    let spelled: Vec<String> = a
-        .serial
-        .as_bytes()
-        .chunks(2)
-        .map(|b| String::from_utf8_lossy(b).to_uppercase())
-        .collect();
-    fleet
-        .expect("certificate", &format!("00:{}", spelled.join(":")), None, &["a"])
-        .await;
-    fleet
-        .expect(
-            "certificate",
-            "0A1B2C",
-            None,
-            &["first's 0a1b2c", "second's 0a1b2c"],
-        )
-        .await;
+    let spelled: Vec<String> =
+        a.serial.as_bytes().chunks(2).map(|b| String::from_utf8_lossy(b).to_uppercase()).collect();
+    fleet.expect("certificate", &format!("00:{}", spelled.join(":")), None, &["a"]).await;
+    fleet.expect("certificate", "0A1B2C", None, &["first's 0a1b2c", "second's 0a1b2c"]).await;
     let (by_key, by_id) = (fleet.first.key_sha256.clone(), fleet.first.key_id.clone());
-    fleet
-        .expect("certificate", "0a1b2c", Some(&by_key), &["first's 0a1b2c"])
-        .await;
-    fleet
-        .expect(
-            "certificate",
-            "0a1b2c",
-            Some(&by_id.to_uppercase()),
-            &["first's 0a1b2c"],
-        )
-        .await;
+    fleet.expect("certificate", "0a1b2c", Some(&by_key), &["first's 0a1b2c"]).await;
+    fleet.expect("certificate", "0a1b2c", Some(&by_id.to_uppercase()), &["first's 0a1b2c"]).await;
     // Of the root's numbers, neither is one; nor has anybody this serial under another authority.
     let root = fleet.lab.root.key_sha256.clone();
     fleet.expect("certificate", "0a1b2c", Some(&root), &[]).await;
-    fleet
-        .expect("certificate", &a.serial, Some(&fleet.second.key_id.clone()), &[])
-        .await;
-    fleet
-        .expect("key", &a.key_sha256, None, &["a", "a renewed, same key"])
-        .await;
+    fleet.expect("certificate", &a.serial, Some(&fleet.second.key_id.clone()), &[]).await;
+    fleet.expect("key", &a.key_sha256, None, &["a", "a renewed, same key"]).await;
     fleet.expect("key", &by_key, None, &[]).await;
 }
 
@@ -166,35 +121,15 @@ async fn certificate_and_key() {
 async fn principal_and_task() {
     let mut fleet = Fleet::start().await;
     let all_of_a = ["a", "a renewed, new key", "a renewed, same key"];
-    fleet
-        .expect("principal", "spiffe://lab.test/agent/a", None, &all_of_a)
-        .await;
+    fleet.expect("principal", "spiffe://lab.test/agent/a", None, &all_of_a).await;
     // An agent id is the same in every trust domain.
-    fleet
-        .expect(
-            "agent",
-            "a",
-            None,
-            &["a", "a renewed, new key", "a renewed, same key", "other's a"],
-        )
-        .await;
+    fleet.expect("agent", "a", None, &["a", "a renewed, new key", "a renewed, same key", "other's a"]).await;
     fleet.expect("principal", "A", None, &[]).await;
-    fleet
-        .expect("principal", "spiffe://lab.test/agent/A", None, &[])
-        .await;
+    fleet.expect("principal", "spiffe://lab.test/agent/A", None, &[]).await;
     fleet.expect("principal", "d.LAB.test.", None, &["d"]).await;
     fleet.expect("principal", "d", None, &["d"]).await;
-    fleet
-        .expect(
-            "principal",
-            "p",
-            None,
-            &["task t of agent p", "task u of agent p"],
-        )
-        .await;
-    fleet
-        .expect("task", "t", None, &["task t of agent p", "task t of agent q"])
-        .await;
+    fleet.expect("principal", "p", None, &["task t of agent p", "task u of agent p"]).await;
+    fleet.expect("task", "t", None, &["task t of agent p", "task t of agent q"]).await;
     fleet.expect("task", "a", None, &[]).await;
 }
 
@@ -204,33 +139,18 @@ async fn issuer_and_trust_domain() {
     let mut fleet = Fleet::start().await;
     let under_first = ["a", "a renewed, new key", "a renewed, same key", "first's 0a1b2c"];
     let under_second = ["b", "second's 0a1b2c"];
-    let under_root: Vec<&str> = fleet
-        .certs
-        .keys()
-        .copied()
-        .filter(|name| *name != "other's a")
-        .collect();
+    let under_root: Vec<&str> = fleet.certs.keys().copied().filter(|name| *name != "other's a").collect();
     let (by_key, by_id) = (fleet.first.key_sha256.clone(), fleet.first.key_id.clone());
     fleet.expect("issuer", &by_key, None, &under_first).await;
     fleet.expect("issuer", &by_id, None, &under_first).await;
-    fleet
-        .expect("issuer", &fleet.second.key_id.clone(), None, &under_second)
-        .await;
-    fleet
-        .expect("issuer", &fleet.lab.root.key_id.clone(), None, &under_root)
-        .await;
-    fleet
-        .expect("issuer", &fleet.other.key_sha256.clone(), None, &["other's a"])
-        .await;
+    fleet.expect("issuer", &fleet.second.key_id.clone(), None, &under_second).await;
+    fleet.expect("issuer", &fleet.lab.root.key_id.clone(), None, &under_root).await;
+    fleet.expect("issuer", &fleet.other.key_sha256.clone(), None, &["other's a"]).await;
     // A leaf's key is no authority's.
-    fleet
-        .expect("issuer", &fleet.certs["a"].key_sha256.clone(), None, &[])
-        .await;
+    fleet.expect("issuer", &fleet.certs["a"].key_sha256.clone(), None, &[]).await;
     let in_lab: Vec<&str> = under_root.iter().copied().filter(|name| *name != "d").collect();
     fleet.expect("trust_domain", "lab.test", None, &in_lab).await;
-    fleet
-        .expect("trust_domain", "spiffe://other.test", None, &["other's a"])
-        .await;
+    fleet.expect("trust_domain", "spiffe://other.test", None, &["other's a"]).await;
     fleet.expect("trust_domain", "nowhere.test", None, &[]).await;
 }
 

@@ -14,47 +14,27 @@ use crate::upstream::Upstream;
 
 /// The value of a metric.
 fn metric(text: &str, series: &str) -> f64 {
-    let value = text
-        .lines()
-        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-    value
-        .unwrap_or_else(|| panic!("no {series} in {text}"))
-        .parse()
-        .unwrap()
+    let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    value.unwrap_or_else(|| panic!("no {series} in {text}")).parse().unwrap()
 }
 
 #[tokio::test]
 async fn metrics() {
     let mut lab = Lab::start().await;
-    let (a, b) = (
-        lab.root.agent("a"),
-        lab.root.leaf().dns("b.lab.test").claim("b").issue(),
-    );
+    let (a, b) = (lab.root.agent("a"), lab.root.leaf().dns("b.lab.test").claim("b").issue());
     let mut open = lab.client(&a).h1().await;
     open.get("/").await.assert_ok();
     open.get("/").await.assert_ok();
     lab.client(&a).get("/").await.assert_ok();
     lab.client(&b).get("/").await.assert_ok();
-    lab.client(&b.clone().claiming(Some("c")))
-        .get("/")
-        .await
-        .assert_refused(403, "identity_mismatch");
-    lab.client_of(None, &[&TLS13])
-        .get("/")
-        .await
-        .assert_refused(401, "mtls_required");
+    lab.client(&b.clone().claiming(Some("c"))).get("/").await.assert_refused(403, "identity_mismatch");
+    lab.client_of(None, &[&TLS13]).get("/").await.assert_refused(401, "mtls_required");
     lab.until_sessions(1).await;
     lab.revoke("certificate", &b.serial).await;
-    lab.client(&b)
-        .get("/")
-        .await
-        .assert_refused(403, "certificate_revoked");
+    lab.client(&b).get("/").await.assert_refused(403, "certificate_revoked");
     let text = lab.plain("/metrics").await;
     for (series, value) in [
-        (
-            "mtls_auth_total{principal_type=\"agent\",result=\"success\"}",
-            3.0,
-        ),
+        ("mtls_auth_total{principal_type=\"agent\",result=\"success\"}", 3.0),
         // One of them is the administrator's.
         ("mtls_auth_total{principal_type=\"dns\",result=\"success\"}", 2.0),
         ("mtls_auth_total{principal_type=\"dns\",result=\"failure\"}", 1.0),
@@ -63,27 +43,19 @@ async fn metrics() {
         ("mtls_cache_hits{type=\"principal\"}", 1.0),
         ("portcullis_refusals_total{code=\"certificate_revoked\"}", 1.0),
         ("portcullis_revocation_entries", 1.0),
-        (
-            "portcullis_revocation_events_total{action=\"revoke\",feed=\"admin\",level=\"certificate\"}",
-            1.0,
-        ),
+        ("portcullis_revocation_events_total{action=\"revoke\",feed=\"admin\",level=\"certificate\"}", 1.0),
         ("portcullis_journal_durable", 1.0),
     ] {
         assert!((metric(&text, series) - value).abs() < 1e-9, "{series}: {text}");
     }
     assert!(metric(&text, "mtls_cache_hits{type=\"certificate\"}") >= 3.0);
-    let series = format!(
-        "cert_expiry_days{{principal_id=\"spiffe://lab.test/agent/a\",serial=\"{}\"}}",
-        a.serial
-    );
+    let series =
+        format!("cert_expiry_days{{principal_id=\"spiffe://lab.test/agent/a\",serial=\"{}\"}}", a.serial);
     let days = metric(&text, &series);
     assert!(0.99 < days && days <= 1.0, "{days}");
     lab.revoke("principal", "a").await;
     let text = lab.plain("/metrics").await;
-    let ended = metric(
-        &text,
-        "portcullis_sessions_ended_total{cause=\"principal_revoked\"}",
-    );
+    let ended = metric(&text, "portcullis_sessions_ended_total{cause=\"principal_revoked\"}");
     assert!((ended - 1.0).abs() < 1e-9, "{text}");
 }
 
@@ -96,9 +68,7 @@ async fn health() {
 }
 
 fn text<'a>(line: &'a Value, field: &str) -> &'a str {
-    line[field]
-        .as_str()
-        .unwrap_or_else(|| panic!("no {field} in {line}"))
+    line[field].as_str().unwrap_or_else(|| panic!("no {field} in {line}"))
 }
 
 #[tokio::test]
@@ -109,49 +79,24 @@ async fn log_lines() {
     let client = |cert: &Cert| Client::new(&site.root, Some(cert), at.gate, &[&TLS13]);
     let mismatch = client(&cert.clone().claiming(Some("b"))).get("/").await;
     mismatch.assert_refused(403, "identity_mismatch");
-    let line = process
-        .until(|line| text(line, "message").contains("authentication error"))
-        .await;
+    let line = process.until(|line| text(line, "message").contains("authentication error")).await;
     assert_eq!(text(&line, "principal_id"), "spiffe://lab.test/agent/a");
-    assert_eq!(
-        (text(&line, "serial"), text(&line, "code")),
-        (cert.serial.as_str(), "identity_mismatch")
-    );
+    assert_eq!((text(&line, "serial"), text(&line, "code")), (cert.serial.as_str(), "identity_mismatch"));
     // The client is told the number under which the log has its case.
-    assert_eq!(
-        text(&line, "request_id"),
-        mismatch.json()["request_id"].as_str().unwrap()
-    );
+    assert_eq!(text(&line, "request_id"), mismatch.json()["request_id"].as_str().unwrap());
 
     let mut open = client(&cert).h1().await;
     open.get("/").await.assert_ok();
-    let target = [
-        "--level",
-        "certificate",
-        "--target",
-        cert.serial.as_str(),
-        "--reason",
-        "key_compromise",
-    ];
-    assert_eq!(
-        ended(site.change("revoke", at.admin, &target)).await.code,
-        Some(0)
-    );
-    let line = process
-        .until(|line| text(line, "message") == "session ended")
-        .await;
+    let target = ["--level", "certificate", "--target", cert.serial.as_str(), "--reason", "key_compromise"];
+    assert_eq!(ended(site.change("revoke", at.admin, &target)).await.code, Some(0));
+    let line = process.until(|line| text(line, "message") == "session ended").await;
     assert_eq!(
         (text(&line, "principal_id"), text(&line, "serial")),
         ("spiffe://lab.test/agent/a", cert.serial.as_str())
     );
     assert_eq!(text(&line, "revocation_reason"), "key_compromise");
-    client(&cert)
-        .get("/")
-        .await
-        .assert_refused(403, "certificate_revoked");
-    let line = process
-        .until(|line| text(line, "message").contains("revoked certificate"))
-        .await;
+    client(&cert).get("/").await.assert_refused(403, "certificate_revoked");
+    let line = process.until(|line| text(line, "message").contains("revoked certificate")).await;
     assert!(text(&line, "message").contains("authentication error"));
     assert_eq!(
         (text(&line, "principal_id"), text(&line, "serial")),
@@ -161,9 +106,7 @@ async fn log_lines() {
 
     let stranger = crate::pki::Ca::root("stranger").agent("a");
     assert!(client(&stranger).raw(b"GET / HTTP/1.1\r\n\r\n").await.is_err());
-    process
-        .until(|line| text(line, "message").contains("authentication error"))
-        .await;
+    process.until(|line| text(line, "message").contains("authentication error")).await;
 }
 
 #[tokio::test]
@@ -180,40 +123,19 @@ async fn advisory_mode_only_warns() {
     lab.upstream.release();
     assert_eq!(crate::lab::within(waiting).await.unwrap().status(), 200);
     lab.client(&cert).get("/").await.assert_ok();
-    lab.client(&cert.clone().claiming(Some("b")))
-        .get("/")
-        .await
-        .assert_ok();
-    lab.client(&lab.root.agent("c").claiming(None))
-        .get("/")
-        .await
-        .assert_ok();
+    lab.client(&cert.clone().claiming(Some("b"))).get("/").await.assert_ok();
+    lab.client(&lab.root.agent("c").claiming(None)).get("/").await.assert_ok();
     lab.client_of(None, &[&TLS13]).get("/").await.assert_ok();
     let text = lab.plain("/metrics").await;
-    let revoked = metric(
-        &text,
-        "mtls_auth_total{principal_type=\"agent\",result=\"revoked\"}",
-    );
+    let revoked = metric(&text, "mtls_auth_total{principal_type=\"agent\",result=\"revoked\"}");
     assert!((revoked - 3.0).abs() < 1e-9, "{text}");
-    assert!(
-        metric(
-            &text,
-            "mtls_auth_total{principal_type=\"agent\",result=\"failure\"}"
-        ) > 0.0
-    );
-    assert!(
-        metric(
-            &text,
-            "mtls_auth_total{principal_type=\"none\",result=\"failure\"}"
-        ) > 0.0
-    );
+    assert!(metric(&text, "mtls_auth_total{principal_type=\"agent\",result=\"failure\"}") > 0.0);
+    assert!(metric(&text, "mtls_auth_total{principal_type=\"none\",result=\"failure\"}") > 0.0);
     // Administrators are judged strictly all the same.
     let foreign = lab.ops.leaf().dns("ops.admin.test").issue();
     lab.revoke("certificate", &foreign.serial).await;
     let change = json!({"action": "revoke", "level": "principal", "target": "x"});
-    let refused = crate::lab::post(&mut lab.admin_client(Some(&foreign)).h1().await, &change)
-        .await
-        .unwrap();
+    let refused = crate::lab::post(&mut lab.admin_client(Some(&foreign)).h1().await, &change).await.unwrap();
     refused.assert_refused(403, "certificate_revoked");
 }
 
@@ -223,29 +145,11 @@ async fn advisory_mode_says_who_would_have_been_refused() {
     site.edit("mode = \"strict\" ", "mode = \"advisory\" ");
     let (mut process, at) = Process::start(site.run(upstream.address)).await;
     let cert = site.root.agent("a");
-    let target = [
-        "--level",
-        "certificate",
-        "--target",
-        cert.serial.as_str(),
-        "--reason",
-        "superseded",
-    ];
-    assert_eq!(
-        ended(site.change("revoke", at.admin, &target)).await.code,
-        Some(0)
-    );
-    Client::new(&site.root, Some(&cert), at.gate, &[&TLS13])
-        .get("/")
-        .await
-        .assert_ok();
-    let line = process
-        .until(|line| text(line, "message").contains("revoked certificate"))
-        .await;
-    assert_eq!(
-        (&line["passed"], text(&line, "revocation_reason")),
-        (&Value::Bool(true), "superseded")
-    );
+    let target = ["--level", "certificate", "--target", cert.serial.as_str(), "--reason", "superseded"];
+    assert_eq!(ended(site.change("revoke", at.admin, &target)).await.code, Some(0));
+    Client::new(&site.root, Some(&cert), at.gate, &[&TLS13]).get("/").await.assert_ok();
+    let line = process.until(|line| text(line, "message").contains("revoked certificate")).await;
+    assert_eq!((&line["passed"], text(&line, "revocation_reason")), (&Value::Bool(true), "superseded"));
     assert!(at.metrics.port() > 0);
 }
 
@@ -256,10 +160,7 @@ async fn clients_are_told_as_much_as_was_decided() {
         ("code", "certificate_revoked".into(), false),
         ("reason", "certificate_revoked".into(), true),
     ] {
-        let mut lab = Lab::plan()
-            .gate(&format!("disclose = \"{disclose}\""))
-            .start()
-            .await;
+        let mut lab = Lab::plan().gate(&format!("disclose = \"{disclose}\"")).start().await;
         let cert = lab.root.agent("a");
         lab.revoke("certificate", &cert.serial).await;
         let answer = lab.client(&cert).get("/").await;
@@ -268,16 +169,10 @@ async fn clients_are_told_as_much_as_was_decided() {
             (403, &"application/problem+json".parse().unwrap())
         );
         let document = answer.json();
-        assert_eq!(
-            (&document["code"], &document["status"]),
-            (&code, &json!(403)),
-            "{disclose}"
-        );
+        assert_eq!((&document["code"], &document["status"]), (&code, &json!(403)), "{disclose}");
         assert!(document["error"].is_string() && document["request_id"].is_string());
         assert_eq!(
-            document["detail"]
-                .as_str()
-                .is_some_and(|detail| detail.contains("leaked")),
+            document["detail"].as_str().is_some_and(|detail| detail.contains("leaked")),
             detail,
             "{disclose}"
         );

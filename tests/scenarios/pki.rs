@@ -115,23 +115,13 @@ impl Ca {
         let mut serial = *Uuid::new_v4().as_bytes();
         serial[0] = 0x40 | serial[0] & 0x3f;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
-        Leaf {
-            ca: self,
-            params,
-            key: KeyPair::generate().unwrap(),
-            claim: None,
-        }
+        Leaf { ca: self, params, key: KeyPair::generate().unwrap(), claim: None }
     }
 
     /// A server's certificate for `localhost`, and its key, PEM.
     pub(crate) fn server(&self) -> (String, String) {
-        let mut leaf = self
-            .leaf()
-            .dns("localhost")
-            .usage(&[ExtendedKeyUsagePurpose::ServerAuth]);
-        leaf.params
-            .subject_alt_names
-            .push(SanType::IpAddress([127, 0, 0, 1].into()));
+        let mut leaf = self.leaf().dns("localhost").usage(&[ExtendedKeyUsagePurpose::ServerAuth]);
+        leaf.params.subject_alt_names.push(SanType::IpAddress([127, 0, 0, 1].into()));
         let certificate = leaf.params.signed_by(&leaf.key, &self.issuer).unwrap();
         (certificate.pem(), leaf.key.serialize_pem())
     }
@@ -148,26 +138,19 @@ pub(crate) struct Leaf<'a> {
 impl Leaf<'_> {
     /// One more URI name.
     pub(crate) fn uri(mut self, uri: &str) -> Self {
-        self.params
-            .subject_alt_names
-            .push(SanType::URI(uri.try_into().unwrap()));
+        self.params.subject_alt_names.push(SanType::URI(uri.try_into().unwrap()));
         self
     }
 
     /// One more DNS name.
     pub(crate) fn dns(mut self, name: &str) -> Self {
-        self.params
-            .subject_alt_names
-            .push(SanType::DnsName(name.try_into().unwrap()));
+        self.params.subject_alt_names.push(SanType::DnsName(name.try_into().unwrap()));
         self
     }
 
     /// Names as they are: context tag and content of each (RFC 5280, section 4.2.1.6).
     pub(crate) fn raw_names(mut self, names: &[(u8, &[u8])]) -> Self {
-        let inner: Vec<u8> = names
-            .iter()
-            .flat_map(|(tag, content)| der(0x80 | tag, content))
-            .collect();
+        let inner: Vec<u8> = names.iter().flat_map(|(tag, content)| der(0x80 | tag, content)).collect();
         let extension = CustomExtension::from_oid_content(&SAN_OID, der(0x30, &inner));
         self.params.custom_extensions.push(extension);
         self
@@ -218,11 +201,7 @@ impl Leaf<'_> {
     /// Signs it.
     pub(crate) fn issue(self) -> Cert {
         let certificate = self.params.signed_by(&self.key, &self.ca.issuer).unwrap();
-        let serial = self
-            .params
-            .serial_number
-            .as_ref()
-            .map(|serial| hex(&serial.to_bytes()));
+        let serial = self.params.serial_number.as_ref().map(|serial| hex(&serial.to_bytes()));
         let mut chain = vec![certificate.der().clone()];
         chain.extend(self.ca.path.iter().cloned());
         Cert {

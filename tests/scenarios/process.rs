@@ -52,10 +52,7 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn new() -> Self {
         let root = Ca::root("lab");
-        let site = Self {
-            directory: tempfile::tempdir().unwrap(),
-            root,
-        };
+        let site = Self { directory: tempfile::tempdir().unwrap(), root };
         let (server, key) = site.root.server();
         let admin = site.root.leaf().uri("spiffe://lab.test/admin/ops").issue();
         for (name, text) in [
@@ -89,9 +86,7 @@ impl Site {
     /// `portcullis COMMAND --config ...`, on free ports.
     pub(crate) fn command(&self, command: &str) -> Command {
         let mut program = program();
-        program
-            .args([command, "--config"])
-            .arg(self.path("portcullis.toml"));
+        program.args([command, "--config"]).arg(self.path("portcullis.toml"));
         for section in ["GATE", "ADMIN", "METRICS"] {
             program.env(format!("PORTCULLIS__{section}__LISTEN"), "127.0.0.1:0");
         }
@@ -101,25 +96,15 @@ impl Site {
     /// The same, in front of an upstream.
     pub(crate) fn run(&self, upstream: SocketAddr) -> Command {
         let mut program = self.command("run");
-        program.env(
-            "PORTCULLIS__ROUTE",
-            format!("[{{ upstream = [\"http://{upstream}\"] }}]"),
-        );
+        program.env("PORTCULLIS__ROUTE", format!("[{{ upstream = [\"http://{upstream}\"] }}]"));
         program
     }
 
     /// `portcullis revoke` and its like, as the administrator.
     pub(crate) fn change(&self, command: &str, admin: SocketAddr, arguments: &[&str]) -> Command {
         let mut program = program();
-        program
-            .arg(command)
-            .args(arguments)
-            .args(["--server", &format!("https://{admin}")]);
-        let files = [
-            ("--cacert", "ca.pem"),
-            ("--client-cert", "admin.pem"),
-            ("--client-key", "admin.key"),
-        ];
+        program.arg(command).args(arguments).args(["--server", &format!("https://{admin}")]);
+        let files = [("--cacert", "ca.pem"), ("--client-cert", "admin.pem"), ("--client-key", "admin.key")];
         for (option, name) in files {
             program.arg(option).arg(self.path(name));
         }
@@ -129,10 +114,7 @@ impl Site {
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    program
-        .current_dir(Path::new("/"))
-        .env_remove("PORTCULLIS_LOG")
-        .env_remove("PORTCULLIS_CONFIG");
+    program.current_dir(Path::new("/")).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
     program
 }
 
@@ -176,11 +158,7 @@ pub(crate) struct Addresses {
 
 impl Process {
     fn spawn(mut command: Command) -> (Self, Option<JoinHandle<String>>) {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let out = child
             .stdout
             .take()
@@ -203,17 +181,11 @@ impl Process {
         let up = process.until(|line| line["message"] == "portcullis is up").await;
         let address = |name: &str| {
             let text = up[name].as_str().unwrap();
-            let text = text
-                .strip_prefix("Some(")
-                .and_then(|rest| rest.strip_suffix(')'))
-                .unwrap_or(text);
+            let text = text.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(text);
             text.parse().unwrap()
         };
-        let addresses = Addresses {
-            gate: address("gate"),
-            admin: address("admin"),
-            metrics: address("metrics"),
-        };
+        let addresses =
+            Addresses { gate: address("gate"), admin: address("admin"), metrics: address("metrics") };
         (process, addresses)
     }
 

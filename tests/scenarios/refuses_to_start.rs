@@ -15,18 +15,10 @@ use crate::upstream::Upstream;
 async fn assert_refused(site: &Site, words: &[&str]) {
     for command in ["check", "run"] {
         let ended = ended(site.command(command)).await;
-        assert_eq!(
-            (ended.code, ended.out.as_str()),
-            (Some(2), ""),
-            "{command}: {ended:?}"
-        );
+        assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{command}: {ended:?}");
         assert_eq!(ended.err.lines().count(), 1, "{command}: {}", ended.err);
         for word in words {
-            assert!(
-                ended.err.contains(word),
-                "{command}: no `{word}` in {}",
-                ended.err
-            );
+            assert!(ended.err.contains(word), "{command}: no `{word}` in {}", ended.err);
         }
     }
 }
@@ -51,26 +43,14 @@ async fn files_that_cannot_be_used() {
         fs::create_dir(&full).unwrap();
         assert("Is a directory").await;
         fs::remove_dir(&full).unwrap();
-        let nothing = if name == "server.key" {
-            "holds no private key"
-        } else {
-            "holds no certificate"
-        };
+        let nothing = if name == "server.key" { "holds no private key" } else { "holds no certificate" };
         for text in ["", "\0\0\0\0", "hello"] {
             site.write(name, text);
             assert(nothing).await;
         }
         site.write(name, GARBAGE);
-        assert(if name == "server.key" {
-            nothing
-        } else {
-            "not a certificate"
-        })
-        .await;
-        site.write(
-            name,
-            "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n",
-        );
+        assert(if name == "server.key" { nothing } else { "not a certificate" }).await;
+        site.write(name, "-----BEGIN CERTIFICATE-----\n!!!!\n-----END CERTIFICATE-----\n");
         assert("not PEM").await;
     }
 }
@@ -79,15 +59,7 @@ async fn files_that_cannot_be_used() {
 async fn one_bad_certificate_among_good_ones() {
     let site = Site::new();
     site.write("ca.pem", &format!("{}{GARBAGE}", site.root.pem()));
-    assert_refused(
-        &site,
-        &[
-            "portcullis.toml:7: gate.tls.client_ca: ",
-            "ca.pem",
-            "not a certificate",
-        ],
-    )
-    .await;
+    assert_refused(&site, &["portcullis.toml:7: gate.tls.client_ca: ", "ca.pem", "not a certificate"]).await;
 }
 
 #[tokio::test]
@@ -95,83 +67,31 @@ async fn a_key_of_another_certificate() {
     let site = Site::new();
     let (_, key) = Ca::root("lab").server();
     site.write("server.key", &key);
-    assert_refused(
-        &site,
-        &["portcullis.toml:6: gate.tls.key: ", "server.key", "KeyMismatch"],
-    )
-    .await;
+    assert_refused(&site, &["portcullis.toml:6: gate.tls.key: ", "server.key", "KeyMismatch"]).await;
 }
 
 /// What to put in place of what in the configuration, and what must be said about it.
 const NONSENSE: &[(&str, &str, &[&str])] = &[
-    (
-        "mode = \"strict\" ",
-        "mood = \"strict\" ",
-        &[":3: gate.mood: ", "unknown field `mood`"],
-    ),
-    (
-        "[gate.tls]\n",
-        "[gate.tls]\nciphers = []\n",
-        &[":5: gate.tls.ciphers: ", "unknown field `ciphers`"],
-    ),
+    ("mode = \"strict\" ", "mood = \"strict\" ", &[":3: gate.mood: ", "unknown field `mood`"]),
+    ("[gate.tls]\n", "[gate.tls]\nciphers = []\n", &[":5: gate.tls.ciphers: ", "unknown field `ciphers`"]),
     ("[state]", "[stat]", &[":19: stat: ", "unknown field `stat`"]),
-    (
-        "mode = \"strict\" ",
-        "mode = \"strickt\" ",
-        &[":3: gate.mode: ", "strickt"],
-    ),
-    (
-        "mode = \"strict\" ",
-        "threads = \"two\" ",
-        &[":3: gate.threads: ", "invalid type", "two"],
-    ),
-    (
-        "mode = \"strict\" ",
-        "threads = 0 ",
-        &[":3: gate.threads: ", "at least 1"],
-    ),
-    (
-        "mode = \"strict\" ",
-        "drain = 5 ",
-        &[":3: gate.drain: ", "invalid type"],
-    ),
+    ("mode = \"strict\" ", "mode = \"strickt\" ", &[":3: gate.mode: ", "strickt"]),
+    ("mode = \"strict\" ", "threads = \"two\" ", &[":3: gate.threads: ", "invalid type", "two"]),
+    ("mode = \"strict\" ", "threads = 0 ", &[":3: gate.threads: ", "at least 1"]),
+    ("mode = \"strict\" ", "drain = 5 ", &[":3: gate.drain: ", "invalid type"]),
     ("[gate.tls]", "[gate.tls", &["portcullis.toml:4: "]),
     ("[gate.tls]", "[gate]", &["portcullis.toml:4: ", "duplicate key"]),
-    (
-        "[state]\ndir = \"state\"\n",
-        "",
-        &["portcullis.toml", "missing field `state`"],
-    ),
-    (
-        "dir = \"state\"\n",
-        "",
-        &[":19: state.dir: ", "missing field `dir`"],
-    ),
+    ("[state]\ndir = \"state\"\n", "", &["portcullis.toml", "missing field `state`"]),
+    ("dir = \"state\"\n", "", &[":19: state.dir: ", "missing field `dir`"]),
     (
         "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
         "",
         &["portcullis.toml: route: ", "at least one"],
     ),
-    (
-        "[\"http://127.0.0.1:9000\"]",
-        "[]",
-        &[":13: route[0].upstream: ", "names no upstream"],
-    ),
-    (
-        "http://127.0.0.1:9000",
-        "https://127.0.0.1:9000",
-        &[":13: route[0].upstream[0]: ", "http://HOST:PORT"],
-    ),
-    (
-        "[\"lab.test\"]",
-        "[\"Lab.test\"]",
-        &[":9: identity.trust_domains[0]: "],
-    ),
-    (
-        "{agent}\"",
-        "agent\"",
-        &[":10: identity.templates[0]: ", "`{agent}` exactly once"],
-    ),
+    ("[\"http://127.0.0.1:9000\"]", "[]", &[":13: route[0].upstream: ", "names no upstream"]),
+    ("http://127.0.0.1:9000", "https://127.0.0.1:9000", &[":13: route[0].upstream[0]: ", "http://HOST:PORT"]),
+    ("[\"lab.test\"]", "[\"Lab.test\"]", &[":9: identity.trust_domains[0]: "]),
+    ("{agent}\"", "agent\"", &[":10: identity.templates[0]: ", "`{agent}` exactly once"]),
     (
         "{ header = \"x-agent-id\" }",
         "{ head = \"x-agent-id\" }",
@@ -182,16 +102,8 @@ const NONSENSE: &[(&str, &str, &[&str])] = &[
         "{ header = \"x agent\" }",
         &[":11: identity.claim: ", "not a header name"],
     ),
-    (
-        "[\"ca.pem\"]",
-        "[]",
-        &[":7: gate.tls.client_ca: ", "names no file"],
-    ),
-    (
-        "spiffe://lab.test/admin/ops",
-        "spiffe://other.test/ops",
-        &[":16: admin.allow[0]: ", "no trust domain"],
-    ),
+    ("[\"ca.pem\"]", "[]", &[":7: gate.tls.client_ca: ", "names no file"]),
+    ("spiffe://lab.test/admin/ops", "spiffe://other.test/ops", &[":16: admin.allow[0]: ", "no trust domain"]),
 ];
 
 #[tokio::test]
@@ -217,23 +129,13 @@ async fn an_environment_that_says_nothing_sensible() {
         ("PORTCULLIS__GATE__LISTEN", "everywhere", "gate.listen: "),
         ("PORTCULLIS__GATE__MOOD", "strict", "gate.mood: "),
         ("SB_AGENT_MTLS_REQUIRED", "perhaps", "route: "),
-        (
-            "SB_AGENT_MTLS_CA_FILE",
-            "/nowhere/ca.pem",
-            "gate.tls.client_ca: /nowhere/ca.pem",
-        ),
+        ("SB_AGENT_MTLS_CA_FILE", "/nowhere/ca.pem", "gate.tls.client_ca: /nowhere/ca.pem"),
     ] {
         let mut command = site.command("check");
         command.env(variable, value);
         let ended = ended(command).await;
         assert_eq!(ended.code, Some(2), "{ended:?}");
-        assert!(
-            ended
-                .err
-                .contains(&format!("environment variable {variable}: {key}")),
-            "{}",
-            ended.err
-        );
+        assert!(ended.err.contains(&format!("environment variable {variable}: {key}")), "{}", ended.err);
     }
 }
 
@@ -244,10 +146,7 @@ async fn ports_that_are_taken() {
         let taken = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = taken.local_addr().unwrap().to_string();
         let mut command = site.command("run");
-        command.env(
-            format!("PORTCULLIS__{}__LISTEN", section.to_uppercase()),
-            &address,
-        );
+        command.env(format!("PORTCULLIS__{}__LISTEN", section.to_uppercase()), &address);
         let ended = ended(command).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         let expected = format!("cannot listen on {address} ({section}.listen): Address already in use");
@@ -266,11 +165,7 @@ async fn the_port_of_another_gate() {
     command.env("PORTCULLIS__GATE__LISTEN", lab.gate().to_string());
     let ended = ended(command).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
-    assert!(
-        ended.err.contains(&format!("cannot listen on {}", lab.gate())),
-        "{}",
-        ended.err
-    );
+    assert!(ended.err.contains(&format!("cannot listen on {}", lab.gate())), "{}", ended.err);
 }
 
 #[tokio::test]
@@ -302,11 +197,7 @@ async fn state_that_cannot_be_read() {
     site.write("state", "");
     let run = ended(site.command("run")).await;
     assert_eq!(run.code, Some(1), "{run:?}");
-    assert!(
-        run.err.contains(site.path("state").to_str().unwrap()),
-        "{}",
-        run.err
-    );
+    assert!(run.err.contains(site.path("state").to_str().unwrap()), "{}", run.err);
 }
 
 #[tokio::test]
@@ -314,9 +205,6 @@ async fn what_is_right_is_said_to_be() {
     let site = Site::new();
     let ended = ended(site.command("check")).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
-    assert_eq!(
-        ended.out,
-        format!("{}: ok\n", site.path("portcullis.toml").display())
-    );
+    assert_eq!(ended.out, format!("{}: ok\n", site.path("portcullis.toml").display()));
     assert!(!site.path("state").exists());
 }

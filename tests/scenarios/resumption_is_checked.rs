@@ -26,14 +26,8 @@ async fn resumed(client: &Client) -> [Answer; 2] {
     assert_eq!(second.kind, Some(HandshakeKind::Resumed));
     let over_http2 = second.get("/").await;
     if !over_http1.status.is_success() {
-        assert!(
-            first.try_get("/").await.is_err(),
-            "one refusal, then the connection is closed"
-        );
-        assert!(
-            second.try_get("/").await.is_err(),
-            "one refusal, then the connection is closed"
-        );
+        assert!(first.try_get("/").await.is_err(), "one refusal, then the connection is closed");
+        assert!(second.try_get("/").await.is_err(), "one refusal, then the connection is closed");
     }
     [over_http1, over_http2]
 }
@@ -64,13 +58,11 @@ async fn after_a_suspension_and_its_end() {
         let cert = lab.root.agent("a");
         let client = client(&lab, &cert, version);
         client.get("/").await.assert_ok();
-        lab.applied(json!({"action": "suspend", "level": "principal", "target": "a"}))
-            .await;
+        lab.applied(json!({"action": "suspend", "level": "principal", "target": "a"})).await;
         for answer in resumed(&client).await {
             answer.assert_refused(401, "principal_suspended");
         }
-        lab.applied(json!({"action": "reinstate", "level": "principal", "target": "a"}))
-            .await;
+        lab.applied(json!({"action": "reinstate", "level": "principal", "target": "a"})).await;
         resumed(&client).await.iter().for_each(Answer::assert_ok);
     }
 }
@@ -88,10 +80,7 @@ async fn at_another_listener_with_other_authorities() {
         Ok(stream) => {
             assert_ne!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
             // In TLS 1.3 a client learns only with its first read that its certificate was refused.
-            elsewhere
-                .raw(b"POST /v1/revocations HTTP/1.1\r\nhost: localhost\r\n\r\n")
-                .await
-                .is_err()
+            elsewhere.raw(b"POST /v1/revocations HTTP/1.1\r\nhost: localhost\r\n\r\n").await.is_err()
         }
     };
     assert!(refused);

@@ -21,12 +21,8 @@ async fn over_http1() {
     let mut connection = lab.client(&cert).h1().await;
     let (body, answer) = connection.begin("POST", "/upload");
     let answer = tokio::spawn(answer);
-    body.send(Frame::data(Bytes::from("the first half")))
-        .await
-        .unwrap();
-    lab.upstream
-        .until("/upload", |seen| seen.body == b"the first half")
-        .await;
+    body.send(Frame::data(Bytes::from("the first half"))).await.unwrap();
+    lab.upstream.until("/upload", |seen| seen.body == b"the first half").await;
     assert_eq!(lab.revoke("key", &cert.key_sha256).await, 1);
     assert_eq!(lab.sessions(), 0);
     // Whoever sends the rest finds nobody who takes it.
@@ -44,9 +40,7 @@ async fn over_http2() {
     let request = connection.request("POST", "/upload").body(()).unwrap();
     let (answer, mut body) = connection.send(request, false).await.unwrap();
     body.send_data(Bytes::from("the first half"), false).unwrap();
-    lab.upstream
-        .until("/upload", |seen| seen.body == b"the first half")
-        .await;
+    lab.upstream.until("/upload", |seen| seen.body == b"the first half").await;
     assert_eq!(lab.revoke("key", &cert.key_sha256).await, 1);
     assert_eq!(lab.sessions(), 0);
     // Whoever sends the rest finds nobody who takes it.
@@ -80,10 +74,7 @@ async fn with_an_answer_that_came_early() {
 #[tokio::test]
 async fn with_an_answer_that_came_early_and_an_upstream_that_reads_no_more() {
     let upstream = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let routes = format!(
-        "[[route]]\nupstream = [\"http://{}\"]",
-        upstream.local_addr().unwrap()
-    );
+    let routes = format!("[[route]]\nupstream = [\"http://{}\"]", upstream.local_addr().unwrap());
     let mut lab = Lab::plan().routes(&routes).start().await;
     let cert = lab.root.agent("a");
     let mut connection = lab.client(&cert).h2().await;
@@ -91,10 +82,7 @@ async fn with_an_answer_that_came_early_and_an_upstream_that_reads_no_more() {
     let (answer, mut body) = connection.send(request, false).await.unwrap();
     let (mut socket, _) = within(upstream.accept()).await.unwrap();
     within(socket.read(&mut [0; 1024])).await.unwrap();
-    socket
-        .write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
-        .await
-        .unwrap();
+    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
     let mut answer = within(answer).await.unwrap().into_body();
     assert_eq!(within(answer.data()).await.unwrap().unwrap(), "ok");
     assert!(within(answer.data()).await.is_none());

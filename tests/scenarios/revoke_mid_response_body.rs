@@ -41,10 +41,7 @@ async fn over_http1_with_megabytes_buffered() {
         }
     };
     assert_eq!(end.kind(), ErrorKind::ConnectionReset);
-    assert!(
-        late <= ARRIVED,
-        "{late} of {FLOOD} bytes arrived after the revocation"
-    );
+    assert!(late <= ARRIVED, "{late} of {FLOOD} bytes arrived after the revocation");
 }
 
 /// The same over HTTP/2, with windows that would take the whole download.
@@ -54,14 +51,10 @@ async fn over_http2_with_megabytes_buffered() {
     let mut lab = Lab::start().await;
     let cert = lab.root.agent("a");
     let mut wide = Builder::new();
-    wide.initial_window_size(1 << 30)
-        .initial_connection_window_size(1 << 30);
+    wide.initial_window_size(1 << 30).initial_connection_window_size(1 << 30);
     let (mut sender, connection, _) = lab.client(&cert).h2_parts(&wide).await;
     let mut connection = std::pin::pin!(connection);
-    let request = Request::get("https://localhost/flood")
-        .header("x-agent-id", "a")
-        .body(())
-        .unwrap();
+    let request = Request::get("https://localhost/flood").header("x-agent-id", "a").body(()).unwrap();
     let (response, _) = sender.send_request(request, true).unwrap();
     let response = within(async {
         tokio::select! {
@@ -82,10 +75,7 @@ async fn over_http2_with_megabytes_buffered() {
     while let Some(Ok(chunk)) = within(body.data()).await {
         late += chunk.len();
     }
-    assert!(
-        late <= ARRIVED,
-        "{late} of {FLOOD} bytes arrived after the revocation"
-    );
+    assert!(late <= ARRIVED, "{late} of {FLOOD} bytes arrived after the revocation");
 }
 
 /// A stream whose client opens no window cannot even be told: it takes its connection with it.
@@ -94,10 +84,7 @@ async fn over_a_stream_stalled_on_its_window() {
     let mut lab = Lab::start().await;
     let cert = lab.root.agent("a");
     let mut connection = lab.client(&cert).h2().await;
-    let mut body = within(connection.begin("/flood").await)
-        .await
-        .unwrap()
-        .into_body();
+    let mut body = within(connection.begin("/flood").await).await.unwrap().into_body();
     let other = connection.begin("/hold").await;
     lab.upstream.until("/hold", |_| true).await;
     lab.upstream.until("/flood", |seen| seen.stalled).await;

@@ -29,10 +29,7 @@ async fn http2_streams_are_ended_all_of_them() {
         lab.upstream.until(&path, |_| true).await;
     }
     // Twenty streams, one session.
-    assert_eq!(
-        (lab.sessions(), lab.revoke("certificate", &cert.serial).await),
-        (1, 1)
-    );
+    assert_eq!((lab.sessions(), lab.revoke("certificate", &cert.serial).await), (1, 1));
     assert_eq!(lab.sessions(), 0);
     for (i, stream) in streams.into_iter().enumerate() {
         assert!(within(stream).await.is_err());
@@ -51,20 +48,10 @@ async fn connections_of_one_credential_go_together() {
     first.get("/").await.assert_ok();
     second.get("/").await.assert_ok();
     third.get("/").await.assert_ok();
-    assert_eq!(
-        (
-            lab.sessions(),
-            lab.revoke("principal", "spiffe://lab.test/agent/a").await
-        ),
-        (4, 4)
-    );
+    assert_eq!((lab.sessions(), lab.revoke("principal", "spiffe://lab.test/agent/a").await), (4, 4));
     assert_eq!(lab.sessions(), 0);
     assert!(first.try_get("/").await.is_err());
     assert!(second.try_get("/").await.is_err());
     assert!(third.try_get("/").await.is_err());
-    assert!(
-        within(futures_util::StreamExt::next(&mut socket))
-            .await
-            .is_none_or(|end| end.is_err())
-    );
+    assert!(within(futures_util::StreamExt::next(&mut socket)).await.is_none_or(|end| end.is_err()));
 }

@@ -17,10 +17,7 @@ async fn websockets_are_cut() {
         socket.send(Message::text(text)).await.unwrap();
         assert_eq!(within(socket.next()).await.unwrap().unwrap(), Message::text(text));
     }
-    assert_eq!(
-        (lab.sessions(), lab.revoke("certificate", &cert.serial).await),
-        (1, 1)
-    );
+    assert_eq!((lab.sessions(), lab.revoke("certificate", &cert.serial).await), (1, 1));
     assert_eq!(lab.sessions(), 0);
     // Sending into a cut connection may succeed; an answer never comes.
     let _ = socket.send(Message::text("three")).await;
@@ -36,11 +33,7 @@ async fn websockets_that_are_full_are_cut() {
     // Nobody reads the echoes: sending stops once every buffer on the way there and back is full.
     let message = Message::binary(vec![0; 256 << 10]);
     let full = async { while socket.send(message.clone()).await.is_ok() {} };
-    assert!(
-        tokio::time::timeout(std::time::Duration::from_secs(2), full)
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(std::time::Duration::from_secs(2), full).await.is_err());
     assert_eq!(lab.revoke("certificate", &cert.serial).await, 1);
     assert_eq!(lab.sessions(), 0);
     let end = within(async {
@@ -63,9 +56,7 @@ async fn a_revoked_certificate_opens_none() {
         tokio_tungstenite::tungstenite::client::IntoClientRequest::into_client_request("wss://localhost/ws")
             .unwrap();
     request.headers_mut().insert("x-agent-id", "a".parse().unwrap());
-    let refused = within(tokio_tungstenite::client_async(request, stream))
-        .await
-        .unwrap_err();
+    let refused = within(tokio_tungstenite::client_async(request, stream)).await.unwrap_err();
     assert!(refused.to_string().contains("403"), "{refused}");
     assert!(lab.upstream.seen().is_empty());
 }

@@ -88,11 +88,7 @@ async fn who_comes_back_is_turned_away_in_the_handshake_where_that_is_asked_for(
         resuming.get("/").await.assert_ok();
         lab.revoke("certificate", &cert.serial).await;
         let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\n\r\n";
-        let alert = lab
-            .client_of(Some(&cert), &[version])
-            .raw(request)
-            .await
-            .unwrap_err();
+        let alert = lab.client_of(Some(&cert), &[version]).raw(request).await.unwrap_err();
         assert!(alert.to_string().contains("CertificateRevoked"), "{alert}");
         resuming.get("/").await.assert_refused(403, "certificate_revoked");
     }

@@ -36,14 +36,7 @@ async fn the_first_configuration_starts_as_it_stands() {
     let a = client(&site, "a", at.gate);
     let mut open = a.h1().await;
     open.get("/").await.assert_ok();
-    let target = [
-        "--level",
-        "principal",
-        "--target",
-        "spiffe://lab.test/agent/a",
-        "--reason",
-        "key leaked",
-    ];
+    let target = ["--level", "principal", "--target", "spiffe://lab.test/agent/a", "--reason", "key leaked"];
     let revoked = ended(site.change("revoke", at.admin, &target)).await;
     assert_eq!(revoked.code, Some(0), "{revoked:?}");
     assert!(revoked.out.contains("1 sessions ended"), "{}", revoked.out);
@@ -54,10 +47,7 @@ async fn the_first_configuration_starts_as_it_stands() {
     assert_eq!(lifted.code, Some(1), "{lifted:?}");
     assert!(lifted.err.contains("409"), "{}", lifted.err);
     let forced = [&target[..4], &["--force"]].concat();
-    assert_eq!(
-        ended(site.change("reinstate", at.admin, &forced)).await.code,
-        Some(0)
-    );
+    assert_eq!(ended(site.change("reinstate", at.admin, &forced)).await.code, Some(0));
     a.get("/").await.assert_ok();
     assert!(site.path("state/audit.jsonl").exists());
     process.signal(Signal::SIGTERM);
@@ -128,12 +118,7 @@ async fn a_draining_gate_still_revokes() {
 async fn what_was_acknowledged_survives_a_kill() {
     let (site, upstream) = (Site::new(), Upstream::start().await);
     let (process, at) = Process::start(site.run(upstream.address)).await;
-    for (command, target) in [
-        ("revoke", "a"),
-        ("suspend", "b"),
-        ("suspend", "c"),
-        ("reinstate", "c"),
-    ] {
+    for (command, target) in [("revoke", "a"), ("suspend", "b"), ("suspend", "c"), ("reinstate", "c")] {
         let changed =
             ended(site.change(command, at.admin, &["--level", "principal", "--target", target])).await;
         assert_eq!(changed.code, Some(0), "{changed:?}");
@@ -141,13 +126,7 @@ async fn what_was_acknowledged_survives_a_kill() {
     process.signal(Signal::SIGKILL);
     drop(process);
     let (_again, at) = Process::start(site.run(upstream.address)).await;
-    client(&site, "a", at.gate)
-        .get("/")
-        .await
-        .assert_refused(403, "principal_revoked");
-    client(&site, "b", at.gate)
-        .get("/")
-        .await
-        .assert_refused(401, "principal_suspended");
+    client(&site, "a", at.gate).get("/").await.assert_refused(403, "principal_revoked");
+    client(&site, "b", at.gate).get("/").await.assert_refused(401, "principal_suspended");
     client(&site, "c", at.gate).get("/").await.assert_ok();
 }

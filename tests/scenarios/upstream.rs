@@ -58,9 +58,7 @@ pub(crate) fn feed() -> (Feeder, AnyBody) {
 
 /// A body of one piece.
 pub(crate) fn full(bytes: impl Into<Bytes>) -> AnyBody {
-    Full::new(bytes.into())
-        .map_err(|never: Infallible| match never {})
-        .boxed_unsync()
+    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
 struct Feed(mpsc::Receiver<Frame<Bytes>>);
@@ -197,11 +195,7 @@ impl Upstream {
         let found = async {
             loop {
                 moved.borrow_and_update();
-                if let Some(seen) = self
-                    .seen()
-                    .into_iter()
-                    .find(|seen| seen.path == path && ready(seen))
-                {
+                if let Some(seen) = self.seen().into_iter().find(|seen| seen.path == path && ready(seen)) {
                     return seen;
                 }
                 moved.changed().await.unwrap();

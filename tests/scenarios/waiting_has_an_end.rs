@@ -23,19 +23,13 @@ const SOON: Duration = Duration::from_secs(5);
 /// A lab before an upstream that answers each request header with a fixed text, or with nothing.
 async fn before(answer: &'static [u8], timeouts: &str) -> Lab {
     let upstream = RawUpstream::start(b"\r\n\r\n", answer).await;
-    let plan = Lab::plan().routes(&format!(
-        "[[route]]\nupstream = [\"http://{}\"]",
-        upstream.address
-    ));
+    let plan = Lab::plan().routes(&format!("[[route]]\nupstream = [\"http://{}\"]", upstream.address));
     plan.gate(&format!("timeouts = {{ {timeouts} }}")).start().await
 }
 
 #[tokio::test]
 async fn for_a_handshake() {
-    let lab = Lab::plan()
-        .gate("timeouts = { handshake = \"1s\" }")
-        .start()
-        .await;
+    let lab = Lab::plan().gate("timeouts = { handshake = \"1s\" }").start().await;
     let began = Instant::now();
     let mut silent = TcpStream::connect(lab.gate()).await.unwrap();
     let mut slow = TcpStream::connect(lab.gate()).await.unwrap();
@@ -67,35 +61,19 @@ async fn for_an_upstream() {
     let lab = before(b"", "upstream_answer = \"200ms\"").await;
     let client = lab.client(&lab.root.agent("a"));
     client.get("/").await.assert_refused(504, "upstream_timeout");
-    client
-        .h2()
-        .await
-        .get("/")
-        .await
-        .assert_refused(504, "upstream_timeout");
+    client.h2().await.get("/").await.assert_refused(504, "upstream_timeout");
 
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let lab = Lab::plan()
-        .routes(&format!("[[route]]\nupstream = [\"http://{nobody}\"]"))
-        .start()
-        .await;
+    let lab = Lab::plan().routes(&format!("[[route]]\nupstream = [\"http://{nobody}\"]")).start().await;
     let client = lab.client(&lab.root.agent("a"));
     let mut connection = client.h1().await;
     connection.get("/").await.assert_refused(502, "upstream_failed");
     // It is the upstream's fault: the client's connection goes on.
     connection.get("/").await.assert_refused(502, "upstream_failed");
-    client
-        .h2()
-        .await
-        .get("/")
-        .await
-        .assert_refused(502, "upstream_failed");
+    client.h2().await.get("/").await.assert_refused(502, "upstream_failed");
 
     let lab = before(b"SSH-2.0-OpenSSH_9.6\r\n", "").await;
-    lab.client(&lab.root.agent("a"))
-        .get("/")
-        .await
-        .assert_refused(502, "upstream_failed");
+    lab.client(&lab.root.agent("a")).get("/").await.assert_refused(502, "upstream_failed");
 }
 
 /// A second upstream takes over where the first does not take connections.
@@ -112,10 +90,7 @@ async fn for_the_first_of_two_upstreams() {
 
 #[tokio::test]
 async fn for_the_rest_of_a_request() {
-    let lab = Lab::plan()
-        .gate("timeouts = { body_idle = \"1s\" }")
-        .start()
-        .await;
+    let lab = Lab::plan().gate("timeouts = { body_idle = \"1s\" }").start().await;
     let client = lab.client(&lab.root.agent("a"));
     let mut connection = client.h1().await;
     let (body, answer) = connection.begin("POST", "/one");
@@ -123,11 +98,7 @@ async fn for_the_rest_of_a_request() {
     body.send(Frame::data(Bytes::from("half"))).await.unwrap();
     let (parts, rest) = within(answer).await.unwrap().unwrap().into_parts();
     let rest = within(rest.collect()).await.unwrap().to_bytes();
-    let answer = Answer {
-        status: parts.status,
-        headers: parts.headers,
-        body: rest,
-    };
+    let answer = Answer { status: parts.status, headers: parts.headers, body: rest };
     answer.assert_refused(408, "request_timeout");
     let seen = lab.upstream.until("/one", |seen| seen.end != End::Open).await;
     assert_eq!((seen.end, seen.body), (End::Broken, b"half".to_vec()));
@@ -143,18 +114,8 @@ async fn for_the_rest_of_a_request() {
 
 #[tokio::test]
 async fn for_the_rest_of_an_answer() {
-    let lab = before(
-        b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf",
-        "body_idle = \"1s\"",
-    )
-    .await;
+    let lab = before(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf", "body_idle = \"1s\"").await;
     let client = lab.client(&lab.root.agent("a"));
-    assert!(
-        client.h1().await.try_get("/").await.is_err(),
-        "half an answer looks whole"
-    );
-    assert!(
-        client.h2().await.try_get("/").await.is_err(),
-        "half an answer looks whole"
-    );
+    assert!(client.h1().await.try_get("/").await.is_err(), "half an answer looks whole");
+    assert!(client.h2().await.try_get("/").await.is_err(), "half an answer looks whole");
 }
