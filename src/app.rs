@@ -48,6 +48,7 @@ use crate::proxy::Handler;
 use crate::proxy::Mode;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
+use crate::proxy::RejectAt;
 use crate::proxy::RequestId;
 use crate::proxy::RequestIds;
 use crate::proxy::TlsConfig;
@@ -149,14 +150,17 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let (drain_operations, operations_drain) = watch::channel(false);
     let operations = Operations::bind(&shared)?;
     let (admin_address, metrics_address) = operations.addresses()?;
-    let operations = spawn("operations", move || operations.run(operations_drain))?;
+    let operations = spawn("operations", {
+        let gate_drains = gate_drains.clone();
+        move || operations.run(operations_drain, gate_drains)
+    })?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
         spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
     tracing::info!(
-        gate = %gate_address, admin = ?admin_address, metrics = ?metrics_address, mode = ?config.gate.mode,
+        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = ?config.gate.mode,
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
     );
     Ok(Running {
@@ -182,7 +186,10 @@ impl Running {
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
         self.drain_gate.send_replace(true);
-        let cut = self.gates.into_iter().map(|gate| gate.join().unwrap_or_default()).sum();
+        let joined = self.gates.into_iter().map(|gate| gate.join());
+        let cut = joined
+            .map(|cut| cut.inspect_err(|_| tracing::error!("a gate's thread failed")).unwrap_or_default())
+            .sum();
         self.drain_operations.send_replace(true);
         if self.operations.join().is_err() {
             tracing::error!("the operations thread failed");
@@ -205,7 +212,10 @@ impl Shared {
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
-        let peers = Arc::new(peers.reject_at(self.config.gate.reject_at));
+        let gate = &self.config.gate;
+        // Advisory mode refuses nobody, in the handshake neither.
+        let reject_at = if gate.mode == Mode::Strict { gate.reject_at } else { RejectAt::Request };
+        let peers = Arc::new(peers.reject_at(reject_at));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })
@@ -261,6 +271,8 @@ impl Operations {
                 engine: Arc::clone(&shared.engine),
                 audit: Audit::open(&config.state.dir)?,
                 allow: section.allow.clone(),
+                enforces: config.gate.mode == Mode::Strict,
+                patience: config.gate.timeouts.body_idle,
                 clock: shared.clock.clone(),
                 metrics: shared.metrics.clone(),
             };
@@ -280,12 +292,15 @@ impl Operations {
         Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
-    fn run(self, mut drain: watch::Receiver<bool>) {
+    fn run(self, mut drain: watch::Receiver<bool>, gate_drains: watch::Receiver<bool>) {
         let Self { shared, admin, metrics } = self;
         run_local(async move {
             if let Some(listener) = metrics {
-                let health =
-                    Rc::new(Condition { engine: Arc::clone(&shared.engine), clock: shared.clock.clone() });
+                let health = Rc::new(Condition {
+                    engine: Arc::clone(&shared.engine),
+                    clock: shared.clock.clone(),
+                    gate_drains,
+                });
                 spawn_local(telemetry::serve(
                     TcpListener::from_std(listener)?,
                     shared.metrics.clone(),
@@ -332,9 +347,10 @@ impl Handler for Admin {
         connection: &Rc<Connection>,
         (): (),
     ) -> Result<Response<Body>, Refusal> {
-        let identity = connection.peer().and_then(|peer| peer.identity.as_ref().ok());
+        let identity = connection.peer().map(|peer| &peer.identity);
         request.extensions_mut().insert(Caller {
-            principal: identity.map(|identity| identity.principal.clone()),
+            principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
+            refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
             address: connection.address(),
             request_id: id.to_string(),
         });
@@ -347,6 +363,7 @@ impl Handler for Admin {
 struct Condition {
     engine: Arc<Engine>,
     clock: Clock,
+    gate_drains: watch::Receiver<bool>,
 }
 
 impl Health for Condition {
@@ -360,6 +377,9 @@ impl Health for Condition {
     }
 
     fn ready(&self) -> Result<(), String> {
+        if *self.gate_drains.borrow() {
+            return Err("draining".into());
+        }
         match self.engine.is_durable() {
             true => Ok(()),
             false => Err("the journal cannot be written; revocations stand in memory only".into()),
@@ -406,6 +426,10 @@ fn bind(key: &'static str, address: SocketAddr, count: usize) -> Result<Vec<StdL
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
     listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
+}
+
+fn shown(address: Option<SocketAddr>) -> String {
+    address.map_or_else(|| "none".to_owned(), |address| address.to_string())
 }
 
 fn spawn<T: Send + 'static>(

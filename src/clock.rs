@@ -55,13 +55,25 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
-    /// Reads RFC 3339, or whole Unix seconds. `None` for anything else.
+    /// Reads RFC 3339, or whole Unix seconds; years 0 to 9999. `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         if let Ok(secs) = text.parse::<i64>() {
-            return Some(Self::from_secs(secs));
+            return Self::read_secs(secs);
         }
         let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self)
+        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000))
+            .ok()
+            .map(Self)
+            .filter(Self::is_writable)
+    }
+
+    fn read_secs(secs: i64) -> Option<Self> {
+        Some(Self::from_secs(secs)).filter(Self::is_writable)
+    }
+
+    /// Whether RFC 3339 can express it: what is read in must be readable again.
+    fn is_writable(&self) -> bool {
+        OffsetDateTime::from_unix_timestamp(self.secs()).is_ok_and(|at| (0..=9999).contains(&at.year()))
     }
 }
 
@@ -100,7 +112,8 @@ impl<'de> Deserialize<'de> for Timestamp {
             Text(String),
         }
         match Form::deserialize(deserializer) {
-            Ok(Form::Secs(secs)) => Ok(Self::from_secs(secs)),
+            Ok(Form::Secs(secs)) => Self::read_secs(secs)
+                .ok_or_else(|| D::Error::custom(format!("{secs} are no Unix seconds of this age"))),
             Ok(Form::Text(text)) => Self::parse(&text)
                 .ok_or_else(|| D::Error::custom(format!("`{text}` is not an RFC 3339 time"))),
             Err(_) => Err(D::Error::custom("expected an RFC 3339 time or whole Unix seconds")),
@@ -157,7 +170,10 @@ mod tests {
         assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
         assert_eq!(Timestamp::parse("1792000000"), Some(Timestamp::from_secs(1_792_000_000)));
         assert_eq!(Timestamp::parse("2026-10-14T19:46:40.123+02:00"), Some(at));
-        assert_eq!(Timestamp::parse("yesterday"), None);
+        for nonsense in ["yesterday", "1795000000000000", "-1795000000000", "99999-01-01T00:00:00Z"] {
+            assert_eq!(Timestamp::parse(nonsense), None, "{nonsense}");
+        }
+        assert!(serde_json::from_str::<Timestamp>("1795000000000000").is_err());
     }
 
     #[test]

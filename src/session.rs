@@ -31,6 +31,7 @@ pub struct Credential {
     /// Fingerprints that few sessions share: certificate, key, principal, task, ...
     pub own: Vec<Fingerprint>,
     /// Fingerprints that most sessions share (issuers, trust domain): killed by a scan of the table, not by its index.
+    /// The same one twice is counted twice, both ways.
     pub mass: Vec<Fingerprint>,
     /// When the credential was issued, whole Unix seconds.
     pub issued_at: i64,
@@ -79,11 +80,14 @@ impl Session {
         self.seen.store(generation, Ordering::Relaxed);
     }
 
-    /// Ends the session: whoever watches [`Guard::killed`] learns the cause. The first cause stays.
-    pub fn kill(&self, cause: Cause) {
-        if self.cause.set(cause).is_ok() {
+    /// Ends the session: whoever watches [`Guard::killed`] learns the cause. The first cause stays; says whether this
+    /// was it.
+    pub fn kill(&self, cause: Cause) -> bool {
+        let first = self.cause.set(cause).is_ok();
+        if first {
             self.killed.notify_waiters();
         }
+        first
     }
 
     /// Waits until the last guard is gone.
@@ -154,6 +158,8 @@ pub struct Sessions {
     all: DashMap<u64, Arc<Session>>,
     /// By each fingerprint of [`Credential::own`]; sorted by session id.
     index: DashMap<Fingerprint, Vec<Arc<Session>>>,
+    /// How many sessions hold each fingerprint of [`Credential::mass`]: whether a scan could find anything.
+    mass: DashMap<Fingerprint, usize>,
     next: AtomicU64,
 }
 
@@ -171,6 +177,9 @@ impl Sessions {
             ended: Notify::new(),
         });
         self.all.insert(session.id, Arc::clone(&session));
+        for fingerprint in &session.credential.mass {
+            *self.mass.entry(*fingerprint).or_default() += 1;
+        }
         for fingerprint in &session.credential.own {
             let mut sessions = self.index.entry(*fingerprint).or_default();
             let at = sessions.partition_point(|other| other.id < session.id);
@@ -181,17 +190,12 @@ impl Sessions {
 
     /// Kills every session of `fingerprint` for which `denied` has a cause, and returns them.
     ///
-    /// Looks in the index and, with `scan`, through the whole table.
-    pub fn kill(
-        &self,
-        fingerprint: Fingerprint,
-        scan: bool,
-        denied: impl Fn(&Credential) -> Option<Cause>,
-    ) -> Killed {
-        let mut hit = Vec::new();
+    /// Looks in the index and, where the fingerprint is one that many share, through the whole table.
+    pub fn kill(&self, fingerprint: Fingerprint, denied: impl Fn(&Credential) -> Option<Cause>) -> Killed {
+        let (mut hit, mut fresh) = (Vec::new(), 0);
         let mut strike = |session: &Arc<Session>| {
             if let Some(cause) = denied(&session.credential) {
-                session.kill(cause);
+                fresh += usize::from(session.kill(cause));
                 hit.push(Arc::clone(session));
             }
         };
@@ -199,13 +203,15 @@ impl Sessions {
         if let dashmap::Entry::Occupied(sessions) = self.index.entry(fingerprint) {
             sessions.get().iter().for_each(&mut strike);
         }
-        if scan {
+        // Likewise for the count: whoever registers after this look sees what was published.
+        let shared = matches!(self.mass.entry(fingerprint), dashmap::Entry::Occupied(_));
+        if shared {
             self.all
                 .iter()
                 .filter(|session| session.credential.mass.contains(&fingerprint))
                 .for_each(|s| strike(&s));
         }
-        Killed { sessions: hit }
+        Killed { sessions: hit, fresh }
     }
 
     /// How many sessions are live.
@@ -219,6 +225,14 @@ impl Sessions {
     }
 
     fn remove(&self, session: &Session) {
+        for fingerprint in &session.credential.mass {
+            if let dashmap::Entry::Occupied(mut count) = self.mass.entry(*fingerprint) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
+        }
         for fingerprint in &session.credential.own {
             if let dashmap::Entry::Occupied(mut sessions) = self.index.entry(*fingerprint) {
                 if let Ok(at) = sessions.get().binary_search_by_key(&session.id, |other| other.id) {
@@ -238,17 +252,13 @@ impl Sessions {
 #[derive(Debug)]
 pub struct Killed {
     sessions: Vec<Arc<Session>>,
+    fresh: usize,
 }
 
 impl Killed {
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.sessions.len()
-    }
-
-    /// Whether there was none to end.
-    pub fn is_empty(&self) -> bool {
-        self.sessions.is_empty()
+    /// How many this kill ended; those that were ending already are waited for, but not counted.
+    pub fn count(&self) -> usize {
+        self.fresh
     }
 
     /// Waits until all of them have ended, `patience` at most; returns how many have not.
@@ -288,8 +298,8 @@ mod tests {
         let first = enter(&table, &[1, 2], &[9]);
         let second = enter(&table, &[2, 3], &[9]);
         let other = enter(&table, &[4], &[8]);
-        let killed = table.kill(Fingerprint(2), false, |_| cause());
-        assert_eq!(killed.len(), 2);
+        let killed = table.kill(Fingerprint(2), |_| cause());
+        assert_eq!(killed.count(), 2);
         assert_eq!((first.killed().await.code, other.cause()), ("certificate_revoked", None));
         let stream = first.clone();
         drop((first, second));
@@ -304,8 +314,9 @@ mod tests {
         let table = Arc::new(Sessions::default());
         let _one = enter(&table, &[1], &[9]);
         let _two = enter(&table, &[2], &[8]);
-        assert_eq!(table.kill(Fingerprint(9), false, |_| cause()).len(), 0);
-        assert_eq!(table.kill(Fingerprint(9), true, |_| cause()).len(), 1);
+        assert_eq!(table.kill(Fingerprint(9), |_| cause()).count(), 1);
+        assert_eq!(table.kill(Fingerprint(9), |_| cause()).count(), 0);
+        assert_eq!(table.kill(Fingerprint(7), |_| cause()).count(), 0);
     }
 
     #[test]
@@ -314,6 +325,6 @@ mod tests {
         let guards: Vec<Guard> = (0..100).map(|i| enter(&table, &[1, 2, 100 + i], &[9])).collect();
         assert_eq!(table.len(), 100);
         drop(guards);
-        assert_eq!((table.len(), table.index.len()), (0, 0));
+        assert_eq!((table.len(), table.index.len(), table.mass.len()), (0, 0, 0));
     }
 }

@@ -67,7 +67,9 @@ fn agent(name: &str) -> Target {
 /// A credential that each of `targets` hits, issued an hour before [`START`].
 fn credential(engine: &Engine, targets: &[Target]) -> Credential {
     let prints = |mass: bool| -> Vec<Fingerprint> {
-        let wanted = targets.iter().filter(|target| target.level().is_mass() == mass);
+        let wanted = targets
+            .iter()
+            .filter(|target| matches!(target.level(), Level::Issuer | Level::TrustDomain) == mass);
         wanted.map(|target| engine.fingerprinter().target(target)).collect()
     };
     Credential { own: prints(false), mass: prints(true), issued_at: START - 3600 }

@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
+use axum::body::to_bytes;
 use axum::extract::Extension;
 use axum::extract::State;
 use axum::response::Response;
@@ -18,6 +18,7 @@ use http::header::CONTENT_TYPE;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
+use tokio::time::timeout;
 
 use super::audit::Audit;
 use super::audit::Line;
@@ -47,6 +48,8 @@ const FEED: &str = "admin";
 pub struct Caller {
     /// The principal of the client certificate; `None` without one, or with one whose names are not accepted.
     pub principal: Option<String>,
+    /// Why the names of its certificate are not accepted.
+    pub refused: Option<String>,
     /// From where.
     pub address: SocketAddr,
     /// What the log calls the request.
@@ -61,6 +64,10 @@ pub struct Api {
     pub audit: Audit,
     /// The principals that may.
     pub allow: Vec<String>,
+    /// Whether the gate refuses what is revoked; not in advisory mode.
+    pub enforces: bool,
+    /// How long a request's body may take.
+    pub patience: Duration,
     /// What time it is.
     pub clock: Clock,
     /// What is counted.
@@ -71,9 +78,24 @@ pub struct Api {
 pub fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/revocations", post(change))
-        .fallback(|| async { StatusCode::NOT_FOUND })
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .fallback(async |Extension(caller): Extension<Caller>| {
+            caller.refuse(StatusCode::NOT_FOUND, "not_found", "the admin API has POST /v1/revocations".into())
+        })
+        .method_not_allowed_fallback(async |Extension(caller): Extension<Caller>| {
+            caller.refuse(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "only POST".into())
+        })
         .with_state(api)
+}
+
+impl Caller {
+    fn refuse(&self, status: StatusCode, code: &'static str, reason: String) -> Response {
+        let (request_id, address) = (self.request_id.clone(), self.address);
+        let principal_id = self.principal.as_deref().unwrap_or_default();
+        tracing::warn!(request_id, %address, principal_id, code, reason, "admin request refused");
+        let problem = Problem { status, code, reason, request_id };
+        // Administrators are told the reason: they are who has to act on it.
+        respond(status, problem::CONTENT_TYPE, problem.to_json(Disclose::Reason))
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -90,110 +112,102 @@ struct Change {
     force: bool,
 }
 
-impl Change {
-    fn into_event(self, actor: &str, now: Timestamp) -> Result<Event, String> {
-        let target =
-            Target::parse(self.level, &self.target, self.issuer.as_deref()).map_err(|e| e.to_string())?;
-        if self.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
-            return Err(format!("reason: over {MAX_REASON} bytes"));
-        }
-        if self.force && self.action != Action::Reinstate {
-            return Err("force: goes with `reinstate` alone".into());
-        }
-        Ok(Event {
-            reason: self.reason,
-            issued_before: self.issued_before.map(Timestamp::secs),
-            expires_at: self.expires_at,
-            actor: Some(actor.to_owned()),
-            force: self.force,
-            ..Event::new(self.action, target, now)
-        })
-    }
-}
-
-async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Bytes) -> Response {
-    let refuse = |status, code, reason: String| {
-        let (request_id, address) = (caller.request_id.clone(), caller.address);
-        let principal_id = caller.principal.as_deref().unwrap_or_default();
-        tracing::warn!(request_id, %address, principal_id, code, reason, "admin request refused");
-        refusal(&Problem { status, code, reason, request_id })
+async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller>, body: Body) -> Response {
+    // Who calls is known before anything is read from them.
+    let actor = match api.authorise(&caller) {
+        Ok(actor) => actor.to_owned(),
+        Err(refusal) => return *refusal,
     };
-    let actor = match &caller.principal {
-        None => {
-            return refuse(
-                StatusCode::UNAUTHORIZED,
-                "mtls_required",
-                "an administrator's certificate is required".into(),
-            );
+    let bytes = match timeout(api.patience, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(e)) => return caller.refuse(StatusCode::PAYLOAD_TOO_LARGE, "bad_request", e.to_string()),
+        Err(_) => {
+            let reason = "the body made no progress".into();
+            return caller.refuse(StatusCode::REQUEST_TIMEOUT, "request_timeout", reason);
         }
-        Some(principal) if !api.allow.contains(principal) => {
-            return refuse(StatusCode::FORBIDDEN, "admin_denied", format!("{principal} is no administrator"));
-        }
-        Some(principal) => principal,
     };
-    let event = read(&body).and_then(|change| change.into_event(actor, api.clock.now()));
-    let event = match event {
+    let event = match read(&bytes).and_then(|change| api.event(change, actor)) {
         Ok(event) => event,
-        Err(reason) => return refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
+        Err(reason) => return caller.refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
     };
-    let target = event.target.clone();
+    let (action, target) = (event.action, event.target.clone());
     // A task of its own: a caller who revokes herself, or hangs up, ends this request, never the revocation.
-    let applied = tokio::spawn(Arc::clone(&api).apply(event, caller.clone())).await;
-    let applied = match applied {
-        Ok(applied) => applied,
-        Err(error) => {
-            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string());
+    match tokio::spawn(Arc::clone(&api).apply(event, caller.clone())).await {
+        Ok(Ok(outcome)) => answer(action, &target, &outcome, api.enforces),
+        Ok(Err(error @ revocation::Error::Revoked(_))) => {
+            caller.refuse(StatusCode::CONFLICT, "revoked", error.to_string())
         }
-    };
-    match applied {
-        Ok((action, outcome)) => answer(action, &target, &outcome),
-        Err(error @ revocation::Error::Revoked(_)) => {
-            refuse(StatusCode::CONFLICT, "revoked", error.to_string())
-        }
-        Err(error) => refuse(StatusCode::SERVICE_UNAVAILABLE, "not_durable", error.to_string()),
+        Ok(Err(error)) => caller.refuse(StatusCode::SERVICE_UNAVAILABLE, "not_durable", error.to_string()),
+        Err(e) => caller.refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", e.to_string()),
     }
 }
 
 impl Api {
+    fn authorise<'a>(&self, caller: &'a Caller) -> Result<&'a str, Box<Response>> {
+        match &caller.principal {
+            None => {
+                let reason = match &caller.refused {
+                    None => "an administrator's certificate is required".to_owned(),
+                    Some(why) => format!("the certificate's names are not accepted: {why}"),
+                };
+                Err(Box::new(caller.refuse(StatusCode::UNAUTHORIZED, "mtls_required", reason)))
+            }
+            Some(principal) if !self.allow.contains(principal) => {
+                let reason = format!("{principal} is no administrator");
+                Err(Box::new(caller.refuse(StatusCode::FORBIDDEN, "admin_denied", reason)))
+            }
+            Some(principal) => Ok(principal),
+        }
+    }
+
+    fn event(&self, change: Change, actor: String) -> Result<Event, String> {
+        let target = Target::parse(change.level, &change.target, change.issuer.as_deref());
+        let target = target.map_err(|e| e.to_string())?;
+        if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
+            return Err(format!("reason: over {MAX_REASON} bytes"));
+        }
+        if change.force && change.action != Action::Reinstate {
+            return Err("force: goes with `reinstate` alone".into());
+        }
+        if change.expires_at.is_some_and(|at| at <= self.clock.now()) {
+            return Err("expires_at: in the past, so that nothing would be hit".into());
+        }
+        let at = self.engine.now_for(&target);
+        Ok(Event {
+            reason: change.reason,
+            // Whole seconds, as certificates have them; a part of one counts as one.
+            issued_before: change.issued_before.map(|at| at.plus(Duration::from_millis(999)).secs()),
+            expires_at: change.expires_at,
+            actor: Some(actor),
+            force: change.force,
+            ..Event::new(change.action, target, at)
+        })
+    }
+
     /// Applies an event, and writes down who did it, before anybody is told that it is done.
-    async fn apply(
-        self: Arc<Self>,
-        event: Event,
-        caller: Caller,
-    ) -> Result<(Action, Outcome), revocation::Error> {
-        let (action, target, reason) = (event.action, event.target.clone(), event.reason.clone());
-        let actor = event.actor.clone().unwrap_or_default();
+    async fn apply(self: Arc<Self>, event: Event, caller: Caller) -> Result<Outcome, revocation::Error> {
+        let (action, level) = (event.action, event.target.level());
         // Here a change is decided when it is received.
         let received = Instant::now();
-        let mut outcome = self.engine.apply(event).await?;
-        self.observe(action, target.level(), received, &outcome);
-        let line = Line {
-            at: self.clock.now(),
-            id: outcome.id.clone(),
-            action: action.name(),
-            level: target.level().name(),
-            target: target.name().to_owned(),
-            issuer: target.issuer().map(str::to_owned),
-            reason,
-            actor,
-            address: caller.address.to_string(),
-            request_id: caller.request_id.clone(),
-            outcome: if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" },
-            generation: outcome.generation,
-            sessions_ended: outcome.sessions_ended,
+        let mut line = Line::new(&event, &caller);
+        if action == Action::Reinstate {
+            // What lets somebody in again is on record first, or it does not happen.
+            self.audit.write(Line { outcome: "asked", ..line.clone() }).await.map_err(|e| {
+                revocation::Error::Journal(revocation::JournalError::Write(format!("audit: {e}")))
+            })?;
+        }
+        let mut outcome = match self.engine.apply(event).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                line.outcome = "refused";
+                self.record(line).await.unwrap_or_default();
+                return Err(error);
+            }
         };
-        tracing::info!(
-            id = line.id,
-            action = line.action,
-            level = line.level,
-            target = line.target,
-            actor = line.actor,
-            reason = line.reason,
-            sessions_ended = line.sessions_ended,
-            generation = line.generation,
-            outcome = line.outcome,
-            "revocation applied"
-        );
+        self.observe(action, level, received, &outcome);
+        line.generation = outcome.generation;
+        line.sessions_ended = outcome.sessions_ended;
+        line.outcome = if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" };
         if outcome.sessions_pending > 0 {
             tracing::error!(
                 id = line.id,
@@ -201,15 +215,39 @@ impl Api {
                 "sessions have not let go in time"
             );
         }
-        if let Err(error) = self.audit.write(line).await {
-            tracing::error!(%error, "audit: cannot write");
-            outcome.durable = Err(revocation::JournalError::Write(error.to_string()));
+        if let (Err(error), Ok(())) = (self.record(line).await, &outcome.durable) {
+            outcome.durable = Err(revocation::JournalError::Write(error));
         }
-        Ok((action, outcome))
+        Ok(outcome)
+    }
+
+    async fn record(&self, line: Line) -> Result<(), String> {
+        tracing::info!(
+            id = line.id,
+            action = line.action,
+            level = line.level,
+            target = line.target,
+            actor = line.actor,
+            reason = line.reason,
+            force = line.force,
+            issued_before = line.issued_before,
+            sessions_ended = line.sessions_ended,
+            generation = line.generation,
+            outcome = line.outcome,
+            "revocation {}",
+            line.outcome
+        );
+        self.audit.write(line).await.map_err(|error| {
+            tracing::error!(%error, "audit: cannot write");
+            error.to_string()
+        })
     }
 
     fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
         self.metrics.events.with_label_values(&[FEED, action.name(), level.name()]).inc();
+        if action == Action::Reinstate {
+            return;
+        }
         let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
         stage("enforced").observe(outcome.enforced_after.as_secs_f64());
         if outcome.durable.is_ok() {
@@ -229,7 +267,7 @@ fn read(body: &[u8]) -> Result<Change, String> {
     Ok(change)
 }
 
-fn answer(action: Action, target: &Target, outcome: &Outcome) -> Response {
+fn answer(action: Action, target: &Target, outcome: &Outcome, enforced: bool) -> Response {
     let at = match action {
         Action::Revoke => "revoked_at",
         Action::Suspend => "suspended_at",
@@ -241,24 +279,25 @@ fn answer(action: Action, target: &Target, outcome: &Outcome) -> Response {
         "level": target.level().name(),
         "target": target.name(),
         at: outcome.at.to_string(),
+        "changed": outcome.changed,
+        "enforced": enforced,
         "generation": outcome.generation,
         "sessions_ended": outcome.sessions_ended,
     });
-    let status = match &outcome.durable {
-        Ok(()) => StatusCode::OK,
-        Err(error) => {
-            document["effective"] = Value::from(true);
-            document["durable"] = Value::from(false);
-            document["error"] = Value::from(error.to_string());
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+    let mut status = StatusCode::OK;
+    let mut incomplete = |error: String| {
+        status = StatusCode::SERVICE_UNAVAILABLE;
+        document["effective"] = Value::from(true);
+        document["durable"] = Value::from(outcome.durable.is_ok());
+        document["sessions_pending"] = Value::from(outcome.sessions_pending);
+        document["error"] = Value::from(error);
     };
+    if let Err(error) = &outcome.durable {
+        incomplete(error.to_string());
+    } else if outcome.sessions_pending > 0 {
+        incomplete("sessions have not let go in time; ask again".into());
+    }
     respond(status, "application/json", document.to_string().into_bytes())
-}
-
-/// Administrators are told the reason: they are who has to act on it.
-fn refusal(problem: &Problem) -> Response {
-    respond(problem.status, problem::CONTENT_TYPE, problem.to_json(Disclose::Reason))
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {

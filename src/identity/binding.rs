@@ -114,6 +114,8 @@ pub struct Identity {
     pub trust_domain: Option<String>,
     /// The DNS names of the certificate.
     pub dns: Vec<DnsName>,
+    /// Whether the agent id alone says who it is: not where several trust domains have agents.
+    pub is_unique: bool,
     /// The kind of principal, of bounded variety: the template's first literal segment, `dns`, or `unknown`.
     pub kind: String,
 }
@@ -121,7 +123,7 @@ pub struct Identity {
 impl Identity {
     /// Whether `claimed` is this identity: its agent id, its SPIFFE ID or its DNS name.
     fn answers_to(&self, claimed: &str) -> bool {
-        if self.agent.as_deref() == Some(claimed) || self.principal == claimed {
+        if self.principal == claimed || (self.is_unique && self.agent.as_deref() == Some(claimed)) {
             return true;
         }
         // Only a principal that is itself a DNS name answers to one, in any case.
@@ -169,9 +171,18 @@ impl Binding {
     /// [`Error::Foreign`] for a name outside the configured trust domains and templates, [`Error::Ambiguous`] for
     /// names that can be read in more than one way.
     pub fn identify(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
+        // Upstreams are told all of the names, so all of them must be the authority's to give.
+        let below =
+            |name: &&DnsName, domains: &[TrustDomain]| domains.iter().any(|d| name.is_below(d.as_str()));
+        if let Some(name) = vouched.and_then(|domains| subject.dns.iter().find(|name| !below(name, domains)))
+        {
+            return Err(Error::Foreign(format!(
+                "{name}: its authority may not vouch for names outside its trust domains"
+            )));
+        }
         match &subject.spiffe {
             Some(id) => self.identify_spiffe(id, subject, vouched),
-            None => self.identify_dns(subject, vouched),
+            None => self.identify_dns(subject),
         }
     }
 
@@ -195,37 +206,49 @@ impl Binding {
             task: None,
             trust_domain: Some(id.trust_domain().to_owned()),
             dns: subject.dns.clone(),
+            is_unique: self.trust_domains.len() <= 1,
             kind: "unknown".into(),
         };
         for template in &self.templates {
             let Some(captures) = template.match_spiffe(id) else {
                 continue;
             };
-            if identity.agent.as_ref().is_some_and(|agent| *agent != captures.agent) {
-                return Err(Error::Ambiguous(format!("{id} has two agent ids by the templates")));
+            let differs =
+                |known: &Option<String>, read: &str| known.as_deref().is_some_and(|known| known != read);
+            if differs(&identity.agent, &captures.agent)
+                || captures.task.as_ref().is_some_and(|task| differs(&identity.task, task))
+            {
+                return Err(Error::Ambiguous(format!("{id} has two agent or task ids by the templates")));
             }
-            template.kind().clone_into(&mut identity.kind);
+            if identity.agent.is_none() {
+                template.kind().clone_into(&mut identity.kind);
+            }
             identity.agent = Some(captures.agent);
             identity.task = captures.task.or(identity.task);
         }
         Ok(identity)
     }
 
-    fn identify_dns(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
+    fn identify_dns(&self, subject: &Subject) -> Result<Identity, Error> {
         let mut found: Option<Identity> = None;
         for name in &subject.dns {
             let fits = self.templates.iter().filter_map(|template| template.match_dns(name));
-            let fits = fits.map(|captures| (Some(captures.agent), captures.task));
-            for (agent, task) in fits.chain(self.names.contains(name).then_some((None, None))) {
+            let mut fits: Vec<_> = fits.map(|captures| (Some(captures.agent), captures.task)).collect();
+            if fits.is_empty() && self.names.contains(name) {
+                fits.push((None, None));
+            }
+            for (agent, task) in fits {
                 let (principal, dns) = (name.to_string(), subject.dns.clone());
-                let identity =
-                    Identity { principal, agent, task, trust_domain: None, dns, kind: "dns".into() };
-                if vouched.is_some_and(|domains| !domains.iter().any(|domain| name.is_below(domain.as_str())))
-                {
-                    return Err(Error::Foreign(format!(
-                        "{name}: its authority may not vouch for names outside its trust domains"
-                    )));
-                }
+                let is_unique = self.trust_domains.len() <= 1;
+                let identity = Identity {
+                    principal,
+                    agent,
+                    task,
+                    trust_domain: None,
+                    dns,
+                    is_unique,
+                    kind: "dns".into(),
+                };
                 if found.as_ref().is_some_and(|other| *other != identity) {
                     return Err(Error::Ambiguous("more than one DNS name fits the templates".into()));
                 }
@@ -234,6 +257,14 @@ impl Binding {
         }
         let names = || subject.dns.iter().map(DnsName::as_str).collect::<Vec<_>>().join(", ");
         found.ok_or_else(|| Error::Foreign(format!("no template fits {}", names())))
+    }
+
+    /// Holds a claim against the identity of a certificate where nobody has to claim anything.
+    pub fn judge_voluntary(&self, identity: &Identity, claim: Claim<'_>) -> Result<(), Error> {
+        match claim {
+            Claim::Absent => Ok(()),
+            claim => self.judge(identity, claim),
+        }
     }
 
     /// Holds a request's claim against the identity of its certificate.
@@ -292,6 +323,31 @@ mod tests {
         assert!(matches!(agent(Some("spiffe://evil.test/agent/a"), &[]), Err(Error::Foreign(_))));
         let admin = "spiffe://lab.test/admin/ops";
         assert_eq!(agent(Some(admin), &[]), Ok((admin.into(), None, "unknown".into())));
+    }
+
+    #[test]
+    fn two_readings_of_one_name_are_refused() {
+        let templates =
+            ["spiffe://{trust_domain}/a/{task}/{agent}", "spiffe://{trust_domain}/{task}/t/{agent}"];
+        let templates = templates.map(|text| Template::parse(text).unwrap()).to_vec();
+        let config = Config {
+            trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
+            templates,
+            claim: ClaimSource::None,
+        };
+        let identify = |id| Binding::new(&config).identify(&subject(Some(id), &[]), None);
+        assert!(matches!(identify("spiffe://lab.test/a/t/x"), Err(Error::Ambiguous(_))));
+        assert_eq!(identify("spiffe://lab.test/a/u/x").unwrap().task.as_deref(), Some("u"));
+    }
+
+    #[test]
+    fn an_administrators_dns_name_may_fit_a_template_or_none() {
+        let names = ["oncall.lab.test", "ops.corp.test"].map(|name| DnsName::parse(name).unwrap());
+        let rules = binding(false).admitting(&names);
+        let agent = |name| rules.identify(&subject(None, &[name]), None).map(|identity| identity.agent);
+        assert_eq!(agent("oncall.lab.test"), Ok(Some("oncall".into())));
+        assert_eq!(agent("ops.corp.test"), Ok(None));
+        assert!(agent("dev.corp.test").is_err());
     }
 
     #[test]

@@ -13,8 +13,13 @@ use webpki::VerifiedPath;
 use super::Certificate;
 use super::ChainError;
 use super::KeyId;
+use super::Serial;
 use super::TrustDomain;
 use crate::clock::Timestamp;
+
+/// More certificates than this beside the leaf are refused unread: with look-alikes among them, the number of paths
+/// to try grows with the factorial.
+const MAX_PRESENTED: usize = 6;
 
 /// A certificate authority on a verified path.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +28,8 @@ pub struct Authority {
     pub key: KeyId,
     /// Its subject key identifier, if it has one.
     pub key_id: Option<KeyId>,
-    /// Its distinguished name (RFC 2253).
-    pub subject_dn: String,
+    /// The serial number of its certificate.
+    pub serial: Serial,
 }
 
 /// A certificate with the path that vouches for it.
@@ -65,16 +70,18 @@ impl Trust {
         trust_domains: Option<Arc<[TrustDomain]>>,
     ) -> Result<Certificate, ChainError> {
         let certificate = Certificate::parse(der)?;
-        let anchor = webpki::anchor_from_trusted_cert(der).map_err(ChainError::Path)?;
-        self.anchors.push(anchor.to_owned());
+        let anchor = webpki::anchor_from_trusted_cert(der).map_err(ChainError::Path)?.to_owned();
+        if let Some(at) = self.anchors.iter().position(|known| is_same(known, &anchor)) {
+            // Renewed on the same key: the one that lasts longer counts.
+            let root = self.roots.get_mut(at).filter(|root| root.trust_domains == trust_domains);
+            let root = root.ok_or(ChainError::Conflict)?;
+            root.not_after = root.not_after.max(certificate.not_after);
+            return Ok(certificate);
+        }
+        self.anchors.push(anchor);
         let authority = authority(&certificate);
         self.roots.push(Root { authority, not_after: certificate.not_after, trust_domains });
         Ok(certificate)
-    }
-
-    /// The authorities, as configured.
-    pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.roots.iter().map(|root| &root.authority)
     }
 
     /// Verifies what a client presented (RFC 5280, section 6; usage: client authentication).
@@ -86,24 +93,35 @@ impl Trust {
         presented: &[CertificateDer<'_>],
         now: Timestamp,
     ) -> Result<VerifiedChain, ChainError> {
+        if presented.len() > MAX_PRESENTED {
+            return Err(ChainError::TooMany(presented.len()));
+        }
         let certificate = Certificate::parse(leaf)?;
         if certificate.signs {
             return Err(ChainError::LeafSigns);
         }
         let end_entity = EndEntityCert::try_from(leaf).map_err(ChainError::Path)?;
-        let now = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now.secs()).unwrap_or(0)));
+        let time = unix_time(now);
         let path = end_entity
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
                 &self.anchors,
                 presented,
-                now,
+                time,
                 KeyUsage::client_auth(),
                 None,
                 None,
             )
             .map_err(ChainError::Path)?;
-        self.describe(certificate, &path)
+        let chain = self.describe(certificate, &path)?;
+        match chain.not_after <= now {
+            // webpki does not look at an anchor's own validity.
+            true => Err(ChainError::Path(webpki::Error::CertExpired {
+                time,
+                not_after: unix_time(chain.not_after),
+            })),
+            false => Ok(chain),
+        }
     }
 
     fn describe(&self, leaf: Certificate, path: &VerifiedPath<'_>) -> Result<VerifiedChain, ChainError> {
@@ -115,11 +133,8 @@ impl Trust {
             issuers.push(authority(&certificate));
         }
         let anchor = path.anchor();
-        let root = self.anchors.iter().zip(&self.roots).find_map(|(known, root)| {
-            let same = known.subject == anchor.subject
-                && known.subject_public_key_info == anchor.subject_public_key_info;
-            same.then_some(root)
-        });
+        let found = self.anchors.iter().zip(&self.roots).find(|(known, _)| is_same(known, anchor));
+        let root = found.map(|(_, root)| root);
         let root = root.ok_or(ChainError::Path(webpki::Error::UnknownIssuer))?;
         issuers.push(root.authority.clone());
         not_after = not_after.min(root.not_after);
@@ -137,6 +152,15 @@ fn authority(certificate: &Certificate) -> Authority {
     Authority {
         key: certificate.key.clone(),
         key_id: certificate.key_id.clone(),
-        subject_dn: certificate.subject_dn.clone(),
+        serial: certificate.serial.clone(),
     }
+}
+
+/// Same name and same key: one authority.
+fn is_same(one: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
+    one.subject == other.subject && one.subject_public_key_info == other.subject_public_key_info
+}
+
+fn unix_time(at: Timestamp) -> UnixTime {
+    UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at.secs()).unwrap_or(0)))
 }

@@ -71,6 +71,12 @@ pub enum ChainError {
     /// Not a certificate (RFC 5280, section 4.1), or trailing bytes behind one.
     #[error("not a certificate: {0}")]
     Malformed(String),
+    /// More certificates than any path needs: building one from them may take for ever.
+    #[error("{0} certificates presented beside the leaf")]
+    TooMany(usize),
+    /// The same authority again, for other trust domains.
+    #[error("the same authority is configured twice, for different trust domains")]
+    Conflict,
     /// A leaf that may sign certificates or revocation lists (SPIFFE X.509-SVID, section 4.1).
     #[error("the leaf may sign certificates or revocation lists")]
     LeafSigns,

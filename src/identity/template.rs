@@ -191,26 +191,29 @@ impl PathClaim {
 }
 
 /// Says why two servers might disagree about which resource a raw path names; `None` if they cannot.
+///
+/// Refused: dot segments, empty segments, backslashes, path parameters, and every percent-encoding that a server may
+/// undo to something that needed none (RFC 3986, section 6.2.2.2) or that separates (`/`, `\\`, `;`, `%`, NUL).
 pub fn ambiguous_path(path: &str) -> Option<&'static str> {
-    for segment in path.split('/').skip(1) {
-        // Some servers cut path parameters (`..;x`) before they resolve dot segments.
-        if matches!(segment.split(';').next(), Some("." | "..")) {
-            return Some("a dot segment");
-        }
+    if path.split('/').any(|segment| matches!(segment, "." | "..")) {
+        return Some("a dot segment");
     }
     if path.contains("//") {
         return Some("an empty segment");
     }
-    if path.contains('\\') {
-        return Some("a backslash");
+    if path.contains(['\\', ';']) {
+        return Some("a backslash or a path parameter");
     }
-    let encoded = path.as_bytes().windows(3).any(|window| match window {
-        [b'%', high, low] => {
-            matches!((high, low.to_ascii_lowercase()), (b'2', b'f' | b'e') | (b'5', b'c') | (b'0', b'0'))
-        }
-        _ => false,
-    });
-    encoded.then_some("an encoded slash, dot, backslash or NUL")
+    let mut encoded = path.split('%').skip(1);
+    encoded.any(|rest| is_needless(rest.as_bytes())).then_some("a needless or separating percent-encoding")
+}
+
+/// Whether what stands behind a percent sign is no encoding, or one that could have been, or hides, a plain character.
+fn is_needless(encoded: &[u8]) -> bool {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let (Some(high), Some(low)) = (digit(encoded.first()), digit(encoded.get(1))) else { return true };
+    let Ok(byte) = u8::try_from(high << 4 | low) else { return true };
+    byte.is_ascii_alphanumeric() || byte.is_ascii_control() || b"-._~/\\;%".contains(&byte)
 }
 
 #[cfg(test)]
@@ -263,6 +266,12 @@ mod tests {
     }
 
     #[test]
+    fn encodings_that_are_needed_may_stay() {
+        assert_eq!(ambiguous_path("/files/a%20b/%C3%A4/x+y,z=1"), None);
+        assert!(ambiguous_path("/%61dmin").is_some());
+    }
+
+    #[test]
     fn a_path_claim_is_read_raw() {
         let claim = PathClaim::parse("/api/v1/agents/{agent}/").unwrap();
         assert_eq!(claim.read("/api/v1/agents/a/secrets"), Claim::Value("a"));
@@ -282,6 +291,11 @@ mod tests {
             "/api/v1/agents/a/..%5cb/",
             "/api/v1/agents\\a/",
             "/api/v1/agents/a%00/",
+            "/api/v1/%61gents/a/",
+            "/api/v1/agents;x/a/",
+            "/api/v1/agents/a%252fb/",
+            "/api/v1/agents/a%zz/",
+            "/api/v1/agents/a%2",
             "x/api/v1/agents/a/",
         ] {
             assert!(matches!(claim.read(tricky), Claim::Ambiguous(_)), "{tricky}");

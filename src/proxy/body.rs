@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
@@ -65,8 +66,24 @@ impl IdleTimer {
     }
 }
 
-/// Whether a request's body has been sent whole; shared with whoever waits for the answer.
-pub(super) type Sent = Arc<AtomicBool>;
+/// How far a request's body has been sent; shared with whoever waits for the answer.
+#[derive(Debug, Default)]
+pub(super) struct Sent {
+    frames: AtomicUsize,
+    whole: AtomicBool,
+}
+
+impl Sent {
+    /// How many pieces have gone to the upstream's connection.
+    pub(super) fn frames(&self) -> usize {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Whether that was all.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole.load(Ordering::Acquire)
+    }
+}
 
 /// A request's body. It is read by the task of the upstream's connection, so it holds a guard of its own: while it
 /// lives, its session does, and once that is killed it gives nothing more away.
@@ -75,7 +92,7 @@ pub(super) struct RequestBody {
     guard: Option<Guard>,
     idle: IdleTimer,
     /// Absent where there is nothing to send.
-    sent: Option<Sent>,
+    sent: Option<Arc<Sent>>,
     /// The header of the claim, which trailers may not repeat.
     claim: Option<HeaderName>,
 }
@@ -85,7 +102,7 @@ impl RequestBody {
         let idle = IdleTimer::new(limit);
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let guard = guard.filter(|_| incoming.is_some());
-        let sent = incoming.is_some().then(Sent::default);
+        let sent = incoming.is_some().then(Arc::<Sent>::default);
         Self { incoming, guard, idle, sent, claim: None }
     }
 
@@ -100,14 +117,14 @@ impl RequestBody {
         Self { incoming: None, guard: None, idle, sent: None, claim: None }
     }
 
-    pub(super) fn sent(&self) -> Option<Sent> {
+    pub(super) fn sent(&self) -> Option<Arc<Sent>> {
         self.sent.clone()
     }
 
     fn end(&mut self) {
         self.incoming = None;
         self.guard = None;
-        self.sent.iter().for_each(|sent| sent.store(true, Ordering::Release));
+        self.sent.iter().for_each(|sent| sent.whole.store(true, Ordering::Release));
     }
 }
 
@@ -130,6 +147,9 @@ impl http_body::Body for RequestBody {
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle.moved();
+                if let Some(sent) = &this.sent {
+                    sent.frames.fetch_add(1, Ordering::Relaxed);
+                }
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::forward_trailers(trailers, this.claim.as_ref());
                 }

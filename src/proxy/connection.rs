@@ -171,7 +171,8 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Rc::new(context.admit(&stream, address));
     let session = connection.guard.clone();
-    let socket = Socket::new(stream, connection.guard.clone(), Arc::clone(&connection.tunnelled));
+    let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
+    let socket = Socket::new(stream, guard, tunnelled, context.timeouts.body_idle);
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
     if http2 {

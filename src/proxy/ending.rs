@@ -68,8 +68,9 @@ impl Watch {
             biased;
             () = killed => End::Killed,
             () = late => {
-                let expired = || Cause { code: "certificate_expired", reason: String::new() };
-                guard.iter().for_each(|guard| guard.session().kill(expired()));
+                if let Some(guard) = guard {
+                    guard.session().kill(Cause { code: "certificate_expired", reason: String::new() });
+                }
                 End::Killed
             }
             _ = self.drain.wait_for(|drain| *drain), if !self.draining => {

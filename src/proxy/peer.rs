@@ -148,9 +148,29 @@ impl Peers {
         self.reuses.inc();
     }
 
+    /// Counts a client whose chain does not verify.
+    pub(super) fn count_untrusted(&self) {
+        self.metrics.auth.with_label_values(&["failure", "none"]).inc();
+    }
+
     /// Whether this client is refused in the handshake already.
     pub(super) fn rejects(&self, peer: &Peer) -> bool {
-        self.reject_at == RejectAt::Handshake && self.engine.judge(&peer.credential).is_err()
+        if self.reject_at == RejectAt::Request {
+            return false;
+        }
+        let Err(denial) = self.engine.judge(&peer.credential) else { return false };
+        self.metrics.auth.with_label_values(&["revoked", peer.kind()]).inc();
+        self.metrics.refusals.with_label_values(&[denial.code()]).inc();
+        let (principal_id, serial) = (peer.principal(), peer.chain.leaf.serial.as_str());
+        let (code, revocation_reason) = (denial.code(), denial.reason);
+        tracing::warn!(
+            code,
+            principal_id,
+            serial,
+            revocation_reason,
+            "authentication error: revoked certificate"
+        );
+        true
     }
 
     fn describe(&self, chain: VerifiedChain) -> Peer {

@@ -14,6 +14,7 @@ use http::Uri;
 use http::Version;
 use http::header;
 use http::uri::PathAndQuery;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -32,6 +33,7 @@ use super::headers;
 use super::route;
 use super::tunnel;
 use super::upstream::Lease;
+use super::upstream::UpstreamError;
 use super::upstream::Upstreams;
 use crate::identity::Binding;
 use crate::identity::Claim;
@@ -153,7 +155,12 @@ impl Handler for Gate {
             (None, Demand::None) => return Ok(()),
         };
         let identity = peer.identity.as_ref().map_err(|e| Refusal::Identity(e.clone()))?;
-        self.binding.judge(identity, self.claim(request)).map_err(Refusal::Identity)
+        let claim = self.claim(request);
+        let judged = match route.demand {
+            Demand::Mtls => self.binding.judge(identity, claim),
+            Demand::None => self.binding.judge_voluntary(identity, claim),
+        };
+        judged.map_err(Refusal::Identity)
     }
 
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
@@ -196,6 +203,10 @@ impl Gate {
         }
         let body =
             RequestBody::new(incoming, connection.guard.clone(), self.timeouts.body_idle).without(claim);
+        if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
+            // Said outright: a GET whose body has no known length would lose it at hyper's client.
+            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         Ok((upgrade, Request::from_parts(parts, body)))
     }
 
@@ -213,7 +224,9 @@ impl Gate {
             let guard = if lease.is_sending() { connection.guard.clone() } else { None };
             return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
         }
-        let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
+        let Some(client) = upgrade else {
+            return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
+        };
         let upstream = hyper::upgrade::on(&mut response);
         connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
         tunnel::announce(response.headers_mut());

@@ -69,14 +69,34 @@ pub(super) struct Socket {
     guard: Option<Guard>,
     /// Since it was shut down for writing.
     lingers: Option<Pin<Box<Sleep>>>,
+    /// Since it takes no more of what is written.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// For how long it may.
+    patience: Duration,
     /// It carries a tunnel, whose client may go on after the other side has ended.
     tunnelled: Arc<AtomicBool>,
 }
 
 impl Socket {
     /// A socket that keeps `guard`'s session in the table.
-    pub(super) fn new(stream: TlsStream<Tcp>, guard: Option<Guard>, tunnelled: Arc<AtomicBool>) -> Self {
-        Self { stream, guard, lingers: None, tunnelled }
+    pub(super) fn new(
+        stream: TlsStream<Tcp>,
+        guard: Option<Guard>,
+        tunnelled: Arc<AtomicBool>,
+        patience: Duration,
+    ) -> Self {
+        Self { stream, guard, lingers: None, stalled: None, patience, tunnelled }
+    }
+
+    /// Gives up on a client that does not read: what waits for it holds memory, a session and an upstream connection.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let patience = self.patience;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
+        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 
     /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
@@ -114,11 +134,15 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.watch(cx, written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        this.watch(cx, flushed)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -137,7 +161,9 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {

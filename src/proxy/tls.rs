@@ -168,7 +168,10 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let peer = self.peers.recognise(end_entity, intermediates).map_err(alert)?;
+        let peer = self.peers.recognise(end_entity, intermediates).map_err(|error| {
+            self.peers.count_untrusted();
+            alert(error)
+        })?;
         match self.peers.rejects(&peer) {
             true => Err(CertificateError::Revoked.into()),
             false => Ok(ClientCertVerified::assertion()),
@@ -203,7 +206,9 @@ impl ClientCertVerifier for Verifier {
 fn alert(error: ChainError) -> rustls::Error {
     tracing::warn!(%error, "authentication error: a client certificate does not verify");
     let certificate = match error {
-        ChainError::Malformed(_) => CertificateError::BadEncoding,
+        ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
+            CertificateError::BadEncoding
+        }
         ChainError::LeafSigns => CertificateError::InvalidPurpose,
         ChainError::Path(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         ChainError::Path(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Method;
@@ -83,6 +83,9 @@ pub enum UpstreamError {
     /// It did not answer in time.
     #[error("{0}: no answer in time")]
     AnswerTimeout(String),
+    /// It switched protocols, which nobody had asked for.
+    #[error("{0}: an upgrade that nobody asked for")]
+    Unasked(String),
     /// It broke off.
     #[error("{0}: broke off")]
     Broken(String, #[source] hyper::Error),
@@ -94,7 +97,7 @@ pub(super) struct Lease {
     kept: Option<Kept>,
     pool: Rc<Pool>,
     /// Whether the request that it is in use for has been sent whole; absent if it has no body.
-    sent: Option<Sent>,
+    sent: Option<Arc<Sent>>,
 }
 
 struct Kept {
@@ -108,9 +111,14 @@ impl Lease {
         Self { kept: Some(kept), pool, sent: None }
     }
 
+    /// Where it leads, for the log.
+    pub(super) fn endpoint(&self) -> String {
+        self.pool.endpoint.to_string()
+    }
+
     /// Whether its request has not been sent whole yet.
     pub(super) fn is_sending(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| !sent.load(Ordering::Acquire))
+        self.sent.as_ref().is_some_and(|sent| !sent.is_whole())
     }
 
     /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
@@ -126,10 +134,16 @@ impl Lease {
                     let _ = kept.sender.ready().await;
                 }
             };
+            let limit = self.pool.timeouts.body_idle;
             tokio::select! {
                 biased;
-                _ = guard.killed() => drop(self),
-                () = free => self.give_back(),
+                _ = guard.killed() => {}
+                () = async { drop(timeout(limit, free).await) } => {}
+            }
+            // Still busy, it is torn down.
+            match self.kept.as_ref().is_some_and(|kept| kept.sender.is_ready()) {
+                true => self.give_back(),
+                false => drop(self),
             }
         });
     }
@@ -155,7 +169,7 @@ impl Lease {
     fn exchange(
         &mut self,
         request: Request<RequestBody>,
-        sent: Option<Sent>,
+        sent: Option<Arc<Sent>>,
         limit: Duration,
     ) -> impl Future<Output = Result<Response<Incoming>, Failed>> {
         async move {
@@ -165,7 +179,7 @@ impl Lease {
             };
             let mut answer = std::pin::pin!(kept.sender.try_send_request(request));
             loop {
-                let counts = sent.as_ref().is_none_or(|sent| sent.load(Ordering::Acquire));
+                let before = sent.as_ref().filter(|sent| !sent.is_whole()).map(|sent| sent.frames());
                 match timeout(limit, answer.as_mut()).await {
                     Ok(Ok(response)) => return Ok(response),
                     Ok(Err(mut error)) => {
@@ -175,7 +189,12 @@ impl Lease {
                             error: UpstreamError::Broken(name(), error.into_error()),
                         });
                     }
-                    Err(_) if counts => {
+                    // Nothing more of the request went out either: the upstream takes no more of it.
+                    Err(_)
+                        if before.is_none_or(|before| {
+                            sent.as_ref().is_some_and(|sent| sent.frames() == before)
+                        }) =>
+                    {
                         return Err(Failed { unsent: None, error: UpstreamError::AnswerTimeout(name()) });
                     }
                     Err(_) => {}

@@ -70,7 +70,9 @@ pub struct Outcome {
     pub id: String,
     /// When it was decided, clamped.
     pub at: Timestamp,
-    /// The generation of the set that holds it.
+    /// Whether what the target's credentials are allowed is another than before.
+    pub changed: bool,
+    /// The generation of the set that holds it; starts anew with each process.
     pub generation: u64,
     /// How many sessions it ended.
     pub sessions_ended: usize,
@@ -165,9 +167,7 @@ impl Engine {
     /// Holds a credential against the set, without a session.
     pub fn judge(&self, credential: &Credential) -> Result<(), Denial> {
         let denied = |fingerprint, entry: Entry| {
-            let revoked = credential.issued_at < entry.revoked_before;
-            let suspended = credential.issued_at < entry.suspended_before;
-            (revoked || suspended).then_some((fingerprint, !revoked))
+            entry.denies(credential.issued_at).map(|suspended| (fingerprint, suspended))
         };
         let hit = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
         hit.map_or(Ok(()), |(fingerprint, suspended)| Err(self.explain(fingerprint, suspended)))
@@ -188,21 +188,30 @@ impl Engine {
         }
     }
 
+    /// When something that is decided here and now about a target happens: now, or just after the latest that is known
+    /// of it, so that neither a clock that was set back nor a message from the near future makes it count for nothing.
+    pub fn now_for(&self, target: &Target) -> Timestamp {
+        let latest = self.targets().get(&self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
+        let after = latest.map(|latest| latest.plus(Duration::from_millis(1)));
+        after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
+    }
+
     /// Forgets what has lapsed. Returns how many targets.
     pub fn expire(&self) -> usize {
         let now = self.clock.now();
         let mut targets = self.targets();
-        let mut lapsed = Vec::new();
+        let (mut lapsed, mut entries) = (Vec::new(), Vec::new());
         targets.retain(|fingerprint, (target, registers)| {
             if registers.expire(now, self.skew) {
-                self.set.publish(*fingerprint, registers.entry());
+                entries.push((*fingerprint, registers.entry()));
                 lapsed.push(target.clone());
             }
             !registers.is_blank()
         });
-        drop(targets);
         let count = lapsed.len();
         if count > 0 {
+            self.set.publish(entries);
+            drop(targets);
             self.journal.expire(lapsed, now, self.skew);
         }
         count
@@ -236,17 +245,18 @@ impl Engine {
     async fn revoke(&self, event: Event) -> Outcome {
         let started = Instant::now();
         let fingerprint = self.fingerprinter.target(&event.target);
-        let published = Cell::new(None);
+        let published = Cell::new((None, false));
         let killed = protocol::revoke(
             || published.set(self.publish(fingerprint, &event)),
-            || self.kill(fingerprint, &event, published.get()),
+            || self.kill(fingerprint, &event, published.get().0),
         );
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
         let enforced_after = started.elapsed();
-        let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.len());
+        let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.count());
+        let changed = published.get().1;
         let durable = self.journal.append(event).await;
-        Outcome { id, at, generation, sessions_ended, sessions_pending, enforced_after, durable }
+        Outcome { id, at, changed, generation, sessions_ended, sessions_pending, enforced_after, durable }
     }
 
     async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
@@ -257,11 +267,12 @@ impl Engine {
             return Err(Error::Revoked(event.target));
         }
         self.journal.append(event.clone()).await.map_err(Error::Journal)?;
-        self.publish(fingerprint, &event);
+        let (_, changed) = self.publish(fingerprint, &event);
         let generation = self.generation();
         Ok(Outcome {
             id: event.id,
             at: event.at,
+            changed,
             generation,
             sessions_ended: 0,
             sessions_pending: 0,
@@ -271,7 +282,8 @@ impl Engine {
     }
 
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
-    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Option<Entry> {
+    /// Returns that, and whether it is another than before.
+    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> (Option<Entry>, bool) {
         let mut targets = self.targets();
         let (_, registers) =
             targets.entry(fingerprint).or_insert_with(|| (event.target.clone(), Registers::default()));
@@ -280,19 +292,16 @@ impl Engine {
         let entry = registers.entry();
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
         if entry != old {
-            self.set.publish(fingerprint, entry);
+            self.set.publish([(fingerprint, entry)]);
         }
-        entry
+        (entry, entry != old)
     }
 
     fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions.kill(fingerprint, event.target.level().is_mass(), |credential| {
-            let entry = published?;
-            let revoked = credential.issued_at < entry.revoked_before;
-            let suspended = credential.issued_at < entry.suspended_before;
-            let code = code(event.target.level(), !revoked);
-            (revoked || suspended).then(|| Cause { code, reason: reason.clone() })
+        self.sessions.kill(fingerprint, |credential| {
+            let suspended = published?.denies(credential.issued_at)?;
+            Some(Cause { code: code(event.target.level(), suspended), reason: reason.clone() })
         })
     }
 

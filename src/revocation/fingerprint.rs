@@ -13,8 +13,11 @@ use siphasher::sip128::SipHasher13;
 use super::Level;
 use super::Target;
 use super::target::canonical_principal;
+use crate::identity::Authority;
 use crate::identity::Error;
 use crate::identity::Identity;
+use crate::identity::KeyId;
+use crate::identity::Serial;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 use crate::session::Fingerprint;
@@ -42,20 +45,15 @@ impl Fingerprinter {
     ///
     /// The identity may be one that was refused: its certificate, key and issuers can be revoked all the same.
     pub fn credential(&self, chain: &VerifiedChain, identity: &Result<Identity, Error>) -> Credential {
-        let serial = chain.leaf.serial.as_str();
-        let mut own = vec![self.parts(Level::Certificate, "", serial)];
-        if let Some(issuer) = chain.issuers.first() {
-            for id in std::iter::once(&issuer.key).chain(&issuer.key_id) {
-                own.push(self.parts(Level::Certificate, id.as_str(), serial));
-            }
-        }
+        let mut own = self.certificate(&chain.leaf.serial, chain.issuers.first());
         own.push(self.parts(Level::Key, "", chain.leaf.key.as_str()));
-        let mut mass: Vec<Fingerprint> = chain
-            .issuers
-            .iter()
-            .flat_map(|issuer| std::iter::once(&issuer.key).chain(&issuer.key_id))
-            .map(|id| self.parts(Level::Issuer, "", id.as_str()))
-            .collect();
+        let mut mass = Vec::new();
+        for (i, issuer) in chain.issuers.iter().enumerate() {
+            // Revoking an authority's own certificate, or its key, ends every leaf under it.
+            mass.extend(self.certificate(&issuer.serial, chain.issuers.get(i + 1)));
+            mass.push(self.parts(Level::Key, "", issuer.key.as_str()));
+            mass.extend(key_ids(issuer).map(|id| self.parts(Level::Issuer, "", id.as_str())));
+        }
         if let Ok(identity) = identity {
             let names = std::iter::once(identity.principal.as_str())
                 .chain(identity.agent.as_deref())
@@ -72,6 +70,12 @@ impl Fingerprinter {
         Credential { own, mass, issued_at: chain.leaf.not_before.secs() }
     }
 
+    /// A certificate by its serial alone, and by its serial under each name of its issuer's key.
+    fn certificate(&self, serial: &Serial, issuer: Option<&Authority>) -> Vec<Fingerprint> {
+        let ids = std::iter::once("").chain(issuer.into_iter().flat_map(key_ids).map(KeyId::as_str));
+        ids.map(|id| self.parts(Level::Certificate, id, serial.as_str())).collect()
+    }
+
     fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u8(level as u8);
@@ -81,6 +85,10 @@ impl Fingerprinter {
         hasher.write(name.as_bytes());
         Fingerprint(hasher.finish128().as_u128())
     }
+}
+
+fn key_ids(authority: &Authority) -> impl Iterator<Item = &KeyId> {
+    std::iter::once(&authority.key).chain(&authority.key_id)
 }
 
 #[cfg(test)]

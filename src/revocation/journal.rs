@@ -15,6 +15,9 @@ use std::panic::catch_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -86,6 +89,9 @@ struct Row {
     registers: Registers,
 }
 
+/// By key.
+type Rows = BTreeMap<String, Row>;
+
 impl Row {
     fn blank(target: &Target) -> Self {
         Self { target: target.clone(), registers: Registers::default() }
@@ -108,6 +114,7 @@ type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
 pub struct Journal {
     commands: Option<mpsc::Sender<Command>>,
     durable: Arc<AtomicBool>,
+    missed: Arc<Mutex<Rows>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -152,16 +159,18 @@ impl Journal {
         })?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
+        let missed = Arc::<Mutex<Rows>>::default();
         let writer = Writer {
             database: Some(database),
             open,
-            unwritten: BTreeMap::new(),
+            unwritten: Rows::new(),
+            missed: Arc::clone(&missed),
             durable: Arc::clone(&durable),
         };
         let runtime = Builder::new_current_thread().enable_time().build().map_err(write_error)?;
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("journal".into()).spawn(run).map_err(write_error)?;
-        Ok((Self { commands: Some(commands), durable, thread: Some(thread) }, contents))
+        Ok((Self { commands: Some(commands), durable, missed, thread: Some(thread) }, contents))
     }
 
     /// Whether the last commit reached the disk.
@@ -171,19 +180,27 @@ impl Journal {
 
     /// Writes an event, and returns once it is on disk.
     ///
-    /// A revocation or suspension that could not be written is kept and tried again while the process lives.
+    /// A revocation or suspension that could not be written is kept and tried again while the process lives. A
+    /// reinstatement is waited for however long the disk takes: one that is given up on might still be written, and
+    /// would be in effect after the next start.
     pub async fn append(&self, event: Event) -> Result<(), JournalError> {
         let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
         let (done, written) = oneshot::channel();
-        let append = async {
-            let sent = commands.send(Command::Append(Append { event, done })).await;
-            sent.map_err(|_| JournalError::Closed)?;
-            written.await.unwrap_or(Err(JournalError::Closed))
+        let patience = if event.action == Action::Reinstate { Duration::MAX } else { PATIENCE };
+        let Ok(room) = timeout(patience, commands.reserve()).await else {
+            keep(&mut lock(&self.missed), &event);
+            return Err(self.hung());
         };
-        timeout(PATIENCE, append).await.unwrap_or_else(|_| {
-            self.durable.store(false, Ordering::Release);
-            Err(JournalError::Hung)
-        })
+        room.map_err(|_| JournalError::Closed)?.send(Command::Append(Append { event, done }));
+        match timeout(patience, written).await {
+            Ok(result) => result.unwrap_or(Err(JournalError::Closed)),
+            Err(_) => Err(self.hung()),
+        }
+    }
+
+    fn hung(&self) -> JournalError {
+        self.durable.store(false, Ordering::Release);
+        JournalError::Hung
     }
 
     /// Forgets what has lapsed of `targets`. Best effort: what stays is forgotten after the next start.
@@ -207,7 +224,9 @@ struct Writer {
     database: Option<Database>,
     open: Opener,
     /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
-    unwritten: BTreeMap<String, Row>,
+    unwritten: Rows,
+    /// The same, of callers who found no room in the queue.
+    missed: Arc<Mutex<Rows>>,
     durable: Arc<AtomicBool>,
 }
 
@@ -215,7 +234,7 @@ impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
             let mut batch = Vec::new();
-            let received = match self.unwritten.is_empty() {
+            let received = match self.unwritten.is_empty() && self.durable.load(Ordering::Acquire) {
                 true => Ok(inbox.recv_many(&mut batch, BATCH).await),
                 false => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
             };
@@ -230,6 +249,10 @@ impl Writer {
     }
 
     fn turn(&mut self, batch: Vec<Command>) {
+        for (key, row) in std::mem::take(&mut *lock(&self.missed)) {
+            let unwritten = self.unwritten.entry(key).or_insert_with(|| Row::blank(&row.target));
+            unwritten.registers.absorb(row.registers);
+        }
         let result = caught(|| self.commit(&batch));
         if let Err(error) = &result {
             // An I/O error poisons the open database: the next turn opens it anew.
@@ -248,8 +271,7 @@ impl Writer {
             };
             // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
             if result.is_err() && event.action != Action::Reinstate {
-                let unwritten = self.unwritten.entry(key(&event.target));
-                unwritten.or_insert_with(|| Row::blank(&event.target)).registers.merge(&event);
+                keep(&mut self.unwritten, &event);
             }
             let _ = done.send(result.clone());
         }
@@ -285,6 +307,15 @@ impl Writer {
         }
         transaction.commit().map_err(write_error)
     }
+}
+
+fn keep(rows: &mut Rows, event: &Event) {
+    let row = rows.entry(key(&event.target)).or_insert_with(|| Row::blank(&event.target));
+    row.registers.merge(event);
+}
+
+fn lock(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
+    rows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Runs what reads or writes the file: redb refuses most damage, and panics on some (an offset out of bounds, a
@@ -413,7 +444,8 @@ mod tests {
         Writer {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
-            unwritten: BTreeMap::new(),
+            unwritten: Rows::new(),
+            missed: Arc::default(),
             durable: Arc::new(AtomicBool::new(true)),
         }
     }

@@ -1,6 +1,8 @@
 //! The two registers of a target, and how events are merged into them.
 //!
 //! **Invariant:** the result never depends on the order of arrival, and an event that arrives twice changes nothing.
+//! (Where more than sixteen revocations of one target stand, none of which covers another, they are widened: then too
+//! much may be denied, never too little.)
 //! *Revoked* is monotone: merging never narrows it, and only a forced reinstatement clears what is older than itself.
 //! *Suspended* belongs to the event with the greatest (`at`, `id`).
 
@@ -73,6 +75,15 @@ pub(super) struct Entry {
     pub(super) suspended_before: i64,
 }
 
+impl Entry {
+    /// Whether it denies a credential issued at `issued_at`: `Some(false)` if that is revoked, `Some(true)` if it is
+    /// suspended only.
+    pub(super) fn denies(self, issued_at: i64) -> Option<bool> {
+        let revoked = issued_at < self.revoked_before;
+        (revoked || issued_at < self.suspended_before).then_some(!revoked)
+    }
+}
+
 /// The state of one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registers {
@@ -126,6 +137,13 @@ impl Registers {
     /// Whether a suspension stands.
     pub fn is_suspended(&self) -> bool {
         self.suspension.as_ref().is_some_and(|(_, suspended)| *suspended)
+    }
+
+    /// The greatest time of any event in here: what is decided now must come after it to count.
+    pub fn latest(&self) -> Option<Timestamp> {
+        let stamps = self.revoked.iter().map(|standing| standing.stamp.0);
+        let suspension = self.suspension.iter().map(|(standing, _)| standing.stamp.0);
+        stamps.chain(suspension).chain(self.cleared.iter().map(|(at, _)| *at)).max()
     }
 
     /// The latest revocation that stands.

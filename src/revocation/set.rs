@@ -64,11 +64,11 @@ impl Set {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// Makes `entry` stand for `fingerprint`, or nothing at all. Visible to every reader when this returns.
-    pub(super) fn publish(&self, fingerprint: Fingerprint, entry: Option<Entry>) {
+    /// Makes each entry stand for its fingerprint, or nothing at all. Visible to every reader when this returns.
+    pub(super) fn publish(&self, entries: impl IntoIterator<Item = (Fingerprint, Option<Entry>)>) {
         let old = self.current.load_full();
         let mut delta = old.delta.clone();
-        delta.insert(fingerprint, entry);
+        delta.extend(entries);
         let new = if delta.len() < MAX_DELTA {
             Snapshot { base: Arc::clone(&old.base), delta }
         } else {
@@ -103,7 +103,7 @@ mod tests {
             let gone = i % 3 == 0;
             let entry =
                 (!gone).then_some(Entry { revoked_before: i.cast_signed(), suspended_before: i64::MIN });
-            set.publish(fingerprint, entry);
+            set.publish([(fingerprint, entry)]);
             model.insert(fingerprint, entry);
             assert_eq!(set.generation(), i + 1);
         }

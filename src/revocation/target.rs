@@ -64,11 +64,6 @@ impl Level {
             Self::TrustDomain => "trust_domain",
         }
     }
-
-    /// Whether a target of this level covers so many sessions that they are found by a scan, not by the index.
-    pub const fn is_mass(self) -> bool {
-        matches!(self, Self::Issuer | Self::TrustDomain)
-    }
 }
 
 impl fmt::Display for Level {
@@ -132,10 +127,13 @@ impl fmt::Display for Target {
     }
 }
 
-/// A principal's canonical name: a SPIFFE ID as it is, a DNS name in lower case, anything else verbatim.
+/// A principal's canonical name: a SPIFFE ID or DID as it is; a DNS name, or an agent id that may have been read from
+/// one, in lower case. Agents whose ids differ in case only are therefore hit together.
 pub(super) fn canonical_principal(name: &str) -> String {
-    let dns = if name.contains('.') { DnsName::parse(name) } else { None };
-    dns.map_or_else(|| name.to_owned(), |dns| dns.to_string())
+    if name.contains(':') {
+        return name.to_owned();
+    }
+    DnsName::parse(name).map_or_else(|| name.to_ascii_lowercase(), |dns| dns.to_string())
 }
 
 fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
@@ -159,6 +157,7 @@ fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
             domain.map(|d| d.to_string()).map_err(|e| bad(&e.to_string()))
         }
         Level::Principal | Level::Token | Level::Task | Level::Chain => {
+            let name = name.trim();
             if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
                 return Err(bad("it is empty, over 2048 bytes or has control characters"));
             }
@@ -217,7 +216,7 @@ mod tests {
     fn names_are_canonical() {
         assert_eq!(name(Level::Certificate, "00:0A:1b"), Some("0a1b".into()));
         assert_eq!(name(Level::Principal, "A.Lab.Test."), Some("a.lab.test".into()));
-        assert_eq!(name(Level::Principal, "Agent-7"), Some("Agent-7".into()));
+        assert_eq!(name(Level::Principal, " Agent-7"), Some("agent-7".into()));
         assert_eq!(name(Level::Principal, "did:cdi:x:agent:01H"), Some("did:cdi:x:agent:01H".into()));
         assert_eq!(name(Level::Principal, "spiffe://td/a"), Some("spiffe://td/a".into()));
         assert_eq!(name(Level::Task, "T.1"), Some("T.1".into()));
