@@ -60,10 +60,7 @@ pub(crate) fn spiffe_id(bytes: &[u8]) {
     assert_eq!(format!("spiffe://{}{path}", id.trust_domain()), text);
     assert_eq!(SpiffeId::parse(id.as_str()).as_ref(), Ok(&id));
     assert_eq!(id.has_path(), id.segments().next().is_some());
-    assert_eq!(
-        revocable(Level::TrustDomain, id.trust_domain()),
-        id.trust_domain()
-    );
+    assert_eq!(revocable(Level::TrustDomain, id.trust_domain()), id.trust_domain());
     assert_eq!(revocable(Level::Principal, text), text);
     assert!(text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic()));
 }
@@ -80,17 +77,9 @@ pub(crate) fn path_claim(bytes: &[u8]) {
     match claim {
         Claim::Value(agent) => {
             assert_eq!(ambiguous_path(path), None);
-            assert!(
-                !agent.is_empty() && !agent.contains(['/', '\\', '%', ';']),
-                "{agent:?}"
-            );
-            let rest = path
-                .strip_prefix(PREFIX)
-                .and_then(|rest| rest.strip_prefix(agent));
-            assert!(
-                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
-                "{path:?}"
-            );
+            assert!(!agent.is_empty() && !agent.contains(['/', '\\', '%', ';']), "{agent:?}");
+            let rest = path.strip_prefix(PREFIX).and_then(|rest| rest.strip_prefix(agent));
+            assert!(rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')), "{path:?}");
         }
         Claim::Absent => {
             let claimed = path.strip_prefix(PREFIX).and_then(|rest| rest.split('/').next());
@@ -109,10 +98,7 @@ fn binding() -> Binding {
             template("spiffe://lab.test/task/{task}/agent/{agent}"),
             template("dns:{agent}.lab.test"),
         ],
-        claim: ClaimSource::Header {
-            name: http::HeaderName::from_static("x-agent-id"),
-            optional: false,
-        },
+        claim: ClaimSource::Header { name: http::HeaderName::from_static("x-agent-id"), optional: false },
     })
 }
 
@@ -125,12 +111,7 @@ fn names(subject: &Subject) {
     }
     for name in &subject.dns {
         assert_eq!(DnsName::parse(name.as_str()).as_ref(), Some(name));
-        assert!(
-            !name
-                .as_str()
-                .bytes()
-                .any(|byte| byte.is_ascii_uppercase() || byte == b'*' || byte == 0)
-        );
+        assert!(!name.as_str().bytes().any(|byte| byte.is_ascii_uppercase() || byte == b'*' || byte == 0));
         assert_eq!(revocable(Level::Principal, name.as_str()), name.as_str());
     }
 }
@@ -151,12 +132,7 @@ fn identified(binding: &Binding, subject: &Subject, identity: &Identity) {
         revocable(Level::Principal, name);
         assert_eq!(binding.judge(identity, Claim::Value(name)), Ok(()));
     }
-    assert!(
-        identity
-            .task
-            .iter()
-            .all(|task| revocable(Level::Task, task) == *task)
-    );
+    assert!(identity.task.iter().all(|task| revocable(Level::Task, task) == *task));
     assert!(binding.judge(identity, Claim::Absent).is_err());
     assert!(binding.judge(identity, Claim::Value("")).is_err());
     assert!(

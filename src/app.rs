@@ -8,7 +8,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -34,7 +33,6 @@ use crate::authority::Api;
 use crate::authority::Audit;
 use crate::authority::Caller;
 use crate::clock::Clock;
-use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::identity::Binding;
@@ -127,19 +125,11 @@ struct Secured {
 
 /// Checks all that can be checked without taking anything: the files that the configuration names.
 pub fn check(config: &Config) -> Result<(), Error> {
-    load_trust(config, &config.gate.tls, "gate.tls")?;
-    let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    if let Some(tls) = admin_tls {
-        load_trust(config, tls, "admin.tls")?;
-    }
-    // Certificates and keys are read the way they will be, on an engine that lives in a directory of its own.
-    let directory = tempfile::tempdir()?;
-    let shared = Shared::open(
-        Config::clone(config),
-        Clock::system(),
-        directory.path().to_owned(),
-    )?;
+    // Everything is read the way it will be, on an engine that is gone afterwards.
+    let engine = Engine::in_memory(&config.revocation, Clock::system())?;
+    let shared = Shared::new(config.clone(), Clock::system(), engine)?;
     shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
 }
 
@@ -147,13 +137,12 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let state = config.state.dir.clone();
-    let shared = Shared::open(config, clock, state.clone())?;
+    let engine = Engine::open(&state, &config.revocation, clock.clone())?;
+    let shared = Shared::new(config, clock, engine)?;
     let config = Arc::clone(&shared.config);
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
-    let threads = config
-        .gate
-        .threads
-        .or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
+    let threads =
+        config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
     let listeners = bind("gate.listen", config.gate.listen, threads.unwrap_or(1))?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -163,9 +152,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let operations = spawn("operations", move || operations.run(operations_drain))?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
-        spawn(&format!("gate-{i}"), move || {
-            shared.run_gate(secured, listener, drain)
-        })
+        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
     tracing::info!(
@@ -195,11 +182,7 @@ impl Running {
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
         self.drain_gate.send_replace(true);
-        let cut = self
-            .gates
-            .into_iter()
-            .map(|gate| gate.join().unwrap_or_default())
-            .sum();
+        let cut = self.gates.into_iter().map(|gate| gate.join().unwrap_or_default()).sum();
         self.drain_operations.send_replace(true);
         if self.operations.join().is_err() {
             tracing::error!("the operations thread failed");
@@ -210,38 +193,22 @@ impl Running {
 }
 
 impl Shared {
-    fn open(config: Config, clock: Clock, state: PathBuf) -> Result<Self, Error> {
+    fn new(config: Config, clock: Clock, engine: Engine) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
-        metrics
-            .started
-            .set(clock.now().since(Timestamp::from_secs(0)).as_secs_f64());
-        let engine = Engine::open(&state, &config.revocation, clock.clone())?;
-        Ok(Self {
-            config: Arc::new(config),
-            clock,
-            metrics,
-            engine: Arc::new(engine),
-        })
+        metrics.started.set(clock.now().secs());
+        Ok(Self { config: Arc::new(config), clock, metrics, engine: Arc::new(engine) })
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
     fn secure(&self, tls: &TlsConfig, key: &'static str, names: &[DnsName]) -> Result<Secured, Error> {
         let trust = load_trust(&self.config, tls, key)?;
         let binding = Binding::new(&self.config.identity).admitting(names);
-        let peers = Peers::new(
-            trust,
-            binding,
-            Arc::clone(&self.engine),
-            self.clock.clone(),
-            self.metrics.clone(),
-        );
+        let peers =
+            Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
         let peers = Arc::new(peers.reject_at(self.config.gate.reject_at));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
-        Ok(Secured {
-            tls: Arc::new(tls),
-            peers,
-        })
+        Ok(Secured { tls: Arc::new(tls), peers })
     }
 
     fn context<H>(&self, secured: Secured, mode: Mode, disclose: Disclose, handler: H) -> Rc<Context<H>> {
@@ -285,11 +252,7 @@ impl Operations {
         let config = &shared.config;
         let mut admin = None;
         if let Some(section) = &config.admin {
-            let names: Vec<DnsName> = section
-                .allow
-                .iter()
-                .filter_map(|name| DnsName::parse(name))
-                .collect();
+            let names: Vec<DnsName> = section.allow.iter().filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
                 Some(tls) => shared.secure(tls, "admin.tls", &names)?,
                 None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
@@ -302,43 +265,27 @@ impl Operations {
                 metrics: shared.metrics.clone(),
             };
             let listener = bind("admin.listen", section.listen, 1)?;
-            admin = listener
-                .into_iter()
-                .next()
-                .map(|bound| (bound, secured, authority::router(Arc::new(api))));
+            admin =
+                listener.into_iter().next().map(|bound| (bound, secured, authority::router(Arc::new(api))));
         }
         let metrics = match &config.metrics {
             Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        Ok(Self {
-            shared: shared.clone(),
-            admin,
-            metrics,
-        })
+        Ok(Self { shared: shared.clone(), admin, metrics })
     }
 
     fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
-        let admin = self
-            .admin
-            .as_ref()
-            .map(|(listener, ..)| listener.local_addr())
-            .transpose()?;
-        Ok((
-            admin,
-            self.metrics.as_ref().map(StdListener::local_addr).transpose()?,
-        ))
+        let admin = self.admin.as_ref().map(|(listener, ..)| listener.local_addr()).transpose()?;
+        Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
     fn run(self, mut drain: watch::Receiver<bool>) {
-        let Self {
-            shared,
-            admin,
-            metrics,
-        } = self;
+        let Self { shared, admin, metrics } = self;
         run_local(async move {
             if let Some(listener) = metrics {
-                let health = Rc::new(Condition(Arc::clone(&shared.engine)));
+                let health =
+                    Rc::new(Condition { engine: Arc::clone(&shared.engine), clock: shared.clock.clone() });
                 spawn_local(telemetry::serve(
                     TcpListener::from_std(listener)?,
                     shared.metrics.clone(),
@@ -354,13 +301,8 @@ impl Operations {
                 Some((listener, secured, router)) => {
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     let context = shared.context(secured, Mode::Strict, Disclose::Reason, Admin(router));
-                    proxy::accept(
-                        TcpListener::from_std(listener)?,
-                        context,
-                        drain,
-                        Duration::from_secs(5),
-                    )
-                    .await;
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, Duration::from_secs(5))
+                        .await;
                 }
             }
             Ok(())
@@ -402,21 +344,23 @@ impl Handler for Admin {
 }
 
 /// How the process is, for the plain listener.
-struct Condition(Arc<Engine>);
+struct Condition {
+    engine: Arc<Engine>,
+    clock: Clock,
+}
 
 impl Health for Condition {
     fn refresh(&self, metrics: &Metrics) {
         let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.sessions.set(number(self.0.sessions().len()));
-        metrics.entries.set(number(self.0.entries()));
-        metrics
-            .generation
-            .set(i64::try_from(self.0.generation()).unwrap_or(i64::MAX));
-        metrics.durable.set(i64::from(self.0.is_durable()));
+        metrics.expiries.refresh(self.clock.now().secs());
+        metrics.sessions.set(number(self.engine.sessions().len()));
+        metrics.entries.set(number(self.engine.entries()));
+        metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
+        metrics.durable.set(i64::from(self.engine.is_durable()));
     }
 
     fn ready(&self) -> Result<(), String> {
-        match self.0.is_durable() {
+        match self.engine.is_durable() {
             true => Ok(()),
             false => Err("the journal cannot be written; revocations stand in memory only".into()),
         }
@@ -443,12 +387,7 @@ fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, Conf
         }
     }
     let domains = config.identity.trust_domains.len();
-    if domains > 1
-        && tls
-            .client_ca
-            .iter()
-            .any(|ca| matches!(ca, proxy::ClientCaConfig::File(_)))
-    {
+    if domains > 1 && tls.client_ca.iter().any(|ca| matches!(ca, proxy::ClientCaConfig::File(_))) {
         tracing::warn!(
             domains,
             "an authority without `trust_domains` may vouch for every trust domain: write {{ file, trust_domains }}"
@@ -478,11 +417,8 @@ fn spawn<T: Send + 'static>(
 
 /// Runs a future to its end on a single-threaded runtime of this thread.
 fn run_local<T>(future: impl Future<Output = io::Result<T>>) -> Option<T> {
-    let runtime: io::Result<LocalRuntime> = Builder::new_current_thread()
-        .enable_all()
-        .build_local(LocalOptions::default());
+    let runtime: io::Result<LocalRuntime> =
+        Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let result = runtime.and_then(|runtime| runtime.block_on(future));
-    result
-        .inspect_err(|error| tracing::error!(%error, "a runtime failed"))
-        .ok()
+    result.inspect_err(|error| tracing::error!(%error, "a runtime failed")).ok()
 }

@@ -47,10 +47,7 @@ impl Timestamp {
 
     /// This point plus `duration`; saturates.
     pub fn plus(self, duration: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)),
-        )
+        Self(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
     /// The time from `earlier` to `self`; zero if `earlier` is not earlier.
@@ -64,9 +61,7 @@ impl Timestamp {
             return Some(Self::from_secs(secs));
         }
         let at = OffsetDateTime::parse(text, &Rfc3339).ok()?;
-        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000))
-            .ok()
-            .map(Self)
+        i64::try_from(at.unix_timestamp_nanos().div_euclid(1_000_000)).ok().map(Self)
     }
 }
 
@@ -108,9 +103,7 @@ impl<'de> Deserialize<'de> for Timestamp {
             Ok(Form::Secs(secs)) => Ok(Self::from_secs(secs)),
             Ok(Form::Text(text)) => Self::parse(&text)
                 .ok_or_else(|| D::Error::custom(format!("`{text}` is not an RFC 3339 time"))),
-            Err(_) => Err(D::Error::custom(
-                "expected an RFC 3339 time or whole Unix seconds",
-            )),
+            Err(_) => Err(D::Error::custom("expected an RFC 3339 time or whole Unix seconds")),
         }
     }
 }
@@ -133,10 +126,7 @@ impl Clock {
     /// Moves a manual clock forward; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
         if let Some(millis) = &self.0 {
-            millis.fetch_add(
-                i64::try_from(by.as_millis()).unwrap_or(i64::MAX),
-                Ordering::SeqCst,
-            );
+            millis.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
 
@@ -149,10 +139,7 @@ impl Clock {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one place that reads the wall clock"
-)]
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
 fn system_now() -> Timestamp {
     // A clock before 1970 reads as 1970: everything is then "not yet valid", which refuses.
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -168,10 +155,7 @@ mod tests {
         let at = Timestamp::from_millis(1_792_000_000_123);
         assert_eq!(at.to_string(), "2026-10-14T17:46:40.123Z");
         assert_eq!(Timestamp::parse(&at.to_string()), Some(at));
-        assert_eq!(
-            Timestamp::parse("1792000000"),
-            Some(Timestamp::from_secs(1_792_000_000))
-        );
+        assert_eq!(Timestamp::parse("1792000000"), Some(Timestamp::from_secs(1_792_000_000)));
         assert_eq!(Timestamp::parse("2026-10-14T19:46:40.123+02:00"), Some(at));
         assert_eq!(Timestamp::parse("yesterday"), None);
     }

@@ -125,10 +125,7 @@ struct Source {
 
 impl Source {
     fn error(&self, key: &str, reason: impl Into<String>) -> ConfigError {
-        let overridden = self
-            .overrides
-            .iter()
-            .find(|(path, _)| key.starts_with(path.as_str()));
+        let overridden = self.overrides.iter().find(|(path, _)| key.starts_with(path.as_str()));
         match overridden {
             Some((_, variable)) => ConfigError {
                 file: PathBuf::from(format!("environment variable {variable}")),
@@ -163,11 +160,7 @@ impl Config {
 
     /// The same, from text: `file` names it in errors, and relative paths are relative to its directory.
     pub fn parse(file: &Path, text: String, environment: &[(String, String)]) -> Result<Self, ConfigError> {
-        let mut source = Source {
-            file: file.to_owned(),
-            text,
-            overrides: Vec::new(),
-        };
+        let mut source = Source { file: file.to_owned(), text, overrides: Vec::new() };
         let mut table: Table = source.text.parse().map_err(|e: toml::de::Error| ConfigError {
             file: file.to_owned(),
             line: e.span().map(|span| line_at(&source.text, span.start)),
@@ -228,10 +221,9 @@ impl Config {
             let same =
                 |other: &RouteConfig| other.path.trim_end_matches('/') == route.path.trim_end_matches('/');
             if self.route.iter().take(i).any(same) {
-                return Err(self.error(
-                    &format!("route[{i}].path"),
-                    format!("`{}` is routed twice", route.path),
-                ));
+                return Err(
+                    self.error(&format!("route[{i}].path"), format!("`{}` is routed twice", route.path))
+                );
             }
         }
         if self.gate.threads == Some(0) {
@@ -241,14 +233,9 @@ impl Config {
             return Err(self.error("gate.tls.client_ca", "names no file"));
         }
         if self.identity.templates.is_empty() {
-            return Err(self.error(
-                "identity.templates",
-                "names no template: no agent id could be read",
-            ));
+            return Err(self.error("identity.templates", "names no template: no agent id could be read"));
         }
-        self.admin
-            .as_ref()
-            .map_or(Ok(()), |admin| self.check_admin(admin))
+        self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
     }
 
     fn check_admin(&self, admin: &Admin) -> Result<(), ConfigError> {
@@ -256,22 +243,15 @@ impl Config {
             let key = format!("admin.allow[{i}]");
             if name.starts_with("spiffe:") {
                 let id = SpiffeId::parse(name).map_err(|e| self.error(&key, format!("`{name}`: {e}")))?;
-                let known = self
-                    .identity
-                    .trust_domains
-                    .iter()
-                    .any(|domain| domain.as_str() == id.trust_domain());
+                let known =
+                    self.identity.trust_domains.iter().any(|domain| domain.as_str() == id.trust_domain());
                 if !known {
-                    return Err(self.error(
-                        &key,
-                        format!("`{name}` is of no trust domain in identity.trust_domains"),
-                    ));
+                    return Err(
+                        self.error(&key, format!("`{name}` is of no trust domain in identity.trust_domains"))
+                    );
                 }
             } else if DnsName::parse(name).is_none_or(|dns| dns.as_str() != name) {
-                return Err(self.error(
-                    &key,
-                    format!("`{name}`: a SPIFFE ID, or a DNS name in lower case"),
-                ));
+                return Err(self.error(&key, format!("`{name}`: a SPIFFE ID, or a DNS name in lower case")));
             }
         }
         Ok(())
@@ -283,15 +263,8 @@ fn override_key(table: &mut Table, source: &mut Source, variable: &str, value: &
     let (path, value) = match variable.strip_prefix(OVERRIDE) {
         Some(path) => {
             // What reads as a TOML value is one; anything else is a string.
-            let parsed = format!("v = {value}")
-                .parse::<Table>()
-                .ok()
-                .and_then(|mut table| table.remove("v"));
-            let path = path
-                .to_ascii_lowercase()
-                .split("__")
-                .map(str::to_owned)
-                .collect::<Vec<_>>();
+            let parsed = format!("v = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("v"));
+            let path = path.to_ascii_lowercase().split("__").map(str::to_owned).collect::<Vec<_>>();
             (path, parsed.unwrap_or_else(|| Value::String(value.to_owned())))
         }
         None if variable == CA_FILE => {
@@ -306,9 +279,7 @@ fn override_key(table: &mut Table, source: &mut Source, variable: &str, value: &
         return;
     };
     for parent in parents {
-        let entry = place
-            .entry(parent.clone())
-            .or_insert_with(|| Value::Table(Table::new()));
+        let entry = place.entry(parent.clone()).or_insert_with(|| Value::Table(Table::new()));
         if !entry.is_table() {
             *entry = Value::Table(Table::new());
         }
@@ -321,12 +292,10 @@ fn override_key(table: &mut Table, source: &mut Source, variable: &str, value: &
 /// The key that an error is about: for an unknown one, its own name below the table it stands in.
 fn key_of(path: &str, reason: &str) -> String {
     let path = if path == "." { "" } else { path };
-    let named = ["unknown field `", "missing field `"]
-        .iter()
-        .find_map(|intro| reason.strip_prefix(intro));
+    let named = ["unknown field `", "missing field `"].iter().find_map(|intro| reason.strip_prefix(intro));
     match named.and_then(|rest| rest.split('`').next()) {
         Some(name) if path.is_empty() => name.to_owned(),
-        Some(name) if !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
+        Some(name) if path != name && !path.ends_with(&format!(".{name}")) => format!("{path}.{name}"),
         _ => path.to_owned(),
     }
 }

@@ -72,15 +72,9 @@ mod tests {
         };
         let read = |disclose| serde_json::from_slice::<Value>(&problem.to_json(disclose)).unwrap();
         let none = read(Disclose::None);
-        assert_eq!(
-            (none["status"].as_u64(), none.get("code"), none.get("detail")),
-            (Some(403), None, None)
-        );
+        assert_eq!((none["status"].as_u64(), none.get("code"), none.get("detail")), (Some(403), None, None));
         let code = read(Disclose::Code);
-        assert_eq!(
-            (code["code"].as_str(), code.get("detail")),
-            (Some("certificate_revoked"), None)
-        );
+        assert_eq!((code["code"].as_str(), code.get("detail")), (Some("certificate_revoked"), None));
         assert_eq!(read(Disclose::Reason)["detail"], "key compromise");
     }
 }

@@ -135,10 +135,7 @@ impl Guard {
 impl Clone for Guard {
     fn clone(&self) -> Self {
         self.session.guards.fetch_add(1, Ordering::Relaxed);
-        Self {
-            session: Arc::clone(&self.session),
-            table: Arc::clone(&self.table),
-        }
+        Self { session: Arc::clone(&self.session), table: Arc::clone(&self.table) }
     }
 }
 
@@ -179,10 +176,7 @@ impl Sessions {
             let at = sessions.partition_point(|other| other.id < session.id);
             sessions.insert(at, Arc::clone(&session));
         }
-        Guard {
-            session,
-            table: Arc::clone(self),
-        }
+        Guard { session, table: Arc::clone(self) }
     }
 
     /// Kills every session of `fingerprint` for which `denied` has a cause, and returns them.
@@ -266,11 +260,7 @@ impl Killed {
         };
         match tokio::time::timeout(patience, all).await {
             Ok(()) => 0,
-            Err(_) => self
-                .sessions
-                .iter()
-                .filter(|s| s.guards.load(Ordering::Acquire) > 0)
-                .count(),
+            Err(_) => self.sessions.iter().filter(|s| s.guards.load(Ordering::Acquire) > 0).count(),
         }
     }
 }
@@ -281,11 +271,7 @@ mod tests {
 
     fn credential(own: &[u128], mass: &[u128]) -> Arc<Credential> {
         let prints = |of: &[u128]| of.iter().copied().map(Fingerprint).collect();
-        Arc::new(Credential {
-            own: prints(own),
-            mass: prints(mass),
-            issued_at: 0,
-        })
+        Arc::new(Credential { own: prints(own), mass: prints(mass), issued_at: 0 })
     }
 
     fn enter(table: &Arc<Sessions>, own: &[u128], mass: &[u128]) -> Guard {
@@ -293,10 +279,7 @@ mod tests {
     }
 
     fn cause() -> Option<Cause> {
-        Some(Cause {
-            code: "certificate_revoked",
-            reason: String::new(),
-        })
+        Some(Cause { code: "certificate_revoked", reason: String::new() })
     }
 
     #[tokio::test]
@@ -307,10 +290,7 @@ mod tests {
         let other = enter(&table, &[4], &[8]);
         let killed = table.kill(Fingerprint(2), false, |_| cause());
         assert_eq!(killed.len(), 2);
-        assert_eq!(
-            (first.killed().await.code, other.cause()),
-            ("certificate_revoked", None)
-        );
+        assert_eq!((first.killed().await.code, other.cause()), ("certificate_revoked", None));
         let stream = first.clone();
         drop((first, second));
         assert_eq!(killed.ended(Duration::ZERO).await, 1);

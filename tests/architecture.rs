@@ -45,9 +45,7 @@ fn rooms_use_only_lower_rooms() -> io::Result<()> {
 /// Gathers the Rust files below `folder`; a folder without any is a fault.
 fn collect(folder: &Path, files: &mut Vec<PathBuf>, faults: &mut Vec<String>) -> io::Result<()> {
     let before = files.len();
-    let mut entries = fs::read_dir(folder)?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut entries = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     entries.sort();
     for path in entries {
         if path.is_dir() {
@@ -71,14 +69,9 @@ fn judge(name: &str, source: &str) -> Vec<String> {
         faults.push(format!("src/{name}: no layer is known for the room `{room}`"));
     }
     if !opens_with_docs(room, source) {
-        faults.push(format!(
-            "src/{name}: the first line must be a `//!` that says what lives here"
-        ));
+        faults.push(format!("src/{name}: the first line must be a `//!` that says what lives here"));
     }
-    if source
-        .lines()
-        .all(|line| line.trim().is_empty() || line.trim_start().starts_with("//"))
-    {
+    if source.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with("//")) {
         faults.push(format!("src/{name}: the module holds nothing"));
     }
     match uses(&module, source) {
@@ -90,11 +83,7 @@ fn judge(name: &str, source: &str) -> Vec<String> {
 
 /// `proxy/tls.rs` and `proxy/tls/mod.rs` are `[proxy, tls]`; the two crate roots are `[]`.
 fn module_of(name: &str) -> Vec<String> {
-    let mut module: Vec<String> = name
-        .trim_end_matches(".rs")
-        .split('/')
-        .map(String::from)
-        .collect();
+    let mut module: Vec<String> = name.trim_end_matches(".rs").split('/').map(String::from).collect();
     if module.last().is_some_and(|last| last == "mod") || module == ["lib"] || module == ["main"] {
         module.pop();
     }
@@ -111,10 +100,7 @@ fn layer(room: &str) -> Option<usize> {
 }
 
 fn uses(module: &[String], source: &str) -> syn::Result<Vec<Use>> {
-    let mut walk = Walk {
-        module: module.to_vec(),
-        uses: Vec::new(),
-    };
+    let mut walk = Walk { module: module.to_vec(), uses: Vec::new() };
     let read = |input: ParseStream<'_>| {
         input.step(|start| {
             walk.tokens(*start);
@@ -269,16 +255,10 @@ impl Walk {
 
     fn note(&mut self, path: Vec<String>, rest: Cursor<'_>) {
         // `as` of an import, `self` of `extern crate self as ..`
-        let renamed = rest
-            .ident()
-            .is_some_and(|(next, _)| next == "as" || next == "self");
+        let renamed = rest.ident().is_some_and(|(next, _)| next == "as" || next == "self");
         let is_value = path.len() == 1 && path.first().is_some_and(|word| word == "self");
         if !is_value {
-            self.uses.push(Use {
-                module: self.module.clone(),
-                path,
-                renamed,
-            });
+            self.uses.push(Use { module: self.module.clone(), path, renamed });
         }
     }
 
@@ -301,16 +281,9 @@ impl Walk {
             if let Some((literal, _)) = cursor.literal() {
                 let text = literal.to_string();
                 let text = text.trim_matches('"');
-                if ["crate::", "self::", "super::"]
-                    .iter()
-                    .any(|start| text.starts_with(start))
-                {
+                if ["crate::", "self::", "super::"].iter().any(|start| text.starts_with(start)) {
                     let path = text.split("::").map(String::from).collect();
-                    self.uses.push(Use {
-                        module: self.module.clone(),
-                        path,
-                        renamed: false,
-                    });
+                    self.uses.push(Use { module: self.module.clone(), path, renamed: false });
                 }
             }
             cursor = skip(cursor);
@@ -373,10 +346,7 @@ fn an_upward_import_is_reported() {
 #[test]
 fn a_sideways_import_is_reported() {
     let fault = only_fault("feed/crl.rs", "use crate::proxy::Gate;");
-    assert!(
-        fault.contains("src/feed/crl.rs") && fault.contains("may not use proxy"),
-        "{fault}"
-    );
+    assert!(fault.contains("src/feed/crl.rs") && fault.contains("may not use proxy"), "{fault}");
     only_fault("config.rs", "use crate::app::App;");
     only_fault("rig/drill.rs", "use crate::cli::Arguments;");
 }
@@ -385,10 +355,7 @@ fn a_sideways_import_is_reported() {
 fn a_grouped_import_is_reported_by_its_branch() {
     let fault = only_fault("identity/mod.rs", "use crate::{clock::Clock, proxy::Gate};");
     assert!(fault.contains("`crate::proxy::Gate`"), "{fault}");
-    only_fault(
-        "identity/mod.rs",
-        "use {std::fmt, crate::{clock::{self, Clock as C}, proxy::{tls::A}}};",
-    );
+    only_fault("identity/mod.rs", "use {std::fmt, crate::{clock::{self, Clock as C}, proxy::{tls::A}}};");
 }
 
 #[test]
@@ -397,10 +364,7 @@ fn a_climb_is_reported() {
     assert!(fault.contains("may not use authority"), "{fault}");
     only_fault("feed/mod.rs", "use super::{proxy::Gate};");
     only_fault("feed/sqs.rs", "use self::super::{super::proxy::Gate, Feed};");
-    only_fault(
-        "feed/sqs.rs",
-        "mod tests { use super::super::super::proxy::Gate; }",
-    );
+    only_fault("feed/sqs.rs", "mod tests { use super::super::super::proxy::Gate; }");
     only_fault("feed/mod.rs", "use super::super::Other;");
 }
 
@@ -410,22 +374,13 @@ fn an_inline_path_is_reported() {
     assert!(fault.contains("`crate::app::start`"), "{fault}");
     only_fault("session.rs", "struct Held(Vec<crate::proxy::Gate<'static>>);");
     only_fault("session.rs", "pub(in crate::feed) fn held() {}");
-    only_fault(
-        "session.rs",
-        "fn held() { Box::<u8>::from(crate::feed::Of::<u8>::new()); }",
-    );
+    only_fault("session.rs", "fn held() { Box::<u8>::from(crate::feed::Of::<u8>::new()); }");
 }
 
 #[test]
 fn a_path_in_a_macro_or_an_attribute_is_reported() {
-    only_fault(
-        "session.rs",
-        "macro_rules! held { () => { $crate::proxy::held() } }",
-    );
-    only_fault(
-        "session.rs",
-        "fn held() { tokio::select! { _ = crate::feed::next() => {} } }",
-    );
+    only_fault("session.rs", "macro_rules! held { () => { $crate::proxy::held() } }");
+    only_fault("session.rs", "fn held() { tokio::select! { _ = crate::feed::next() => {} } }");
     only_fault(
         "clock.rs",
         "#[derive(Deserialize)] struct A { #[serde(default = \"crate::config::port\")] port: u16 }",
@@ -434,10 +389,7 @@ fn a_path_in_a_macro_or_an_attribute_is_reported() {
 
 #[test]
 fn a_path_under_test_is_reported() {
-    only_fault(
-        "clock.rs",
-        "#[cfg(test)] mod tests { use crate::app; #[test] fn works() {} }",
-    );
+    only_fault("clock.rs", "#[cfg(test)] mod tests { use crate::app; #[test] fn works() {} }");
 }
 
 #[test]
@@ -454,16 +406,9 @@ fn a_way_around_is_reported() {
 
 #[test]
 fn a_missing_or_late_doc_comment_is_reported() {
-    for source in [
-        "use std::fmt;\n",
-        "\n//! Late.\nuse std::fmt;\n",
-        "// Plain.\nuse std::fmt;\n",
-    ] {
+    for source in ["use std::fmt;\n", "\n//! Late.\nuse std::fmt;\n", "// Plain.\nuse std::fmt;\n"] {
         let faults = judge("clock.rs", source);
-        assert!(
-            faults.len() == 1 && faults.concat().contains("//!"),
-            "{source}: {faults:?}"
-        );
+        assert!(faults.len() == 1 && faults.concat().contains("//!"), "{source}: {faults:?}");
     }
 }
 
@@ -475,19 +420,10 @@ fn an_unknown_or_empty_room_is_reported() {
 
 #[test]
 fn what_the_layers_allow_is_clean() {
-    assert_clean(
-        "app.rs",
-        "use crate::{config::Config, feed, proxy::Gate, clock::{self, Clock}};",
-    );
+    assert_clean("app.rs", "use crate::{config::Config, feed, proxy::Gate, clock::{self, Clock}};");
     assert_clean("cli/mod.rs", "use crate::rig;\nuse crate::app::App;");
-    assert_clean(
-        "main.rs",
-        "fn main() -> std::process::ExitCode { portcullis::cli::run() }",
-    );
-    assert_clean(
-        "lib.rs",
-        "pub mod app;\npub use crate::proxy::Gate;\npub use app::App;",
-    );
+    assert_clean("main.rs", "fn main() -> std::process::ExitCode { portcullis::cli::run() }");
+    assert_clean("lib.rs", "pub mod app;\npub use crate::proxy::Gate;\npub use app::App;");
     assert_clean(
         "proxy/tls.rs",
         "use super::Gate;\npub(super) fn f() {}\npub(crate) fn g(self: &Self) { self.h(); self as u8; }",

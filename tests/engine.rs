@@ -1,10 +1,5 @@
 //! The engine by itself: what each level hits, how bounds and time narrow it, what a restart keeps.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -50,17 +45,11 @@ fn at(secs: i64) -> Timestamp {
 
 fn engine() -> (Engine, Clock) {
     let clock = Clock::manual(at(0));
-    (
-        Engine::in_memory(&Config::default(), clock.clone()).unwrap(),
-        clock,
-    )
+    (Engine::in_memory(&Config::default(), clock.clone()).unwrap(), clock)
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 fn apply(engine: &Engine, event: Event) -> Outcome {
@@ -79,21 +68,13 @@ fn agent(name: &str) -> Target {
 fn credential(engine: &Engine, targets: &[Target]) -> Credential {
     let prints = |mass: bool| -> Vec<Fingerprint> {
         let wanted = targets.iter().filter(|target| target.level().is_mass() == mass);
-        wanted
-            .map(|target| engine.fingerprinter().target(target))
-            .collect()
+        wanted.map(|target| engine.fingerprinter().target(target)).collect()
     };
-    Credential {
-        own: prints(false),
-        mass: prints(true),
-        issued_at: START - 3600,
-    }
+    Credential { own: prints(false), mass: prints(true), issued_at: START - 3600 }
 }
 
 fn denied(engine: &Engine, target: &Target) -> bool {
-    engine
-        .judge(&credential(engine, std::slice::from_ref(target)))
-        .is_err()
+    engine.judge(&credential(engine, std::slice::from_ref(target))).is_err()
 }
 
 fn admit(engine: &Engine, credential: Credential) -> Guard {
@@ -125,23 +106,15 @@ impl Fleet {
             templates: vec![Template::parse("spiffe://{trust_domain}/task/{task}/agent/{agent}").unwrap()],
             claim: ClaimSource::None,
         };
-        Self {
-            trust,
-            binding: Binding::new(&config),
-            issuer,
-        }
+        Self { trust, binding: Binding::new(&config), issuer }
     }
 
     fn chain(&self, serial: u64, id: &str, dns: &str) -> VerifiedChain {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.serial_number = Some(SerialNumber::from(serial));
-        params.subject_alt_names = vec![
-            SanType::URI(id.try_into().unwrap()),
-            SanType::DnsName(dns.try_into().unwrap()),
-        ];
-        let leaf = params
-            .signed_by(&KeyPair::generate().unwrap(), &self.issuer)
-            .unwrap();
+        params.subject_alt_names =
+            vec![SanType::URI(id.try_into().unwrap()), SanType::DnsName(dns.try_into().unwrap())];
+        let leaf = params.signed_by(&KeyPair::generate().unwrap(), &self.issuer).unwrap();
         self.trust.verify(leaf.der(), &[], at(0)).unwrap()
     }
 
@@ -183,34 +156,19 @@ fn each_name_of_a_certificate_revokes_it_and_no_other() {
                 let code = hit.killed().await.code;
                 let denial = engine.check(hit.session()).unwrap_err();
                 assert_eq!((denial.level, denial.code()), (level, code));
-                (
-                    sibling.cause().is_some(),
-                    engine.check(sibling.session()).is_err(),
-                )
+                (sibling.cause().is_some(), engine.check(sibling.session()).is_err())
             };
             let (outcome, killed) = tokio::join!(engine.apply(event), hit);
             let outcome = outcome.unwrap();
-            assert_eq!(
-                outcome.sessions_ended,
-                1 + usize::from(hits_sibling),
-                "{level} {name}"
-            );
+            assert_eq!(outcome.sessions_ended, 1 + usize::from(hits_sibling), "{level} {name}");
             assert_eq!(outcome.sessions_pending, 0);
             killed
         });
         assert_eq!(killed, (hits_sibling, hits_sibling), "{level} {name}");
-        assert_eq!(
-            (unrelated.cause(), engine.check(unrelated.session())),
-            (None, Ok(())),
-            "{level}"
-        );
+        assert_eq!((unrelated.cause(), engine.check(unrelated.session())), (None, Ok(())), "{level}");
         let again = Arc::new(ours.credential(&engine, &chain));
         assert!(engine.admit(again, ([127, 0, 0, 1], 2).into()).is_err());
-        assert_eq!(
-            engine.sessions().len(),
-            1,
-            "a refused session stayed in the table"
-        );
+        assert_eq!(engine.sessions().len(), 1, "a refused session stayed in the table");
     }
 }
 
@@ -223,10 +181,7 @@ fn every_level_hits_its_own_name_at_its_own_level() {
         Level::TrustDomain => "lab.test".to_owned(),
         Level::Principal | Level::Token | Level::Task | Level::Chain => "abcd".to_owned(),
     };
-    let everything: Vec<Target> = Level::ALL
-        .into_iter()
-        .map(|level| target(level, &name(level)))
-        .collect();
+    let everything: Vec<Target> = Level::ALL.into_iter().map(|level| target(level, &name(level))).collect();
     for revoked in &everything {
         let (engine, _) = engine();
         let whole = credential(&engine, &everything);
@@ -237,11 +192,7 @@ fn every_level_hits_its_own_name_at_its_own_level() {
         let outcome = apply_letting_go(&engine, revoke(revoked.clone()), sessions, |index| {
             everything.get(index) == Some(revoked)
         });
-        assert_eq!(
-            (outcome.sessions_ended, outcome.sessions_pending),
-            (1, 0),
-            "{revoked}"
-        );
+        assert_eq!((outcome.sessions_ended, outcome.sessions_pending), (1, 0), "{revoked}");
         assert_eq!(engine.judge(&whole).unwrap_err().level, revoked.level());
         for other in &everything {
             assert_eq!(denied(&engine, other), other == revoked, "{revoked} hits {other}");
@@ -279,10 +230,7 @@ fn a_session_that_does_not_let_go_is_counted() {
     let (engine, _) = engine();
     let agent = agent("a");
     let stubborn = admit(&engine, credential(&engine, std::slice::from_ref(&agent)));
-    let paused = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
+    let paused = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let outcome = paused.block_on(engine.apply(revoke(agent))).unwrap();
     assert_eq!((outcome.sessions_ended, outcome.sessions_pending), (1, 1));
     assert!(stubborn.cause().is_some());
@@ -292,19 +240,10 @@ fn a_session_that_does_not_let_go_is_counted() {
 fn issued_before_spares_what_is_newer() {
     let (engine, _) = engine();
     let agent = agent("a");
-    let issued = |at: i64| Credential {
-        issued_at: START + at,
-        ..credential(&engine, std::slice::from_ref(&agent))
-    };
-    let sessions = vec![
-        admit(&engine, issued(-1)),
-        admit(&engine, issued(0)),
-        admit(&engine, issued(1)),
-    ];
-    let rotation = |before: i64| Event {
-        issued_before: Some(START + before),
-        ..revoke(agent.clone())
-    };
+    let issued =
+        |at: i64| Credential { issued_at: START + at, ..credential(&engine, std::slice::from_ref(&agent)) };
+    let sessions = vec![admit(&engine, issued(-1)), admit(&engine, issued(0)), admit(&engine, issued(1))];
+    let rotation = |before: i64| Event { issued_before: Some(START + before), ..revoke(agent.clone()) };
     let outcome = apply_letting_go(&engine, rotation(0), sessions, |index| index == 0);
     assert_eq!((outcome.sessions_ended, outcome.sessions_pending), (1, 0));
     let verdicts = |engine: &Engine| [-1, 0, 1].map(|at| engine.judge(&issued(at)).is_err());
@@ -312,11 +251,7 @@ fn issued_before_spares_what_is_newer() {
     let _ = apply(&engine, rotation(1));
     assert_eq!(verdicts(&engine), [true, true, false]);
     let _ = apply(&engine, rotation(-1));
-    assert_eq!(
-        verdicts(&engine),
-        [true, true, false],
-        "a narrower revocation narrowed a wider one"
-    );
+    assert_eq!(verdicts(&engine), [true, true, false], "a narrower revocation narrowed a wider one");
     let _ = apply(&engine, revoke(agent.clone()));
     assert_eq!(verdicts(&engine), [true, true, true]);
 }
@@ -325,10 +260,7 @@ fn issued_before_spares_what_is_newer() {
 fn an_entry_goes_with_the_credential_that_it_hits_and_not_before() {
     let (engine, clock) = engine();
     let (brief, lasting) = (agent("brief"), agent("lasting"));
-    let until = Event {
-        expires_at: Some(at(100)),
-        ..revoke(brief.clone())
-    };
+    let until = Event { expires_at: Some(at(100)), ..revoke(brief.clone()) };
     let _ = apply(&engine, until);
     let _ = apply(&engine, revoke(lasting.clone()));
     let state = |engine: &Engine| (denied(engine, &brief), denied(engine, &lasting), engine.entries());
@@ -365,10 +297,7 @@ fn a_message_from_the_future_blocks_no_later_one() {
 #[test]
 fn a_revocation_is_lifted_by_force_alone_and_a_suspension_without() {
     let (engine, _) = engine();
-    let lift = |force| Event {
-        force,
-        ..Event::new(Action::Reinstate, agent("a"), at(5))
-    };
+    let lift = |force| Event { force, ..Event::new(Action::Reinstate, agent("a"), at(5)) };
     let _ = apply(&engine, Event::new(Action::Suspend, agent("a"), at(1)));
     assert!(denied(&engine, &agent("a")));
     let _ = apply(&engine, lift(false));
@@ -380,10 +309,7 @@ fn a_revocation_is_lifted_by_force_alone_and_a_suspension_without() {
     let _ = apply(&engine, lift(true));
     assert!(!denied(&engine, &agent("a")));
     let _ = apply(&engine, revoke(agent("a")));
-    assert!(
-        !denied(&engine, &agent("a")),
-        "a late duplicate undid the reinstatement"
-    );
+    assert!(!denied(&engine, &agent("a")), "a late duplicate undid the reinstatement");
     let _ = apply(&engine, Event::new(Action::Revoke, agent("a"), at(6)));
     assert!(denied(&engine, &agent("a")));
 }
@@ -404,16 +330,10 @@ fn a_restart_keeps_everything() {
         .collect();
     let engine = open();
     for target in &levels {
-        let event = Event {
-            reason: Some(format!("for {target}")),
-            ..revoke(target.clone())
-        };
+        let event = Event { reason: Some(format!("for {target}")), ..revoke(target.clone()) };
         assert_eq!(apply(&engine, event).durable, Ok(()));
     }
-    let brief = Event {
-        expires_at: Some(at(10)),
-        ..revoke(agent("brief"))
-    };
+    let brief = Event { expires_at: Some(at(10)), ..revoke(agent("brief")) };
     let _ = apply(&engine, brief);
     let _ = apply(&engine, Event::new(Action::Suspend, agent("paused"), at(1)));
     let _ = apply(&engine, Event::new(Action::Suspend, agent("lifted"), at(1)));
@@ -423,27 +343,17 @@ fn a_restart_keeps_everything() {
     let engine = open();
     assert_eq!(engine.entries(), before);
     for target in &levels {
-        let denial = engine
-            .judge(&credential(&engine, std::slice::from_ref(target)))
-            .unwrap_err();
-        assert_eq!(
-            (denial.level, denial.reason),
-            (target.level(), format!("for {target}"))
-        );
+        let denial = engine.judge(&credential(&engine, std::slice::from_ref(target))).unwrap_err();
+        assert_eq!((denial.level, denial.reason), (target.level(), format!("for {target}")));
     }
-    let paused = engine
-        .judge(&credential(&engine, &[agent("paused")]))
-        .unwrap_err();
+    let paused = engine.judge(&credential(&engine, &[agent("paused")])).unwrap_err();
     assert_eq!(paused.code(), "principal_suspended");
     assert!(!denied(&engine, &agent("lifted")));
     // What lapses while the gate is down is gone when it comes back.
     drop(engine);
     clock.advance(Duration::from_secs(10) + SKEW);
     let engine = open();
-    assert_eq!(
-        (engine.entries(), denied(&engine, &agent("brief"))),
-        (before - 1, false)
-    );
+    assert_eq!((engine.entries(), denied(&engine, &agent("brief"))), (before - 1, false));
     // An older suspension still loses against the reinstatement that was written.
     let _ = apply(&engine, Event::new(Action::Suspend, agent("lifted"), at(1)));
     assert!(!denied(&engine, &agent("lifted")));
@@ -463,11 +373,7 @@ fn duplicates_are_free() {
     let generation = engine.generation();
     for event in &events {
         let outcome = apply(&engine, event.clone());
-        assert_eq!(
-            (outcome.generation, outcome.durable),
-            (generation, Ok(())),
-            "{event:?}"
-        );
+        assert_eq!((outcome.generation, outcome.durable), (generation, Ok(())), "{event:?}");
     }
     assert_eq!(engine.generation(), generation);
     assert!(denied(&engine, &agent("a")) && !denied(&engine, &agent("b")));
@@ -546,8 +452,7 @@ impl Known {
     fn expire(&mut self, now: Timestamp) {
         let stands = |event: &Event| event.expires_at.is_none_or(|until| until.plus(SKEW) > now);
         self.revocations.retain(stands);
-        self.last
-            .take_if(|last| last.action == Action::Suspend && !stands(last));
+        self.last.take_if(|last| last.action == Action::Suspend && !stands(last));
     }
 
     fn denies(&self, issued_at: i64) -> bool {

@@ -1,10 +1,5 @@
 //! The fuzzers' corpus, replayed: what any of them found once stays found.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::path::Path;
 
@@ -13,14 +8,8 @@ mod targets;
 
 /// Runs one target on every input of its corpus; an input that fails is named.
 fn replay(name: &str, target: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("fuzz/corpus")
-        .join(name);
-    let mut inputs: Vec<_> = folder
-        .read_dir()
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
+    let mut inputs: Vec<_> = folder.read_dir().unwrap().map(|entry| entry.unwrap().path()).collect();
     inputs.sort();
     assert!(!inputs.is_empty(), "{}: no inputs", folder.display());
     let failed: Vec<_> = inputs
@@ -52,9 +41,8 @@ fn spiffe_id() {
 fn every_target_is_replayed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
-    let mut targets: Vec<String> = entries
-        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect();
+    let mut targets: Vec<String> =
+        entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     targets.sort();
     assert_eq!(targets, ["certificate", "path_claim", "spiffe_id"]);
 }

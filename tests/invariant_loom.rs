@@ -3,12 +3,7 @@
 //! The lines under test are those of the gate; what they order is modelled. The set is one atomic, published with
 //! Release and read with Acquire; a shard of the session index is a mutex; a kill is a flag of the session. Beside each
 //! order stands the wrong one, which must leak: a model that cannot fail proves nothing.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use loom::sync::Arc;
 use loom::sync::Mutex;
@@ -176,10 +171,7 @@ fn requests(check: fn(&mut Connection, &Model) -> Result<(), ()>, publish: fn(&M
         let mut connection = Connection { seen: usize::MAX };
         let _ = check(&mut connection, &model);
         revoker.join().unwrap();
-        assert!(
-            check(&mut connection, &model).is_err(),
-            "a request slipped through"
-        );
+        assert!(check(&mut connection, &model).is_err(), "a request slipped through");
     });
 }
 

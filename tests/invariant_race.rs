@@ -3,12 +3,7 @@
 //! Real engine, real threads. In each round one thread admits a session while another revokes its credential; both
 //! leave a spinning barrier together, and one of them is held back by a delay that sweeps from round to round, so
 //! that every pair of steps gets its turn to collide. A session that was admitted lives until it is killed.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::hint::spin_loop;
 use std::io;
@@ -106,12 +101,7 @@ impl Round {
             mass: Vec::new(),
             issued_at: 0,
         });
-        Self {
-            target,
-            credential,
-            gate: Gate::default(),
-            revoked: AtomicBool::new(false),
-        }
+        Self { target, credential, gate: Gate::default(), revoked: AtomicBool::new(false) }
     }
 }
 
@@ -160,10 +150,7 @@ fn admit(engine: &Engine, rounds: &[Round], tally: &mut Tally) {
 
 /// The one who revokes: each round's revocation takes effect at its gate; the journal is awaited for all together.
 fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let _entered = runtime.enter();
     let mut pending = Vec::new();
     let mut late = 0;
@@ -197,12 +184,7 @@ fn nobody_slips_through_between_the_check_and_the_kill() {
     for _ in 0..ENGINES {
         let busy = Arc::new(Mutex::new(()));
         let disk = Arc::clone(&busy);
-        let disk = move || {
-            Ok(Disk {
-                memory: InMemoryBackend::new(),
-                busy: Arc::clone(&disk),
-            })
-        };
+        let disk = move || Ok(Disk { memory: InMemoryBackend::new(), busy: Arc::clone(&disk) });
         let clock = Clock::manual(Timestamp::from_secs(10));
         let engine = Engine::on_storage(disk, &Config::default(), clock).unwrap();
         let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::new(&engine, name)).collect();
@@ -215,8 +197,5 @@ fn nobody_slips_through_between_the_check_and_the_kill() {
     }
     println!("{} rounds: {tally:?}", ENGINES * ROUNDS);
     assert_eq!((tally.leaked, tally.late), (0, 0), "{tally:?}");
-    assert!(
-        tally.admitted > 1000 && tally.denied > 1000,
-        "the threads never met: {tally:?}"
-    );
+    assert!(tally.admitted > 1000 && tally.denied > 1000, "the threads never met: {tally:?}");
 }

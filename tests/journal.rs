@@ -5,12 +5,7 @@
 //! Seen failing: an answer before the commit, and a commit without a sync (`killed_at_any_moment`); unwritten events
 //! that are not kept, a reinstatement that is published before it is written (the full disk); a panic of the
 //! database that nobody catches (the damaged file).
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "in a test a panic is the report"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -62,18 +57,12 @@ fn open(directory: &Path) -> Result<Engine, Error> {
 }
 
 fn runtime() -> Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
 }
 
 fn event(action: Action, name: &str, secs: i64) -> Event {
     let target = Target::parse(Level::Principal, name, None).unwrap();
-    Event {
-        id: format!("{name}-{secs}"),
-        ..Event::new(action, target, Timestamp::from_secs(secs))
-    }
+    Event { id: format!("{name}-{secs}"), ..Event::new(action, target, Timestamp::from_secs(secs)) }
 }
 
 fn apply(engine: &Engine, event: Event) -> Result<Outcome, Error> {
@@ -82,11 +71,8 @@ fn apply(engine: &Engine, event: Event) -> Result<Outcome, Error> {
 
 fn denied(engine: &Engine, name: &str) -> bool {
     let target = Target::parse(Level::Principal, name, None).unwrap();
-    let credential = Credential {
-        own: vec![engine.fingerprinter().target(&target)],
-        mass: Vec::new(),
-        issued_at: 0,
-    };
+    let credential =
+        Credential { own: vec![engine.fingerprinter().target(&target)], mass: Vec::new(), issued_at: 0 };
     engine.judge(&credential).is_err()
 }
 
@@ -113,10 +99,7 @@ struct Disk(Arc<(Mutex<State>, Condvar)>);
 
 impl Disk {
     fn new() -> Self {
-        let state = State {
-            mood: Mood::Well,
-            stuck: 0,
-        };
+        let state = State { mood: Mood::Well, stuck: 0 };
         Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
@@ -143,11 +126,7 @@ impl Disk {
         if state.mood == Mood::Stuck {
             state.stuck += 1;
             self.0.1.notify_all();
-            state = self
-                .0
-                .1
-                .wait_while(state, |state| state.mood == Mood::Stuck)
-                .unwrap();
+            state = self.0.1.wait_while(state, |state| state.mood == Mood::Stuck).unwrap();
         }
         drop(state);
         self.try_to_write()
@@ -157,10 +136,7 @@ impl Disk {
         let (disk, journal) = (self.clone(), journal.to_owned());
         let storage = move || {
             let file = OpenOptions::new().read(true).write(true).open(&journal)?;
-            Ok(Storage {
-                disk: disk.clone(),
-                file: FileBackend::new(file).map_err(io::Error::other)?,
-            })
+            Ok(Storage { disk: disk.clone(), file: FileBackend::new(file).map_err(io::Error::other)? })
         };
         Engine::on_storage(storage, &Config::default(), clock())
     }
@@ -244,10 +220,7 @@ fn say(text: &str) {
 
 /// The next thing that the child says; `None` once it is gone.
 fn heard(lines: &mut BufReader<ChildStdout>) -> Option<String> {
-    lines
-        .lines()
-        .map_while(Result::ok)
-        .find_map(|line| line.strip_prefix('@').map(str::to_owned))
+    lines.lines().map_while(Result::ok).find_map(|line| line.strip_prefix('@').map(str::to_owned))
 }
 
 #[test]
@@ -275,10 +248,7 @@ fn helper_stuck_in_sync() {
     let disk = Disk::new();
     let engine = disk.engine(&state.join(JOURNAL)).unwrap();
     let _relief = Relief(disk.clone());
-    assert_eq!(
-        apply(&engine, event(Action::Revoke, "first", 1)).unwrap().durable,
-        Ok(())
-    );
+    assert_eq!(apply(&engine, event(Action::Revoke, "first", 1)).unwrap().durable, Ok(()));
     say("acknowledged first");
     disk.set(Mood::Stuck);
     let _runtime = runtime().enter();
@@ -309,10 +279,7 @@ fn killed_at_any_moment() {
         child.wait().unwrap();
         let engine = open(directory.path()).unwrap();
         for name in &acknowledged {
-            assert!(
-                denied(&engine, name),
-                "round {round}: {name} was acknowledged, and is gone"
-            );
+            assert!(denied(&engine, name), "round {round}: {name} was acknowledged, and is gone");
         }
     }
     assert!(acknowledged.len() >= 15);
@@ -325,10 +292,7 @@ fn helper_revokes_for_ever() {
     let run = std::process::id();
     for count in 0_u64.. {
         let name = format!("agent-{run}-{count}");
-        assert_eq!(
-            apply(&engine, event(Action::Revoke, &name, 1)).unwrap().durable,
-            Ok(())
-        );
+        assert_eq!(apply(&engine, event(Action::Revoke, &name, 1)).unwrap().durable, Ok(()));
         say(&name);
     }
 }
@@ -338,28 +302,17 @@ fn a_full_disk_denies_all_the_same_and_catches_up_by_itself() {
     let (directory, journal) = state();
     let disk = Disk::new();
     let engine = disk.engine(&journal).unwrap();
-    assert_eq!(
-        apply(&engine, event(Action::Suspend, "paused", 1))
-            .unwrap()
-            .durable,
-        Ok(())
-    );
+    assert_eq!(apply(&engine, event(Action::Suspend, "paused", 1)).unwrap().durable, Ok(()));
     disk.set(Mood::Full);
     let outcome = apply(&engine, event(Action::Revoke, "a", 2)).unwrap();
-    assert!(
-        matches!(outcome.durable, Err(JournalError::Write(_))),
-        "{outcome:?}"
-    );
+    assert!(matches!(outcome.durable, Err(JournalError::Write(_))), "{outcome:?}");
     assert!(denied(&engine, "a") && !engine.is_durable());
     // A second one meets a journal that cannot even be opened.
     let outcome = apply(&engine, event(Action::Revoke, "b", 3)).unwrap();
     assert!(outcome.durable.is_err() && denied(&engine, "b"));
     let refused = apply(&engine, event(Action::Reinstate, "paused", 4));
     assert!(matches!(refused, Err(Error::Journal(_))), "{refused:?}");
-    assert!(
-        denied(&engine, "paused"),
-        "a reinstatement that is not on disk took effect"
-    );
+    assert!(denied(&engine, "paused"), "a reinstatement that is not on disk took effect");
     disk.set(Mood::Well);
     wait_until(|| engine.is_durable());
     drop(engine);
@@ -373,12 +326,7 @@ fn what_a_full_disk_refused_is_written_when_the_engine_closes() {
     let disk = Disk::new();
     let engine = disk.engine(&journal).unwrap();
     disk.set(Mood::Full);
-    assert!(
-        apply(&engine, event(Action::Revoke, "a", 1))
-            .unwrap()
-            .durable
-            .is_err()
-    );
+    assert!(apply(&engine, event(Action::Revoke, "a", 1)).unwrap().durable.is_err());
     disk.set(Mood::Well);
     drop(engine);
     assert!(denied(&open(directory.path()).unwrap(), "a"));
@@ -393,9 +341,7 @@ fn wait_until(done: impl Fn() -> bool) {
                 often.tick().await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(60), polling)
-            .await
-            .expect("it never came");
+        tokio::time::timeout(Duration::from_secs(60), polling).await.expect("it never came");
     });
 }
 
@@ -422,18 +368,8 @@ fn helper_fills_the_disk() {
     for count in 0_u64.. {
         let name = format!("agent-{count}");
         let reason = Some("r".repeat(50_000));
-        let outcome = apply(
-            &engine,
-            Event {
-                reason,
-                ..event(Action::Revoke, &name, 1)
-            },
-        )
-        .unwrap();
-        assert!(
-            denied(&engine, &name),
-            "it must deny whether it could be written or not"
-        );
+        let outcome = apply(&engine, Event { reason, ..event(Action::Revoke, &name, 1) }).unwrap();
+        assert!(denied(&engine, &name), "it must deny whether it could be written or not");
         if let Err(error) = outcome.durable {
             assert!(matches!(error, JournalError::Write(_)), "{error}");
             assert!(!engine.is_durable());
@@ -452,14 +388,8 @@ fn refusal(meddle: impl FnOnce(&Path)) -> String {
     }
     drop(engine);
     meddle(&journal);
-    let error = open(directory.path())
-        .err()
-        .expect("it was opened all the same")
-        .to_string();
-    assert!(
-        error.contains(journal.to_str().unwrap()),
-        "the file is not named: {error}"
-    );
+    let error = open(directory.path()).err().expect("it was opened all the same").to_string();
+    assert!(error.contains(journal.to_str().unwrap()), "the file is not named: {error}");
     assert!(!error.contains('\n'), "more than one line: {error}");
     error
 }
@@ -476,9 +406,7 @@ fn a_torn_or_foreign_file_is_refused_by_name() {
         let error = refusal(cut(keep));
         assert!(error.contains("not a readable journal"), "{keep} %: {error}");
     }
-    let noise: Vec<u8> = (0..100_000_u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let noise: Vec<u8> = (0..100_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     for content in [noise.as_slice(), b"[gate]\nlisten = \"0.0.0.0:8443\"\n", b"x"] {
         let error = refusal(|journal| std::fs::write(journal, content).unwrap());
         assert!(error.contains("not a readable journal"), "{error}");
@@ -498,11 +426,7 @@ fn a_file_that_is_damaged_anywhere_never_panics_and_never_opens_empty() {
     let used = good.iter().rposition(|byte| *byte != 0).unwrap();
     for start in (0..used).step_by(used / 60) {
         let mut damaged = good.clone();
-        damaged
-            .iter_mut()
-            .skip(start)
-            .take(16)
-            .for_each(|byte| *byte ^= 0xa5);
+        damaged.iter_mut().skip(start).take(16).for_each(|byte| *byte ^= 0xa5);
         std::fs::write(&journal, &damaged).unwrap();
         match open(directory.path()) {
             Ok(engine) => assert_eq!(engine.entries(), 20, "bytes {start} to {}", start + 16),
@@ -554,9 +478,6 @@ fn two_never_share_a_state_directory() {
 fn a_journal_that_was_never_finished_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
     // The creation was killed before its rename.
-    File::create(directory.path().join("revocations.redb.new"))
-        .unwrap()
-        .write_all(b"half")
-        .unwrap();
+    File::create(directory.path().join("revocations.redb.new")).unwrap().write_all(b"half").unwrap();
     assert_eq!(open(directory.path()).unwrap().entries(), 0);
 }

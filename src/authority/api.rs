@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -93,11 +94,7 @@ impl Change {
     fn into_event(self, actor: &str, now: Timestamp) -> Result<Event, String> {
         let target =
             Target::parse(self.level, &self.target, self.issuer.as_deref()).map_err(|e| e.to_string())?;
-        if self
-            .reason
-            .as_ref()
-            .is_some_and(|reason| reason.len() > MAX_REASON)
-        {
+        if self.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(format!("reason: over {MAX_REASON} bytes"));
         }
         if self.force && self.action != Action::Reinstate {
@@ -119,12 +116,7 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         let (request_id, address) = (caller.request_id.clone(), caller.address);
         let principal_id = caller.principal.as_deref().unwrap_or_default();
         tracing::warn!(request_id, %address, principal_id, code, reason, "admin request refused");
-        refusal(&Problem {
-            status,
-            code,
-            reason,
-            request_id,
-        })
+        refusal(&Problem { status, code, reason, request_id })
     };
     let actor = match &caller.principal {
         None => {
@@ -135,11 +127,7 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
             );
         }
         Some(principal) if !api.allow.contains(principal) => {
-            return refuse(
-                StatusCode::FORBIDDEN,
-                "admin_denied",
-                format!("{principal} is no administrator"),
-            );
+            return refuse(StatusCode::FORBIDDEN, "admin_denied", format!("{principal} is no administrator"));
         }
         Some(principal) => principal,
     };
@@ -149,7 +137,15 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
         Err(reason) => return refuse(StatusCode::BAD_REQUEST, "bad_request", reason),
     };
     let target = event.target.clone();
-    match api.apply(event, &caller).await {
+    // A task of its own: a caller who revokes herself, or hangs up, ends this request, never the revocation.
+    let applied = tokio::spawn(Arc::clone(&api).apply(event, caller.clone())).await;
+    let applied = match applied {
+        Ok(applied) => applied,
+        Err(error) => {
+            return refuse(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", error.to_string());
+        }
+    };
+    match applied {
         Ok((action, outcome)) => answer(action, &target, &outcome),
         Err(error @ revocation::Error::Revoked(_)) => {
             refuse(StatusCode::CONFLICT, "revoked", error.to_string())
@@ -160,12 +156,17 @@ async fn change(State(api): State<Arc<Api>>, Extension(caller): Extension<Caller
 
 impl Api {
     /// Applies an event, and writes down who did it, before anybody is told that it is done.
-    async fn apply(&self, event: Event, caller: &Caller) -> Result<(Action, Outcome), revocation::Error> {
+    async fn apply(
+        self: Arc<Self>,
+        event: Event,
+        caller: Caller,
+    ) -> Result<(Action, Outcome), revocation::Error> {
         let (action, target, reason) = (event.action, event.target.clone(), event.reason.clone());
         let actor = event.actor.clone().unwrap_or_default();
-        let decided = event.at;
+        // Here a change is decided when it is received.
+        let received = Instant::now();
         let mut outcome = self.engine.apply(event).await?;
-        self.observe(action, target.level(), decided, &outcome);
+        self.observe(action, target.level(), received, &outcome);
         let line = Line {
             at: self.clock.now(),
             id: outcome.id.clone(),
@@ -177,11 +178,7 @@ impl Api {
             actor,
             address: caller.address.to_string(),
             request_id: caller.request_id.clone(),
-            outcome: if outcome.durable.is_ok() {
-                "applied"
-            } else {
-                "effective_not_durable"
-            },
+            outcome: if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" },
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,
         };
@@ -211,21 +208,13 @@ impl Api {
         Ok((action, outcome))
     }
 
-    fn observe(&self, action: Action, level: Level, decided: Timestamp, outcome: &Outcome) {
-        self.metrics
-            .events
-            .with_label_values(&[FEED, action.name(), level.name()])
-            .inc();
-        let took = self.clock.now().since(decided).as_secs_f64();
-        let stage = if outcome.durable.is_ok() {
-            "durable"
-        } else {
-            "enforced"
-        };
-        self.metrics
-            .enforced
-            .with_label_values(&[FEED, stage])
-            .observe(took);
+    fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
+        self.metrics.events.with_label_values(&[FEED, action.name(), level.name()]).inc();
+        let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
+        stage("enforced").observe(outcome.enforced_after.as_secs_f64());
+        if outcome.durable.is_ok() {
+            stage("durable").observe(received.elapsed().as_secs_f64());
+        }
     }
 }
 
@@ -269,18 +258,12 @@ fn answer(action: Action, target: &Target, outcome: &Outcome) -> Response {
 
 /// Administrators are told the reason: they are who has to act on it.
 fn refusal(problem: &Problem) -> Response {
-    respond(
-        problem.status,
-        problem::CONTENT_TYPE,
-        problem.to_json(Disclose::Reason),
-    )
+    respond(problem.status, problem::CONTENT_TYPE, problem.to_json(Disclose::Reason))
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {
     let mut response = Response::new(Body::from(body));
     *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }

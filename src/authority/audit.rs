@@ -59,14 +59,8 @@ impl Audit {
     pub fn open(directory: &Path) -> Result<Self, AuditError> {
         let path = directory.join(FILE);
         let opened = OpenOptions::new().append(true).create(true).open(&path);
-        let file = opened.map_err(|error| AuditError {
-            path: path.clone(),
-            error,
-        })?;
-        Ok(Self {
-            path,
-            file: Arc::new(Mutex::new(file)),
-        })
+        let file = opened.map_err(|error| AuditError { path: path.clone(), error })?;
+        Ok(Self { path, file: Arc::new(Mutex::new(file)) })
     }
 
     /// Writes a line, and returns once it is on disk.
@@ -79,9 +73,6 @@ impl Audit {
             file.write_all(&text)?;
             file.sync_data()
         });
-        written
-            .await
-            .unwrap_or_else(|e| Err(e.into()))
-            .map_err(|error| AuditError { path, error })
+        written.await.unwrap_or_else(|e| Err(e.into())).map_err(|error| AuditError { path, error })
     }
 }

@@ -45,12 +45,7 @@ pub(super) struct ChangeArgs {
     #[arg(long, value_name = "TIME")]
     expires_at: Option<String>,
     /// The admin listener.
-    #[arg(
-        long,
-        env = "PORTCULLIS_SERVER",
-        default_value = "https://localhost:9443",
-        value_name = "URL"
-    )]
+    #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL")]
     server: Uri,
     /// The authority that vouches for the server (PEM).
     #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
@@ -81,11 +76,10 @@ impl ChangeArgs {
             Ok((status, body)) => self.print(action, status, &body),
             Err(error) => {
                 complain(&error);
-                if matches!(error, ClientError::File(..)) {
-                    USAGE
-                } else {
-                    UNREACHABLE
+                if matches!(error, ClientError::Broken(..)) {
+                    complain(&"whether the change is in effect is not known; repeating it does no harm");
                 }
+                if matches!(error, ClientError::File(..)) { USAGE } else { UNREACHABLE }
             }
         }
     }
@@ -124,10 +118,7 @@ impl ChangeArgs {
         body.insert("level".into(), self.level.as_str().into());
         body.insert("target".into(), self.target.as_str().into());
         let optional = [("issuer", &self.issuer), ("reason", &self.reason)];
-        let times = [
-            ("issued_before", &self.issued_before),
-            ("expires_at", &self.expires_at),
-        ];
+        let times = [("issued_before", &self.issued_before), ("expires_at", &self.expires_at)];
         for (name, value) in optional.into_iter().chain(times) {
             if let Some(value) = value {
                 body.insert(name.into(), value.as_str().into());
@@ -158,16 +149,9 @@ impl ChangeArgs {
         if status == StatusCode::OK {
             return DONE;
         }
-        let effective = if document["effective"] == Value::Bool(true) {
-            "in effect, but not on disk: "
-        } else {
-            ""
-        };
-        let reason = if text("error").is_empty() {
-            status.as_str()
-        } else {
-            text("error")
-        };
+        let effective =
+            if document["effective"] == Value::Bool(true) { "in effect, but not on disk: " } else { "" };
+        let reason = if text("error").is_empty() { status.as_str() } else { text("error") };
         complain(&format_args!("{action}: {} {effective}{reason}", status.as_u16()));
         REFUSED
     }

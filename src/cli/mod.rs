@@ -1,7 +1,9 @@
 //! The command line.
 
 mod change;
+mod demo;
 mod run;
+mod signals;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use clap::Parser;
 use clap::Subcommand;
 
 use change::ChangeArgs;
+use demo::DemoArgs;
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -29,6 +32,7 @@ pub struct Cli {
 }
 
 const EXAMPLES: &str = "Examples:
+  portcullis demo
   portcullis run --config config/sidecar.toml
   portcullis check --config config/sidecar.toml
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
@@ -36,6 +40,19 @@ const EXAMPLES: &str = "Examples:
 
 Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
 Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key).";
+
+const TARGETS: &str = "Examples of targets:
+  --level principal    --target spiffe://lab.test/agent/a
+  --level principal    --target a                (an agent id; or a DNS name)
+  --level certificate  --target 0a:1b:2c         (a serial)
+  --level key          --target 9f86d0...        (the SHA-256 of a SubjectPublicKeyInfo)
+  --level issuer       --target 3B:55:...        (a CA's subject key identifier)
+  --level task         --target t-42
+  --level trust_domain --target lab.test
+How to find them:
+  openssl x509 -in a.pem -noout -serial
+  openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum
+  openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,9 +68,13 @@ enum Command {
         #[arg(long, env = "PORTCULLIS_CONFIG")]
         config: PathBuf,
     },
-    /// Revoke a target for good, everywhere this gate stands, now.
+    /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
+    Demo(DemoArgs),
+    /// Revoke a target for good: its requests, connections and streams end now.
+    #[command(after_help = TARGETS)]
     Revoke(ChangeArgs),
     /// Suspend a target until it is reinstated.
+    #[command(after_help = TARGETS)]
     Suspend(ChangeArgs),
     /// Lift a suspension; with --force, a revocation too.
     Reinstate {
@@ -71,6 +92,7 @@ impl Cli {
         let code = match self.command {
             Command::Run { config } => run::run(&config),
             Command::Check { config } => run::check(&config),
+            Command::Demo(demo) => demo.run(),
             Command::Revoke(change) => change.send("revoke", false),
             Command::Suspend(change) => change.send("suspend", false),
             Command::Reinstate { change, force } => change.send("reinstate", force),

@@ -1,21 +1,18 @@
 //! `portcullis run` and `portcullis check`.
 
-use std::io;
 use std::path::Path;
-
-use tokio::signal::unix::SignalKind;
-use tokio::signal::unix::signal;
 
 use super::DONE;
 use super::REFUSED;
 use super::USAGE;
 use super::complain;
+use super::signals::Signals;
 use crate::app;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry;
 
-/// Starts, waits for the signal to end, drains.
+/// Starts, waits for the signal to end, drains; a second signal ends at once.
 pub(super) fn run(file: &Path) -> u8 {
     let config = match Config::load(file) {
         Ok(config) => config,
@@ -24,34 +21,38 @@ pub(super) fn run(file: &Path) -> u8 {
             return USAGE;
         }
     };
-    telemetry::init_log(config.log.format);
-    let running = match app::start(config, Clock::system()) {
-        Ok(running) => running,
-        Err(error) => {
-            complain(&error);
-            return if matches!(error, app::Error::Config(_)) {
-                USAGE
-            } else {
-                REFUSED
-            };
-        }
-    };
-    let waited = wait_for_signal();
-    running.stop();
-    match waited {
+    let _log = telemetry::init_log(config.log.format);
+    match serve(config) {
         Ok(()) => DONE,
         Err(error) => {
             complain(&error);
-            REFUSED
+            if matches!(error, app::Error::Config(_)) { USAGE } else { REFUSED }
         }
     }
 }
 
+fn serve(config: Config) -> Result<(), app::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        // Listened for before anything starts: from the first moment on a signal drains.
+        let mut signals = Signals::listen()?;
+        let running = app::start(config, Clock::system())?;
+        signals.received().await;
+        let stopped = tokio::task::spawn_blocking(|| running.stop());
+        tokio::select! {
+            _ = stopped => {}
+            () = signals.received() => tracing::warn!("a second signal: ending without the rest of the drain"),
+        }
+        Ok::<_, app::Error>(())
+    })?;
+    // Does not wait for what is still draining.
+    runtime.shutdown_background();
+    Ok(())
+}
+
 /// Says whether a configuration would start.
 pub(super) fn check(file: &Path) -> u8 {
-    let checked = Config::load(file)
-        .map_err(app::Error::from)
-        .and_then(|config| app::check(&config));
+    let checked = Config::load(file).map_err(app::Error::from).and_then(|config| app::check(&config));
     match checked {
         Ok(()) => {
             println!("{}: ok", file.display());
@@ -62,19 +63,4 @@ pub(super) fn check(file: &Path) -> u8 {
             USAGE
         }
     }
-}
-
-fn wait_for_signal() -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        Ok(())
-    })
 }

@@ -126,10 +126,7 @@ impl Identity {
         }
         // Only a principal that is itself a DNS name answers to one, in any case.
         self.trust_domain.is_none()
-            && self
-                .dns
-                .iter()
-                .any(|name| name.as_str() == self.principal && name.is(claimed))
+            && self.dns.iter().any(|name| name.as_str() == self.principal && name.is(claimed))
     }
 }
 
@@ -165,7 +162,8 @@ impl Binding {
         &self.source
     }
 
-    /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority.
+    /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority, and
+    /// DNS names to what lies in them.
     ///
     /// # Errors
     /// [`Error::Foreign`] for a name outside the configured trust domains and templates, [`Error::Ambiguous`] for
@@ -173,7 +171,7 @@ impl Binding {
     pub fn identify(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
         match &subject.spiffe {
             Some(id) => self.identify_spiffe(id, subject, vouched),
-            None => self.identify_dns(subject),
+            None => self.identify_dns(subject, vouched),
         }
     }
 
@@ -189,9 +187,7 @@ impl Binding {
             return Err(Error::Foreign(format!("{id} is of another trust domain")));
         }
         if vouched.is_some_and(|domains| !within(domains)) {
-            return Err(Error::Foreign(format!(
-                "{id}: its authority may not vouch for that trust domain"
-            )));
+            return Err(Error::Foreign(format!("{id}: its authority may not vouch for that trust domain")));
         }
         let mut identity = Identity {
             principal: id.to_string(),
@@ -205,14 +201,8 @@ impl Binding {
             let Some(captures) = template.match_spiffe(id) else {
                 continue;
             };
-            if identity
-                .agent
-                .as_ref()
-                .is_some_and(|agent| *agent != captures.agent)
-            {
-                return Err(Error::Ambiguous(format!(
-                    "{id} has two agent ids by the templates"
-                )));
+            if identity.agent.as_ref().is_some_and(|agent| *agent != captures.agent) {
+                return Err(Error::Ambiguous(format!("{id} has two agent ids by the templates")));
             }
             template.kind().clone_into(&mut identity.kind);
             identity.agent = Some(captures.agent);
@@ -221,40 +211,28 @@ impl Binding {
         Ok(identity)
     }
 
-    fn identify_dns(&self, subject: &Subject) -> Result<Identity, Error> {
+    fn identify_dns(&self, subject: &Subject, vouched: Option<&[TrustDomain]>) -> Result<Identity, Error> {
         let mut found: Option<Identity> = None;
         for name in &subject.dns {
-            let fits = self
-                .templates
-                .iter()
-                .filter_map(|template| template.match_dns(name));
+            let fits = self.templates.iter().filter_map(|template| template.match_dns(name));
             let fits = fits.map(|captures| (Some(captures.agent), captures.task));
             for (agent, task) in fits.chain(self.names.contains(name).then_some((None, None))) {
                 let (principal, dns) = (name.to_string(), subject.dns.clone());
-                let identity = Identity {
-                    principal,
-                    agent,
-                    task,
-                    trust_domain: None,
-                    dns,
-                    kind: "dns".into(),
-                };
+                let identity =
+                    Identity { principal, agent, task, trust_domain: None, dns, kind: "dns".into() };
+                if vouched.is_some_and(|domains| !domains.iter().any(|domain| name.is_below(domain.as_str())))
+                {
+                    return Err(Error::Foreign(format!(
+                        "{name}: its authority may not vouch for names outside its trust domains"
+                    )));
+                }
                 if found.as_ref().is_some_and(|other| *other != identity) {
-                    return Err(Error::Ambiguous(
-                        "more than one DNS name fits the templates".into(),
-                    ));
+                    return Err(Error::Ambiguous("more than one DNS name fits the templates".into()));
                 }
                 found = Some(identity);
             }
         }
-        let names = || {
-            subject
-                .dns
-                .iter()
-                .map(DnsName::as_str)
-                .collect::<Vec<_>>()
-                .join(", ")
-        };
+        let names = || subject.dns.iter().map(DnsName::as_str).collect::<Vec<_>>().join(", ");
         found.ok_or_else(|| Error::Foreign(format!("no template fits {}", names())))
     }
 
@@ -288,10 +266,7 @@ mod tests {
                 Template::parse("spiffe://{trust_domain}/agent/{agent}").unwrap(),
                 Template::parse("dns:{agent}.lab.test").unwrap(),
             ],
-            claim: ClaimSource::Header {
-                name: HeaderName::from_static("x-agent-id"),
-                optional,
-            },
+            claim: ClaimSource::Header { name: HeaderName::from_static("x-agent-id"), optional },
         })
     }
 
@@ -305,57 +280,35 @@ mod tests {
     #[test]
     fn names_become_identities_or_are_refused() {
         let rules = binding(false);
-        let agent = |spiffe, dns| {
-            rules
-                .identify(&subject(spiffe, dns), None)
-                .map(|i| (i.principal, i.agent, i.kind))
-        };
+        let agent =
+            |spiffe, dns| rules.identify(&subject(spiffe, dns), None).map(|i| (i.principal, i.agent, i.kind));
         let id = "spiffe://lab.test/agent/a";
-        assert_eq!(
-            agent(Some(id), &[]),
-            Ok((id.into(), Some("a".into()), "agent".into()))
-        );
-        assert_eq!(
-            agent(Some(id), &["b.lab.test"]),
-            Ok((id.into(), Some("a".into()), "agent".into()))
-        );
-        assert_eq!(
-            agent(None, &["a.lab.test"]),
-            Ok(("a.lab.test".into(), Some("a".into()), "dns".into()))
-        );
-        assert_eq!(
-            agent(None, &["a.lab.test", "x.other"]),
-            agent(None, &["a.lab.test"])
-        );
-        assert!(matches!(
-            agent(None, &["a.lab.test", "b.lab.test"]),
-            Err(Error::Ambiguous(_))
-        ));
+        assert_eq!(agent(Some(id), &[]), Ok((id.into(), Some("a".into()), "agent".into())));
+        assert_eq!(agent(Some(id), &["b.lab.test"]), Ok((id.into(), Some("a".into()), "agent".into())));
+        assert_eq!(agent(None, &["a.lab.test"]), Ok(("a.lab.test".into(), Some("a".into()), "dns".into())));
+        assert_eq!(agent(None, &["a.lab.test", "x.other"]), agent(None, &["a.lab.test"]));
+        assert!(matches!(agent(None, &["a.lab.test", "b.lab.test"]), Err(Error::Ambiguous(_))));
         assert!(matches!(agent(None, &["a.other.test"]), Err(Error::Foreign(_))));
-        assert!(matches!(
-            agent(Some("spiffe://evil.test/agent/a"), &[]),
-            Err(Error::Foreign(_))
-        ));
+        assert!(matches!(agent(Some("spiffe://evil.test/agent/a"), &[]), Err(Error::Foreign(_))));
         let admin = "spiffe://lab.test/admin/ops";
-        assert_eq!(
-            agent(Some(admin), &[]),
-            Ok((admin.into(), None, "unknown".into()))
-        );
+        assert_eq!(agent(Some(admin), &[]), Ok((admin.into(), None, "unknown".into())));
     }
 
     #[test]
     fn an_authority_vouches_only_for_its_own_trust_domains() {
         let other = [TrustDomain::parse("other.test").unwrap()];
-        let refused = binding(false).identify(&subject(Some("spiffe://lab.test/agent/a"), &[]), Some(&other));
-        assert!(matches!(refused, Err(Error::Foreign(_))));
+        for names in [subject(Some("spiffe://lab.test/agent/a"), &[]), subject(None, &["a.lab.test"])] {
+            assert!(matches!(binding(false).identify(&names, Some(&other)), Err(Error::Foreign(_))));
+            let own = [TrustDomain::parse("lab.test").unwrap()];
+            assert!(binding(false).identify(&names, Some(&own)).is_ok());
+        }
     }
 
     #[test]
     fn the_binding_matrix() {
         let strict = binding(false);
-        let spiffe = strict
-            .identify(&subject(Some("spiffe://lab.test/agent/a"), &["a.lab.test"]), None)
-            .unwrap();
+        let spiffe =
+            strict.identify(&subject(Some("spiffe://lab.test/agent/a"), &["a.lab.test"]), None).unwrap();
         let dns = strict.identify(&subject(None, &["a.lab.test"]), None).unwrap();
         for (identity, claimed, accepted) in [
             (&spiffe, "a", true),
@@ -372,17 +325,10 @@ mod tests {
             (&dns, "A.Lab.Test.", true),
             (&dns, "spiffe://lab.test/agent/a", false),
         ] {
-            assert_eq!(
-                strict.judge(identity, Claim::Value(claimed)).is_ok(),
-                accepted,
-                "{claimed}"
-            );
+            assert_eq!(strict.judge(identity, Claim::Value(claimed)).is_ok(), accepted, "{claimed}");
         }
         assert_eq!(strict.judge(&spiffe, Claim::Absent), Err(Error::Unclaimed));
         assert_eq!(binding(true).judge(&spiffe, Claim::Absent), Ok(()));
-        assert!(matches!(
-            binding(true).judge(&spiffe, Claim::Ambiguous("twice")),
-            Err(Error::Ambiguous(_))
-        ));
+        assert!(matches!(binding(true).judge(&spiffe, Claim::Ambiguous("twice")), Err(Error::Ambiguous(_))));
     }
 }

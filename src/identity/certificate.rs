@@ -105,9 +105,7 @@ impl Certificate {
         // No revocation could name it: what cannot be revoked is not let in.
         let serial_length = parsed.raw_serial().len();
         if serial_length > MAX_SERIAL {
-            return Err(ChainError::Malformed(format!(
-                "a serial of {serial_length} bytes"
-            )));
+            return Err(ChainError::Malformed(format!("a serial of {serial_length} bytes")));
         }
         Ok(Self {
             serial: Serial::from_der(parsed.raw_serial()),
@@ -131,15 +129,12 @@ pub(super) fn sha256(bytes: &[u8]) -> KeyId {
 }
 
 fn key_id(parsed: &X509Certificate<'_>) -> Option<KeyId> {
-    parsed
-        .extensions()
-        .iter()
-        .find_map(|extension| match extension.parsed_extension() {
-            ParsedExtension::SubjectKeyIdentifier(id) if !id.0.is_empty() && id.0.len() <= 64 => {
-                Some(KeyId::from_bytes(id.0))
-            }
-            _ => None,
-        })
+    parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::SubjectKeyIdentifier(id) if !id.0.is_empty() && id.0.len() <= 64 => {
+            Some(KeyId::from_bytes(id.0))
+        }
+        _ => None,
+    })
 }
 
 fn signs(parsed: &X509Certificate<'_>) -> bool {
@@ -155,15 +150,8 @@ fn constrains_uris(parsed: &X509Certificate<'_>) -> bool {
     let Ok(Some(constraints)) = parsed.name_constraints() else {
         return false;
     };
-    let trees = [
-        &constraints.value.permitted_subtrees,
-        &constraints.value.excluded_subtrees,
-    ];
-    trees
-        .into_iter()
-        .flatten()
-        .flatten()
-        .any(|tree| matches!(tree.base, GeneralName::URI(_)))
+    let trees = [&constraints.value.permitted_subtrees, &constraints.value.excluded_subtrees];
+    trees.into_iter().flatten().flatten().any(|tree| matches!(tree.base, GeneralName::URI(_)))
 }
 
 fn subject(parsed: &X509Certificate<'_>) -> Result<Subject, Error> {
@@ -173,15 +161,9 @@ fn subject(parsed: &X509Certificate<'_>) -> Result<Subject, Error> {
         Err(e) => return Err(Error::Ambiguous(format!("subject alternative names: {e}"))),
     };
     if names.len() > MAX_NAMES {
-        return Err(Error::Ambiguous(format!(
-            "{} subject alternative names",
-            names.len()
-        )));
+        return Err(Error::Ambiguous(format!("{} subject alternative names", names.len())));
     }
-    let mut subject = Subject {
-        spiffe: None,
-        dns: Vec::new(),
-    };
+    let mut subject = Subject { spiffe: None, dns: Vec::new() };
     for name in names {
         read_name(name, &mut subject)?;
     }
@@ -194,10 +176,12 @@ fn subject(parsed: &X509Certificate<'_>) -> Result<Subject, Error> {
 fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error> {
     match name {
         GeneralName::URI(uri) => {
-            let id = SpiffeId::parse(uri).map_err(|e| Error::Ambiguous(format!("URI name {uri:?}: {e}")))?;
+            let id = SpiffeId::parse(uri)
+                .map_err(|e| Error::Ambiguous(format!("URI name {}: {e}", shown(uri))))?;
             if !id.has_path() {
                 return Err(Error::Ambiguous(format!(
-                    "URI name {uri:?}: a trust domain, not a workload"
+                    "URI name {}: a trust domain, not a workload",
+                    shown(uri)
                 )));
             }
             if subject.spiffe.replace(id).is_some() {
@@ -206,7 +190,9 @@ fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error>
         }
         GeneralName::DNSName(text) => match DnsName::parse(text) {
             Some(name) => subject.dns.push(name),
-            None => return Err(Error::Ambiguous(format!("DNS name {text:?}: not a host name"))),
+            None => {
+                return Err(Error::Ambiguous(format!("DNS name {}: not a host name", shown(text))));
+            }
         },
         GeneralName::Invalid(tag, _) => {
             return Err(Error::Ambiguous(format!("unreadable name, tag {}", tag.0)));
@@ -215,6 +201,11 @@ fn read_name(name: &GeneralName<'_>, subject: &mut Subject) -> Result<(), Error>
         _ => {}
     }
     Ok(())
+}
+
+/// A name for the log: quoted, escaped, and not as long as a certificate may make it.
+fn shown(name: &str) -> String {
+    format!("{:?}", name.chars().take(128).collect::<String>())
 }
 
 /// RFC 2253: most specific first; what is not printable ASCII as escaped bytes.

@@ -55,10 +55,7 @@ pub struct Trust {
 impl Trust {
     /// Trusts nobody yet.
     pub fn new() -> Self {
-        Self {
-            anchors: Vec::new(),
-            roots: Vec::new(),
-        }
+        Self { anchors: Vec::new(), roots: Vec::new() }
     }
 
     /// Trusts one more authority, for every trust domain or only for those named.
@@ -71,11 +68,7 @@ impl Trust {
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(ChainError::Path)?;
         self.anchors.push(anchor.to_owned());
         let authority = authority(&certificate);
-        self.roots.push(Root {
-            authority,
-            not_after: certificate.not_after,
-            trust_domains,
-        });
+        self.roots.push(Root { authority, not_after: certificate.not_after, trust_domains });
         Ok(certificate)
     }
 
@@ -130,12 +123,7 @@ impl Trust {
         let root = root.ok_or(ChainError::Path(webpki::Error::UnknownIssuer))?;
         issuers.push(root.authority.clone());
         not_after = not_after.min(root.not_after);
-        Ok(VerifiedChain {
-            leaf,
-            issuers,
-            not_after,
-            trust_domains: root.trust_domains.clone(),
-        })
+        Ok(VerifiedChain { leaf, issuers, not_after, trust_domains: root.trust_domains.clone() })
     }
 }
 

@@ -25,9 +25,13 @@ impl DnsName {
 
     /// Whether `text`, in any case and with or without the root's dot, is this name.
     pub fn is(&self, text: &str) -> bool {
-        text.strip_suffix('.')
-            .unwrap_or(text)
-            .eq_ignore_ascii_case(&self.0)
+        text.strip_suffix('.').unwrap_or(text).eq_ignore_ascii_case(&self.0)
+    }
+
+    /// Whether it is `domain`, or lies in it.
+    pub(super) fn is_below(&self, domain: &str) -> bool {
+        let rest = self.0.strip_suffix(domain);
+        rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
     }
 }
 
@@ -53,10 +57,7 @@ mod tests {
     fn canonical_or_nothing() {
         let canonical = |text: &str| DnsName::parse(text).map(|name| name.to_string());
         assert_eq!(canonical("A.Lab.Test."), Some("a.lab.test".into()));
-        assert_eq!(
-            canonical("my_agent-1.lab.test"),
-            Some("my_agent-1.lab.test".into())
-        );
+        assert_eq!(canonical("my_agent-1.lab.test"), Some("my_agent-1.lab.test".into()));
         let long = format!("{}.test", "a".repeat(64));
         for bad in [
             "",
@@ -74,6 +75,8 @@ mod tests {
         ] {
             assert_eq!(canonical(bad), None, "{bad}");
         }
-        assert!(DnsName::parse("a.test").unwrap().is("A.TEST."));
+        let name = DnsName::parse("a.test").unwrap();
+        assert!(name.is("A.TEST.") && name.is_below("a.test") && name.is_below("test"));
+        assert!(!name.is_below("b.a.test") && !DnsName::parse("ba.test").unwrap().is_below("a.test"));
     }
 }

@@ -16,24 +16,14 @@ impl Serial {
     /// From the contents of a DER INTEGER: two's complement, big-endian.
     pub fn from_der(contents: &[u8]) -> Self {
         let negative = contents.first().is_some_and(|byte| byte & 0x80 != 0);
-        Self::from_parts(
-            negative,
-            if negative {
-                negated(contents)
-            } else {
-                contents.to_vec()
-            },
-        )
+        Self::from_parts(negative, if negative { negated(contents) } else { contents.to_vec() })
     }
 
     /// Reads hexadecimal text; `None` if it is empty, not hexadecimal or over 64 bytes.
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
         let (negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
-        let text = text
-            .strip_prefix("0x")
-            .or_else(|| text.strip_prefix("0X"))
-            .unwrap_or(text);
+        let text = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
         Some(Self::from_parts(negative, unhex(text, MAX_BYTES)?))
     }
 
@@ -44,18 +34,9 @@ impl Serial {
 
     fn from_parts(negative: bool, magnitude: Vec<u8>) -> Self {
         let significant = magnitude.iter().position(|byte| *byte != 0);
-        let digits = magnitude
-            .get(significant.unwrap_or(magnitude.len())..)
-            .unwrap_or_default();
+        let digits = magnitude.get(significant.unwrap_or(magnitude.len())..).unwrap_or_default();
         let sign = if negative && !digits.is_empty() { "-" } else { "" };
-        Self(format!(
-            "{sign}{}",
-            if digits.is_empty() {
-                "00".to_owned()
-            } else {
-                hex(digits)
-            }
-        ))
+        Self(format!("{sign}{}", if digits.is_empty() { "00".to_owned() } else { hex(digits) }))
     }
 }
 
@@ -68,12 +49,10 @@ impl fmt::Display for Serial {
 /// Lower-case hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Reads hexadecimal of either case, with colons and spaces between digits; odd lengths get a leading zero.
@@ -88,12 +67,7 @@ pub(super) fn unhex(text: &str, max_bytes: usize) -> Option<Vec<u8>> {
     }
     let pad = std::iter::repeat_n(0, digits.len() % 2);
     let padded: Vec<u8> = pad.chain(digits).collect();
-    Some(
-        padded
-            .chunks(2)
-            .map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit))
-            .collect(),
-    )
+    Some(padded.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| byte << 4 | digit)).collect())
 }
 
 fn negated(twos_complement: &[u8]) -> Vec<u8> {
@@ -120,10 +94,7 @@ mod tests {
         for text in ["0a1b", "A1B", "0x0A1B", "00:00:0a:1b", "0a 1b", " 00000A1B "] {
             assert_eq!(Serial::parse(text).unwrap().as_str(), "0a1b", "{text}");
         }
-        assert_eq!(
-            Serial::from_der(&[0x00, 0x80, 0x01]),
-            Serial::parse("8001").unwrap()
-        );
+        assert_eq!(Serial::from_der(&[0x00, 0x80, 0x01]), Serial::parse("8001").unwrap());
         assert_eq!(Serial::from_der(&[0x00, 0x00, 0x01]), Serial::parse("1").unwrap());
         assert_eq!(Serial::from_der(&[0]).as_str(), "00");
         assert_eq!(Serial::from_der(&[]), Serial::parse("-0").unwrap());

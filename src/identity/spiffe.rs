@@ -71,10 +71,7 @@ impl SpiffeId {
         if let Some(segments) = path.strip_prefix('/') {
             segments.split('/').try_for_each(check_segment)?;
         }
-        Ok(Self {
-            text: text.to_owned(),
-            path_at,
-        })
+        Ok(Self { text: text.to_owned(), path_at })
     }
 
     /// The whole ID.
@@ -89,11 +86,7 @@ impl SpiffeId {
 
     /// The path's segments; none if the ID names the trust domain itself.
     pub fn segments(&self) -> impl Iterator<Item = &str> {
-        self.text
-            .get(self.path_at..)
-            .unwrap_or_default()
-            .split('/')
-            .skip(1)
+        self.text.get(self.path_at..).unwrap_or_default().split('/').skip(1)
     }
 
     /// Whether the ID names a workload, not the trust domain itself.
@@ -115,11 +108,7 @@ fn check_segment(segment: &str) -> Result<(), SpiffeError> {
         _ => {}
     }
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
-    if segment.bytes().all(allowed) {
-        Ok(())
-    } else {
-        Err(SpiffeError::PathCharacter)
-    }
+    if segment.bytes().all(allowed) { Ok(()) } else { Err(SpiffeError::PathCharacter) }
 }
 
 /// What is wrong with a SPIFFE ID.
@@ -165,10 +154,7 @@ mod tests {
             &longest_domain,
             &longest_id,
         ] {
-            assert_eq!(
-                SpiffeId::parse(good).map(|id| id.to_string()),
-                Ok(good.to_owned())
-            );
+            assert_eq!(SpiffeId::parse(good).map(|id| id.to_string()), Ok(good.to_owned()));
         }
         for (bad, why) in [
             ("", SpiffeError::Scheme),
@@ -207,14 +193,8 @@ mod tests {
     #[test]
     fn parts() {
         let id = SpiffeId::parse("spiffe://lab.test/agent/a").unwrap();
-        assert_eq!(
-            (id.trust_domain(), id.segments().collect::<Vec<_>>()),
-            ("lab.test", vec!["agent", "a"])
-        );
+        assert_eq!((id.trust_domain(), id.segments().collect::<Vec<_>>()), ("lab.test", vec!["agent", "a"]));
         let bare = SpiffeId::parse("spiffe://lab.test").unwrap();
-        assert_eq!(
-            (bare.trust_domain(), bare.has_path(), bare.segments().count()),
-            ("lab.test", false, 0)
-        );
+        assert_eq!((bare.trust_domain(), bare.has_path(), bare.segments().count()), ("lab.test", false, 0));
     }
 }

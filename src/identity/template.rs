@@ -23,9 +23,7 @@ impl Part {
                 Ok(Self::Variable(name.to_owned()))
             }
             None if !text.contains(['{', '}']) => Ok(Self::Literal(text.to_owned())),
-            _ => Err(format!(
-                "`{text}`: a placeholder is a whole segment: `{{name}}`, lower-case letters"
-            )),
+            _ => Err(format!("`{text}`: a placeholder is a whole segment: `{{name}}`, lower-case letters")),
         }
     }
 
@@ -65,21 +63,10 @@ impl Template {
             let (trust_domain, path) = rest.split_once('/').ok_or("a SPIFFE template needs a path")?;
             let trust_domain = Part::parse(trust_domain)?;
             let segments = parse_parts(path, '/')?;
-            (
-                Form::Spiffe {
-                    trust_domain,
-                    segments: segments.clone(),
-                },
-                segments,
-            )
+            (Form::Spiffe { trust_domain, segments: segments.clone() }, segments)
         } else if let Some(rest) = text.strip_prefix("dns:") {
             let labels = parse_parts(&rest.to_ascii_lowercase(), '.')?;
-            (
-                Form::Dns {
-                    labels: labels.clone(),
-                },
-                labels,
-            )
+            (Form::Dns { labels: labels.clone() }, labels)
         } else {
             return Err("a template starts with `spiffe://` or `dns:`".into());
         };
@@ -87,10 +74,8 @@ impl Template {
             return Err("a template holds `{agent}` exactly once".into());
         }
         parts.retain(|part| matches!(part, Part::Variable(_)));
-        let distinct = parts
-            .iter()
-            .enumerate()
-            .all(|(i, part)| !parts.iter().skip(i + 1).any(|other| other == part));
+        let distinct =
+            parts.iter().enumerate().all(|(i, part)| !parts.iter().skip(i + 1).any(|other| other == part));
         if !distinct {
             return Err("a placeholder is used twice".into());
         }
@@ -115,11 +100,7 @@ impl Template {
     }
 
     pub(super) fn match_spiffe(&self, id: &SpiffeId) -> Option<Captures> {
-        let Form::Spiffe {
-            trust_domain,
-            segments,
-        } = &self.form
-        else {
+        let Form::Spiffe { trust_domain, segments } = &self.form else {
             return None;
         };
         match trust_domain {
@@ -152,10 +133,7 @@ fn parse_parts(text: &str, separator: char) -> Result<Vec<Part>, String> {
 }
 
 fn capture<'a>(parts: &[Part], mut actual: impl Iterator<Item = &'a str>) -> Option<Captures> {
-    let mut captures = Captures {
-        agent: String::new(),
-        task: None,
-    };
+    let mut captures = Captures { agent: String::new(), task: None };
     for part in parts {
         let text = actual.next()?;
         match part {
@@ -227,10 +205,9 @@ pub fn ambiguous_path(path: &str) -> Option<&'static str> {
         return Some("a backslash");
     }
     let encoded = path.as_bytes().windows(3).any(|window| match window {
-        [b'%', high, low] => matches!(
-            (high, low.to_ascii_lowercase()),
-            (b'2', b'f' | b'e') | (b'5', b'c') | (b'0', b'0')
-        ),
+        [b'%', high, low] => {
+            matches!((high, low.to_ascii_lowercase()), (b'2', b'f' | b'e') | (b'5', b'c') | (b'0', b'0'))
+        }
         _ => false,
     });
     encoded.then_some("an encoded slash, dot, backslash or NUL")
@@ -243,44 +220,24 @@ mod tests {
     #[test]
     fn templates_read_agents_and_tasks() {
         let spiffe = |template: &str, id: &str| {
-            Template::parse(template)
-                .unwrap()
-                .match_spiffe(&SpiffeId::parse(id).unwrap())
+            Template::parse(template).unwrap().match_spiffe(&SpiffeId::parse(id).unwrap())
         };
         let agent = |agent: &str, task: Option<&str>| {
-            Some(Captures {
-                agent: agent.into(),
-                task: task.map(Into::into),
-            })
+            Some(Captures { agent: agent.into(), task: task.map(Into::into) })
         };
+        assert_eq!(spiffe("spiffe://{trust_domain}/agent/{agent}", "spiffe://td/agent/a"), agent("a", None));
         assert_eq!(
-            spiffe("spiffe://{trust_domain}/agent/{agent}", "spiffe://td/agent/a"),
-            agent("a", None)
-        );
-        assert_eq!(
-            spiffe(
-                "spiffe://td/agent/{orch}/{task}/{agent}",
-                "spiffe://td/agent/o/t/a"
-            ),
+            spiffe("spiffe://td/agent/{orch}/{task}/{agent}", "spiffe://td/agent/o/t/a"),
             agent("a", Some("t"))
         );
-        assert_eq!(
-            spiffe("spiffe://td/agent/{agent}", "spiffe://other/agent/a"),
-            None
-        );
+        assert_eq!(spiffe("spiffe://td/agent/{agent}", "spiffe://other/agent/a"), None);
         assert_eq!(spiffe("spiffe://td/agent/{agent}", "spiffe://td/agent/a/b"), None);
         assert_eq!(spiffe("spiffe://td/agent/{agent}", "spiffe://td/agent"), None);
         let dns = Template::parse("dns:{agent}.Lab.Test").unwrap();
-        assert_eq!(
-            dns.match_dns(&DnsName::parse("A.lab.test").unwrap()),
-            agent("a", None)
-        );
+        assert_eq!(dns.match_dns(&DnsName::parse("A.lab.test").unwrap()), agent("a", None));
         assert_eq!(dns.match_dns(&DnsName::parse("b.a.lab.test").unwrap()), None);
         assert_eq!(
-            (
-                dns.kind(),
-                Template::parse("spiffe://td/agent/{agent}").unwrap().kind()
-            ),
+            (dns.kind(), Template::parse("spiffe://td/agent/{agent}").unwrap().kind()),
             ("dns", "agent")
         );
     }

@@ -9,6 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderName;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -30,6 +31,9 @@ pub(super) enum BodyError {
     /// No progress for too long.
     #[error("no progress in the body")]
     Idle,
+    /// The client broke it off, or wrote it so that it cannot be read.
+    #[error("the client's body is broken")]
+    Broken,
     /// The session that it belongs to was ended.
     #[error("the session was ended")]
     Killed,
@@ -44,11 +48,7 @@ struct IdleTimer {
 
 impl IdleTimer {
     fn new(limit: Duration) -> Self {
-        Self {
-            limit,
-            sleep: None,
-            moved: true,
-        }
+        Self { limit, sleep: None, moved: true }
     }
 
     fn moved(&mut self) {
@@ -57,9 +57,7 @@ impl IdleTimer {
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
         let deadline = Instant::now() + self.limit;
-        let sleep = self
-            .sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if std::mem::take(&mut self.moved) {
             sleep.as_mut().reset(deadline);
         }
@@ -76,7 +74,10 @@ pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     guard: Option<Guard>,
     idle: IdleTimer,
-    sent: Sent,
+    /// Absent where there is nothing to send.
+    sent: Option<Sent>,
+    /// The header of the claim, which trailers may not repeat.
+    claim: Option<HeaderName>,
 }
 
 impl RequestBody {
@@ -84,33 +85,29 @@ impl RequestBody {
         let idle = IdleTimer::new(limit);
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let guard = guard.filter(|_| incoming.is_some());
-        let sent = Arc::new(AtomicBool::new(incoming.is_none()));
-        Self {
-            incoming,
-            guard,
-            idle,
-            sent,
-        }
+        let sent = incoming.is_some().then(Sent::default);
+        Self { incoming, guard, idle, sent, claim: None }
+    }
+
+    /// Keeps a claim made in this header out of the trailers.
+    pub(super) fn without(mut self, claim: Option<&HeaderName>) -> Self {
+        self.claim = claim.filter(|_| self.incoming.is_some()).cloned();
+        self
     }
 
     pub(super) fn empty() -> Self {
         let idle = IdleTimer::new(Duration::ZERO);
-        Self {
-            incoming: None,
-            guard: None,
-            idle,
-            sent: Arc::new(AtomicBool::new(true)),
-        }
+        Self { incoming: None, guard: None, idle, sent: None, claim: None }
     }
 
-    pub(super) fn sent(&self) -> Sent {
-        Arc::clone(&self.sent)
+    pub(super) fn sent(&self) -> Option<Sent> {
+        self.sent.clone()
     }
 
     fn end(&mut self) {
         self.incoming = None;
         self.guard = None;
-        self.sent.store(true, Ordering::Release);
+        self.sent.iter().for_each(|sent| sent.store(true, Ordering::Release));
     }
 }
 
@@ -134,14 +131,13 @@ impl http_body::Body for RequestBody {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle.moved();
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::end_hop(trailers);
-                    headers::scrub(trailers, None);
+                    headers::forward_trailers(trailers, this.claim.as_ref());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(e))) => {
+            Poll::Ready(Some(Err(_))) => {
                 this.end();
-                Poll::Ready(Some(Err(e.into())))
+                Poll::Ready(Some(Err(BodyError::Broken.into())))
             }
             Poll::Ready(None) => {
                 this.end();
@@ -159,15 +155,13 @@ impl http_body::Body for RequestBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming
-            .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
     }
 }
 
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        self.sent.store(true, Ordering::Release);
+        self.end();
     }
 }
 
@@ -185,16 +179,14 @@ pub enum Body {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
+    /// Of a request that may not be through when its answer is.
+    guard: Option<Guard>,
     idle: IdleTimer,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, limit: Duration) -> Self {
-        Self {
-            incoming,
-            lease: Some(lease),
-            idle: IdleTimer::new(limit),
-        }
+    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
+        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit) }
     }
 }
 
@@ -202,7 +194,7 @@ impl Drop for UpstreamBody {
     /// Read to its end, the connection may serve another request; else it is torn down with the lease.
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|_| self.incoming.is_end_stream()) {
-            lease.give_back();
+            lease.answered(self.guard.take());
         }
     }
 }
@@ -226,7 +218,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
                 Poll::Ready(None) => {
                     if let Some(lease) = body.lease.take() {
-                        lease.give_back();
+                        lease.answered(body.guard.take());
                     }
                     Poll::Ready(None)
                 }

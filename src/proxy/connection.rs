@@ -6,14 +6,11 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::convert::Infallible;
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Context as TaskContext;
-use std::task::Poll;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -27,44 +24,42 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use rustls::HandshakeKind;
-use socket2::SockRef;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
-use tokio::time::sleep_until;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use uuid::Uuid;
 
 use super::Body;
 use super::Limits;
 use super::Mode;
 use super::Peer;
 use super::Peers;
+use super::RequestId;
+use super::RequestIds;
 use super::Timeouts;
+use super::ending::End;
+use super::ending::Watch;
 use super::error;
 use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
 use super::peer::address_value;
+use super::socket::Socket;
+use super::socket::Tcp;
 use crate::clock::Clock;
+use crate::identity::ChainError;
 use crate::problem::Disclose;
+use crate::revocation::Denial;
 use crate::revocation::Engine;
-use crate::session::Cause;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
-/// How long a connection that was refused from the start may take to ask for its one refusal.
-const REFUSED_FOR: Duration = Duration::from_secs(10);
 
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
 pub trait Handler: 'static {
@@ -124,11 +119,13 @@ pub struct Connection {
     address: SocketAddr,
     address_value: HeaderValue,
     /// In the table for as long as this connection is; absent if it was refused from the start.
-    guard: Option<Guard>,
-    refusal: RefCell<Option<Refusal>>,
+    pub(super) guard: Option<Guard>,
+    /// Why it was refused from the start, if it was; every request on it is told the same.
+    barred: Option<Barred>,
     tunnels: RefCell<JoinSet<()>>,
+    tunnelled: Arc<AtomicBool>,
     /// Asks for the end of the connection after the answer at hand.
-    close: Notify,
+    pub(super) close: Notify,
     served: Cell<bool>,
 }
 
@@ -143,19 +140,22 @@ impl Connection {
         self.address
     }
 
-    /// Keeps the session in the table; for tasks that act on its behalf.
-    pub(super) fn guard(&self) -> Option<Guard> {
-        self.guard.clone()
-    }
-
     pub(super) fn address_value(&self) -> &HeaderValue {
         &self.address_value
     }
 
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
+        self.tunnelled.store(true, Ordering::Relaxed);
         self.tunnels.borrow_mut().spawn_local(tunnel);
     }
+}
+
+/// Why a connection is served nothing but refusals.
+enum Barred {
+    Expired,
+    Untrusted(ChainError),
+    Denied(Denial),
 }
 
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
@@ -171,10 +171,7 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let connection = Rc::new(context.admit(&stream, address));
     let session = connection.guard.clone();
-    let socket = Socket {
-        stream,
-        guard: connection.guard.clone(),
-    };
+    let socket = Socket::new(stream, connection.guard.clone(), Arc::clone(&connection.tunnelled));
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
     if http2 {
@@ -186,11 +183,7 @@ pub(super) async fn serve<H: Handler>(
     // First let go, so that the revocation that waits for it can return; then write about it.
     drop(session);
     if let Some(cause) = cause {
-        context
-            .metrics
-            .sessions_ended
-            .with_label_values(&[cause.code])
-            .inc();
+        context.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
         let principal_id = peer.as_deref().map_or("", Peer::principal);
         let serial = peer.as_deref().map_or("", |peer| peer.chain.leaf.serial.as_str());
         let (code, revocation_reason) = (cause.code, cause.reason);
@@ -202,11 +195,11 @@ async fn shake_hands<H>(
     context: &Context<H>,
     socket: TcpStream,
     address: SocketAddr,
-) -> Option<TlsStream<TcpStream>> {
+) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
     // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
     let _ = socket.set_nodelay(true);
-    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(socket)).await;
+    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(Tcp(socket))).await;
     let reason = match handshake {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -223,79 +216,88 @@ async fn shake_hands<H>(
 
 impl<H: Handler> Context<H> {
     /// Who is it, and is it revoked: for full and resumed handshakes alike.
-    fn admit(&self, stream: &TlsStream<TcpStream>, address: SocketAddr) -> Connection {
+    fn admit(&self, stream: &TlsStream<Tcp>, address: SocketAddr) -> Connection {
         let recognised = match stream.get_ref().1.peer_certificates() {
             None | Some([]) => Ok(None),
-            Some([leaf, intermediates @ ..]) => self.peers.recognise(leaf, intermediates).map(Some),
+            Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),
         };
         let (peer, untrusted) = match recognised {
             Ok(peer) => (peer, None),
-            Err(error) => (None, Some(Refusal::Untrusted(error))),
+            // The client knows the one, and can do something about it.
+            Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Barred::Expired)),
+            Err(error) => (None, Some(Barred::Untrusted(error))),
         };
         // In advisory mode a session is in the table under nothing that could end it.
         let credential = match &peer {
             Some(peer) if self.mode == Mode::Strict => Arc::clone(&peer.credential),
             _ => Arc::default(),
         };
-        let admitted = match untrusted {
-            Some(refusal) if self.mode == Mode::Strict => Err(refusal),
-            _ => self.engine.admit(credential, address).map_err(Refusal::Denied),
-        };
-        let (guard, refusal) = match admitted {
-            Ok(guard) => (Some(guard), None),
-            Err(refusal) => (None, Some(refusal)),
+        let (guard, barred) = match untrusted {
+            Some(barred) if self.mode == Mode::Strict => (None, Some(barred)),
+            barred => match self.engine.admit(credential, address) {
+                Ok(guard) => (Some(guard), barred),
+                Err(denial) => (None, Some(Barred::Denied(denial))),
+            },
         };
         Connection {
             peer,
             address,
             address_value: address_value(address.ip()),
             guard,
-            refusal: RefCell::new(refusal),
+            barred,
             tunnels: RefCell::default(),
+            tunnelled: Arc::default(),
             close: Notify::new(),
             served: Cell::new(false),
         }
     }
 
     /// One request: check, route, judge, serve. A refusal about identity only passes in advisory mode.
-    async fn answer(&self, connection: &Rc<Connection>, request: Request<Incoming>) -> Response<Body> {
-        let id = self.ids.next();
-        let mut clean = true;
-        if let Err(refusal) = self.check(connection) {
-            clean = false;
-            if let Some(response) = self.refuse(&refusal, connection, id) {
-                connection.close.notify_one();
-                return response;
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
+    fn answer(
+        &self,
+        connection: &Rc<Connection>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Response<Body>> {
+        async move {
+            let id = self.ids.next();
+            let mut clean = true;
+            if let Err(refusal) = self.check(connection) {
+                clean = false;
+                if let Some(response) = self.refuse(&refusal, connection, id) {
+                    connection.close.notify_one();
+                    return response;
+                }
             }
-        }
-        let route = match self.handler.route(&request) {
-            Ok(route) => route,
-            Err(refusal) => return self.respond(&refusal, connection, id),
-        };
-        if let Err(refusal) = self.handler.judge(&request, connection, &route) {
-            clean = false;
-            if let Some(response) = self.refuse(&refusal, connection, id) {
-                return response;
+            let route = match self.handler.route(&request) {
+                Ok(route) => route,
+                Err(refusal) => return self.respond(&refusal, connection, id),
+            };
+            if let Err(refusal) = self.handler.judge(&request, connection, &route) {
+                clean = false;
+                if let Some(response) = self.refuse(&refusal, connection, id) {
+                    return response;
+                }
             }
-        }
-        if let (Some(peer), true) = (&connection.peer, clean) {
-            peer.success.inc();
-        }
-        match self.handler.serve(request, id, connection, route).await {
-            Ok(response) => response,
-            Err(refusal) => self.respond(&refusal, connection, id),
+            if let (Some(peer), true) = (&connection.peer, clean) {
+                peer.success.inc();
+            }
+            match self.handler.serve(request, id, connection, route).await {
+                Ok(response) => response,
+                Err(refusal) => self.respond(&refusal, connection, id),
+            }
         }
     }
 
     /// Whether the credential of a connection stands, right now.
     fn check(&self, connection: &Connection) -> Result<(), Refusal> {
-        if let Some(refusal) = connection.refusal.borrow_mut().take() {
-            return Err(refusal);
+        match &connection.barred {
+            Some(Barred::Expired) => return Err(Refusal::Expired),
+            Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
+            Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
+            None => {}
         }
-        let Some(guard) = &connection.guard else {
-            return Err(Refusal::Malformed("another request on a refused connection"));
-        };
-        let Some(peer) = &connection.peer else {
+        let (Some(guard), Some(peer)) = (&connection.guard, &connection.peer) else {
             return Ok(());
         };
         if connection.served.replace(true) {
@@ -326,12 +328,8 @@ impl<H: Handler> Context<H> {
     }
 
     fn report(&self, refusal: &Refusal, connection: &Connection, id: RequestId, passed: Passed) {
-        let concerned = Concerned {
-            id,
-            peer: connection.peer.as_deref(),
-            address: connection.address,
-            passed,
-        };
+        let concerned =
+            Concerned { id, peer: connection.peer.as_deref(), address: connection.address, passed };
         error::report(refusal, &concerned, &self.metrics);
     }
 }
@@ -348,11 +346,7 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
         let (context, connection) = (Rc::clone(context), Rc::clone(&connection));
         async move { Ok::<_, Infallible>(context.answer(&connection, request).await) }
     });
-    let mut http = std::pin::pin!(
-        builder
-            .serve_connection(TokioIo::new(socket), service)
-            .with_upgrades()
-    );
+    let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service).with_upgrades());
     loop {
         tokio::select! {
             biased;
@@ -378,9 +372,7 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
 
 async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, socket: Socket) {
     let connection = Rc::clone(&watch.connection);
-    let mut builder = http2::Builder::new(Streams {
-        guard: connection.guard.clone(),
-    });
+    let mut builder = http2::Builder::new(Streams { guard: connection.guard.clone() });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
@@ -408,71 +400,6 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
     }
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    /// Now: the session was killed, or the time of a refused connection is up.
-    Killed,
-    /// After what is at hand.
-    Gently,
-}
-
-/// What ends a connection from outside.
-struct Watch {
-    connection: Rc<Connection>,
-    /// When the certificate expires, or a refused connection has had its time.
-    deadline: Option<Instant>,
-    drain: watch::Receiver<bool>,
-    draining: bool,
-}
-
-impl Watch {
-    fn new<H>(context: &Context<H>, connection: Rc<Connection>, drain: watch::Receiver<bool>) -> Self {
-        let expiry = |peer: &Arc<Peer>| peer.chain.not_after.since(context.clock.now());
-        let lasts = match &connection.guard {
-            None => Some(REFUSED_FOR),
-            Some(_) if context.mode == Mode::Advisory => None,
-            Some(_) => connection.peer.as_ref().map(expiry),
-        };
-        let deadline = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
-        Self {
-            connection,
-            deadline,
-            drain,
-            draining: false,
-        }
-    }
-
-    async fn end(&mut self) -> End {
-        let guard = self.connection.guard.as_ref();
-        let killed = async {
-            match guard {
-                Some(guard) => drop(guard.killed().await),
-                None => std::future::pending().await,
-            }
-        };
-        let late = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            biased;
-            () = killed => End::Killed,
-            () = late => {
-                let expired = || Cause { code: "certificate_expired", reason: String::new() };
-                guard.iter().for_each(|guard| guard.session().kill(expired()));
-                End::Killed
-            }
-            _ = self.drain.wait_for(|drain| *drain), if !self.draining => {
-                self.draining = true;
-                End::Gently
-            }
-            () = self.connection.close.notified() => End::Gently,
-        }
-    }
-}
-
 /// Runs the streams of an HTTP/2 connection: each a task, with a guard and an eye on the kill of its own.
 #[derive(Clone)]
 struct Streams {
@@ -481,119 +408,18 @@ struct Streams {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
-        let Some(guard) = self.guard.clone() else {
-            spawn_local(async { drop(stream.await) });
-            return;
-        };
+        // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
+        let mut stream = Box::pin(stream);
+        let guard = self.guard.clone();
         spawn_local(async move {
-            tokio::select! {
-                biased;
-                _ = guard.killed() => {}
-                _ = stream => {}
+            match &guard {
+                None => drop(stream.await),
+                Some(guard) => tokio::select! {
+                    biased;
+                    _ = guard.killed() => {}
+                    _ = &mut stream => {}
+                },
             }
         });
-    }
-}
-
-/// The client's socket. Its fields go in this order: the socket is closed before its guard is given up.
-struct Socket {
-    stream: TlsStream<TcpStream>,
-    guard: Option<Guard>,
-}
-
-impl Drop for Socket {
-    fn drop(&mut self) {
-        if self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
-            // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
-            let _ = SockRef::from(self.stream.get_ref().0).set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut TaskContext<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
-/// What the log and the upstream call a request: a random number of the thread, and a counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId(u64, u64);
-
-impl RequestId {
-    /// As a header's value.
-    pub(super) fn value(self) -> HeaderValue {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [b'0'; 32];
-        let number = u128::from(self.0) << 64 | u128::from(self.1);
-        for (i, digit) in text.iter_mut().rev().enumerate() {
-            *digit = DIGITS[(number >> (4 * i) & 0xf) as usize];
-        }
-        HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
-    }
-}
-
-impl fmt::Display for RequestId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}{:016x}", self.0, self.1)
-    }
-}
-
-/// Makes the request ids of one thread.
-pub struct RequestIds {
-    thread: u64,
-    count: Cell<u64>,
-}
-
-impl RequestIds {
-    /// Starts a sequence of its own.
-    pub fn new() -> Self {
-        let thread = Uuid::new_v4().as_u64_pair().0;
-        Self {
-            thread,
-            count: Cell::new(0),
-        }
-    }
-
-    fn next(&self) -> RequestId {
-        let count = self.count.get();
-        self.count.set(count.wrapping_add(1));
-        RequestId(self.thread, count)
-    }
-}
-
-impl Default for RequestIds {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -12,8 +12,8 @@ use http::header::CONTENT_TYPE;
 
 use super::Body;
 use super::Peer;
+use super::RequestId;
 use super::body::BodyError;
-use super::connection::RequestId;
 use super::upstream::UpstreamError;
 use crate::identity;
 use crate::problem;
@@ -52,10 +52,13 @@ impl Refusal {
     pub(super) fn of_upstream(error: UpstreamError) -> Self {
         let mut source = error.source();
         while let Some(cause) = source {
-            if cause.downcast_ref::<BodyError>() == Some(&BodyError::Idle) {
-                return Self::RequestTimeout;
+            match cause.downcast_ref() {
+                Some(BodyError::Idle) => return Self::RequestTimeout,
+                Some(BodyError::Broken) => {
+                    return Self::Malformed("its body cannot be read, or was broken off");
+                }
+                Some(BodyError::Killed) | None => source = cause.source(),
             }
-            source = cause.source();
         }
         Self::Upstream(error)
     }
@@ -117,22 +120,19 @@ impl Refusal {
             Self::NoRoute => "no route leads there".into(),
             Self::RequestTimeout => "the request made no progress".into(),
             Self::Upstream(error) => {
-                let cause = error
-                    .source()
-                    .map(|cause| format!(": {cause}"))
-                    .unwrap_or_default();
-                format!("{error}{cause}")
+                let (mut text, mut source) = (error.to_string(), error.source());
+                while let Some(cause) = source {
+                    text = format!("{text}: {cause}");
+                    source = cause.source();
+                }
+                text
             }
         }
     }
 
     /// The result that `mtls_auth_total` counts it under.
     fn result(&self) -> &'static str {
-        if matches!(self, Self::Denied(_)) {
-            "revoked"
-        } else {
-            "failure"
-        }
+        if matches!(self, Self::Denied(_)) { "revoked" } else { "failure" }
     }
 }
 
@@ -180,12 +180,7 @@ pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Met
 /// The answer to a refused request. `close` ends an HTTP/1.1 connection after it.
 pub(super) fn respond(refusal: &Refusal, id: RequestId, disclose: Disclose, close: bool) -> Response<Body> {
     let (status, code) = refusal.status();
-    let problem = Problem {
-        status,
-        code,
-        reason: refusal.reason(),
-        request_id: id.to_string(),
-    };
+    let problem = Problem { status, code, reason: refusal.reason(), request_id: id.to_string() };
     let mut response = Response::new(Body::Whole(Some(Bytes::from(problem.to_json(disclose)))));
     *response.status_mut() = status;
     let headers = response.headers_mut();

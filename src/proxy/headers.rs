@@ -9,8 +9,8 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::header;
 
+use super::RequestId;
 use super::connection::Connection;
-use super::connection::RequestId;
 use crate::identity::Certificate;
 use crate::identity::Identity;
 
@@ -24,6 +24,9 @@ pub(super) const X_PORTCULLIS_PRINCIPAL: HeaderName = HeaderName::from_static("x
 pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// How many headers the gate adds, at most.
+const ADDED: usize = 6;
 
 /// Names by which upstreams learn who a client is, of ours and of other proxies; never believed from a client.
 const IDENTITY: [&str; 12] = [
@@ -41,24 +44,8 @@ const IDENTITY: [&str; 12] = [
     "x-spiffe-id",
 ];
 /// The same, whole families.
-const IDENTITY_PREFIXES: [&str; 5] = [
-    "x-portcullis-",
-    "x-ssl-client",
-    "ssl-client",
-    "x-amzn-mtls-",
-    "x-forwarded-tls-client",
-];
-/// Headers that concern one hop (RFC 9110, section 7.6.1). `te` and `upgrade` are looked at first.
-const HOP_BY_HOP: [HeaderName; 7] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::PROXY_AUTHENTICATE,
-    header::PROXY_AUTHORIZATION,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
-
+const IDENTITY_PREFIXES: [&str; 5] =
+    ["x-portcullis-", "x-ssl-client", "ssl-client", "x-amzn-mtls-", "x-forwarded-tls-client"];
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
 pub(super) struct IdentityHeaders {
@@ -71,11 +58,7 @@ impl IdentityHeaders {
     pub(super) fn new(leaf: &Certificate, identity: Option<&Identity>) -> Self {
         let certificate = format!(":{}:", STANDARD.encode(&leaf.der));
         let principal = identity.and_then(|identity| HeaderValue::try_from(identity.principal.as_str()).ok());
-        Self {
-            xfcc: value(xfcc(leaf)),
-            certificate: value(certificate),
-            principal,
-        }
+        Self { xfcc: value(xfcc(leaf)), certificate: value(certificate), principal }
     }
 }
 
@@ -88,17 +71,13 @@ pub(super) fn forward(
     id: RequestId,
     claim: Option<&HeaderName>,
 ) {
-    end_hop(headers);
+    end_hop(headers, claim);
     scrub(headers, claim);
-    if headers
-        .get(header::TE)
-        .is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"))
-    {
-        headers.insert(header::TE, HeaderValue::from_static("trailers"));
-    } else {
-        headers.remove(header::TE);
-    }
-    headers.remove(header::EXPECT);
+    join_cookies(headers);
+    // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
+    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
+    remove_if(headers, |name| name == "expect" || (name == "te" && !trailers));
+    headers.reserve(ADDED);
     headers.insert(X_REQUEST_ID, id.value());
     headers.insert(X_FORWARDED_FOR, connection.address_value().clone());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
@@ -111,39 +90,72 @@ pub(super) fn forward(
     }
 }
 
-/// Removes what concerns one hop only, and what `Connection` names.
-pub(super) fn end_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
-        // The common ones name nothing that is not removed anyway.
-        .filter(|token| {
-            !["close", "keep-alive", "upgrade", "te", ""]
-                .iter()
-                .any(|t| t.eq_ignore_ascii_case(token))
-        })
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
-        .collect();
-    for name in HOP_BY_HOP.iter().chain(&named) {
-        headers.remove(name);
+/// Makes a request's trailers those of the next hop. Nothing in them was bound: the claim's header goes as well.
+pub(super) fn forward_trailers(trailers: &mut HeaderMap, claim: Option<&HeaderName>) {
+    end_hop(trailers, None);
+    scrub(trailers, claim);
+    claim.iter().for_each(|claim| drop(trailers.remove(*claim)));
+}
+
+/// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names; but a client cannot name
+/// away where its request goes, nor `bound`, the claim that it was let through for.
+pub(super) fn end_hop(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
+    if headers.contains_key(header::CONNECTION) {
+        for name in named_by_connection(headers) {
+            if name != header::HOST && Some(&name) != bound {
+                headers.remove(name);
+            }
+        }
+    }
+    remove_if(headers, is_hop_by_hop);
+}
+
+/// HTTP/2 clients may send a cookie in crumbs, which other protocols do not know (RFC 9113, section 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(cookie) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(header::COOKIE, cookie);
     }
 }
 
 /// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
 pub(super) fn scrub(headers: &mut HeaderMap, claim: Option<&HeaderName>) {
-    let forged: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            is_identity(name.as_str()) || claim.is_some_and(|claim| is_alias(name.as_str(), claim.as_str()))
-        })
-        .cloned()
-        .collect();
-    for name in forged {
+    remove_if(headers, |name| is_identity(name) || claim.is_some_and(|claim| is_alias(name, claim.as_str())));
+}
+
+/// Allocates nothing; most messages hold one such header, or none.
+fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
         headers.remove(name);
     }
+}
+
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    // These go anyway.
+    let ignored = ["close", "keep-alive", "upgrade", "te", ""];
+    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    values
+        .flat_map(|value| value.split(',').map(str::trim))
+        .filter(|token| !ignored.iter().any(|other| other.eq_ignore_ascii_case(token)))
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .collect()
+}
+
+/// `te` is looked at by itself.
+fn is_hop_by_hop(name: &str) -> bool {
+    matches!(
+        name,
+        "connection"
+            | "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade"
+    )
 }
 
 /// Whether a name is one by which upstreams learn who a client is; underscores count as dashes, as they do in CGI.
@@ -196,10 +208,7 @@ mod tests {
         lines
             .iter()
             .map(|(name, value)| {
-                (
-                    HeaderName::from_bytes(name.as_bytes()).unwrap(),
-                    HeaderValue::from_str(value).unwrap(),
-                )
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap())
             })
             .collect()
     }
@@ -228,31 +237,23 @@ mod tests {
         scrub(&mut headers, Some(&claim));
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(
-            left,
-            [
-                "client-certificate-policy",
-                "cookie",
-                "x-agent-id",
-                "x-agent-id-2"
-            ]
-        );
+        assert_eq!(left, ["client-certificate-policy", "cookie", "x-agent-id", "x-agent-id-2"]);
     }
 
     #[test]
     fn what_connection_names_ends_here() {
         let mut headers = map(&[
-            ("connection", "close, X-Secret , te"),
+            ("connection", "close, X-Secret , te, host"),
+            ("host", "a.test"),
             ("x-secret", "1"),
             ("keep-alive", "5"),
             ("proxy-authorization", "x"),
             ("transfer-encoding", "chunked"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut headers);
-        assert_eq!(
-            headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(),
-            ["accept"]
-        );
+        end_hop(&mut headers, None);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["accept", "host"]);
     }
 }

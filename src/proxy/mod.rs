@@ -6,12 +6,15 @@
 
 mod body;
 mod connection;
+mod ending;
 mod error;
 mod headers;
 mod listener;
 mod peer;
 mod request;
+mod request_id;
 mod route;
+mod socket;
 mod tls;
 mod tunnel;
 mod upstream;
@@ -28,14 +31,14 @@ pub use body::BoxError;
 pub use connection::Connection;
 pub use connection::Context;
 pub use connection::Handler;
-pub use connection::RequestId;
-pub use connection::RequestIds;
 pub use error::Refusal;
 pub use listener::accept;
 pub use listener::bind;
 pub use peer::Peer;
 pub use peer::Peers;
 pub use request::Gate;
+pub use request_id::RequestId;
+pub use request_id::RequestIds;
 pub use route::Demand;
 pub use route::Route;
 pub use route::RouteConfig;
@@ -118,10 +121,7 @@ pub struct TlsConfig {
 
 /// A file of certificate authorities, for every trust domain or only for some.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(
-    untagged,
-    expecting = "expected a file name, or `{ file = \"...\", trust_domains = [...] }`"
-)]
+#[serde(untagged, expecting = "expected a file name, or `{ file = \"...\", trust_domains = [...] }`")]
 pub enum ClientCaConfig {
     /// A file whose authorities vouch for every configured trust domain.
     File(PathBuf),
@@ -135,7 +135,7 @@ pub enum ClientCaConfig {
 pub struct ScopedCaConfig {
     /// The PEM file.
     pub file: PathBuf,
-    /// The trust domains.
+    /// The trust domains: of SPIFFE IDs, and the domains in which DNS names lie.
     pub trust_domains: Vec<TrustDomain>,
 }
 
@@ -203,10 +203,6 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            header_bytes: 64 * 1024,
-            headers: 128,
-            streams: 128,
-        }
+        Self { header_bytes: 64 * 1024, headers: 128, streams: 128 }
     }
 }

@@ -24,12 +24,10 @@ use crate::identity::Trust;
 use crate::identity::VerifiedChain;
 use crate::revocation::Engine;
 use crate::session::Credential;
-use crate::telemetry::MAX_CERTIFICATE_SERIES;
 use crate::telemetry::Metrics;
 
 /// Chains remembered.
 const CHAINS: usize = 8192;
-const MILLIS_A_DAY: f64 = 86_400_000.0;
 
 /// A client whose chain was verified.
 pub struct Peer {
@@ -48,16 +46,12 @@ pub struct Peer {
 impl Peer {
     /// The principal's name; empty if its names were not accepted.
     pub fn principal(&self) -> &str {
-        self.identity
-            .as_ref()
-            .map_or("", |identity| identity.principal.as_str())
+        self.identity.as_ref().map_or("", |identity| identity.principal.as_str())
     }
 
     /// The kind of principal, of bounded variety.
     pub fn kind(&self) -> &str {
-        self.identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.kind.as_str())
+        self.identity.as_ref().map_or("unknown", |identity| identity.kind.as_str())
     }
 
     /// Whether the verified path is valid at `now`.
@@ -109,21 +103,40 @@ impl Peers {
         &self.binding
     }
 
-    /// Verifies what a client presented, or recognises it.
-    pub fn recognise(
+    /// Verifies what a client presents in a handshake, or recognises it.
+    pub(super) fn recognise(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Arc<Peer>, ChainError> {
         let key = fingerprint(leaf, intermediates);
-        if let Some(peer) = self
-            .chains
-            .get(&key)
-            .filter(|peer| peer.is_valid(self.clock.now()))
-        {
+        if let Some(peer) = self.known(&key) {
             self.cache_hits.inc();
             return Ok(peer);
         }
+        self.verify(key, leaf, intermediates)
+    }
+
+    /// Recognises whom a handshake, full or resumed, has left us with; verifies anew if the chain was forgotten.
+    pub(super) fn recognise_again(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Arc<Peer>, ChainError> {
+        let key = fingerprint(leaf, intermediates);
+        self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)
+    }
+
+    fn known(&self, key: &[u8; 32]) -> Option<Arc<Peer>> {
+        self.chains.get(key).filter(|peer| peer.is_valid(self.clock.now()))
+    }
+
+    fn verify(
+        &self,
+        key: [u8; 32],
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+    ) -> Result<Arc<Peer>, ChainError> {
         let chain = self.trust.verify(leaf, intermediates, self.clock.now())?;
         let peer = Arc::new(self.describe(chain));
         self.chains.insert(key, Arc::clone(&peer));
@@ -146,39 +159,11 @@ impl Peers {
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
         let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
         let headers = IdentityHeaders::new(&chain.leaf, identity.as_ref().ok());
-        let kind = identity
-            .as_ref()
-            .map_or("unknown", |identity| identity.kind.as_str());
+        let kind = identity.as_ref().map_or("unknown", |identity| identity.kind.as_str());
         let success = self.metrics.auth.with_label_values(&["success", kind]);
-        self.watch_expiry(&chain, identity.as_ref().ok());
-        Peer {
-            chain,
-            identity,
-            credential,
-            headers,
-            success,
-        }
-    }
-
-    fn watch_expiry(&self, chain: &VerifiedChain, identity: Option<&Identity>) {
-        use prometheus::core::Collector as _;
-        let known = self
-            .metrics
-            .cert_expiry_days
-            .collect()
-            .first()
-            .map_or(0, |family| family.get_metric().len());
-        if known >= MAX_CERTIFICATE_SERIES {
-            self.metrics.cert_expiry_days.reset();
-        }
-        let principal = identity.map_or("unknown", |identity| identity.principal.as_str());
-        #[expect(
-            clippy::cast_precision_loss,
-            reason = "milliseconds until an expiry fit a double's 53 bits"
-        )]
-        let days = (chain.not_after.millis() - self.clock.now().millis()) as f64 / MILLIS_A_DAY;
-        let labels = [principal, chain.leaf.serial.as_str()];
-        self.metrics.cert_expiry_days.with_label_values(&labels).set(days);
+        let principal = identity.as_ref().map_or("unknown", |identity| identity.principal.as_str());
+        self.metrics.expiries.note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
+        Peer { chain, identity, credential, headers, success }
     }
 }
 

@@ -15,10 +15,12 @@ use http::Version;
 use http::header;
 use http::uri::PathAndQuery;
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::Body;
 use super::Demand;
 use super::Refusal;
+use super::RequestId;
 use super::Route;
 use super::RouteConfig;
 use super::Timeouts;
@@ -26,10 +28,10 @@ use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
 use super::connection::Handler;
-use super::connection::RequestId;
 use super::headers;
 use super::route;
 use super::tunnel;
+use super::upstream::Lease;
 use super::upstream::Upstreams;
 use crate::identity::Binding;
 use crate::identity::Claim;
@@ -61,22 +63,14 @@ impl Gate {
             .iter()
             .map(|config| Route::new(config, Rc::new(Upstreams::new(&config.upstream, timeouts, open))))
             .collect();
-        let gate = Self {
-            routes: route::ordered(routes),
-            binding,
-            timeouts,
-            path_matters,
-        };
+        let gate = Self { routes: route::ordered(routes), binding, timeouts, path_matters };
         gate.sweep();
         gate
     }
 
     fn sweep(&self) {
-        let upstreams: Vec<Rc<Upstreams>> = self
-            .routes
-            .iter()
-            .map(|route| Rc::clone(&route.upstreams))
-            .collect();
+        let upstreams: Vec<Rc<Upstreams>> =
+            self.routes.iter().map(|route| Rc::clone(&route.upstreams)).collect();
         tokio::task::spawn_local(async move {
             let mut turns = tokio::time::interval(SWEEP);
             loop {
@@ -122,8 +116,11 @@ impl Handler for Gate {
             return Err(Refusal::Method);
         }
         let headers = request.headers();
-        if headers.contains_key(header::TRANSFER_ENCODING) && headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Refusal::Malformed("both Content-Length and Transfer-Encoding"));
+        // hyper has undone `chunked`, and lets it take the place of a length. Any coding before it would be lost.
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        let chunked = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
+            return Err(Refusal::Malformed("a transfer coding other than chunked"));
         }
         if headers.get_all(header::HOST).iter().nth(1).is_some() {
             return Err(Refusal::Malformed("more than one Host"));
@@ -156,47 +153,71 @@ impl Handler for Gate {
             (None, Demand::None) => return Ok(()),
         };
         let identity = peer.identity.as_ref().map_err(|e| Refusal::Identity(e.clone()))?;
-        self.binding
-            .judge(identity, self.claim(request))
-            .map_err(Refusal::Identity)
+        self.binding.judge(identity, self.claim(request)).map_err(Refusal::Identity)
     }
 
-    async fn serve(
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
+    fn serve(
         &self,
-        mut request: Request<Incoming>,
+        request: Request<Incoming>,
         id: RequestId,
         connection: &Rc<Connection>,
         route: Demanded,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
+        async move {
+            let (upgrade, request) = self.forwarded(request, id, connection)?;
+            let answered = route.upstreams.send(request).await;
+            let (response, lease) = answered.map_err(Refusal::of_upstream)?;
+            self.returned(response, lease, upgrade, connection)
+        }
+    }
+}
+
+impl Gate {
+    /// The request as the upstream gets it; and its client's side, if it asks to become a WebSocket.
+    fn forwarded(
+        &self,
+        mut request: Request<Incoming>,
+        id: RequestId,
+        connection: &Connection,
+    ) -> Result<(Option<OnUpgrade>, Request<RequestBody>), Refusal> {
         let upgrade = tunnel::wants_websocket(request.version(), request.headers());
-        let client = upgrade.then(|| hyper::upgrade::on(&mut request));
+        let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
-        // Who brings no certificate says nothing about who it is, not even in the claim's header.
         let claim = self.claim_header();
         headers::forward(&mut parts.headers, connection, id, claim);
+        // Who brings no certificate says nothing about who it is, not even in the claim's header.
         if let (None, Some(claim)) = (connection.peer(), claim) {
             parts.headers.remove(claim);
         }
-        if upgrade {
+        if upgrade.is_some() {
             tunnel::announce(&mut parts.headers);
         }
-        let body = RequestBody::new(incoming, connection.guard(), self.timeouts.body_idle);
-        let forwarded = route.upstreams.send(Request::from_parts(parts, body)).await;
-        let (mut response, lease) = forwarded.map_err(Refusal::of_upstream)?;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let Some(client) = client else {
-                return Err(Refusal::Malformed("an upgrade that nobody asked for"));
-            };
-            let upstream = hyper::upgrade::on(&mut response);
-            connection.tunnel(tunnel::run(client, upstream, lease, connection.guard()));
-            headers::end_hop(response.headers_mut());
-            tunnel::announce(response.headers_mut());
-            return Ok(response.map(|_| Body::Whole(None)));
+        let body =
+            RequestBody::new(incoming, connection.guard.clone(), self.timeouts.body_idle).without(claim);
+        Ok((upgrade, Request::from_parts(parts, body)))
+    }
+
+    /// The response as the client gets it.
+    fn returned(
+        &self,
+        mut response: Response<Incoming>,
+        lease: Lease,
+        upgrade: Option<OnUpgrade>,
+        connection: &Connection,
+    ) -> Result<Response<Body>, Refusal> {
+        headers::end_hop(response.headers_mut(), None);
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let limit = self.timeouts.body_idle;
+            let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+            return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
         }
-        headers::end_hop(response.headers_mut());
-        Ok(response
-            .map(|incoming| Body::Upstream(UpstreamBody::new(incoming, lease, self.timeouts.body_idle))))
+        let client = upgrade.ok_or(Refusal::Malformed("an upgrade that nobody asked for"))?;
+        let upstream = hyper::upgrade::on(&mut response);
+        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+        tunnel::announce(response.headers_mut());
+        Ok(response.map(|_| Body::Whole(None)))
     }
 }
 
@@ -210,15 +231,15 @@ pub struct Demanded {
 /// The request's target in origin form, its authority in `Host` (RFC 9112, section 3.2).
 fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
     if let Some(authority) = uri.authority() {
+        if authority.as_str().contains('@') {
+            return Err(Refusal::Malformed("user information in the authority"));
+        }
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
     } else if !headers.contains_key(header::HOST) {
         return Err(Refusal::Malformed("no Host"));
     }
-    let path = uri
-        .path_and_query()
-        .cloned()
-        .unwrap_or_else(|| PathAndQuery::from_static("/"));
+    let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
 }

@@ -47,9 +47,7 @@ fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> 
     let path = String::deserialize(deserializer)?;
     match path.starts_with('/') && !path.contains(['?', '#', '%']) && !path.contains("//") {
         true => Ok(path),
-        false => Err(D::Error::custom(format!(
-            "`{path}`: a path starts with `/` and is written plainly"
-        ))),
+        false => Err(D::Error::custom(format!("`{path}`: a path starts with `/` and is written plainly"))),
     }
 }
 
@@ -77,17 +75,11 @@ impl<U> Route<U> {
     pub fn new(config: &RouteConfig, upstreams: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
-        Self {
-            prefix,
-            demand: config.demand,
-            mtls_required,
-            upstreams,
-        }
+        Self { prefix, demand: config.demand, mtls_required, upstreams }
     }
 
     fn matches(&self, path: &str) -> bool {
-        path.strip_prefix(self.prefix.as_str())
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -110,12 +102,8 @@ mod tests {
     fn the_longest_path_wins_by_whole_segments() {
         let route = |path: &str| {
             let upstream = vec![Endpoint::parse("http://a").unwrap()];
-            let config = RouteConfig {
-                path: path.into(),
-                upstream,
-                demand: Demand::Mtls,
-                mtls_required: 401,
-            };
+            let config =
+                RouteConfig { path: path.into(), upstream, demand: Demand::Mtls, mtls_required: 401 };
             Route::new(&config, path.to_owned())
         };
         let routes = ordered(vec![route("/"), route("/api/"), route("/api/v1")]);

@@ -69,10 +69,7 @@ pub fn load_trust(config: &TlsConfig) -> Result<(Trust, Vec<ClientCa>), TlsError
         for der in certificates(file, "client_ca")? {
             let added = trust.add(&der, scope.clone());
             let certificate = added.map_err(|e| failure("client_ca", file, &e))?;
-            authorities.push(ClientCa {
-                file: file.clone(),
-                certificate,
-            });
+            authorities.push(ClientCa { file: file.clone(), certificate });
         }
     }
     if authorities.is_empty() {
@@ -90,10 +87,7 @@ pub fn server_config(config: &TlsConfig, peers: Arc<Peers>, clock: Clock) -> Res
     let key = PrivateKeyDer::from_pem_file(&config.key)
         .map_err(|e| failure("key", &config.key, &pem_reason(&e)))?;
     let provider = Arc::new(provider());
-    let verifier = Arc::new(Verifier {
-        peers,
-        provider: Arc::clone(&provider),
-    });
+    let verifier = Arc::new(Verifier { peers, provider: Arc::clone(&provider) });
     let mut tls = ServerConfig::builder_with_details(provider, Arc::new(Time(clock)))
         .with_safe_default_protocol_versions()
         .map_err(|e| failure("cert", &config.cert, &e))?
@@ -124,11 +118,7 @@ fn pem_reason(error: &pem::Error) -> String {
 }
 
 fn failure(key: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> TlsError {
-    TlsError {
-        key,
-        file: file.to_owned(),
-        reason: reason.to_string(),
-    }
+    TlsError { key, file: file.to_owned(), reason: reason.to_string() }
 }
 
 /// aws-lc with `TLS_AES_128_GCM_SHA256` first: 25 µs less a handshake than the 256-bit suite.
@@ -206,9 +196,7 @@ impl ClientCertVerifier for Verifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }
 

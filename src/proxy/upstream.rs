@@ -29,6 +29,8 @@ use tokio::time::timeout;
 use super::Timeouts;
 use super::body::RequestBody;
 use super::body::Sent;
+use super::socket::Tcp;
+use crate::session::Guard;
 
 /// Unused connections kept to one endpoint, by one thread.
 const MAX_IDLE: usize = 256;
@@ -50,14 +52,10 @@ impl Endpoint {
         }
         let authority = uri.authority().ok_or_else(|| format!("`{text}`: no host"))?;
         if uri.path() != "/" || uri.query().is_some() || authority.as_str().contains('@') {
-            return Err(format!(
-                "`{text}`: an upstream is `http://HOST:PORT`, without a path"
-            ));
+            return Err(format!("`{text}`: an upstream is `http://HOST:PORT`, without a path"));
         }
         let port = authority.port_u16().unwrap_or(80);
-        Ok(Self {
-            authority: format!("{}:{port}", authority.host()),
-        })
+        Ok(Self { authority: format!("{}:{port}", authority.host()) })
     }
 }
 
@@ -77,8 +75,8 @@ impl<'de> Deserialize<'de> for Endpoint {
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// It refused the connection.
-    #[error("{0}: {1}")]
-    Connect(String, std::io::Error),
+    #[error("{0}: cannot connect")]
+    Connect(String, #[source] std::io::Error),
     /// It did not take the connection in time.
     #[error("{0}: no connection in time")]
     ConnectTimeout(String),
@@ -86,8 +84,8 @@ pub enum UpstreamError {
     #[error("{0}: no answer in time")]
     AnswerTimeout(String),
     /// It broke off.
-    #[error("{0}: {1}")]
-    Broken(String, hyper::Error),
+    #[error("{0}: broke off")]
+    Broken(String, #[source] hyper::Error),
 }
 
 /// A connection in use. Given back, it serves another request; dropped, it is torn down, and with it whatever of the
@@ -95,6 +93,8 @@ pub enum UpstreamError {
 pub(super) struct Lease {
     kept: Option<Kept>,
     pool: Rc<Pool>,
+    /// Whether the request that it is in use for has been sent whole; absent if it has no body.
+    sent: Option<Sent>,
 }
 
 struct Kept {
@@ -104,10 +104,83 @@ struct Kept {
 }
 
 impl Lease {
-    pub(super) fn give_back(mut self) {
+    fn new(kept: Kept, pool: Rc<Pool>) -> Self {
+        Self { kept: Some(kept), pool, sent: None }
+    }
+
+    /// Whether its request has not been sent whole yet.
+    pub(super) fn is_sending(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| !sent.load(Ordering::Acquire))
+    }
+
+    /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    pub(super) fn answered(mut self, guard: Option<Guard>) {
+        let Some(guard) = guard.filter(|_| self.is_sending()) else {
+            return self.give_back();
+        };
+        spawn_local(async move {
+            let free = async {
+                if let Some(kept) = &mut self.kept {
+                    // Ready for another request, or never again: the pool finds out which.
+                    let _ = kept.sender.ready().await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = guard.killed() => drop(self),
+                () = free => self.give_back(),
+            }
+        });
+    }
+
+    fn give_back(mut self) {
         if let Some(mut kept) = self.kept.take() {
             kept.unused_since = Instant::now();
             self.pool.keep(kept);
+        }
+    }
+}
+
+/// A request that got no answer.
+struct Failed {
+    /// The request itself, if nothing of it was sent.
+    unsent: Option<Box<Request<RequestBody>>>,
+    error: UpstreamError,
+}
+
+impl Lease {
+    /// Sends a request and waits for the header of its answer; the time counts from when all of it is sent.
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
+    fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+        sent: Option<Sent>,
+        limit: Duration,
+    ) -> impl Future<Output = Result<Response<Incoming>, Failed>> {
+        async move {
+            let name = || self.pool.endpoint.to_string();
+            let Some(kept) = &mut self.kept else {
+                return Err(Failed { unsent: None, error: UpstreamError::ConnectTimeout(name()) });
+            };
+            let mut answer = std::pin::pin!(kept.sender.try_send_request(request));
+            loop {
+                let counts = sent.as_ref().is_none_or(|sent| sent.load(Ordering::Acquire));
+                match timeout(limit, answer.as_mut()).await {
+                    Ok(Ok(response)) => return Ok(response),
+                    Ok(Err(mut error)) => {
+                        let unsent = error.take_message().map(Box::new);
+                        return Err(Failed {
+                            unsent,
+                            error: UpstreamError::Broken(name(), error.into_error()),
+                        });
+                    }
+                    Err(_) if counts => {
+                        return Err(Failed { unsent: None, error: UpstreamError::AnswerTimeout(name()) });
+                    }
+                    Err(_) => {}
+                }
+            }
         }
     }
 }
@@ -165,10 +238,8 @@ impl Pool {
             Ok(Err(e)) => return Err(UpstreamError::Connect(name(), e)),
             Ok(Ok(stream)) => stream,
         };
-        stream
-            .set_nodelay(true)
-            .map_err(|e| UpstreamError::Connect(name(), e))?;
-        let shaken = http1::handshake(TokioIo::new(stream)).await;
+        stream.set_nodelay(true).map_err(|e| UpstreamError::Connect(name(), e))?;
+        let shaken = http1::handshake(TokioIo::new(Tcp(stream))).await;
         let (mut sender, connection) = shaken.map_err(|e| UpstreamError::Broken(name(), e))?;
         let open = Open::new(&self.open);
         let task = spawn_local(async move {
@@ -176,15 +247,8 @@ impl Pool {
             let _ = connection.with_upgrades().await;
             drop(open);
         });
-        sender
-            .ready()
-            .await
-            .map_err(|e| UpstreamError::Broken(name(), e))?;
-        Ok(Kept {
-            sender,
-            task: task.abort_handle(),
-            unused_since: Instant::now(),
-        })
+        sender.ready().await.map_err(|e| UpstreamError::Broken(name(), e))?;
+        Ok(Kept { sender, task: task.abort_handle(), unused_since: Instant::now() })
     }
 }
 
@@ -215,56 +279,37 @@ impl Upstreams {
     pub(super) fn new(endpoints: &[Endpoint], timeouts: Timeouts, open: &IntGauge) -> Self {
         let pool = |endpoint: &Endpoint| {
             let (endpoint, open) = (endpoint.clone(), open.clone());
-            Rc::new(Pool {
-                endpoint,
-                idle: RefCell::default(),
-                timeouts,
-                open,
-            })
+            Rc::new(Pool { endpoint, idle: RefCell::default(), timeouts, open })
         };
-        Self {
-            pools: endpoints.iter().map(pool).collect(),
-            next: Cell::new(0),
-            timeouts,
-        }
+        Self { pools: endpoints.iter().map(pool).collect(), next: Cell::new(0), timeouts }
     }
 
     /// Sends a request, and returns the answer's header with the connection that its body will come over.
     ///
     /// Sent twice only where it is provably unsent, or a kept connection that had been unused for a while broke off
     /// under a request that is idempotent and has no body.
-    pub(super) async fn send(
+    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
+    pub(super) fn send(
         &self,
         mut request: Request<RequestBody>,
-    ) -> Result<(Response<Incoming>, Lease), UpstreamError> {
-        let (mut lease, mut age) = self.lease().await?;
-        loop {
-            let spare = age.filter(|age| *age > DOUBTFUL).and_then(|_| copy(&request));
-            let sent = request.body().sent();
-            let name = lease.pool.endpoint.to_string();
-            let Some(kept) = &mut lease.kept else {
-                return Err(UpstreamError::ConnectTimeout(name));
-            };
-            let answer = answered(
-                kept.sender.try_send_request(request),
-                &sent,
-                self.timeouts.upstream_answer,
-            )
-            .await;
-            let mut error = match answer {
-                None => return Err(UpstreamError::AnswerTimeout(name)),
-                Some(Ok(response)) => return Ok((response, lease)),
-                Some(Err(error)) => error,
-            };
-            let again = error.take_message().or(spare).filter(|_| age.is_some());
-            request = match again {
-                Some(again) => again,
-                None => return Err(UpstreamError::Broken(name, error.into_error())),
-            };
-            let pool = Rc::clone(&lease.pool);
-            drop(lease);
-            let kept = Some(pool.connect().await?);
-            (lease, age) = (Lease { kept, pool }, None);
+    ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>> {
+        async move {
+            let (mut lease, mut age) = self.lease().await?;
+            loop {
+                let spare = age.filter(|age| *age > DOUBTFUL).and_then(|_| copy(&request)).map(Box::new);
+                let sent = request.body().sent();
+                lease.sent.clone_from(&sent);
+                let failed = match lease.exchange(request, sent, self.timeouts.upstream_answer).await {
+                    Ok(response) => return Ok((response, lease)),
+                    Err(failed) => failed,
+                };
+                let again = failed.unsent.or(spare).filter(|_| age.is_some());
+                request = *again.ok_or(failed.error)?;
+                let pool = Rc::clone(&lease.pool);
+                drop(lease);
+                let kept = Box::pin(pool.connect()).await?;
+                (lease, age) = (Lease::new(kept, pool), None);
+            }
         }
     }
 
@@ -293,24 +338,10 @@ impl Upstreams {
             };
             if let Some(kept) = pool.take() {
                 let age = kept.unused_since.elapsed();
-                return Ok((
-                    Lease {
-                        kept: Some(kept),
-                        pool: Rc::clone(pool),
-                    },
-                    Some(age),
-                ));
+                return Ok((Lease::new(kept, Rc::clone(pool)), Some(age)));
             }
-            match pool.connect().await {
-                Ok(kept) => {
-                    return Ok((
-                        Lease {
-                            kept: Some(kept),
-                            pool: Rc::clone(pool),
-                        },
-                        None,
-                    ));
-                }
+            match Box::pin(pool.connect()).await {
+                Ok(kept) => return Ok((Lease::new(kept, Rc::clone(pool)), None)),
                 Err(e) => failure = Some(e),
             }
         }
@@ -318,22 +349,9 @@ impl Upstreams {
     }
 }
 
-/// Waits for an answer; the time starts to count when the request has been sent whole. `None` if it ran out.
-async fn answered<T>(answer: impl Future<Output = T>, sent: &Sent, limit: Duration) -> Option<T> {
-    let mut answer = std::pin::pin!(answer);
-    loop {
-        let counts = sent.load(Ordering::Acquire);
-        match timeout(limit, answer.as_mut()).await {
-            Ok(answer) => return Some(answer),
-            Err(_) if counts => return None,
-            Err(_) => {}
-        }
-    }
-}
-
 fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
     let idempotent = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-    if !idempotent || !request.body().sent().load(Ordering::Acquire) {
+    if !idempotent || request.body().sent().is_some() {
         return None;
     }
     let mut copy = Request::new(RequestBody::empty());
@@ -352,15 +370,8 @@ mod tests {
         let read = |text: &str| Endpoint::parse(text).map(|endpoint| endpoint.to_string());
         assert_eq!(read("http://127.0.0.1:9000"), Ok("http://127.0.0.1:9000".into()));
         assert_eq!(read("http://app/"), Ok("http://app:80".into()));
-        for bad in [
-            "",
-            "app:80",
-            "https://app",
-            "http://",
-            "http://app/path",
-            "http://app?q",
-            "http://u@app",
-        ] {
+        for bad in ["", "app:80", "https://app", "http://", "http://app/path", "http://app?q", "http://u@app"]
+        {
             assert!(read(bad).is_err(), "{bad}");
         }
     }

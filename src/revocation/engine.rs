@@ -10,6 +10,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
+use std::time::Instant;
 
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
@@ -75,6 +76,8 @@ pub struct Outcome {
     pub sessions_ended: usize,
     /// How many of those had not let go after a second. They serve nothing any more.
     pub sessions_pending: usize,
+    /// How long it took, from being taken in, until it was enforced everywhere in this process.
+    pub enforced_after: Duration,
     /// Whether it is on disk. It is in effect either way.
     pub durable: Result<(), JournalError>,
 }
@@ -114,13 +117,10 @@ impl Engine {
     ) -> Result<Self, Error> {
         Journal::on(storage)
             .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open {
-                path: JOURNAL.into(),
-                error,
-            })
+            .map_err(|error| Error::Open { path: JOURNAL.into(), error })
     }
 
-    /// An engine that forgets everything with the process. For tests and benches.
+    /// An engine that forgets everything with the process. For dry runs, tests and benches.
     #[doc(hidden)]
     pub fn in_memory(config: &Config, clock: Clock) -> Result<Self, Error> {
         Self::on_storage(|| Ok(InMemoryBackend::new()), config, clock)
@@ -148,10 +148,7 @@ impl Engine {
 
     /// A session begins: **register, then check.**
     pub fn admit(&self, credential: Arc<Credential>, peer: SocketAddr) -> Result<Guard, Denial> {
-        protocol::admit(
-            || self.sessions.register(credential, peer),
-            |guard| self.check(guard.session()),
-        )
+        protocol::admit(|| self.sessions.register(credential, peer), |guard| self.check(guard.session()))
     }
 
     /// A request begins: held against the set only if the set has moved since this session was last held against it.
@@ -172,12 +169,8 @@ impl Engine {
             let suspended = credential.issued_at < entry.suspended_before;
             (revoked || suspended).then_some((fingerprint, !revoked))
         };
-        let hit = self
-            .set
-            .probe(credential.own.iter().chain(&credential.mass), denied);
-        hit.map_or(Ok(()), |(fingerprint, suspended)| {
-            Err(self.explain(fingerprint, suspended))
-        })
+        let hit = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
+        hit.map_or(Ok(()), |(fingerprint, suspended)| Err(self.explain(fingerprint, suspended)))
     }
 
     /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
@@ -232,10 +225,7 @@ impl Engine {
 
     /// How many targets are revoked or suspended.
     pub fn entries(&self) -> usize {
-        self.targets()
-            .values()
-            .filter(|(_, registers)| registers.entry().is_some())
-            .count()
+        self.targets().values().filter(|(_, registers)| registers.entry().is_some()).count()
     }
 
     /// Whether everything in effect is on disk.
@@ -244,6 +234,7 @@ impl Engine {
     }
 
     async fn revoke(&self, event: Event) -> Outcome {
+        let started = Instant::now();
         let fingerprint = self.fingerprinter.target(&event.target);
         let published = Cell::new(None);
         let killed = protocol::revoke(
@@ -252,24 +243,16 @@ impl Engine {
         );
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
+        let enforced_after = started.elapsed();
         let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.len());
         let durable = self.journal.append(event).await;
-        Outcome {
-            id,
-            at,
-            generation,
-            sessions_ended,
-            sessions_pending,
-            durable,
-        }
+        Outcome { id, at, generation, sessions_ended, sessions_pending, enforced_after, durable }
     }
 
     async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
-        let revoked = self
-            .targets()
-            .get(&fingerprint)
-            .is_some_and(|(_, registers)| registers.is_revoked());
+        let started = Instant::now();
+        let revoked = self.targets().get(&fingerprint).is_some_and(|(_, registers)| registers.is_revoked());
         if revoked && !event.force {
             return Err(Error::Revoked(event.target));
         }
@@ -282,6 +265,7 @@ impl Engine {
             generation,
             sessions_ended: 0,
             sessions_pending: 0,
+            enforced_after: started.elapsed(),
             durable: Ok(()),
         })
     }
@@ -289,9 +273,8 @@ impl Engine {
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
     fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Option<Entry> {
         let mut targets = self.targets();
-        let (_, registers) = targets
-            .entry(fingerprint)
-            .or_insert_with(|| (event.target.clone(), Registers::default()));
+        let (_, registers) =
+            targets.entry(fingerprint).or_insert_with(|| (event.target.clone(), Registers::default()));
         let old = registers.entry();
         registers.merge(event);
         let entry = registers.entry();
@@ -304,17 +287,13 @@ impl Engine {
 
     fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions
-            .kill(fingerprint, event.target.level().is_mass(), |credential| {
-                let entry = published?;
-                let revoked = credential.issued_at < entry.revoked_before;
-                let suspended = credential.issued_at < entry.suspended_before;
-                let code = code(event.target.level(), !revoked);
-                (revoked || suspended).then(|| Cause {
-                    code,
-                    reason: reason.clone(),
-                })
-            })
+        self.sessions.kill(fingerprint, event.target.level().is_mass(), |credential| {
+            let entry = published?;
+            let revoked = credential.issued_at < entry.revoked_before;
+            let suspended = credential.issued_at < entry.suspended_before;
+            let code = code(event.target.level(), !revoked);
+            (revoked || suspended).then(|| Cause { code, reason: reason.clone() })
+        })
     }
 
     fn load(&self, contents: Vec<(Target, Registers)>) {
@@ -346,11 +325,7 @@ impl Engine {
         let found = targets.get(&fingerprint);
         let standing = found.and_then(|(_, r)| if suspended { r.suspension() } else { r.revocation() });
         let level = found.map_or(Level::Certificate, |(target, _)| target.level());
-        Denial {
-            level,
-            suspended,
-            reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default(),
-        }
+        Denial { level, suspended, reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default() }
     }
 
     fn targets(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Target, Registers)>> {

@@ -3,6 +3,7 @@
 //! SipHash-1-3-128 under a random key of this process, over the level and the length-prefixed parts of the target. A
 //! false match can only deny, and nobody outside can look for one.
 
+use std::collections::HashSet;
 use std::hash::Hasher as _;
 
 use aws_lc_rs::rand;
@@ -60,26 +61,15 @@ impl Fingerprinter {
                 .chain(identity.agent.as_deref())
                 .chain(identity.dns.iter().map(|name| name.as_str()));
             own.extend(names.map(|name| self.parts(Level::Principal, "", &canonical_principal(name))));
-            own.extend(
-                identity
-                    .task
-                    .as_deref()
-                    .map(|task| self.parts(Level::Task, "", task)),
-            );
+            own.extend(identity.task.as_deref().map(|task| self.parts(Level::Task, "", task)));
             mass.extend(
-                identity
-                    .trust_domain
-                    .as_deref()
-                    .map(|name| self.parts(Level::TrustDomain, "", name)),
+                identity.trust_domain.as_deref().map(|name| self.parts(Level::TrustDomain, "", name)),
             );
         }
-        own.sort_unstable();
-        own.dedup();
-        Credential {
-            own,
-            mass,
-            issued_at: chain.leaf.not_before.secs(),
-        }
+        // Once each, narrowest level first: where several are revoked, the answer always names the same one.
+        let mut known = HashSet::new();
+        own.retain(|fingerprint| known.insert(*fingerprint));
+        Credential { own, mass, issued_at: chain.leaf.not_before.secs() }
     }
 
     fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
@@ -106,9 +96,7 @@ mod tests {
             print(Level::Certificate, "aa", "bb"),
             print(Level::Certificate, "aabb", ""),
             print(Level::Key, "", "aabb"),
-            Fingerprinter::random()
-                .unwrap()
-                .parts(Level::Certificate, "", "aabb"),
+            Fingerprinter::random().unwrap().parts(Level::Certificate, "", "aabb"),
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|b| a != b));

@@ -7,6 +7,7 @@
 //! One thread owns the file; all events that wait when it turns to them share one commit (one fsync).
 //! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::panic::AssertUnwindSafe;
@@ -16,9 +17,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc;
-use std::sync::mpsc::RecvTimeoutError;
-use std::sync::mpsc::SyncSender;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -31,7 +29,10 @@ use redb::TableDefinition;
 use redb::TableError;
 use serde::Deserialize;
 use serde::Serialize;
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::Action;
 use super::Event;
@@ -43,12 +44,14 @@ use crate::clock::Timestamp;
 const FORMAT: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TARGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("targets");
-/// Events that may wait for the thread.
+/// Events that may wait for the thread; more wait with their callers.
 const QUEUE: usize = 16_384;
 /// Events that share a commit, at most.
 const BATCH: usize = 4096;
 /// How often a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How long a caller waits for a disk that neither writes nor fails.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is wrong with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -65,9 +68,9 @@ pub enum JournalError {
     /// The disk is full, read-only or failing.
     #[error("cannot write: {0}")]
     Write(String),
-    /// Too many events wait for a slow disk.
-    #[error("more than {QUEUE} events wait for the disk")]
-    Overrun,
+    /// The disk neither writes nor fails. What waits for it may still be written.
+    #[error("the disk has not answered for {} s", PATIENCE.as_secs())]
+    Hung,
     /// The journal was closed.
     #[error("the journal is closed")]
     Closed,
@@ -83,6 +86,12 @@ struct Row {
     registers: Registers,
 }
 
+impl Row {
+    fn blank(target: &Target) -> Self {
+        Self { target: target.clone(), registers: Registers::default() }
+    }
+}
+
 struct Append {
     event: Event,
     done: oneshot::Sender<Result<(), JournalError>>,
@@ -90,18 +99,14 @@ struct Append {
 
 enum Command {
     Append(Append),
-    Expire {
-        targets: Vec<Target>,
-        now: Timestamp,
-        skew: Duration,
-    },
+    Expire { targets: Vec<Target>, now: Timestamp, skew: Duration },
 }
 
 type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
 
 /// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
 pub struct Journal {
-    commands: Option<SyncSender<Command>>,
+    commands: Option<mpsc::Sender<Command>>,
     durable: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -126,9 +131,7 @@ impl Journal {
         Self::with(Box::new(move || {
             let backend = storage().map_err(write_error)?;
             let is_new = backend.len().map_err(write_error)? == 0;
-            let database = Database::builder()
-                .create_with_backend(backend)
-                .map_err(open_error)?;
+            let database = Database::builder().create_with_backend(backend).map_err(open_error)?;
             if is_new {
                 initialize(&database)?;
             }
@@ -147,27 +150,18 @@ impl Journal {
             JournalError::Damaged(what) => JournalError::Unreadable(what),
             e => e,
         })?;
-        let (commands, inbox) = mpsc::sync_channel(QUEUE);
+        let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
         let writer = Writer {
             database: Some(database),
             open,
-            unwritten: Vec::new(),
+            unwritten: BTreeMap::new(),
             durable: Arc::clone(&durable),
         };
-        let run = move || writer.run(&inbox);
-        let thread = std::thread::Builder::new()
-            .name("journal".into())
-            .spawn(run)
-            .map_err(write_error)?;
-        Ok((
-            Self {
-                commands: Some(commands),
-                durable,
-                thread: Some(thread),
-            },
-            contents,
-        ))
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(write_error)?;
+        let run = move || runtime.block_on(writer.run(inbox));
+        let thread = std::thread::Builder::new().name("journal".into()).spawn(run).map_err(write_error)?;
+        Ok((Self { commands: Some(commands), durable, thread: Some(thread) }, contents))
     }
 
     /// Whether the last commit reached the disk.
@@ -179,22 +173,24 @@ impl Journal {
     ///
     /// A revocation or suspension that could not be written is kept and tried again while the process lives.
     pub async fn append(&self, event: Event) -> Result<(), JournalError> {
+        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
         let (done, written) = oneshot::channel();
-        self.send(Command::Append(Append { event, done }))?;
-        written.await.unwrap_or(Err(JournalError::Closed))
+        let append = async {
+            let sent = commands.send(Command::Append(Append { event, done })).await;
+            sent.map_err(|_| JournalError::Closed)?;
+            written.await.unwrap_or(Err(JournalError::Closed))
+        };
+        timeout(PATIENCE, append).await.unwrap_or_else(|_| {
+            self.durable.store(false, Ordering::Release);
+            Err(JournalError::Hung)
+        })
     }
 
     /// Forgets what has lapsed of `targets`. Best effort: what stays is forgotten after the next start.
     pub(super) fn expire(&self, targets: Vec<Target>, now: Timestamp, skew: Duration) {
-        let _ = self.send(Command::Expire { targets, now, skew });
-    }
-
-    fn send(&self, command: Command) -> Result<(), JournalError> {
-        let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
-        commands.try_send(command).map_err(|e| match e {
-            mpsc::TrySendError::Full(_) => JournalError::Overrun,
-            mpsc::TrySendError::Disconnected(_) => JournalError::Closed,
-        })
+        if let Some(commands) = &self.commands {
+            let _ = commands.try_send(Command::Expire { targets, now, skew });
+        }
     }
 }
 
@@ -210,26 +206,22 @@ impl Drop for Journal {
 struct Writer {
     database: Option<Database>,
     open: Opener,
-    /// In effect, but not on disk.
-    unwritten: Vec<Event>,
+    /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
+    unwritten: BTreeMap<String, Row>,
     durable: Arc<AtomicBool>,
 }
 
 impl Writer {
-    fn run(mut self, inbox: &mpsc::Receiver<Command>) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
-            let first = match self.unwritten.is_empty() {
-                true => inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                false => inbox.recv_timeout(RETRY),
+            let mut batch = Vec::new();
+            let received = match self.unwritten.is_empty() {
+                true => Ok(inbox.recv_many(&mut batch, BATCH).await),
+                false => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
             };
-            let batch = match first {
-                Ok(first) => std::iter::once(first)
-                    .chain(inbox.try_iter())
-                    .take(BATCH)
-                    .collect(),
-                Err(RecvTimeoutError::Timeout) => Vec::new(),
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
+            if received == Ok(0) {
+                break;
+            }
             self.turn(batch);
         }
         if !self.unwritten.is_empty() {
@@ -260,7 +252,8 @@ impl Writer {
             };
             // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
             if result.is_err() && event.action != Action::Reinstate {
-                self.unwritten.push(event);
+                let unwritten = self.unwritten.entry(key(&event.target));
+                unwritten.or_insert_with(|| Row::blank(&event.target)).registers.merge(&event);
             }
             let _ = done.send(result.clone());
         }
@@ -274,19 +267,17 @@ impl Writer {
         let transaction = database.begin_write().map_err(write_error)?;
         {
             let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
-            for event in &self.unwritten {
-                merge(&mut targets, event)?;
+            for unwritten in self.unwritten.values() {
+                let mut row = load(&targets, &unwritten.target)?;
+                row.registers.absorb(unwritten.registers.clone());
+                store(&mut targets, &row)?;
             }
             // In the order of the engine's own steps: a suspension taken in after an older one has lapsed must not
             // meet it here, lose against it, and be forgotten with it.
             for command in batch {
                 match command {
                     Command::Append(append) => merge(&mut targets, &append.event)?,
-                    Command::Expire {
-                        targets: lapsed,
-                        now,
-                        skew,
-                    } => {
+                    Command::Expire { targets: lapsed, now, skew } => {
                         for target in lapsed {
                             let mut row = load(&targets, target)?;
                             row.registers.expire(*now, *skew);
@@ -307,9 +298,7 @@ fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, Journal
         let text = panic.downcast_ref::<String>().map(String::as_str);
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
         let line = text.and_then(|text| text.lines().next());
-        Err(JournalError::Damaged(
-            line.unwrap_or("no reason given").to_owned(),
-        ))
+        Err(JournalError::Damaged(line.unwrap_or("no reason given").to_owned()))
     })
 }
 
@@ -327,15 +316,7 @@ fn load(
     target: &Target,
 ) -> Result<Row, JournalError> {
     let found = targets.get(key(target).as_str()).map_err(write_error)?;
-    found.map_or_else(
-        || {
-            Ok(Row {
-                target: target.clone(),
-                registers: Registers::default(),
-            })
-        },
-        |row| parse(row.value()),
-    )
+    found.map_or_else(|| Ok(Row::blank(target)), |row| parse(row.value()))
 }
 
 fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) -> Result<(), JournalError> {
@@ -345,19 +326,12 @@ fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) 
         return Ok(());
     }
     let value = serde_json::to_vec(row).map_err(write_error)?;
-    targets
-        .insert(key.as_str(), value.as_slice())
-        .map_err(write_error)?;
+    targets.insert(key.as_str(), value.as_slice()).map_err(write_error)?;
     Ok(())
 }
 
 fn key(target: &Target) -> String {
-    format!(
-        "{}\0{}\0{}",
-        target.level(),
-        target.issuer().unwrap_or_default(),
-        target.name()
-    )
+    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
 }
 
 fn parse(value: &[u8]) -> Result<Row, JournalError> {
@@ -375,23 +349,14 @@ fn create(path: &Path) -> Result<(), JournalError> {
     initialize(&database)?;
     drop(database);
     std::fs::rename(&new, path).map_err(write_error)?;
-    let directory = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(write_error)
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(write_error)
 }
 
 /// Writes the tables of an empty journal.
 fn initialize(database: &Database) -> Result<(), JournalError> {
     let transaction = database.begin_write().map_err(write_error)?;
-    transaction
-        .open_table(META)
-        .map_err(write_error)?
-        .insert("format", FORMAT)
-        .map_err(write_error)?;
+    transaction.open_table(META).map_err(write_error)?.insert("format", FORMAT).map_err(write_error)?;
     transaction.open_table(TARGETS).map_err(write_error)?;
     transaction.commit().map_err(write_error)
 }
@@ -411,11 +376,7 @@ fn read(database: &Database) -> Result<Contents, JournalError> {
         TableError::TableDoesNotExist(_) => JournalError::Unreadable("a database, but not a journal".into()),
         e => unreadable(&e),
     })?;
-    match meta
-        .get("format")
-        .map_err(|e| unreadable(&e))?
-        .map(|format| format.value())
-    {
+    match meta.get("format").map_err(|e| unreadable(&e))?.map(|format| format.value()) {
         Some(FORMAT) => {}
         Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
         _ => return Err(JournalError::Unreadable("no format".into())),
@@ -451,25 +412,19 @@ mod tests {
     use super::*;
 
     fn writer() -> Writer {
-        let database = Database::builder()
-            .create_with_backend(InMemoryBackend::new())
-            .unwrap();
+        let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
         initialize(&database).unwrap();
         Writer {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
-            unwritten: Vec::new(),
+            unwritten: BTreeMap::new(),
             durable: Arc::new(AtomicBool::new(true)),
         }
     }
 
     fn suspension(id: &str, expires_at: Option<Timestamp>) -> Event {
         let target = Target::parse(Level::Principal, "a", None).unwrap();
-        Event {
-            id: id.into(),
-            expires_at,
-            ..Event::new(Action::Suspend, target, Timestamp::from_secs(5))
-        }
+        Event { id: id.into(), expires_at, ..Event::new(Action::Suspend, target, Timestamp::from_secs(5)) }
     }
 
     fn append(event: Event) -> Command {
@@ -482,11 +437,8 @@ mod tests {
         let mut writer = writer();
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
-        let expire = Command::Expire {
-            targets: vec![lapsed.target.clone()],
-            now: lapses,
-            skew: Duration::ZERO,
-        };
+        let expire =
+            Command::Expire { targets: vec![lapsed.target.clone()], now: lapses, skew: Duration::ZERO };
         // By its id "a" would lose against "b", which has lapsed before it came.
         writer.turn(vec![append(lapsed), expire, append(suspension("a", None))]);
         assert!(writer.durable.load(Ordering::Acquire));

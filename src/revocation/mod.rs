@@ -43,9 +43,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            skew: Duration::from_secs(60),
-        }
+        Self { skew: Duration::from_secs(60) }
     }
 }
 

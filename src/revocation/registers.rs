@@ -50,10 +50,7 @@ impl Standing {
     }
 
     fn bounds(&self) -> (i64, Timestamp) {
-        (
-            self.issued_before.unwrap_or(i64::MAX),
-            self.expires_at.unwrap_or(Timestamp::MAX),
-        )
+        (self.issued_before.unwrap_or(i64::MAX), self.expires_at.unwrap_or(Timestamp::MAX))
     }
 
     /// Whether `other` adds nothing to this: it is no later, no wider and lasts no longer.
@@ -102,12 +99,23 @@ impl Registers {
                 if event.force {
                     let stamp = (event.at, event.id.clone());
                     self.cleared = self.cleared.take().max(Some(stamp));
-                    self.revoked
-                        .retain(|standing| Some(&standing.stamp) > self.cleared.as_ref());
+                    self.revoked.retain(|standing| Some(&standing.stamp) > self.cleared.as_ref());
                 }
             }
         }
         *self != before
+    }
+
+    /// Merges the registers of the same target in: what all their events together would have left.
+    pub(super) fn absorb(&mut self, other: Self) {
+        if other.cleared > self.cleared {
+            self.cleared = other.cleared;
+            self.revoked.retain(|standing| Some(&standing.stamp) > self.cleared.as_ref());
+        }
+        other.revoked.into_iter().for_each(|standing| self.merge_revocation(standing));
+        if let Some((standing, suspended)) = other.suspension {
+            self.merge_suspension(standing, suspended);
+        }
     }
 
     /// Whether a revocation stands.
@@ -127,9 +135,7 @@ impl Registers {
 
     /// The suspension that stands.
     pub fn suspension(&self) -> Option<&Standing> {
-        self.suspension
-            .as_ref()
-            .and_then(|(standing, suspended)| suspended.then_some(standing))
+        self.suspension.as_ref().and_then(|(standing, suspended)| suspended.then_some(standing))
     }
 
     /// Forgets what has lapsed; says whether anything did.
@@ -137,10 +143,7 @@ impl Registers {
         let count = self.revoked.len();
         self.revoked.retain(|standing| !standing.lapsed(now, skew));
         let suspended = self.is_suspended();
-        if self
-            .suspension()
-            .is_some_and(|standing| standing.lapsed(now, skew))
-        {
+        if self.suspension().is_some_and(|standing| standing.lapsed(now, skew)) {
             self.suspension = None;
         }
         self.revoked.len() != count || self.is_suspended() != suspended
@@ -156,10 +159,8 @@ impl Registers {
         let before = |standing: &Standing| standing.bounds().0;
         let revoked_before = self.revoked.iter().map(before).max().unwrap_or(i64::MIN);
         let suspended_before = self.suspension().map_or(i64::MIN, before);
-        (revoked_before > i64::MIN || suspended_before > i64::MIN).then_some(Entry {
-            revoked_before,
-            suspended_before,
-        })
+        (revoked_before > i64::MIN || suspended_before > i64::MIN)
+            .then_some(Entry { revoked_before, suspended_before })
     }
 
     fn merge_revocation(&mut self, new: Standing) {
@@ -168,9 +169,7 @@ impl Registers {
             return;
         }
         self.revoked.retain(|standing| !new.covers(standing));
-        let at = self
-            .revoked
-            .partition_point(|standing| standing.stamp > new.stamp);
+        let at = self.revoked.partition_point(|standing| standing.stamp > new.stamp);
         self.revoked.insert(at, new);
         if self.revoked.len() > MAX_REVOCATIONS {
             self.widen();
@@ -180,20 +179,14 @@ impl Registers {
     /// Merges the two oldest revocations into one that covers both: denying too much, never too little.
     fn widen(&mut self) {
         if let (Some(oldest), Some(mut next)) = (self.revoked.pop(), self.revoked.pop()) {
-            next.issued_before = next
-                .issued_before
-                .and_then(|a| oldest.issued_before.map(|b| a.max(b)));
+            next.issued_before = next.issued_before.and_then(|a| oldest.issued_before.map(|b| a.max(b)));
             next.expires_at = next.expires_at.and_then(|a| oldest.expires_at.map(|b| a.max(b)));
             self.merge_revocation(next);
         }
     }
 
     fn merge_suspension(&mut self, new: Standing, suspended: bool) {
-        if self
-            .suspension
-            .as_ref()
-            .is_none_or(|(standing, _)| standing.stamp < new.stamp)
-        {
+        if self.suspension.as_ref().is_none_or(|(standing, _)| standing.stamp < new.stamp) {
             self.suspension = Some((new, suspended));
         }
     }
@@ -209,11 +202,7 @@ mod tests {
 
     fn event() -> impl Strategy<Value = Event> {
         let target = Target::parse(Level::Principal, "a", None).unwrap();
-        let action = prop_oneof![
-            Just(Action::Revoke),
-            Just(Action::Suspend),
-            Just(Action::Reinstate)
-        ];
+        let action = prop_oneof![Just(Action::Revoke), Just(Action::Suspend), Just(Action::Reinstate)];
         let bound = proptest::option::of(0..4_i64);
         (action, 0..4_i64, 0..3_u8, bound.clone(), bound, any::<bool>()).prop_map(
             move |(action, at, id, issued_before, expires_at, force)| Event {
@@ -229,12 +218,10 @@ mod tests {
     }
 
     fn merged<'a>(events: impl IntoIterator<Item = &'a Event>) -> Registers {
-        events
-            .into_iter()
-            .fold(Registers::default(), |mut registers, event| {
-                registers.merge(event);
-                registers
-            })
+        events.into_iter().fold(Registers::default(), |mut registers, event| {
+            registers.merge(event);
+            registers
+        })
     }
 
     proptest! {
@@ -246,6 +233,10 @@ mod tests {
             let one = merged(&events);
             prop_assert_eq!(&one, &merged(&shuffled));
             prop_assert_eq!(&one, &merged(events.iter().chain(&shuffled)));
+            let (head, tail) = shuffled.split_at(shuffled.len() / 2);
+            let mut halves = merged(head);
+            halves.absorb(merged(tail));
+            prop_assert_eq!(&one, &halves);
         }
 
         #[test]
@@ -261,20 +252,12 @@ mod tests {
     }
 
     fn at(action: Action, secs: i64) -> Event {
-        Event::new(
-            action,
-            Target::parse(Level::Principal, "a", None).unwrap(),
-            Timestamp::from_secs(secs),
-        )
+        Event::new(action, Target::parse(Level::Principal, "a", None).unwrap(), Timestamp::from_secs(secs))
     }
 
     #[test]
     fn a_plain_reinstatement_lifts_a_suspension_and_no_revocation() {
-        let registers = merged(&[
-            at(Action::Revoke, 1),
-            at(Action::Suspend, 2),
-            at(Action::Reinstate, 3),
-        ]);
+        let registers = merged(&[at(Action::Revoke, 1), at(Action::Suspend, 2), at(Action::Reinstate, 3)]);
         assert!(registers.is_revoked() && !registers.is_suspended());
         let late_suspension = merged(&[at(Action::Reinstate, 3), at(Action::Suspend, 2)]);
         assert!(!late_suspension.is_suspended());
@@ -282,10 +265,7 @@ mod tests {
 
     #[test]
     fn many_narrow_revocations_are_widened_never_dropped() {
-        let narrow = (0..40).map(|i| Event {
-            issued_before: Some(100 - i),
-            ..at(Action::Revoke, i)
-        });
+        let narrow = (0..40).map(|i| Event { issued_before: Some(100 - i), ..at(Action::Revoke, i) });
         let registers = merged(&narrow.collect::<Vec<_>>());
         assert!(registers.revoked.len() <= MAX_REVOCATIONS);
         assert_eq!(registers.entry().map(|entry| entry.revoked_before), Some(100));
@@ -293,10 +273,8 @@ mod tests {
 
     #[test]
     fn entries_lapse_with_what_they_hit_and_not_before() {
-        let mut registers = merged(&[Event {
-            expires_at: Some(Timestamp::from_secs(10)),
-            ..at(Action::Revoke, 1)
-        }]);
+        let mut registers =
+            merged(&[Event { expires_at: Some(Timestamp::from_secs(10)), ..at(Action::Revoke, 1) }]);
         let skew = Duration::from_secs(5);
         assert!(!registers.expire(Timestamp::from_secs(14), skew) && registers.is_revoked());
         assert!(registers.expire(Timestamp::from_secs(15), skew) && registers.is_blank());

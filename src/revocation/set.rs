@@ -60,10 +60,7 @@ impl Set {
 
     /// Replaces the whole set.
     pub(super) fn load(&self, entries: HashMap<Fingerprint, Entry>) {
-        self.current.store(Arc::new(Snapshot {
-            base: Arc::new(entries),
-            delta: HashMap::new(),
-        }));
+        self.current.store(Arc::new(Snapshot { base: Arc::new(entries), delta: HashMap::new() }));
         self.generation.fetch_add(1, Ordering::Release);
     }
 
@@ -73,15 +70,9 @@ impl Set {
         let mut delta = old.delta.clone();
         delta.insert(fingerprint, entry);
         let new = if delta.len() < MAX_DELTA {
-            Snapshot {
-                base: Arc::clone(&old.base),
-                delta,
-            }
+            Snapshot { base: Arc::clone(&old.base), delta }
         } else {
-            Snapshot {
-                base: Arc::new(folded(&old.base, &delta)),
-                delta: HashMap::new(),
-            }
+            Snapshot { base: Arc::new(folded(&old.base, &delta)), delta: HashMap::new() }
         };
         self.current.store(Arc::new(new));
         self.generation.fetch_add(1, Ordering::Release);
@@ -110,10 +101,8 @@ mod tests {
         for i in 0..5000_u64 {
             let fingerprint = Fingerprint(u128::from(i * 7919 % 2600));
             let gone = i % 3 == 0;
-            let entry = (!gone).then_some(Entry {
-                revoked_before: i.cast_signed(),
-                suspended_before: i64::MIN,
-            });
+            let entry =
+                (!gone).then_some(Entry { revoked_before: i.cast_signed(), suspended_before: i64::MIN });
             set.publish(fingerprint, entry);
             model.insert(fingerprint, entry);
             assert_eq!(set.generation(), i + 1);

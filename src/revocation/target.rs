@@ -128,28 +128,19 @@ impl Target {
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.level, self.name)?;
-        self.issuer
-            .iter()
-            .try_for_each(|issuer| write!(f, " of issuer {issuer}"))
+        self.issuer.iter().try_for_each(|issuer| write!(f, " of issuer {issuer}"))
     }
 }
 
 /// A principal's canonical name: a SPIFFE ID as it is, a DNS name in lower case, anything else verbatim.
 pub(super) fn canonical_principal(name: &str) -> String {
-    let dns = if name.contains('.') {
-        DnsName::parse(name)
-    } else {
-        None
-    };
+    let dns = if name.contains('.') { DnsName::parse(name) } else { None };
     dns.map_or_else(|| name.to_owned(), |dns| dns.to_string())
 }
 
 fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
-    let bad = |why: &str| TargetError::Name {
-        level,
-        name: name.chars().take(128).collect(),
-        why: why.to_owned(),
-    };
+    let bad =
+        |why: &str| TargetError::Name { level, name: name.chars().take(128).collect(), why: why.to_owned() };
     match level {
         Level::Certificate => Serial::parse(name)
             .map(|s| s.to_string())
@@ -159,9 +150,7 @@ fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
             if id.len() == 64 {
                 Ok(id)
             } else {
-                Err(bad(
-                    "a key is the SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits",
-                ))
+                Err(bad("a key is the SHA-256 of its SubjectPublicKeyInfo, 64 hexadecimal digits"))
             }
         }
         Level::Issuer => key_id(name),
@@ -176,13 +165,8 @@ fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
             if !matches!(level, Level::Principal | Level::Chain) {
                 return Ok(name.to_owned());
             }
-            if name
-                .get(..7)
-                .is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
-            {
-                return SpiffeId::parse(name)
-                    .map(|id| id.to_string())
-                    .map_err(|e| bad(&e.to_string()));
+            if name.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
+                return SpiffeId::parse(name).map(|id| id.to_string()).map_err(|e| bad(&e.to_string()));
             }
             Ok(canonical_principal(name))
         }
@@ -226,9 +210,7 @@ mod tests {
     use super::*;
 
     fn name(level: Level, name: &str) -> Option<String> {
-        Target::parse(level, name, None)
-            .ok()
-            .map(|target| target.name().to_owned())
+        Target::parse(level, name, None).ok().map(|target| target.name().to_owned())
     }
 
     #[test]
@@ -236,21 +218,12 @@ mod tests {
         assert_eq!(name(Level::Certificate, "00:0A:1b"), Some("0a1b".into()));
         assert_eq!(name(Level::Principal, "A.Lab.Test."), Some("a.lab.test".into()));
         assert_eq!(name(Level::Principal, "Agent-7"), Some("Agent-7".into()));
-        assert_eq!(
-            name(Level::Principal, "did:cdi:x:agent:01H"),
-            Some("did:cdi:x:agent:01H".into())
-        );
-        assert_eq!(
-            name(Level::Principal, "spiffe://td/a"),
-            Some("spiffe://td/a".into())
-        );
+        assert_eq!(name(Level::Principal, "did:cdi:x:agent:01H"), Some("did:cdi:x:agent:01H".into()));
+        assert_eq!(name(Level::Principal, "spiffe://td/a"), Some("spiffe://td/a".into()));
         assert_eq!(name(Level::Task, "T.1"), Some("T.1".into()));
         assert_eq!(name(Level::TrustDomain, "spiffe://td"), Some("td".into()));
         assert_eq!(name(Level::Issuer, "00:AB"), Some("00ab".into()));
-        assert_eq!(
-            name(Level::Key, &format!("sha256:{}", "AB".repeat(32))),
-            Some("ab".repeat(32))
-        );
+        assert_eq!(name(Level::Key, &format!("sha256:{}", "AB".repeat(32))), Some("ab".repeat(32)));
         assert_eq!("agent".parse(), Ok(Level::Principal));
     }
 

@@ -1,4 +1,4 @@
-//! A TLS client with a certificate: HTTP/1.1 and HTTP/2 over one connection, as a peer of the gate uses it.
+//! A TLS client with a certificate: HTTP/1.1, HTTP/2 and WebSockets, as a peer of the gate uses them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -6,11 +6,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::Request;
 use http::Response;
+use http::StatusCode;
+use http::header::CONNECTION;
+use http::header::SEC_WEBSOCKET_KEY;
+use http::header::SEC_WEBSOCKET_VERSION;
+use http::header::UPGRADE;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
+use hyper::client::conn::http2;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
@@ -20,9 +30,13 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 const CONNECT: Duration = Duration::from_secs(5);
 
@@ -78,10 +92,7 @@ pub fn config_from_files(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Clien
         None => None,
         Some((cert, key)) => {
             let chain = certificates(cert)?;
-            Some((
-                chain,
-                PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, &e))?,
-            ))
+            Some((chain, PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, &e))?))
         }
     };
     config(&certificates(ca)?, own).map_err(|e| failed(ca, &e))
@@ -101,12 +112,7 @@ pub async fn connect(
         Err(_) => return Err(unreachable(&"no answer in time")),
     };
     tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
-    match timeout(
-        CONNECT,
-        TlsConnector::from(Arc::clone(config)).connect(server, tcp),
-    )
-    .await
-    {
+    match timeout(CONNECT, TlsConnector::from(Arc::clone(config)).connect(server, tcp)).await {
         Ok(shaken) => shaken.map_err(|e| unreachable(&e)),
         Err(_) => Err(unreachable(&"no handshake in time")),
     }
@@ -119,25 +125,103 @@ pub async fn call(
     name: &str,
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, ClientError> {
-    let broken = |e: &dyn std::fmt::Display| ClientError::Broken(address.to_string(), e.to_string());
     let stream = connect(config, address, name).await?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|e| broken(&e))?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(|e| broken(&e))?;
+    Conversation::begin(stream).await?.send(request).await
+}
+
+/// A connection that carries one request after another, over the protocol that ALPN chose; HTTP/1.1 if it chose none.
+///
+/// Must be begun on a tokio runtime, which reads and writes on its behalf; dropping it closes the connection.
+pub struct Conversation {
+    sender: Sender,
+    peer: String,
+    drive: JoinSet<hyper::Result<()>>,
+}
+
+enum Sender {
+    Http1(http1::SendRequest<Full<Bytes>>),
+    Http2(http2::SendRequest<Full<Bytes>>),
+}
+
+/// The client's end of a WebSocket.
+pub type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
+
+impl Conversation {
+    /// Begins to talk HTTP over a connection.
+    pub async fn begin(stream: TlsStream<TcpStream>) -> Result<Self, ClientError> {
+        let peer = stream.get_ref().0.peer_addr();
+        let peer = peer.map_or_else(|_| "the server".to_owned(), |address| address.to_string());
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let broken = |e: hyper::Error| ClientError::Broken(peer.clone(), e.to_string());
+        let mut drive = JoinSet::new();
+        let sender = if http2 {
+            let (sender, connection) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(broken)?;
+            drive.spawn(connection);
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            drive.spawn(connection.with_upgrades());
+            Sender::Http1(sender)
+        };
+        Ok(Self { sender, peer, drive })
+    }
+
+    /// Sends one request, and waits for the whole answer.
+    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ClientError> {
+        let response = self.request(request).await?;
+        self.collect(response).await
+    }
+
+    /// Asks to go on as a WebSocket (RFC 6455, section 4.1). The answer, if it is no.
+    pub async fn upgrade(
+        mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Result<WebSocket, Response<Bytes>>, ClientError> {
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        let key = HeaderValue::try_from(generate_key());
+        headers.insert(SEC_WEBSOCKET_KEY, key.map_err(|e| self.broken(&e))?);
+        let response = self.request(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return self.collect(response).await.map(Err);
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.broken(&e))?;
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+        Ok(Ok(socket))
+    }
+
+    /// Waits until the connection has ended, by whomever.
+    pub async fn ended(&mut self) -> ClientError {
+        match self.drive.join_next().await {
+            Some(Ok(Err(error))) => self.broken(&error),
+            _ => self.broken(&"closed"),
+        }
+    }
+
+    async fn request(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+        let sent = match &mut self.sender {
+            Sender::Http1(sender) => match sender.ready().await {
+                Ok(()) => sender.send_request(request).await,
+                Err(error) => Err(error),
+            },
+            Sender::Http2(sender) => match sender.ready().await {
+                Ok(()) => sender.send_request(request).await,
+                Err(error) => Err(error),
+            },
+        };
+        sent.map_err(|e| self.broken(&e))
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Response<Bytes>, ClientError> {
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|e| broken(&e))?.to_bytes();
-        Ok(Response::from_parts(parts, body))
-    };
-    let drive = async {
-        // How it ended is seen by the exchange.
-        let _ = connection.await;
-        std::future::pending().await
-    };
-    tokio::select! {
-        biased;
-        answer = exchange => answer,
-        never = drive => never,
+        let body = body.collect().await.map_err(|e| self.broken(&e))?;
+        Ok(Response::from_parts(parts, body.to_bytes()))
+    }
+
+    fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {
+        ClientError::Broken(self.peer.clone(), reason.to_string())
     }
 }

@@ -3,6 +3,8 @@
 use std::io::IsTerminal as _;
 
 use serde::Deserialize;
+use tracing_appender::non_blocking::NonBlockingBuilder;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
@@ -19,21 +21,27 @@ pub enum Format {
     Plain,
 }
 
+/// Writes what is still in hand when it is dropped.
+#[must_use = "dropped, it takes the log with it"]
+pub struct Log {
+    _worker: WorkerGuard,
+}
+
 /// Starts logging to standard error; `PORTCULLIS_LOG` holds filter directives (default `info`).
-pub fn init(format: Format) {
+///
+/// Lines are written by a thread of their own: a reader of the log that hangs must not hang the gate. If it hangs for
+/// over a hundred thousand lines, further ones are lost.
+pub fn init(format: Format) -> Log {
     let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let terminal = std::io::stderr().is_terminal();
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(terminal);
+    let (writer, worker) = NonBlockingBuilder::default().thread_name("log").finish(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+    // Started twice, as by a test, the first one stays.
     let _ = match (format, terminal) {
-        (Format::Json, _) | (Format::Auto, false) => builder
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .finish()
-            .try_init(),
+        (Format::Json, _) | (Format::Auto, false) => {
+            builder.json().flatten_event(true).with_current_span(false).finish().try_init()
+        }
         _ => builder.with_target(false).finish().try_init(),
     };
+    Log { _worker: worker }
 }

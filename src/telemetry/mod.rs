@@ -3,10 +3,10 @@
 //! Names: `mtls_*` and `cert_*` are those that mTLS runbooks alert on; everything of our own is `portcullis_*`.
 
 mod endpoint;
+mod expiry;
 mod log;
 
 use prometheus::Encoder as _;
-use prometheus::Gauge;
 use prometheus::GaugeVec;
 use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
@@ -18,11 +18,10 @@ use prometheus::TextEncoder;
 
 pub use endpoint::Health;
 pub use endpoint::serve;
+pub use expiry::Expiries;
 pub use log::Format as LogFormat;
+pub use log::Log;
 pub use log::init as init_log;
-
-/// The series of `cert_expiry_days` at most: a million principals do not make a million series.
-pub const MAX_CERTIFICATE_SERIES: usize = 1000;
 
 /// Every metric of a process.
 #[derive(Clone)]
@@ -33,7 +32,7 @@ pub struct Metrics {
     /// `mtls_cache_hits{type="certificate"|"principal"}`.
     pub cache_hits: IntCounterVec,
     /// `cert_expiry_days{principal_id, serial}` of certificates seen.
-    pub cert_expiry_days: GaugeVec,
+    pub expiries: Expiries,
     /// `portcullis_refusals_total{code}`.
     pub refusals: IntCounterVec,
     /// `portcullis_handshakes_total{result="full"|"resumed"|"failed"}`.
@@ -55,81 +54,54 @@ pub struct Metrics {
     /// `portcullis_upstream_connections`: open to upstreams.
     pub upstream_connections: IntGauge,
     /// `portcullis_start_time_seconds`.
-    pub started: Gauge,
+    pub started: IntGauge,
 }
 
 impl Metrics {
     /// Fresh metrics, all registered.
     pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
-        let seconds = prometheus::exponential_buckets(0.000_1, 2.0, 20)?;
-        let enforced = "From a revocation's decision to its enforcement, by feed and stage.";
-        let enforced =
-            HistogramOpts::new("portcullis_revocation_enforced_seconds", enforced).buckets(seconds);
-        let counter = |name: &str, help: &str, labels: &[&str]| {
-            let counter = IntCounterVec::new(Opts::new(name, help), labels)?;
-            registry.register(Box::new(counter.clone()))?;
-            Ok::<_, prometheus::Error>(counter)
-        };
-        let gauge = |name: &str, help: &str| {
-            let gauge = IntGauge::new(name, help)?;
-            registry.register(Box::new(gauge.clone()))?;
-            Ok::<_, prometheus::Error>(gauge)
-        };
-        let expiry = Opts::new(
-            "cert_expiry_days",
-            "Days until a certificate that was seen expires.",
-        );
-        let metrics = Self {
-            auth: counter(
+        let maker = Maker(&registry);
+        Ok(Self {
+            auth: maker.counters(
                 "mtls_auth_total",
                 "Requests judged, by result.",
                 &["result", "principal_type"],
             )?,
-            cache_hits: counter(
+            cache_hits: maker.counters(
                 "mtls_cache_hits",
                 "Verified chains and identities used again.",
                 &["type"],
             )?,
-            cert_expiry_days: GaugeVec::new(expiry, &["principal_id", "serial"])?,
-            refusals: counter("portcullis_refusals_total", "Refusals, by code.", &["code"])?,
-            handshakes: counter(
+            expiries: Expiries::new(maker.expiry()?),
+            refusals: maker.counters("portcullis_refusals_total", "Refusals, by code.", &["code"])?,
+            handshakes: maker.counters(
                 "portcullis_handshakes_total",
                 "TLS handshakes, by result.",
                 &["result"],
             )?,
-            sessions: gauge("portcullis_sessions", "Live sessions.")?,
-            sessions_ended: counter(
+            sessions: maker.gauge("portcullis_sessions", "Live sessions.")?,
+            sessions_ended: maker.counters(
                 "portcullis_sessions_ended_total",
-                "Sessions that the gate ended.",
+                "Sessions that the gate ended, by cause.",
                 &["cause"],
             )?,
-            events: counter(
+            events: maker.counters(
                 "portcullis_revocation_events_total",
                 "Revocation events taken in.",
                 &["feed", "action", "level"],
             )?,
-            entries: gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
-            generation: gauge(
-                "portcullis_revocation_generation",
-                "Generation of the revocation set.",
-            )?,
-            enforced: HistogramVec::new(enforced, &["feed", "stage"])?,
-            durable: gauge(
-                "portcullis_journal_durable",
-                "1 while everything in effect is on disk.",
-            )?,
-            upstream_connections: gauge("portcullis_upstream_connections", "Open upstream connections.")?,
-            started: Gauge::new(
-                "portcullis_start_time_seconds",
-                "When the process started, Unix seconds.",
-            )?,
-            registry: registry.clone(),
-        };
-        registry.register(Box::new(metrics.cert_expiry_days.clone()))?;
-        registry.register(Box::new(metrics.enforced.clone()))?;
-        registry.register(Box::new(metrics.started.clone()))?;
-        Ok(metrics)
+            entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
+            generation: maker
+                .gauge("portcullis_revocation_generation", "Generation of the revocation set.")?,
+            enforced: maker.enforced()?,
+            durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
+            upstream_connections: maker
+                .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
+            started: maker
+                .gauge("portcullis_start_time_seconds", "When the process started, Unix seconds.")?,
+            registry,
+        })
     }
 
     /// All of them, in the text format of Prometheus.
@@ -138,5 +110,38 @@ impl Metrics {
         // Writing into memory cannot fail; a metric that cannot be encoded is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+/// Makes metrics and registers them.
+struct Maker<'a>(&'a Registry);
+
+impl Maker<'_> {
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+        let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(counters.clone()))?;
+        Ok(counters)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
+        let gauge = IntGauge::new(name, help)?;
+        self.0.register(Box::new(gauge.clone()))?;
+        Ok(gauge)
+    }
+
+    fn expiry(&self) -> Result<GaugeVec, prometheus::Error> {
+        let opts = Opts::new("cert_expiry_days", "Days until a certificate that was seen expires.");
+        let gauges = GaugeVec::new(opts, &["principal_id", "serial"])?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
+    fn enforced(&self) -> Result<HistogramVec, prometheus::Error> {
+        let help = "From a revocation's decision to its enforcement, by feed and stage.";
+        let buckets = prometheus::exponential_buckets(0.000_1, 2.0, 20)?;
+        let opts = HistogramOpts::new("portcullis_revocation_enforced_seconds", help).buckets(buckets);
+        let histograms = HistogramVec::new(opts, &["feed", "stage"])?;
+        self.0.register(Box::new(histograms.clone()))?;
+        Ok(histograms)
     }
 }

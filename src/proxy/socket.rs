@@ -1,0 +1,146 @@
+//! Sockets: plain TCP, and the client's, which keeps its session in the table for as long as it is open.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio::time::sleep;
+use tokio_rustls::server::TlsStream;
+
+use crate::session::Guard;
+
+/// How long a connection that was closed from this side is read from, so that its last answer arrives.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A TCP connection that sends one buffer with `send`: the kernel takes longer over a `writev` of one.
+pub(super) struct Tcp(pub(super) TcpStream);
+
+impl AsyncRead for Tcp {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let tcp = Pin::new(&mut self.get_mut().0);
+        match bufs {
+            [one] => tcp.poll_write(cx, one),
+            many => tcp.poll_write_vectored(cx, many),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+}
+
+/// The client's socket. Its fields go in this order: the socket is closed before its guard is given up.
+pub(super) struct Socket {
+    stream: TlsStream<Tcp>,
+    guard: Option<Guard>,
+    /// Since it was shut down for writing.
+    lingers: Option<Pin<Box<Sleep>>>,
+    /// It carries a tunnel, whose client may go on after the other side has ended.
+    tunnelled: Arc<AtomicBool>,
+}
+
+impl Socket {
+    /// A socket that keeps `guard`'s session in the table.
+    pub(super) fn new(stream: TlsStream<Tcp>, guard: Option<Guard>, tunnelled: Arc<AtomicBool>) -> Self {
+        Self { stream, guard, lingers: None, tunnelled }
+    }
+
+    /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
+    /// unread bytes is reset, and takes along what was written to it: the refusal of an upload, for one.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let lingers = self.lingers.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if lingers.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; 4096];
+        loop {
+            let mut rest = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(self.stream.get_mut().0).poll_read(cx, &mut rest));
+            if read.is_err() || rest.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
+            // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
+            let _ = SockRef::from(&self.stream.get_ref().0.0).set_linger(Some(Duration::ZERO));
+        }
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.lingers.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+        }
+        match this.tunnelled.load(Ordering::Relaxed) {
+            true => Poll::Ready(Ok(())),
+            false => this.poll_linger(cx).map(Ok),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}

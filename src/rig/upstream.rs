@@ -1,0 +1,205 @@
+//! A sample upstream: it says who it was told that the client is, echoes WebSockets, and writes down what it served.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::net::TcpListener as StdListener;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use bytes::Bytes;
+use futures_util::SinkExt as _;
+use futures_util::StreamExt as _;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::Request;
+use http::Response;
+use http::StatusCode;
+use http::header::CONNECTION;
+use http::header::CONTENT_TYPE;
+use http::header::SEC_WEBSOCKET_ACCEPT;
+use http::header::SEC_WEBSOCKET_KEY;
+use http::header::UPGRADE;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+
+/// Who the gate says is asking.
+const PRINCIPAL: &str = "x-portcullis-principal";
+
+/// A running sample upstream, on a thread of its own. Dropping it ends it.
+pub struct Upstream {
+    address: SocketAddr,
+    served: Served,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What was served, and when the answer to it was made: by principal and the last part of the path, or by the message
+/// of a WebSocket. Plain `None` once nobody is interested any more, so that it does not grow for ever.
+#[derive(Clone)]
+struct Served(Arc<Mutex<Option<Log>>>);
+
+type Log = HashMap<(String, String), Instant>;
+
+impl Upstream {
+    /// Starts one on loopback, on `port` or, if that is taken, on any free one.
+    pub fn start(port: u16) -> io::Result<Self> {
+        let usual = StdListener::bind((Ipv4Addr::LOCALHOST, port));
+        let listener = usual.or_else(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let served = Served(Arc::new(Mutex::new(Some(Log::new()))));
+        let (stop, stopped) = oneshot::channel();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let log = served.clone();
+        let thread = std::thread::Builder::new().name("upstream".into()).spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    _ = stopped => {}
+                    Err(error) = accept(listener, log) => tracing::error!(%error, "sample upstream"),
+                }
+            });
+        })?;
+        Ok(Self { address, served, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// When it served what to `principal`, by what was asked; from now on nothing is written down any more.
+    pub fn take_served(&self, principal: &str) -> HashMap<String, Instant> {
+        let log = self.served.lock().take().unwrap_or_default();
+        log.into_iter().filter(|((who, _), _)| who == principal).map(|((_, what), at)| (what, at)).collect()
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Served {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Log>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, principal: &str, what: &str) {
+        if let Some(log) = self.lock().as_mut() {
+            log.insert((principal.to_owned(), what.to_owned()), Instant::now());
+        }
+    }
+}
+
+async fn accept(listener: StdListener, served: Served) -> io::Result<Infallible> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let (socket, _) = accepted?;
+                connections.spawn(serve(socket, served.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve(socket: TcpStream, served: Served) {
+    // Without it a small answer may wait for an acknowledgement; nothing worse.
+    let _ = socket.set_nodelay(true);
+    // The WebSocket that a connection may become ends with it.
+    let sockets = Arc::new(Mutex::new(JoinSet::new()));
+    let service = service_fn(|request| {
+        let response = answer(request, &served, &sockets);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let http = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+    // The gate breaks off when a session is killed: that is what is to be seen here.
+    let _ = http.with_upgrades().await;
+    let mut sockets = std::mem::take(&mut *sockets.lock().unwrap_or_else(PoisonError::into_inner));
+    while sockets.join_next().await.is_some() {}
+}
+
+fn answer(
+    mut request: Request<Incoming>,
+    served: &Served,
+    sockets: &Mutex<JoinSet<()>>,
+) -> Response<Full<Bytes>> {
+    let principal = text(request.headers(), PRINCIPAL).unwrap_or("nobody").to_owned();
+    let path = request.uri().path();
+    served.note(&principal, path.trim_start_matches('/'));
+    let wants_websocket =
+        text(request.headers(), UPGRADE.as_str()).is_some_and(|to| to.eq_ignore_ascii_case("websocket"));
+    let key = request.headers().get(SEC_WEBSOCKET_KEY);
+    let Some(key) = key.filter(|_| wants_websocket) else {
+        let method = request.method();
+        let text = format!("sample upstream: {method} {path} by {principal}\n");
+        let mut response = Response::new(Full::from(text));
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(CONTENT_TYPE, plain);
+        return response;
+    };
+    let accept = derive_accept_key(key.as_bytes());
+    let upgrade = hyper::upgrade::on(&mut request);
+    let served = served.clone();
+    sockets.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
+        if let Ok(upgraded) = upgrade.await {
+            let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+            echo(socket, &served, &principal).await;
+        }
+    });
+    switch(&accept)
+}
+
+async fn echo(
+    mut socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>,
+    served: &Served,
+    principal: &str,
+) {
+    while let Some(Ok(message)) = socket.next().await {
+        if !message.is_text() && !message.is_binary() {
+            continue;
+        }
+        served.note(principal, message.to_text().unwrap_or_default());
+        if socket.send(message).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn switch(accept: &str) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(accept) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}

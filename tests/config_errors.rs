@@ -1,0 +1,105 @@
+//! What is wrong with a configuration is said with file, line, key and reason.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+
+use std::path::Path;
+
+use portcullis::config::Config;
+
+const GOOD: &str = r#"[gate]
+listen = "127.0.0.1:0"
+[gate.tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = ["ca.pem"]
+[identity]
+trust_domains = ["lab.test"]
+templates = ["spiffe://{trust_domain}/agent/{agent}"]
+claim = { header = "x-agent-id" }
+[[route]]
+upstream = ["http://127.0.0.1:9000"]
+[admin]
+listen = "127.0.0.1:0"
+allow = ["spiffe://lab.test/admin/ops"]
+[state]
+dir = "state"
+"#;
+
+/// What stands in the good one, what takes its place, and how the error begins.
+const MISTAKES: &[(&str, &str, &str)] = &[
+    ("[identity]", "[identity", "dir/gate.toml:7: "),
+    ("cert =", "crt =", "dir/gate.toml:4: gate.tls.crt: unknown field `crt`"),
+    ("cert = \"server.pem\"\n", "", "dir/gate.toml:3: gate.tls.cert: missing field `cert`"),
+    ("[state]\ndir = \"state\"\n", "", "dir/gate.toml: state: missing field `state`"),
+    (
+        "\"127.0.0.1:0\"\n[gate.tls]",
+        "\"here\"\n[gate.tls]",
+        "dir/gate.toml:2: gate.listen: invalid socket address",
+    ),
+    ("\"lab.test\"]", "\"Lab.test\"]", "dir/gate.toml:8: identity.trust_domains[0]: trust domain `Lab.test`"),
+    ("{agent}\"", "x{agent}\"", "dir/gate.toml:9: identity.templates[0]: template `"),
+    (
+        "{ header = \"x-agent-id\" }",
+        "{ header = \"a b\" }",
+        "dir/gate.toml:10: identity.claim: `a b` is not a header",
+    ),
+    ("{ header = \"x-agent-id\" }", "\"nothing\"", "dir/gate.toml:10: identity.claim: invalid value"),
+    ("http://127", "https://127", "dir/gate.toml:12: route[0].upstream[0]: `https://127.0.0.1:9000`"),
+    ("[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n", "", "dir/gate.toml: route: at least one"),
+    ("[\"http://127.0.0.1:9000\"]", "[]", "dir/gate.toml:12: route[0].upstream: names no upstream"),
+    ("[\"ca.pem\"]", "[]", "dir/gate.toml:6: gate.tls.client_ca: names no file"),
+    ("[\"ca.pem\"]", "[3]", "dir/gate.toml:6: gate.tls.client_ca[0]: expected a file name"),
+    (
+        "lab.test/admin",
+        "other.test/admin",
+        "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
+    ),
+    ("[admin]", "[admin]\nrole = 1", "dir/gate.toml:14: admin.role: unknown field `role`"),
+];
+
+fn error(text: &str, environment: &[(&str, &str)]) -> String {
+    let environment: Vec<(String, String)> =
+        environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    let loaded = Config::parse(Path::new("dir/gate.toml"), text.to_owned(), &environment);
+    loaded.err().map_or_else(|| "no error".into(), |e| e.to_string())
+}
+
+#[test]
+fn the_good_one_is_good() {
+    assert_eq!(error(GOOD, &[]), "no error");
+}
+
+#[test]
+fn every_mistake_is_named_with_its_place() {
+    let with = |old: &str, new: &str| {
+        assert!(GOOD.contains(old), "{old}");
+        error(&GOOD.replace(old, new), &[])
+    };
+    for (old, new, expected) in MISTAKES {
+        let actual = with(old, new);
+        assert!(actual.starts_with(expected), "{new}\n  expected {expected}\n  actual   {actual}");
+    }
+}
+
+#[test]
+fn the_environment_overrides_and_is_named_when_it_is_wrong() {
+    assert_eq!(
+        error(GOOD, &[("PORTCULLIS__GATE__LISTEN", "127.0.0.1:1"), ("PORTCULLIS__GATE__THREADS", "3")]),
+        "no error"
+    );
+    let named = "environment variable PORTCULLIS__GATE__THREADS: gate.threads: ";
+    assert!(error(GOOD, &[("PORTCULLIS__GATE__THREADS", "many")]).starts_with(named));
+    let unknown = "environment variable PORTCULLIS__GATE__TREADS: gate.treads: unknown field `treads`";
+    assert!(error(GOOD, &[("PORTCULLIS__GATE__TREADS", "3")]).starts_with(unknown));
+    let required = "environment variable SB_AGENT_MTLS_REQUIRED: route: `perhaps`: true or false";
+    assert_eq!(error(GOOD, &[("SB_AGENT_MTLS_REQUIRED", "perhaps")]), required);
+}
+
+#[test]
+fn the_bridge_settings_are_honoured() {
+    let environment = [("SB_AGENT_MTLS_CA_FILE", "bridge.pem"), ("SB_AGENT_MTLS_REQUIRED", "false")];
+    let environment = environment.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    let config = Config::parse(Path::new("dir/gate.toml"), GOOD.to_owned(), &environment).unwrap();
+    assert!(format!("{:?}", config.gate.tls.client_ca).contains("dir/bridge.pem"));
+    assert!(config.route.iter().all(|route| route.demand == portcullis::proxy::Demand::None));
+}

@@ -1,0 +1,335 @@
+//! The lab: a gate as users start it, from a configuration file, with a fresh authority, an upstream and clients.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use portcullis::app;
+use portcullis::app::Running;
+use portcullis::clock::Clock;
+use portcullis::config::Config;
+use rustls::SupportedProtocolVersion;
+use rustls::version::TLS12;
+use rustls::version::TLS13;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt as _;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::client::Answer;
+use crate::client::Client;
+use crate::client::H1;
+use crate::pki::Ca;
+use crate::pki::Cert;
+use crate::upstream::Upstream;
+use crate::upstream::full;
+
+/// Nothing that a test waits for takes longer, on a busy machine either.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Waits for what must come.
+#[track_caller]
+pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        match timeout(PATIENCE, future).await {
+            Ok(value) => value,
+            Err(_) => panic!("waited in vain at {caller}"),
+        }
+    }
+}
+
+/// What a lab's configuration says beyond the usual.
+pub(crate) struct Plan {
+    root: Ca,
+    threads: usize,
+    gate: String,
+    client_ca: String,
+    domains: String,
+    templates: String,
+    claim: String,
+    routes: Option<String>,
+    clock: Clock,
+    files: Vec<(String, String)>,
+}
+
+impl Plan {
+    /// One more line of `[gate]`.
+    pub(crate) fn gate(mut self, line: &str) -> Self {
+        writeln!(self.gate, "{line}").unwrap();
+        self
+    }
+
+    /// A gate of one thread: its requests share their connections to the upstream.
+    pub(crate) fn on_one_thread(mut self) -> Self {
+        self.threads = 1;
+        self
+    }
+
+    /// `identity.claim`, as TOML.
+    pub(crate) fn claim(mut self, claim: &str) -> Self {
+        claim.clone_into(&mut self.claim);
+        self
+    }
+
+    /// `identity.trust_domains`, as TOML.
+    pub(crate) fn domains(mut self, domains: &str) -> Self {
+        domains.clone_into(&mut self.domains);
+        self
+    }
+
+    /// `identity.templates`, as TOML.
+    pub(crate) fn templates(mut self, templates: &str) -> Self {
+        templates.clone_into(&mut self.templates);
+        self
+    }
+
+    /// The routes, as TOML; `UPSTREAM` stands for the lab's upstream.
+    pub(crate) fn routes(mut self, routes: &str) -> Self {
+        self.routes = Some(routes.to_owned());
+        self
+    }
+
+    /// `gate.tls.client_ca`, as TOML.
+    pub(crate) fn client_ca(mut self, client_ca: &str) -> Self {
+        client_ca.clone_into(&mut self.client_ca);
+        self
+    }
+
+    /// One more file beside the configuration.
+    pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
+        self.files.push((name.to_owned(), text.to_owned()));
+        self
+    }
+
+    pub(crate) fn clock(mut self, clock: &Clock) -> Self {
+        self.clock = clock.clone();
+        self
+    }
+
+    pub(crate) async fn start(mut self) -> Lab {
+        let upstream = Upstream::start().await;
+        let ops = Ca::root("operators");
+        let directory = tempfile::tempdir().unwrap();
+        let (server, key) = self.root.server();
+        let usual = [
+            ("ca.pem", self.root.pem()),
+            ("ops.pem", ops.pem()),
+            ("server.pem", &server),
+            ("server.key", &key),
+        ];
+        let usual = usual.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        for (name, text) in self.files.drain(..).chain(usual) {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        let mut lab = Lab {
+            text: self.text(upstream.address),
+            root: self.root,
+            ops,
+            upstream,
+            clock: self.clock,
+            running: None,
+            admin: None,
+            directory,
+        };
+        lab.start_gate();
+        lab
+    }
+
+    fn text(&self, upstream: SocketAddr) -> String {
+        let Self { threads, gate, client_ca, domains, templates, claim, .. } = self;
+        let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
+        let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
+        format!(
+            r#"[gate]
+listen = "127.0.0.1:0"
+threads = {threads}
+{gate}
+[gate.tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = {client_ca}
+[identity]
+trust_domains = {domains}
+templates = {templates}
+claim = {claim}
+{routes}
+[admin]
+listen = "127.0.0.1:0"
+allow = ["ops.admin.test", "second.admin.test"]
+[admin.tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = ["ops.pem"]
+[metrics]
+listen = "127.0.0.1:0"
+[state]
+dir = "state"
+"#
+        )
+    }
+}
+
+/// A running gate, and everything around it.
+pub(crate) struct Lab {
+    /// Vouches for agents, and for the gate.
+    pub(crate) root: Ca,
+    /// Vouches for administrators, who have no part in what is revoked below `root`.
+    pub(crate) ops: Ca,
+    pub(crate) upstream: Upstream,
+    clock: Clock,
+    text: String,
+    running: Option<Running>,
+    /// One connection for all changes, so that the number of sessions is that of the agents and one.
+    admin: Option<H1>,
+    directory: TempDir,
+}
+
+impl Lab {
+    /// The usual lab.
+    pub(crate) async fn start() -> Self {
+        Self::plan().start().await
+    }
+
+    /// A lab to be changed before it starts.
+    pub(crate) fn plan() -> Plan {
+        Plan {
+            root: Ca::root("lab"),
+            threads: 2,
+            gate: String::new(),
+            client_ca: r#"["ca.pem"]"#.into(),
+            domains: r#"["lab.test"]"#.into(),
+            templates: r#"["spiffe://{trust_domain}/agent/{agent}", "dns:{agent}.lab.test"]"#.into(),
+            claim: r#"{ header = "x-agent-id" }"#.into(),
+            routes: None,
+            clock: Clock::system(),
+            files: Vec::new(),
+        }
+    }
+
+    fn start_gate(&mut self) {
+        let file = self.directory.path().join("gate.toml");
+        let config = Config::parse(&file, self.text.clone(), &[]).unwrap();
+        self.running = Some(app::start(config, self.clock.clone()).unwrap());
+    }
+
+    /// Drains and ends the gate; returns how many connections were cut.
+    pub(crate) async fn stop(&mut self) -> usize {
+        self.admin = None;
+        let running = self.running.take().unwrap();
+        tokio::task::spawn_blocking(|| running.stop()).await.unwrap()
+    }
+
+    /// Starts it again on the same state, and on other ports.
+    pub(crate) async fn restart(&mut self) {
+        self.stop().await;
+        self.start_gate();
+    }
+
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.directory.path().join("state/audit.jsonl")
+    }
+
+    fn running(&self) -> &Running {
+        self.running.as_ref().unwrap()
+    }
+
+    pub(crate) fn gate(&self) -> SocketAddr {
+        self.running().gate
+    }
+
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        self.running().admin.unwrap()
+    }
+
+    /// A client that speaks TLS 1.3 and 1.2.
+    pub(crate) fn client(&self, cert: &Cert) -> Client {
+        self.client_of(Some(cert), &[&TLS13, &TLS12])
+    }
+
+    /// A client of one version, or without a certificate.
+    pub(crate) fn client_of(
+        &self,
+        cert: Option<&Cert>,
+        versions: &[&'static SupportedProtocolVersion],
+    ) -> Client {
+        Client::new(&self.root, cert, self.gate(), versions)
+    }
+
+    /// Live sessions, without that of the administrator's connection.
+    pub(crate) fn sessions(&self) -> usize {
+        self.running().engine().sessions().len() - usize::from(self.admin.is_some())
+    }
+
+    /// Waits until so many sessions are live.
+    pub(crate) async fn until_sessions(&self, count: usize) {
+        let reached = async {
+            while self.sessions() != count {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        if timeout(PATIENCE, reached).await.is_err() {
+            panic!("{} sessions, not {count}", self.sessions());
+        }
+    }
+
+    /// Waits until the audit holds a text.
+    pub(crate) async fn until_audited(&self, text: &str) {
+        let written = async {
+            while !std::fs::read_to_string(self.audit()).unwrap().contains(text) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, written).await.is_ok(), "{text} was never audited");
+    }
+
+    /// A client of the admin listener.
+    pub(crate) fn admin_client(&self, cert: Option<&Cert>) -> Client {
+        Client::new(&self.root, cert, self.admin_address(), &[&TLS13])
+    }
+
+    /// Sends a change over the administrator's connection.
+    pub(crate) async fn change(&mut self, change: Value) -> Answer {
+        if self.admin.is_none() {
+            let cert = self.ops.leaf().dns("ops.admin.test").issue();
+            self.admin = Some(self.admin_client(Some(&cert)).h1().await);
+        }
+        post(self.admin.as_mut().unwrap(), &change).await.unwrap()
+    }
+
+    /// Revokes, and returns how many sessions that ended. When this returns, `revoke` has.
+    pub(crate) async fn revoke(&mut self, level: &str, target: &str) -> u64 {
+        let change = json!({"action": "revoke", "level": level, "target": target, "reason": "leaked"});
+        self.applied(change).await
+    }
+
+    /// Applies a change that must be accepted; returns how many sessions it ended.
+    pub(crate) async fn applied(&mut self, change: Value) -> u64 {
+        let answer = self.change(change).await;
+        answer.assert_ok();
+        answer.json()["sessions_ended"].as_u64().unwrap()
+    }
+
+    /// What the plain listener says.
+    pub(crate) async fn plain(&self, path: &str) -> String {
+        let mut stream = within(TcpStream::connect(self.running().metrics.unwrap())).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        within(stream.read_to_string(&mut text)).await.unwrap();
+        text
+    }
+}
+
+/// Sends a change over any connection to the admin listener.
+pub(crate) async fn post(connection: &mut H1, change: &Value) -> hyper::Result<Answer> {
+    use http_body_util::BodyExt as _;
+    let request = connection.request("POST", "/v1/revocations").body(full(change.to_string())).unwrap();
+    let (parts, body) = connection.send(request).await?.into_parts();
+    let body = within(body.collect()).await?.to_bytes();
+    Ok(Answer { status: parts.status, headers: parts.headers, body })
+}

@@ -1,0 +1,28 @@
+//! Scenarios: each module is a promise to users, shown on real TLS and real sockets with a fresh authority.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod client;
+mod lab;
+mod pki;
+mod process;
+mod upstream;
+
+mod administrators_decide;
+mod bystanders_go_on;
+mod certificates_are_read_strictly;
+mod claims_are_bound;
+mod expiry_ends_sessions;
+mod framing_is_unambiguous;
+mod identity_headers_are_the_gates;
+mod levels_hit_their_own;
+mod messages_pass_unchanged;
+mod operators_see;
+mod refuses_to_start;
+mod resumption_is_checked;
+mod revoke_mid_request_body;
+mod revoke_mid_response_body;
+mod revoke_open_streams;
+mod revoke_websocket;
+mod revoke_while_idle;
+mod runs_and_drains;
+mod waiting_has_an_end;
