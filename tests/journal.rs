@@ -251,7 +251,8 @@ fn helper_stuck_in_sync() {
     assert_eq!(apply(&engine, event(Action::Revoke, "first", 1)).unwrap().durable, Ok(()));
     say("acknowledged first");
     disk.set(Mood::Stuck);
-    let _runtime = runtime().enter();
+    let runtime = runtime();
+    let _entered = runtime.enter();
     let mut applied = std::pin::pin!(engine.apply(event(Action::Revoke, "second", 2)));
     let polled = applied.as_mut().poll(&mut Context::from_waker(Waker::noop()));
     assert!(polled.is_pending() && denied(&engine, "second"));
