@@ -18,6 +18,10 @@ use http::Request;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use rustix::process::Resource;
+use rustix::process::Rlimit;
+use rustix::process::getrlimit;
+use rustix::process::setrlimit;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::runtime::Builder;
@@ -41,6 +45,7 @@ use crate::identity::Trust;
 use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Body;
+use crate::proxy::Bounds;
 use crate::proxy::Connection;
 use crate::proxy::Context;
 use crate::proxy::Gate;
@@ -59,6 +64,10 @@ use crate::telemetry;
 use crate::telemetry::Health;
 use crate::telemetry::Metrics;
 
+/// The admin listener's bounds.
+const ADMIN: Bounds = Bounds { connections: 128, drain: Duration::from_secs(5) };
+/// Where there is no limit.
+const MANY_DESCRIPTORS: usize = 1_000_000;
 /// How often lapsed entries are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -138,13 +147,22 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let state = config.state.dir.clone();
+    if Audit::tells_of_changes(&state) && !Engine::has_journal(&state) {
+        tracing::warn!(
+            state = %state.display(),
+            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
+        );
+    }
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
     let shared = Shared::new(config, clock, engine)?;
     let config = Arc::clone(&shared.config);
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let threads =
         config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
-    let listeners = bind("gate.listen", config.gate.listen, threads.unwrap_or(1))?;
+    let threads = threads.unwrap_or(1).max(1);
+    let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() * 2 / 5);
+    let bounds = Bounds { connections: (connections / threads).max(1), drain: config.gate.drain };
+    let listeners = bind("gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
@@ -156,7 +174,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     })?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
-        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, drain))
+        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
     tracing::info!(
@@ -237,14 +255,20 @@ impl Shared {
         })
     }
 
-    fn run_gate(self, secured: Secured, listener: StdListener, drain: watch::Receiver<bool>) -> usize {
+    fn run_gate(
+        self,
+        secured: Secured,
+        listener: StdListener,
+        bounds: Bounds,
+        drain: watch::Receiver<bool>,
+    ) -> usize {
         let gate = &self.config.gate;
         run_local(async {
             let binding = secured.peers.binding().clone();
             let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
             let context = self.context(secured, gate.mode, gate.disclose, handler);
             let listener = TcpListener::from_std(listener)?;
-            Ok(proxy::accept(listener, context, drain, gate.drain).await)
+            Ok(proxy::accept(listener, context, drain, bounds).await)
         })
         .unwrap_or_default()
     }
@@ -316,8 +340,7 @@ impl Operations {
                 Some((listener, secured, router)) => {
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     let context = shared.context(secured, Mode::Strict, Disclose::Reason, Admin(router));
-                    proxy::accept(TcpListener::from_std(listener)?, context, drain, Duration::from_secs(5))
-                        .await;
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
                 }
             }
             Ok(())
@@ -426,6 +449,17 @@ fn bind(key: &'static str, address: SocketAddr, count: usize) -> Result<Vec<StdL
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
     listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
+}
+
+/// Lets the process have as many file descriptors as it may; returns how many that is.
+fn raise_descriptors() -> usize {
+    let limits = getrlimit(Resource::Nofile);
+    let wanted = Rlimit { current: limits.maximum, maximum: limits.maximum };
+    let current = match setrlimit(Resource::Nofile, wanted) {
+        Ok(()) => limits.maximum,
+        Err(_) => limits.current,
+    };
+    current.and_then(|current| usize::try_from(current).ok()).unwrap_or(MANY_DESCRIPTORS)
 }
 
 fn shown(address: Option<SocketAddr>) -> String {

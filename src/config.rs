@@ -15,9 +15,11 @@ use toml::de::DeTable;
 use toml::de::DeValue;
 
 use crate::identity;
+use crate::identity::ClaimSource;
 use crate::identity::DnsName;
 use crate::identity::SpiffeId;
 use crate::proxy;
+use crate::proxy::ClientCaConfig;
 use crate::proxy::Demand;
 use crate::proxy::RouteConfig;
 use crate::proxy::TlsConfig;
@@ -25,6 +27,8 @@ use crate::revocation;
 use crate::telemetry::LogFormat;
 
 const OVERRIDE: &str = "PORTCULLIS__";
+/// HTTP/1.1 headers are read into a buffer of at least this size.
+const MIN_HEADER: usize = 8192;
 const CA_FILE: &str = "SB_AGENT_MTLS_CA_FILE";
 const REQUIRED: &str = "SB_AGENT_MTLS_REQUIRED";
 
@@ -235,10 +239,63 @@ impl Config {
         if self.identity.templates.is_empty() {
             return Err(self.error("identity.templates", "names no template: no agent id could be read"));
         }
+        self.check_numbers()?;
+        self.check_scopes(&self.gate.tls, "gate.tls")?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
     }
 
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let (waits, limits) = (&self.gate.timeouts, &self.gate.limits);
+        for (key, wait) in [
+            ("handshake", waits.handshake),
+            ("header", waits.header),
+            ("body_idle", waits.body_idle),
+            ("upstream_connect", waits.upstream_connect),
+            ("upstream_answer", waits.upstream_answer),
+        ] {
+            if wait.is_zero() {
+                return Err(
+                    self.error(&format!("gate.timeouts.{key}"), "zero: nothing could ever be done in time")
+                );
+            }
+        }
+        for (key, value, least) in [
+            ("header_bytes", limits.header_bytes, MIN_HEADER),
+            ("headers", limits.headers, 1),
+            ("streams", usize::try_from(limits.streams).unwrap_or(usize::MAX), 1),
+            ("connections", limits.connections.unwrap_or(1), 1),
+        ] {
+            if value < least {
+                return Err(self.error(&format!("gate.limits.{key}"), format!("at least {least}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// An authority may be narrowed to configured trust domains only; and a path names an agent by its bare id, which
+    /// says who it is only where one trust domain has agents.
+    fn check_scopes(&self, tls: &TlsConfig, key: &str) -> Result<(), ConfigError> {
+        let domains = &self.identity.trust_domains;
+        for (i, ca) in tls.client_ca.iter().enumerate() {
+            let ClientCaConfig::Scoped(scoped) = ca else { continue };
+            if let Some(unknown) = scoped.trust_domains.iter().find(|domain| !domains.contains(domain)) {
+                let reason = format!("`{unknown}` is not among identity.trust_domains");
+                return Err(self.error(&format!("{key}.client_ca[{i}].trust_domains"), reason));
+            }
+        }
+        match self.identity.claim {
+            ClaimSource::Path { .. } if domains.len() > 1 => Err(self.error(
+                "identity.claim",
+                "with several trust domains an agent id is not unique: claim the SPIFFE ID in a header",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn check_admin(&self, admin: &Admin) -> Result<(), ConfigError> {
+        if let Some(tls) = &admin.tls {
+            self.check_scopes(tls, "admin.tls")?;
+        }
         for (i, name) in admin.allow.iter().enumerate() {
             let key = format!("admin.allow[{i}]");
             if name.starts_with("spiffe:") {

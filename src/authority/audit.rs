@@ -98,6 +98,11 @@ impl Audit {
         Ok(Self { path, file: Arc::new(Mutex::new(file)) })
     }
 
+    /// Whether a state directory's audit has anything in it.
+    pub fn tells_of_changes(directory: &Path) -> bool {
+        std::fs::metadata(directory.join(FILE)).is_ok_and(|file| file.len() > 0)
+    }
+
     /// Writes a line, and returns once it is on disk.
     pub(super) async fn write(&self, line: Line) -> Result<(), AuditError> {
         let (file, path) = (Arc::clone(&self.file), self.path.clone());

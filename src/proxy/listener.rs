@@ -51,21 +51,30 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts and serves until `drain` says so; then lets the open connections end, within `patience`.
+/// How many connections a listener's socket has open at once, and how long they may take to end.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// More wait in the kernel until one of these ends.
+    pub connections: usize,
+    /// From the drain on.
+    pub drain: Duration,
+}
+
+/// Accepts and serves until `drain` says so; then lets the open connections end, within its bounds.
 ///
 /// Runs on a local runtime. Returns how many connections were cut.
 pub async fn accept<H: Handler>(
     listener: TcpListener,
     context: Rc<Context<H>>,
     mut drain: watch::Receiver<bool>,
-    patience: Duration,
+    bounds: Bounds,
 ) -> usize {
     let mut connections = JoinSet::new();
     let stop = drain.clone();
     loop {
         tokio::select! {
             _ = drain.wait_for(|drain| *drain) => break,
-            accepted = listener.accept() => match accepted {
+            accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
                 Ok((socket, address)) => {
                     connections.spawn_local(connection::serve(Rc::clone(&context), socket, address, stop.clone()));
                 }
@@ -83,7 +92,7 @@ pub async fn accept<H: Handler>(
             report(ended);
         }
     };
-    let _ = timeout(patience, all).await;
+    let _ = timeout(bounds.drain, all).await;
     connections.len()
 }
 

@@ -32,6 +32,7 @@ pub use connection::Connection;
 pub use connection::Context;
 pub use connection::Handler;
 pub use error::Refusal;
+pub use listener::Bounds;
 pub use listener::accept;
 pub use listener::bind;
 pub use peer::Peer;
@@ -159,10 +160,10 @@ pub struct Timeouts {
     /// For the TLS handshake, from the accepted socket on.
     #[serde(with = "humantime_serde")]
     pub handshake: Duration,
-    /// For a request's header; an idle connection is closed after it too.
+    /// For a request's header. An idle HTTP/1.1 connection is closed after it, an idle HTTP/2 one is pinged.
     #[serde(with = "humantime_serde")]
     pub header: Duration,
-    /// Without progress in a body, either way.
+    /// Without progress in a body, in either direction, at either end.
     #[serde(with = "humantime_serde")]
     pub body_idle: Duration,
     /// For a connection to an upstream.
@@ -195,14 +196,17 @@ impl Default for Timeouts {
 pub struct Limits {
     /// A request's header, bytes.
     pub header_bytes: usize,
-    /// Header fields of a request.
+    /// Header fields of an HTTP/1.1 request.
     pub headers: usize,
     /// Streams that one HTTP/2 connection may have open.
     pub streams: u32,
+    /// Connections open at once; default: two fifths of the file descriptors that the process may have, so that
+    /// upstreams, the admin listener and the journal always find some.
+    pub connections: Option<usize>,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 128, streams: 128 }
+        Self { header_bytes: 64 * 1024, headers: 128, streams: 128, connections: None }
     }
 }

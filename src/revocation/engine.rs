@@ -2,8 +2,10 @@
 
 use std::cell::Cell;
 use std::collections::HashMap;
+use std::fs::DirBuilder;
 use std::io;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -101,7 +103,10 @@ impl Engine {
     /// this returns.
     pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
         let path = directory.join(JOURNAL);
-        let opened = std::fs::create_dir_all(directory)
+        let opened = DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
             .map_err(|e| JournalError::Write(e.to_string()))
             .and_then(|()| Journal::open(&path));
         opened
@@ -146,6 +151,11 @@ impl Engine {
         };
         engine.load(contents);
         Ok(engine)
+    }
+
+    /// Whether a state directory has a journal.
+    pub fn has_journal(directory: &Path) -> bool {
+        directory.join(JOURNAL).exists()
     }
 
     /// A session begins: **register, then check.**

@@ -256,7 +256,11 @@ impl Writer {
         let result = caught(|| self.commit(&batch));
         if let Err(error) = &result {
             // An I/O error poisons the open database: the next turn opens it anew.
-            self.database = None;
+            let closed = self.database.take();
+            let _ = caught(|| {
+                drop(closed);
+                Ok(())
+            });
             tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
         } else {
             if !self.durable.load(Ordering::Acquire) {
@@ -318,8 +322,8 @@ fn lock(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
     rows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs what reads or writes the file: redb refuses most damage, and panics on some (an offset out of bounds, a
-/// page that was freed twice). That must neither end the process nor the thread, whose end nobody would be told.
+/// Runs what reads, writes or closes the file: redb refuses most damage, and panics on some (a page of no known type,
+/// a number of the wrong width). That must neither end the process nor the thread, whose end nobody would be told.
 fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
