@@ -84,6 +84,9 @@ async fn nonsense_changes_nothing() {
         json!({"action": "revoke", "level": "principal", "target": "a", "issued_before": "soon"}),
         json!({"action": "revoke", "level": "principal", "target": "a", "reason": "x".repeat(1025)}),
         json!({"action": "revoke", "level": "principal", "target": "a", "until": "never"}),
+        // Milliseconds for seconds: a time that could be written down and never read again.
+        json!({"action": "revoke", "level": "principal", "target": "a", "expires_at": 1_795_000_000_000_i64}),
+        json!({"action": "revoke", "level": "principal", "target": "a", "expires_at": 1_000_000_000}),
     ] {
         lab.change(bad).await.assert_refused(400, "bad_request");
     }

@@ -46,6 +46,42 @@ fn refused(status: u16, code: &str) -> (u16, String) {
     (status, code.to_owned())
 }
 
+/// Two trust domains may both have an agent `a`: then only the whole SPIFFE ID says which.
+#[tokio::test]
+async fn a_bare_id_is_no_claim_among_several_trust_domains() {
+    let lab = Lab::plan().domains(r#"["lab.test", "other.test"]"#).start().await;
+    for domain in ["lab.test", "other.test"] {
+        let id = format!("spiffe://{domain}/agent/a");
+        let client = lab.client(&lab.root.leaf().uri(&id).issue());
+        assert_eq!(both(&client, "/", &[("x-agent-id", "a")]).await, refused(403, "identity_mismatch"));
+        assert_eq!(both(&client, "/", &[("x-agent-id", &id)]).await, refused(200, ""));
+    }
+}
+
+/// A route that demands nothing lets certificates pass that claim nothing, and does not open a way around another.
+#[tokio::test]
+async fn an_open_route_is_no_way_around() {
+    let routes = r#"
+[[route]]
+path = "/secret"
+upstream = ["UPSTREAM"]
+[[route]]
+upstream = ["UPSTREAM"]
+demand = "none"
+"#;
+    let lab = Lab::plan().routes(routes).start().await;
+    let (agent, nobody) = (lab.client(&lab.root.agent("a").claiming(None)), lab.client_of(None, &[&TLS13]));
+    for client in [&agent, &nobody] {
+        assert_eq!(both(client, "/open", &[]).await, refused(200, ""));
+    }
+    assert_eq!(both(&nobody, "/secret/x", &[]).await, refused(401, "mtls_required"));
+    for path in
+        ["/%73ecret/x", "/secret;a/x", "/open/../secret/x", "//secret/x", "/%2573ecret/x", "/secret%2fx"]
+    {
+        assert_eq!(both(&nobody, path, &[]).await, refused(400, "bad_request"), "{path}");
+    }
+}
+
 /// Seen failing with the first of two claims taken.
 #[tokio::test]
 async fn in_a_header() {
@@ -129,7 +165,9 @@ async fn in_the_path() {
         ("/api/v1/agents", "identity_unclaimed"),
         ("/", "identity_unclaimed"),
         ("/API/v1/agents/a/", "identity_unclaimed"),
-        ("/api/v1/agent%73/a/", "identity_unclaimed"),
+        ("/api/v1/agent%73/a/", "identity_ambiguous"),
+        ("/api/v1/agents;x/a/", "identity_ambiguous"),
+        ("/api/v1/agents/a%252fb/", "identity_ambiguous"),
         ("/api/v1/agents/a/../b/secrets", "identity_ambiguous"),
         ("/api/v1/agents/a/./secrets", "identity_ambiguous"),
         ("/api/v1/agents/a/..", "identity_ambiguous"),
