@@ -226,3 +226,49 @@ fn time(text: &str) -> Result<String, &'static str> {
     let read = Timestamp::parse(text);
     read.map(|_| text.to_owned()).ok_or("RFC 3339, such as 2026-11-22T12:00:00Z, or Unix seconds")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: StatusCode, mut more: Value) -> Answer {
+        let mut document = json!({"id": "i", "level": "principal", "target": "a", "generation": 7});
+        document.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
+        Answer { status, document }
+    }
+
+    #[test]
+    fn it_is_told_what_came_of_it() {
+        let told = |action, level, more| answer(StatusCode::OK, more).told(action, level);
+        let principal = Level::Principal;
+        for (sessions, words) in [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")] {
+            let expected = format!("principal a (id i), {words} ended, generation 7");
+            assert_eq!(told("revoke", principal, json!({"sessions_ended": sessions})), expected);
+        }
+        let lifted = told("reinstate", principal, json!({"changed": true}));
+        assert_eq!(lifted, "principal a (id i), generation 7");
+        let nothing = told("reinstate", principal, json!({"changed": false}));
+        assert_eq!(nothing, "nothing was suspended or revoked under principal a");
+        let token = told("revoke", Level::Token, json!({"level": "token", "sessions_ended": 0}));
+        assert_eq!(token, "token a (id i), kept; no token is read yet, generation 7");
+    }
+
+    #[test]
+    fn only_the_api_has_done_something() {
+        let done = answer(StatusCode::OK, json!({}));
+        assert!(done.is_done() && done.is_of_the_api());
+        let kept_in_memory =
+            answer(StatusCode::SERVICE_UNAVAILABLE, json!({"effective": true, "error": "disk full"}));
+        assert!(!kept_in_memory.is_done() && kept_in_memory.is_of_the_api());
+        assert_eq!(kept_in_memory.failure(), "in effect, but not on disk: disk full");
+        // The answer of a service behind the gate.
+        let of_a_service = Answer { status: StatusCode::OK, document: json!({"hello": "world"}) };
+        assert!(!of_a_service.is_done() && !of_a_service.is_of_the_api());
+        for (code, of_the_api) in [("admin_denied", true), ("bad_request", true), ("no_route", false)] {
+            let refusal = Answer { status: StatusCode::FORBIDDEN, document: json!({"code": code}) };
+            assert_eq!(refusal.is_of_the_api(), of_the_api, "{code}");
+        }
+    }
+}

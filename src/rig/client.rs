@@ -107,7 +107,7 @@ pub fn config_from_files(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Clien
     let read = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key, &e))?;
     builder.with_client_auth_cert(chain, read).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
-            unusable(key, &format_args!("is not the key of the certificate in {}", cert.display()))
+            unusable(key, &format_args!("not the key of the certificate in {}", cert.display()))
         }
         error => ClientError::File(format!("{}, {}", cert.display(), key.display()), error.to_string()),
     })
