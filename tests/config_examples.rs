@@ -37,11 +37,57 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
         .collect();
     let (plain, full) = (load("plain.toml", &text), load("full.toml", &uncommented.join("\n")));
     let show = |config: &Config| {
-        let Config { gate, revocation, log, .. } = config;
-        format!("{gate:?} {revocation:?} {log:?}")
+        let Config { gate, route, revocation, log, .. } = config;
+        format!("{gate:?} {route:?} {revocation:?} {log:?}")
     };
     assert_ne!(text, uncommented.join("\n"));
     assert_eq!(show(&plain), show(&full));
+}
+
+/// Whoever adds a key shows it in the sidecar's file, which has them all.
+#[test]
+fn the_sidecar_has_every_key() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let example = std::fs::read_to_string(root.join("config/sidecar.toml")).unwrap();
+    let is_shown = |key: &str| {
+        let assigned = example.match_indices(&format!("{key} = ")).any(|(at, _)| {
+            let before = example[..at].chars().next_back();
+            before.is_none_or(|c| !c.is_alphanumeric() && c != '_')
+        });
+        assigned
+            || [format!("[{key}]"), format!("[{key}."), format!(".{key}]")]
+                .iter()
+                .any(|t| example.contains(t))
+    };
+    let files = [
+        "config.rs",
+        "identity/mod.rs",
+        "identity/binding.rs",
+        "proxy/mod.rs",
+        "proxy/route.rs",
+        "revocation/mod.rs",
+    ];
+    let keys: Vec<String> = files.iter().flat_map(|file| keys(&root.join("src").join(file))).collect();
+    assert!(keys.len() > 35, "{keys:?}");
+    let missing: Vec<&String> = keys.iter().filter(|key| !is_shown(key)).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+}
+
+/// The fields of all structs in a file that know no other fields, as configuration does.
+fn keys(file: &Path) -> Vec<String> {
+    let file = syn::parse_file(&std::fs::read_to_string(file).unwrap()).unwrap();
+    let says = |attributes: &[syn::Attribute], word: &str| {
+        let mut lists = attributes.iter().filter_map(|attribute| attribute.meta.require_list().ok());
+        lists.any(|list| {
+            list.path.is_ident("serde") && list.tokens.to_string().split([',', ' ']).any(|w| w == word)
+        })
+    };
+    let structs = file.items.iter().filter_map(|item| match item {
+        syn::Item::Struct(item) if says(&item.attrs, "deny_unknown_fields") => Some(item),
+        _ => None,
+    });
+    let fields = structs.flat_map(|item| &item.fields).filter(|field| !says(&field.attrs, "skip"));
+    fields.map(|field| field.ident.as_ref().unwrap().to_string()).collect()
 }
 
 #[test]

@@ -20,6 +20,8 @@ use super::REFUSED;
 use super::UNREACHABLE;
 use super::USAGE;
 use super::complain;
+use crate::clock::Timestamp;
+use crate::revocation::Level;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 
@@ -28,7 +30,7 @@ use crate::rig::client::ClientError;
 pub(super) struct ChangeArgs {
     /// certificate, key, principal (agent), token, task, chain, issuer or trust_domain.
     #[arg(long)]
-    level: String,
+    level: Level,
     /// The target: a serial, a key's SHA-256, a SPIFFE ID, DNS name or agent id, a jti, a task id, a CA key id, ...
     #[arg(long)]
     target: String,
@@ -39,13 +41,14 @@ pub(super) struct ChangeArgs {
     #[arg(long)]
     reason: Option<String>,
     /// Hit only what was issued before: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     issued_before: Option<String>,
     /// When what is hit has expired, and the entry may be forgotten: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = time)]
     expires_at: Option<String>,
     /// The admin listener.
-    #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL")]
+    #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL",
+        value_parser = server)]
     server: Uri,
     /// The authority that vouches for the server (PEM).
     #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
@@ -76,10 +79,14 @@ impl ChangeArgs {
             Ok((status, body)) => self.print(action, status, &body),
             Err(error) => {
                 complain(&error);
-                if matches!(error, ClientError::Broken(..)) {
+                if matches!(error, ClientError::Broken(..) | ClientError::Silent(..)) {
                     complain(&"whether the change is in effect is not known; repeating it does no harm");
                 }
-                if matches!(error, ClientError::File(..)) { USAGE } else { UNREACHABLE }
+                match error {
+                    ClientError::File(..) => USAGE,
+                    ClientError::Refused(..) => REFUSED,
+                    _ => UNREACHABLE,
+                }
             }
         }
     }
@@ -88,10 +95,7 @@ impl ChangeArgs {
         let own = Some((self.client_cert.as_path(), self.client_key.as_path()));
         let config = Arc::new(client::config_from_files(&self.cacert, own)?);
         let unreachable = |reason: &str| ClientError::Unreachable(self.server.to_string(), reason.to_owned());
-        let authority = self.server.authority().ok_or_else(|| unreachable("not a URL"))?;
-        if self.server.scheme_str() != Some("https") {
-            return Err(unreachable("the server is `https://HOST:PORT`"));
-        }
+        let authority = self.server.authority().ok_or_else(|| unreachable(SERVER))?;
         let host = authority.host().trim_matches(['[', ']']).to_owned();
         let addresses = tokio::net::lookup_host((host.as_str(), authority.port_u16().unwrap_or(9443))).await;
         let addresses: Vec<SocketAddr> = addresses.map_err(|e| unreachable(&e.to_string()))?.collect();
@@ -115,8 +119,10 @@ impl ChangeArgs {
     fn body(&self, action: &str, force: bool) -> String {
         let mut body = Map::new();
         body.insert("action".into(), action.into());
-        body.insert("level".into(), self.level.as_str().into());
-        body.insert("target".into(), self.target.as_str().into());
+        body.insert("level".into(), self.level.name().into());
+        // As openssl prints a serial.
+        let target = self.target.strip_prefix("serial=").filter(|_| self.level == Level::Certificate);
+        body.insert("target".into(), target.unwrap_or(&self.target).into());
         let optional = [("issuer", &self.issuer), ("reason", &self.reason)];
         let times = [("issued_before", &self.issued_before), ("expires_at", &self.expires_at)];
         for (name, value) in optional.into_iter().chain(times) {
@@ -131,28 +137,138 @@ impl ChangeArgs {
     }
 
     fn print(&self, action: &str, status: StatusCode, body: &[u8]) -> u8 {
-        let document: Value = serde_json::from_slice(body).unwrap_or(Value::Null);
-        let text = |name: &str| document.get(name).and_then(Value::as_str).unwrap_or_default();
-        let number = |name: &str| document.get(name).and_then(Value::as_u64).unwrap_or_default();
+        let answer = Answer { status, document: serde_json::from_slice(body).unwrap_or(Value::Null) };
         if self.json {
             println!("{}", String::from_utf8_lossy(body));
-        } else if status == StatusCode::OK {
-            println!(
-                "{action}: {} {} (id {}), {} sessions ended, generation {}",
-                text("level"),
-                text("target"),
-                text("id"),
-                number("sessions_ended"),
-                number("generation")
-            );
+        } else if answer.is_done() {
+            println!("{action}: {}", answer.told(action, self.level));
         }
-        if status == StatusCode::OK {
+        if answer.document["enforced"] == Value::Bool(false) {
+            complain(&"WARNING: the gate is in advisory mode: nothing is refused");
+        }
+        if answer.is_done() {
             return DONE;
         }
-        let effective =
-            if document["effective"] == Value::Bool(true) { "in effect, but not on disk: " } else { "" };
-        let reason = if text("error").is_empty() { status.as_str() } else { text("error") };
-        complain(&format_args!("{action}: {} {effective}{reason}", status.as_u16()));
+        complain(&format_args!("{action}: {} {}", status.as_u16(), answer.failure()));
+        if !answer.is_of_the_api() {
+            complain(&"is this the gate's port? the admin API listens elsewhere");
+        }
         REFUSED
+    }
+}
+
+/// What came back.
+struct Answer {
+    status: StatusCode,
+    document: Value,
+}
+
+impl Answer {
+    fn text(&self, name: &str) -> &str {
+        self.document.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    fn number(&self, name: &str) -> u64 {
+        self.document.get(name).and_then(Value::as_u64).unwrap_or_default()
+    }
+
+    /// A service behind the gate may answer 200 to anything.
+    fn is_done(&self) -> bool {
+        self.status == StatusCode::OK && !self.text("id").is_empty()
+    }
+
+    /// Whether the admin API says this, as far as it can be told: it names what it did, or one of its own reasons.
+    fn is_of_the_api(&self) -> bool {
+        let code = self.text("code");
+        !self.text("id").is_empty() || (!code.is_empty() && !OF_THE_GATE.contains(&code))
+    }
+
+    fn told(&self, action: &str, level: Level) -> String {
+        let target = format!("{} {}", self.text("level"), self.text("target"));
+        if action == "reinstate" && self.document["changed"] == Value::Bool(false) {
+            return format!("nothing was suspended or revoked under {target}");
+        }
+        let effect = match (action, level, self.number("sessions_ended")) {
+            ("reinstate", ..) => String::new(),
+            (_, Level::Token | Level::Chain, _) => " kept; no token is read yet,".into(),
+            (.., 1) => " 1 session ended,".into(),
+            (.., ended) => format!(" {ended} sessions ended,"),
+        };
+        format!("{target} (id {}),{effect} generation {}", self.text("id"), self.number("generation"))
+    }
+
+    fn failure(&self) -> String {
+        let in_effect = self.document["effective"] == Value::Bool(true);
+        let effective = if in_effect { "in effect, but not on disk: " } else { "" };
+        let reason = match self.text("error") {
+            "" => self.status.canonical_reason().unwrap_or("no problem document"),
+            reason => reason,
+        };
+        format!("{effective}{reason}")
+    }
+}
+
+/// Reasons that only the gate has.
+const OF_THE_GATE: [&str; 5] =
+    ["identity_unclaimed", "identity_mismatch", "no_route", "upstream_failed", "upstream_timeout"];
+
+/// What `--server` is.
+const SERVER: &str = "https://HOST:PORT";
+
+fn server(text: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = text.parse().map_err(|_| SERVER)?;
+    let fits = uri.scheme_str() == Some("https") && matches!(uri.path(), "" | "/");
+    if fits { Ok(uri) } else { Err(SERVER) }
+}
+
+/// Checked here, and read where it counts.
+fn time(text: &str) -> Result<String, &'static str> {
+    let read = Timestamp::parse(text);
+    read.map(|_| text.to_owned()).ok_or("RFC 3339, such as 2026-11-22T12:00:00Z, or Unix seconds")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(status: StatusCode, mut more: Value) -> Answer {
+        let mut document = json!({"id": "i", "level": "principal", "target": "a", "generation": 7});
+        document.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
+        Answer { status, document }
+    }
+
+    #[test]
+    fn it_is_told_what_came_of_it() {
+        let told = |action, level, more| answer(StatusCode::OK, more).told(action, level);
+        let principal = Level::Principal;
+        for (sessions, words) in [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")] {
+            let expected = format!("principal a (id i), {words} ended, generation 7");
+            assert_eq!(told("revoke", principal, json!({"sessions_ended": sessions})), expected);
+        }
+        let lifted = told("reinstate", principal, json!({"changed": true}));
+        assert_eq!(lifted, "principal a (id i), generation 7");
+        let nothing = told("reinstate", principal, json!({"changed": false}));
+        assert_eq!(nothing, "nothing was suspended or revoked under principal a");
+        let token = told("revoke", Level::Token, json!({"level": "token", "sessions_ended": 0}));
+        assert_eq!(token, "token a (id i), kept; no token is read yet, generation 7");
+    }
+
+    #[test]
+    fn only_the_api_has_done_something() {
+        let done = answer(StatusCode::OK, json!({}));
+        assert!(done.is_done() && done.is_of_the_api());
+        let kept_in_memory =
+            answer(StatusCode::SERVICE_UNAVAILABLE, json!({"effective": true, "error": "disk full"}));
+        assert!(!kept_in_memory.is_done() && kept_in_memory.is_of_the_api());
+        assert_eq!(kept_in_memory.failure(), "in effect, but not on disk: disk full");
+        // The answer of a service behind the gate.
+        let of_a_service = Answer { status: StatusCode::OK, document: json!({"hello": "world"}) };
+        assert!(!of_a_service.is_done() && !of_a_service.is_of_the_api());
+        for (code, of_the_api) in [("admin_denied", true), ("bad_request", true), ("no_route", false)] {
+            let refusal = Answer { status: StatusCode::FORBIDDEN, document: json!({"code": code}) };
+            assert_eq!(refusal.is_of_the_api(), of_the_api, "{code}");
+        }
     }
 }

@@ -44,15 +44,15 @@ Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (an
 const TARGETS: &str = "Examples of targets:
   --level principal    --target spiffe://lab.test/agent/a
   --level principal    --target a                (an agent id; or a DNS name)
-  --level certificate  --target 0a:1b:2c         (a serial)
+  --level certificate  --target 0a:1b:2c         (a serial; also as openssl prints it, serial=0A1B2C)
   --level key          --target 9f86d0...        (the SHA-256 of a SubjectPublicKeyInfo)
   --level issuer       --target 3B:55:...        (a CA's subject key identifier)
   --level task         --target t-42
   --level trust_domain --target lab.test
 How to find them:
   openssl x509 -in a.pem -noout -serial
-  openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum
-  openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier";
+  openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum | cut -d' ' -f1
+  openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier | tail -1";
 
 #[derive(Debug, Subcommand)]
 enum Command {

@@ -16,17 +16,25 @@ use crate::telemetry;
 pub(super) fn run(file: &Path) -> u8 {
     let config = match Config::load(file) {
         Ok(config) => config,
-        Err(error) => {
-            complain(&error);
-            return USAGE;
-        }
+        Err(error) => return complain_of(&app::Error::from(error)),
     };
     let _log = telemetry::init_log(config.log.format);
     match serve(config) {
         Ok(()) => DONE,
-        Err(error) => {
-            complain(&error);
-            if matches!(error, app::Error::Config(_)) { USAGE } else { REFUSED }
+        Err(error) => complain_of(&error),
+    }
+}
+
+/// Says why nothing starts, and returns the exit code.
+fn complain_of(error: &app::Error) -> u8 {
+    match error {
+        app::Error::Config(error) => {
+            complain(&format_args!("configuration {error}"));
+            USAGE
+        }
+        error => {
+            complain(error);
+            REFUSED
         }
     }
 }
@@ -52,14 +60,18 @@ fn serve(config: Config) -> Result<(), app::Error> {
 
 /// Says whether a configuration would start.
 pub(super) fn check(file: &Path) -> u8 {
-    let checked = Config::load(file).map_err(app::Error::from).and_then(|config| app::check(&config));
+    let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
+        // What would be warned of at start-up is warned of here.
+        let _log = telemetry::init_log(config.log.format);
+        app::check(&config)
+    });
     match checked {
         Ok(()) => {
             println!("{}: ok", file.display());
             DONE
         }
         Err(error) => {
-            complain(&error);
+            complain_of(&error);
             USAGE
         }
     }

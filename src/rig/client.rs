@@ -1,5 +1,8 @@
 //! A TLS client with a certificate: HTTP/1.1, HTTP/2 and WebSockets, as a peer of the gate uses them.
 
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -22,8 +25,12 @@ use hyper::client::conn::http2;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use rustls::ClientConfig;
+use rustls::ConfigBuilder;
+use rustls::ProtocolVersion;
 use rustls::RootCertStore;
+use rustls::client::WantsClientCert;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
@@ -39,6 +46,10 @@ use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 const CONNECT: Duration = Duration::from_secs(5);
+/// For an answer: longer than the ten seconds that a gate waits for a disk that hangs.
+const ANSWER: Duration = Duration::from_secs(15);
+/// For the server's verdict on a certificate; one that gives none is not waited for any longer.
+const VERDICT: Duration = Duration::from_millis(250);
 
 /// Why a call did not get an answer.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +60,12 @@ pub enum ClientError {
     /// Nobody listens there, or not in time.
     #[error("cannot reach {0}: {1}")]
     Unreachable(String, String),
+    /// The client's certificate was not accepted; in TLS 1.3 that is told after the client's part of the handshake.
+    #[error("{0} refused this certificate in the handshake: {1}; nothing was changed")]
+    Refused(String, &'static str),
+    /// The request was sent, and no answer came in time.
+    #[error("{0} took the request and gave no answer within {1:?}")]
+    Silent(String, Duration),
     /// The connection was refused or broken off after it stood.
     #[error("{0} broke off: {1}")]
     Broken(String, String),
@@ -62,40 +79,51 @@ pub fn config(
     roots: &[CertificateDer<'static>],
     own: Option<Credentials>,
 ) -> Result<ClientConfig, rustls::Error> {
-    let mut store = RootCertStore::empty();
-    for root in roots {
-        store.add(root.clone())?;
-    }
-    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(store);
+    let builder = trusting(roots)?;
     match own {
         Some((chain, key)) => builder.with_client_auth_cert(chain, key),
         None => Ok(builder.with_no_client_auth()),
     }
 }
 
+fn trusting(
+    roots: &[CertificateDer<'static>],
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root.clone())?;
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
+    Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(store))
+}
+
 /// Reads PEM files: authorities, and the client's certificate and key.
 pub fn config_from_files(ca: &Path, own: Option<(&Path, &Path)>) -> Result<ClientConfig, ClientError> {
-    let failed = |path: &Path, reason: &dyn std::fmt::Display| {
-        ClientError::File(path.display().to_string(), reason.to_string())
+    let builder = trusting(&certificates(ca)?).map_err(|e| unusable(ca, &e))?;
+    let Some((cert, key)) = own else {
+        return Ok(builder.with_no_client_auth());
     };
-    let certificates = |path: &Path| {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        match read {
-            Ok(found) if found.is_empty() => Err(failed(path, &"holds no certificate")),
-            Ok(found) => Ok(found),
-            Err(e) => Err(failed(path, &e)),
+    let chain = certificates(cert)?;
+    let read = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key, &e))?;
+    builder.with_client_auth_cert(chain, read).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            unusable(key, &format_args!("not the key of the certificate in {}", cert.display()))
         }
-    };
-    let own = match own {
-        None => None,
-        Some((cert, key)) => {
-            let chain = certificates(cert)?;
-            Some((chain, PrivateKeyDer::from_pem_file(key).map_err(|e| failed(key, &e))?))
-        }
-    };
-    config(&certificates(ca)?, own).map_err(|e| failed(ca, &e))
+        error => ClientError::File(format!("{}, {}", cert.display(), key.display()), error.to_string()),
+    })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
+    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(found) if found.is_empty() => Err(unusable(path, &"holds no certificate")),
+        Ok(found) => Ok(found),
+        Err(error) => Err(unusable(path, &error)),
+    }
+}
+
+fn unusable(path: &Path, reason: &dyn Display) -> ClientError {
+    ClientError::File(path.display().to_string(), reason.to_string())
 }
 
 /// Opens a TLS connection to `address`, whose certificate must be for `name`.
@@ -104,8 +132,7 @@ pub async fn connect(
     address: SocketAddr,
     name: &str,
 ) -> Result<TlsStream<TcpStream>, ClientError> {
-    let unreachable =
-        |e: &dyn std::fmt::Display| ClientError::Unreachable(address.to_string(), e.to_string());
+    let unreachable = |e: &dyn Display| ClientError::Unreachable(address.to_string(), e.to_string());
     let server = ServerName::try_from(name.to_owned()).map_err(|e| unreachable(&e))?;
     let tcp = match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(|e| unreachable(&e))?,
@@ -113,9 +140,20 @@ pub async fn connect(
     };
     tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
     match timeout(CONNECT, TlsConnector::from(Arc::clone(config)).connect(server, tcp)).await {
-        Ok(shaken) => shaken.map_err(|e| unreachable(&e)),
+        Ok(shaken) => shaken.map_err(|e| not_shaken(address, &e)),
         Err(_) => Err(unreachable(&"no handshake in time")),
     }
+}
+
+fn not_shaken(address: SocketAddr, error: &io::Error) -> ClientError {
+    if let Some(why) = refused(error) {
+        return ClientError::Refused(address.to_string(), why);
+    }
+    let reason = match cause::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidMessage(_)) => "does not speak TLS: is this the metrics port?".into(),
+        _ => error.to_string(),
+    };
+    ClientError::Unreachable(address.to_string(), reason)
 }
 
 /// One HTTP/1.1 request over a connection of its own; the whole answer.
@@ -126,7 +164,57 @@ pub async fn call(
     request: Request<Full<Bytes>>,
 ) -> Result<Response<Bytes>, ClientError> {
     let stream = connect(config, address, name).await?;
-    Conversation::begin(stream).await?.send(request).await
+    hear_out(&stream).await;
+    let mut conversation = Conversation::begin(stream).await?;
+    match timeout(ANSWER, conversation.send(request)).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ClientError::Silent(address.to_string(), ANSWER)),
+    }
+}
+
+/// Waits until the server has said something after the handshake: tickets, or the alert that refuses the certificate.
+/// A request that is already under way when it closes would make its kernel reset the connection, and the alert be lost.
+async fn hear_out(stream: &TlsStream<TcpStream>) {
+    let (tcp, session) = stream.get_ref();
+    if session.protocol_version() == Some(ProtocolVersion::TLSv1_3) {
+        // What an error means is told to whoever reads next.
+        let _ = timeout(VERDICT, tcp.peek(&mut [0])).await;
+    }
+}
+
+/// What a server holds against the client's certificate, if that is why it broke off.
+fn refused(error: &(dyn Error + 'static)) -> Option<&'static str> {
+    let Some(rustls::Error::AlertReceived(alert)) = cause::<rustls::Error>(error) else {
+        return None;
+    };
+    match alert {
+        AlertDescription::CertificateExpired => Some("certificate expired"),
+        AlertDescription::CertificateRevoked => Some("certificate revoked"),
+        AlertDescription::CertificateUnknown => Some("certificate unknown"),
+        AlertDescription::CertificateRequired => Some("certificate required"),
+        AlertDescription::BadCertificate => Some("bad certificate"),
+        AlertDescription::UnsupportedCertificate => Some("unsupported certificate"),
+        AlertDescription::UnknownCA => Some("unknown CA"),
+        AlertDescription::AccessDenied => Some("access denied"),
+        AlertDescription::DecryptError => Some("its signature does not verify"),
+        _ => None,
+    }
+}
+
+/// The error of one type in a chain of causes. What an `io::Error` wraps is itself, not its source.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(found);
+        }
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = match wrapped {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        };
+    }
+    None
 }
 
 /// A connection that carries one request after another, over the protocol that ALPN chose; HTTP/1.1 if it chose none.
@@ -212,7 +300,26 @@ impl Conversation {
                 Err(error) => Err(error),
             },
         };
-        sent.map_err(|e| self.broken(&e))
+        match sent {
+            Ok(response) => Ok(response),
+            Err(error) => Err(self.told(&error).await),
+        }
+    }
+
+    /// Why a request came to nothing. The connection knows more of it than the request, which was but cancelled.
+    async fn told(&mut self, error: &hyper::Error) -> ClientError {
+        let ended = match error.is_canceled() || error.is_closed() {
+            true => self.drive.join_next().await,
+            false => None,
+        };
+        let error = match &ended {
+            Some(Ok(Err(error))) => error,
+            _ => error,
+        };
+        match refused(error) {
+            Some(why) => ClientError::Refused(self.peer.clone(), why),
+            None => self.broken(error),
+        }
     }
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Response<Bytes>, ClientError> {
@@ -221,7 +328,7 @@ impl Conversation {
         Ok(Response::from_parts(parts, body.to_bytes()))
     }
 
-    fn broken(&self, reason: &dyn std::fmt::Display) -> ClientError {
+    fn broken(&self, reason: &dyn Display) -> ClientError {
         ClientError::Broken(self.peer.clone(), reason.to_string())
     }
 }

@@ -39,7 +39,7 @@ async fn the_first_configuration_starts_as_it_stands() {
     let target = ["--level", "principal", "--target", "spiffe://lab.test/agent/a", "--reason", "key leaked"];
     let revoked = ended(site.change("revoke", at.admin, &target)).await;
     assert_eq!(revoked.code, Some(0), "{revoked:?}");
-    assert!(revoked.out.contains("1 sessions ended"), "{}", revoked.out);
+    assert!(revoked.out.contains("1 session ended"), "{}", revoked.out);
     assert!(open.try_get("/").await.is_err());
     a.get("/").await.assert_refused(403, "principal_revoked");
     client(&site, "b", at.gate).get("/").await.assert_ok();
@@ -109,7 +109,7 @@ async fn a_draining_gate_still_revokes() {
     until_closed(at.gate).await;
     let revoked = ended(site.change("revoke", at.admin, &["--level", "principal", "--target", "a"])).await;
     assert_eq!(revoked.code, Some(0), "{revoked:?}");
-    assert!(revoked.out.contains("1 sessions ended"), "{}", revoked.out);
+    assert!(revoked.out.contains("1 session ended"), "{}", revoked.out);
     assert!(within(waiting).await.unwrap().is_err());
     assert_eq!(process.wait().await, Some(0));
 }
