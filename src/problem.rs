@@ -8,7 +8,7 @@ use serde_json::json;
 /// The media type of a problem document (RFC 9457, section 3).
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// How much of a refusal the client is told. The log, the audit and the metrics always know all of it.
+/// How much of a refusal the client is told. The log and the metrics always know all of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Disclose {

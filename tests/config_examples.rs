@@ -33,7 +33,7 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
     let uncommented: Vec<&str> = text
         .lines()
         .map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line))
-        .filter(|line| !line.starts_with("threads"))
+        .filter(|line| !line.starts_with("threads") && !line.starts_with("connections"))
         .collect();
     let (plain, full) = (load("plain.toml", &text), load("full.toml", &uncommented.join("\n")));
     let show = |config: &Config| {
