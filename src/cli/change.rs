@@ -198,8 +198,12 @@ impl Answer {
     }
 
     fn failure(&self) -> String {
-        let in_effect = self.document["effective"] == Value::Bool(true);
-        let effective = if in_effect { "in effect, but not on disk: " } else { "" };
+        let is = |name: &str| self.document.get(name).and_then(Value::as_bool);
+        let effective = match (is("effective"), is("durable")) {
+            (Some(true), Some(true)) => "in effect and on disk, but not complete: ",
+            (Some(true), _) => "in effect, but not on disk: ",
+            _ => "",
+        };
         let reason = match self.text("error") {
             "" => self.status.canonical_reason().unwrap_or("no problem document"),
             reason => reason,

@@ -65,8 +65,13 @@ impl Plan {
     }
 
     /// A gate of one thread: its requests share their connections to the upstream.
-    pub(crate) fn on_one_thread(mut self) -> Self {
-        self.threads = 1;
+    pub(crate) fn on_one_thread(self) -> Self {
+        self.threads(1)
+    }
+
+    /// A gate of so many threads.
+    pub(crate) fn threads(mut self, threads: usize) -> Self {
+        self.threads = threads;
         self
     }
 
@@ -316,13 +321,18 @@ impl Lab {
 
     /// What the plain listener says.
     pub(crate) async fn plain(&self, path: &str) -> String {
-        let mut stream = within(TcpStream::connect(self.running().metrics.unwrap())).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        within(stream.read_to_string(&mut text)).await.unwrap();
-        text
+        plain(self.running().metrics.unwrap(), path).await
     }
+}
+
+/// What a plain listener says.
+pub(crate) async fn plain(address: SocketAddr, path: &str) -> String {
+    let mut stream = within(TcpStream::connect(address)).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    within(stream.read_to_string(&mut text)).await.unwrap();
+    text
 }
 
 /// Sends a change over any connection to the admin listener.

@@ -181,7 +181,6 @@ impl Process {
         let up = process.until(|line| line["message"] == "portcullis is up").await;
         let address = |name: &str| {
             let text = up[name].as_str().unwrap();
-            let text = text.strip_prefix("Some(").and_then(|rest| rest.strip_suffix(')')).unwrap_or(text);
             text.parse().unwrap()
         };
         let addresses =
