@@ -86,6 +86,13 @@ impl Gate {
     }
 }
 
+/// How the kill finds a session.
+#[derive(Clone, Copy, Debug)]
+enum Path {
+    Index,
+    Scan,
+}
+
 struct Round {
     target: Target,
     credential: Arc<Credential>,
@@ -94,13 +101,15 @@ struct Round {
 }
 
 impl Round {
-    fn new(engine: &Engine, name: usize) -> Self {
-        let target = Target::parse(Level::Principal, &format!("agent-{name}"), None).unwrap();
-        let credential = Arc::new(Credential {
-            own: vec![engine.fingerprinter().target(&target)],
-            mass: Vec::new(),
-            issued_at: 0,
-        });
+    /// `path` puts the target's fingerprint where the kill is to find it: in the index, or by the scan.
+    fn new(engine: &Engine, name: usize, path: Path) -> Self {
+        let target = Target::parse(Level::Task, &format!("task-{name}"), None).unwrap();
+        let prints = vec![engine.fingerprinter().target(&target)];
+        let (own, mass) = match path {
+            Path::Index => (prints, Vec::new()),
+            Path::Scan => (Vec::new(), prints),
+        };
+        let credential = Arc::new(Credential { own, mass, issued_at: 0 });
         Self { target, credential, gate: Gate::default(), revoked: AtomicBool::new(false) }
     }
 }
@@ -178,8 +187,20 @@ fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize 
     late
 }
 
+/// Seen failing, of 40,960 rounds: check before register let 1,797 sessions live on, kill before publish 7,271. A kill that
+/// skips the shard's lock where the index looks empty was *not* seen to fail here; `invariant_loom.rs` finds it.
 #[test]
 fn nobody_slips_through_between_the_check_and_the_kill() {
+    race(Path::Index);
+}
+
+/// Seen failing likewise: check before register 1,763, kill before publish 6,467.
+#[test]
+fn nor_where_the_kill_scans_the_table() {
+    race(Path::Scan);
+}
+
+fn race(path: Path) {
     let mut tally = Tally::default();
     for _ in 0..ENGINES {
         let busy = Arc::new(Mutex::new(()));
@@ -187,7 +208,7 @@ fn nobody_slips_through_between_the_check_and_the_kill() {
         let disk = move || Ok(Disk { memory: InMemoryBackend::new(), busy: Arc::clone(&disk) });
         let clock = Clock::manual(Timestamp::from_secs(10));
         let engine = Engine::on_storage(disk, &Config::default(), clock).unwrap();
-        let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::new(&engine, name)).collect();
+        let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::new(&engine, name, path)).collect();
         std::thread::scope(|scope| {
             let revoker = scope.spawn(|| revoke(&engine, &rounds, busy.lock().unwrap()));
             admit(&engine, &rounds, &mut tally);
@@ -195,7 +216,7 @@ fn nobody_slips_through_between_the_check_and_the_kill() {
         });
         assert!(engine.sessions().is_empty(), "a session stayed in the table");
     }
-    println!("{} rounds: {tally:?}", ENGINES * ROUNDS);
+    println!("{path:?}, {} rounds: {tally:?}", ENGINES * ROUNDS);
     assert_eq!((tally.leaked, tally.late), (0, 0), "{tally:?}");
     assert!(tally.admitted > 1000 && tally.denied > 1000, "the threads never met: {tally:?}");
 }
