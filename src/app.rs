@@ -48,6 +48,7 @@ use crate::proxy::Body;
 use crate::proxy::Bounds;
 use crate::proxy::Connection;
 use crate::proxy::Context;
+use crate::proxy::Demand;
 use crate::proxy::Gate;
 use crate::proxy::Handler;
 use crate::proxy::Mode;
@@ -177,8 +178,11 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
+    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
+        tracing::warn!(path = route.path, "this route demands no client certificate");
+    }
     tracing::info!(
-        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = ?config.gate.mode,
+        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = config.gate.mode.name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
     );
     Ok(Running {

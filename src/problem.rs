@@ -35,7 +35,7 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// The document as JSON (RFC 8259), with as much of it as `disclose` allows.
+    /// The document as a line of JSON (RFC 8259), with as much of it as `disclose` allows.
     pub fn to_json(&self, disclose: Disclose) -> Vec<u8> {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut document = json!({
@@ -54,7 +54,7 @@ impl Problem {
             document["detail"] = Value::from(self.reason.as_str());
             document["error"] = Value::from(self.reason.as_str());
         }
-        document.to_string().into_bytes()
+        format!("{document}\n").into_bytes()
     }
 }
 

@@ -297,7 +297,7 @@ fn answer(action: Action, target: &Target, outcome: &Outcome, enforced: bool) ->
     } else if outcome.sessions_pending > 0 {
         incomplete("sessions have not let go in time; ask again".into());
     }
-    respond(status, "application/json", document.to_string().into_bytes())
+    respond(status, "application/json", format!("{document}\n").into_bytes())
 }
 
 fn respond(status: StatusCode, content_type: &'static str, body: Vec<u8>) -> Response {

@@ -97,6 +97,16 @@ pub enum Mode {
     Advisory,
 }
 
+impl Mode {
+    /// The name in the configuration and the log.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Advisory => "advisory",
+        }
+    }
+}
+
 /// Where a revoked certificate is refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]

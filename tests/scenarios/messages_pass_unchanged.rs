@@ -156,3 +156,14 @@ async fn half_of_a_tunnel_outlives_the_other() {
     assert_eq!(received.len(), 16 << 20);
     within(sent).await.unwrap();
 }
+
+/// Seen failing where the framing was left to the client side of the gate: it takes a GET to have no body.
+#[tokio::test]
+async fn a_get_keeps_a_body_of_unknown_length() {
+    let lab = Lab::start().await;
+    let client = lab.client(&lab.root.agent("a"));
+    let head = "GET /odd HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n";
+    let request = format!("{head}transfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n");
+    assert!(client.raw(request.as_bytes()).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert_eq!(lab.upstream.only("/odd").body, b"hello");
+}
