@@ -8,14 +8,19 @@
 //! that whoever registers after it also sees what was published before it.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dashmap::DashMap;
+use rustix::net::connect_unspec;
 use tokio::sync::Notify;
 
 /// What a revocation is looked up by: a keyed 128-bit fingerprint of its target.
@@ -57,6 +62,8 @@ pub struct Session {
     killed: Notify,
     guards: AtomicUsize,
     ended: Notify,
+    /// A handle of the killer's own on the socket, for the case that the thread that serves it is stuck.
+    socket: Mutex<Option<OwnedFd>>,
 }
 
 impl Session {
@@ -88,6 +95,27 @@ impl Session {
             self.killed.notify_waiters();
         }
         first
+    }
+
+    /// Gives the killer a handle on the session's socket.
+    pub fn attach(&self, socket: OwnedFd) {
+        *self.socket() = Some(socket);
+    }
+
+    /// Takes it away again, before the socket is closed: a socket lives for as long as anybody has a handle on it.
+    pub fn detach(&self) {
+        self.socket().take();
+    }
+
+    /// Resets the connection from outside, and throws away what the kernel had not yet delivered of it (a connect to
+    /// `AF_UNSPEC` aborts a TCP connection). Says whether there was one to reset, or it was closed already.
+    fn cut(&self) -> bool {
+        let socket = self.socket().take();
+        socket.map_or(self.guards.load(Ordering::Acquire) == 0, |socket| connect_unspec(&socket).is_ok())
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until the last guard is gone.
@@ -175,6 +203,7 @@ impl Sessions {
             killed: Notify::new(),
             guards: AtomicUsize::new(1),
             ended: Notify::new(),
+            socket: Mutex::new(None),
         });
         self.all.insert(session.id, Arc::clone(&session));
         for fingerprint in &session.credential.mass {
@@ -261,7 +290,8 @@ impl Killed {
         self.fresh
     }
 
-    /// Waits until all of them have ended, `patience` at most; returns how many have not.
+    /// Waits until all of them have ended, `patience` at most; then cuts the rest hard. Returns how many could not even
+    /// be cut. None of the rest is served any more: each task looks at the kill before it does anything else.
     pub async fn ended(&self, patience: Duration) -> usize {
         let all = async {
             for session in &self.sessions {
@@ -270,7 +300,10 @@ impl Killed {
         };
         match tokio::time::timeout(patience, all).await {
             Ok(()) => 0,
-            Err(_) => self.sessions.iter().filter(|s| s.guards.load(Ordering::Acquire) > 0).count(),
+            Err(_) => {
+                let rest = self.sessions.iter().filter(|session| session.guards.load(Ordering::Acquire) > 0);
+                rest.filter(|session| !session.cut()).count()
+            }
         }
     }
 }
@@ -307,6 +340,29 @@ mod tests {
         drop(stream);
         assert_eq!(killed.ended(Duration::from_secs(5)).await, 0);
         assert_eq!((table.len(), table.index.len()), (1, 1));
+    }
+
+    /// Seen failing without the cut: the client reads all of it, long after the revocation.
+    #[tokio::test]
+    async fn who_does_not_let_go_is_cut_hard() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        served.set_nonblocking(true).unwrap();
+        let mut buffered = 0;
+        while let Ok(count) = std::io::Write::write(&mut served, &[0; 1 << 16]) {
+            buffered += count;
+        }
+        let table = Arc::new(Sessions::default());
+        let stuck = enter(&table, &[1], &[]);
+        stuck.session().attach(served.try_clone().unwrap().into());
+        let killed = table.kill(Fingerprint(1), |_| cause());
+        assert_eq!(killed.ended(Duration::ZERO).await, 0);
+        client.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut delivered = Vec::new();
+        let end = std::io::Read::read_to_end(&mut client, &mut delivered);
+        assert!(end.is_err() && delivered.len() < buffered, "{end:?}: {} of {buffered}", delivered.len());
+        assert_eq!(table.len(), 1, "it has not let go");
     }
 
     #[test]

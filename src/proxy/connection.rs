@@ -24,6 +24,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use rustls::HandshakeKind;
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::sync::watch;
@@ -172,6 +173,9 @@ pub(super) async fn serve<H: Handler>(
     let connection = Rc::new(context.admit(&stream, address));
     let session = connection.guard.clone();
     let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
+    if let (Some(guard), Ok(handle)) = (&guard, SockRef::from(&stream.get_ref().0.0).try_clone()) {
+        guard.session().attach(handle.into());
+    }
     let socket = Socket::new(stream, guard, tunnelled, context.timeouts.body_idle);
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);

@@ -210,8 +210,8 @@ pub struct Limits {
     pub headers: usize,
     /// Streams that one HTTP/2 connection may have open.
     pub streams: u32,
-    /// Connections open at once; default: two fifths of the file descriptors that the process may have, so that
-    /// upstreams, the admin listener and the journal always find some.
+    /// Connections open at once; default: a quarter of the file descriptors that the process may have. Each takes two,
+    /// and one to its upstream; the admin listener and the journal find the rest.
     pub connections: Option<usize>,
 }
 

@@ -119,6 +119,9 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
+        if let Some(guard) = &self.guard {
+            guard.session().detach();
+        }
         if self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
             // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
             let _ = SockRef::from(&self.stream.get_ref().0.0).set_linger(Some(Duration::ZERO));

@@ -78,7 +78,7 @@ pub struct Outcome {
     pub generation: u64,
     /// How many sessions it ended.
     pub sessions_ended: usize,
-    /// How many of those had not let go after a second. They serve nothing any more.
+    /// How many of those neither let go within a second nor could be cut hard. They serve nothing any more.
     pub sessions_pending: usize,
     /// How long it took, from being taken in, until it was enforced everywhere in this process.
     pub enforced_after: Duration,
