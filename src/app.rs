@@ -134,6 +134,12 @@ struct Secured {
     peers: Arc<Peers>,
 }
 
+/// What becomes of refusals at one listener.
+struct Rules {
+    mode: Mode,
+    disclose: Disclose,
+}
+
 /// Checks all that can be checked without taking anything: the files that the configuration names.
 pub fn check(config: &Config) -> Result<(), Error> {
     // Everything is read the way it will be, on an engine that is gone afterwards.
@@ -243,8 +249,16 @@ impl Shared {
         Ok(Secured { tls: Arc::new(tls), peers })
     }
 
-    fn context<H>(&self, secured: Secured, mode: Mode, disclose: Disclose, handler: H) -> Rc<Context<H>> {
+    fn context<H>(
+        &self,
+        listener: &'static str,
+        secured: Secured,
+        rules: Rules,
+        handler: H,
+    ) -> Rc<Context<H>> {
+        let Rules { mode, disclose } = rules;
         Rc::new(Context {
+            listener,
             acceptor: TlsAcceptor::from(secured.tls),
             peers: secured.peers,
             engine: Arc::clone(&self.engine),
@@ -270,7 +284,8 @@ impl Shared {
         run_local(async {
             let binding = secured.peers.binding().clone();
             let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
-            let context = self.context(secured, gate.mode, gate.disclose, handler);
+            let rules = Rules { mode: gate.mode, disclose: gate.disclose };
+            let context = self.context("gate", secured, rules, handler);
             let listener = TcpListener::from_std(listener)?;
             Ok(proxy::accept(listener, context, drain, bounds).await)
         })
@@ -343,7 +358,8 @@ impl Operations {
                 }
                 Some((listener, secured, router)) => {
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
-                    let context = shared.context(secured, Mode::Strict, Disclose::Reason, Admin(router));
+                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason };
+                    let context = shared.context("admin", secured, rules, Admin(router));
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
                 }
             }

@@ -1,7 +1,6 @@
 //! The engine by itself: what each level hits, how bounds and time narrow it, what a restart keeps.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +23,7 @@ use portcullis::revocation::Target;
 use portcullis::session::Credential;
 use portcullis::session::Fingerprint;
 use portcullis::session::Guard;
+use portcullis::session::Origin;
 use proptest::prelude::*;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
@@ -72,7 +72,7 @@ fn credential(engine: &Engine, targets: &[Target]) -> Credential {
             .filter(|target| matches!(target.level(), Level::Issuer | Level::TrustDomain) == mass);
         wanted.map(|target| engine.fingerprinter().target(target)).collect()
     };
-    Credential { own: prints(false), mass: prints(true), issued_at: START - 3600 }
+    Credential { own: prints(false), mass: prints(true), issued_at: START - 3600, ..Credential::default() }
 }
 
 fn denied(engine: &Engine, target: &Target) -> bool {
@@ -80,8 +80,11 @@ fn denied(engine: &Engine, target: &Target) -> bool {
 }
 
 fn admit(engine: &Engine, credential: Credential) -> Guard {
-    let peer: SocketAddr = ([127, 0, 0, 1], 1).into();
-    engine.admit(Arc::new(credential), peer).unwrap()
+    engine.admit(Arc::new(credential), origin()).unwrap()
+}
+
+fn origin() -> Origin {
+    Origin { peer: ([127, 0, 0, 1], 1).into(), listener: "gate", protocol: "http/2" }
 }
 
 fn revoke(target: Target) -> Event {
@@ -169,7 +172,7 @@ fn each_name_of_a_certificate_revokes_it_and_no_other() {
         assert_eq!(killed, (hits_sibling, hits_sibling), "{level} {name}");
         assert_eq!((unrelated.cause(), engine.check(unrelated.session())), (None, Ok(())), "{level}");
         let again = Arc::new(ours.credential(&engine, &chain));
-        assert!(engine.admit(again, ([127, 0, 0, 1], 2).into()).is_err());
+        assert!(engine.admit(again, origin()).is_err());
         assert_eq!(engine.sessions().len(), 1, "a refused session stayed in the table");
     }
 }

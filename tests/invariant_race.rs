@@ -7,7 +7,6 @@
 
 use std::hint::spin_loop;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -28,6 +27,7 @@ use portcullis::revocation::Level;
 use portcullis::revocation::Target;
 use portcullis::session::Credential;
 use portcullis::session::Guard;
+use portcullis::session::Origin;
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
@@ -109,7 +109,7 @@ impl Round {
             Path::Index => (prints, Vec::new()),
             Path::Scan => (Vec::new(), prints),
         };
-        let credential = Arc::new(Credential { own, mass, issued_at: 0 });
+        let credential = Arc::new(Credential { own, mass, ..Credential::default() });
         Self { target, credential, gate: Gate::default(), revoked: AtomicBool::new(false) }
     }
 }
@@ -124,8 +124,8 @@ struct Tally {
     late: usize,
 }
 
-fn peer() -> SocketAddr {
-    ([127, 0, 0, 1], 1).into()
+fn origin() -> Origin {
+    Origin { peer: ([127, 0, 0, 1], 1).into(), listener: "gate", protocol: "http/1.1" }
 }
 
 fn delay(turns: usize) {
@@ -139,7 +139,7 @@ fn admit(engine: &Engine, rounds: &[Round], tally: &mut Tally) {
         let held_back = number * 37 % SWEEP;
         round.gate.pass();
         delay(held_back);
-        match engine.admit(Arc::clone(&round.credential), peer()) {
+        match engine.admit(Arc::clone(&round.credential), origin()) {
             Ok(guard) => live.push((number, guard)),
             Err(_) => tally.denied += 1,
         }
@@ -182,7 +182,7 @@ fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize 
         round.revoked.store(true, Ordering::SeqCst);
         let outcome = outcome.unwrap();
         assert_eq!((outcome.sessions_pending, outcome.durable), (0, Ok(())));
-        late += usize::from(engine.admit(Arc::clone(&round.credential), peer()).is_ok());
+        late += usize::from(engine.admit(Arc::clone(&round.credential), origin()).is_ok());
     }
     late
 }

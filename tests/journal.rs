@@ -71,8 +71,8 @@ fn apply(engine: &Engine, event: Event) -> Result<Outcome, Error> {
 
 fn denied(engine: &Engine, name: &str) -> bool {
     let target = Target::parse(Level::Principal, name, None).unwrap();
-    let credential =
-        Credential { own: vec![engine.fingerprinter().target(&target)], mass: Vec::new(), issued_at: 0 };
+    let own = vec![engine.fingerprinter().target(&target)];
+    let credential = Credential { own, ..Credential::default() };
     engine.judge(&credential).is_err()
 }
 

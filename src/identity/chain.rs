@@ -30,6 +30,30 @@ pub struct Authority {
     pub key_id: Option<KeyId>,
     /// The serial number of its certificate.
     pub serial: Serial,
+    /// SHA-256 of its certificate.
+    pub sha256: KeyId,
+    /// The start of its certificate's validity.
+    pub not_before: Timestamp,
+    /// The end of its certificate's validity.
+    pub not_after: Timestamp,
+}
+
+impl Authority {
+    /// The name of its key: the subject key identifier, or the SHA-256 where it has none.
+    pub fn id(&self) -> &KeyId {
+        self.key_id.as_ref().unwrap_or(&self.key)
+    }
+
+    fn of(certificate: &Certificate) -> Self {
+        Self {
+            key: certificate.key.clone(),
+            key_id: certificate.key_id.clone(),
+            serial: certificate.serial.clone(),
+            sha256: certificate.sha256.clone(),
+            not_before: certificate.not_before,
+            not_after: certificate.not_after,
+        }
+    }
 }
 
 /// A certificate with the path that vouches for it.
@@ -79,9 +103,14 @@ impl Trust {
             return Ok(certificate);
         }
         self.anchors.push(anchor);
-        let authority = authority(&certificate);
+        let authority = Authority::of(&certificate);
         self.roots.push(Root { authority, not_after: certificate.not_after, trust_domains });
         Ok(certificate)
+    }
+
+    /// The authorities that are trusted, each once.
+    pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
+        self.roots.iter().map(|root| &root.authority)
     }
 
     /// Verifies what a client presented (RFC 5280, section 6; usage: client authentication).
@@ -130,7 +159,7 @@ impl Trust {
         for intermediate in path.intermediate_certificates() {
             let certificate = Certificate::parse(&intermediate.der())?;
             not_after = not_after.min(certificate.not_after);
-            issuers.push(authority(&certificate));
+            issuers.push(Authority::of(&certificate));
         }
         let anchor = path.anchor();
         let found = self.anchors.iter().zip(&self.roots).find(|(known, _)| is_same(known, anchor));
@@ -145,14 +174,6 @@ impl Trust {
 impl Default for Trust {
     fn default() -> Self {
         Self::new()
-    }
-}
-
-fn authority(certificate: &Certificate) -> Authority {
-    Authority {
-        key: certificate.key.clone(),
-        key_id: certificate.key_id.clone(),
-        serial: certificate.serial.clone(),
     }
 }
 

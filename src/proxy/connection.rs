@@ -57,6 +57,7 @@ use crate::problem::Disclose;
 use crate::revocation::Denial;
 use crate::revocation::Engine;
 use crate::session::Guard;
+use crate::session::Origin;
 use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
@@ -90,6 +91,8 @@ pub trait Handler: 'static {
 
 /// What the connections of one listener have in common.
 pub struct Context<H> {
+    /// What the listener is called: `gate` or `admin`.
+    pub listener: &'static str,
     /// TLS.
     pub acceptor: TlsAcceptor,
     /// Who clients are.
@@ -170,7 +173,9 @@ pub(super) async fn serve<H: Handler>(
         return;
     };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-    let connection = Rc::new(context.admit(&stream, address));
+    let protocol = if http2 { "http/2" } else { "http/1.1" };
+    let origin = Origin { peer: address, listener: context.listener, protocol };
+    let connection = Rc::new(context.admit(&stream, origin));
     let session = connection.guard.clone();
     let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
     if let (Some(guard), Ok(handle)) = (&guard, SockRef::from(&stream.get_ref().0.0).try_clone()) {
@@ -221,7 +226,7 @@ async fn shake_hands<H>(
 
 impl<H: Handler> Context<H> {
     /// Who is it, and is it revoked: for full and resumed handshakes alike.
-    fn admit(&self, stream: &TlsStream<Tcp>, address: SocketAddr) -> Connection {
+    fn admit(&self, stream: &TlsStream<Tcp>, origin: Origin) -> Connection {
         let recognised = match stream.get_ref().1.peer_certificates() {
             None | Some([]) => Ok(None),
             Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),
@@ -235,19 +240,20 @@ impl<H: Handler> Context<H> {
         // In advisory mode a session is in the table under nothing that could end it.
         let credential = match &peer {
             Some(peer) if self.mode == Mode::Strict => Arc::clone(&peer.credential),
-            _ => Arc::default(),
+            Some(peer) => Arc::new(peer.credential.untouchable()),
+            None => Arc::default(),
         };
         let (guard, barred) = match untrusted {
             Some(barred) if self.mode == Mode::Strict => (None, Some(barred)),
-            barred => match self.engine.admit(credential, address) {
+            barred => match self.engine.admit(credential, origin) {
                 Ok(guard) => (Some(guard), barred),
                 Err(denial) => (None, Some(Barred::Denied(denial))),
             },
         };
         Connection {
             peer,
-            address,
-            address_value: address_value(address.ip()),
+            address: origin.peer,
+            address_value: address_value(origin.peer.ip()),
             guard,
             barred,
             tunnels: RefCell::default(),

@@ -4,7 +4,6 @@ use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
-use std::net::SocketAddr;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 use std::time::Instant;
 
+use aws_lc_rs::rand;
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
@@ -38,7 +38,9 @@ use crate::session::Credential;
 use crate::session::Fingerprint;
 use crate::session::Guard;
 use crate::session::Killed;
+use crate::session::Origin;
 use crate::session::Session;
+use crate::session::SessionId;
 use crate::session::Sessions;
 
 /// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
@@ -138,11 +140,14 @@ impl Engine {
         config: &Config,
         clock: Clock,
     ) -> Result<Self, JournalError> {
-        let fingerprinter = Fingerprinter::random()
-            .ok_or_else(|| JournalError::Write("the system has no randomness".into()))?;
+        let no_randomness = || JournalError::Write("the system has no randomness".into());
+        let fingerprinter = Fingerprinter::random().ok_or_else(no_randomness)?;
+        let mut random = [0; 4];
+        rand::fill(&mut random).map_err(|_| no_randomness())?;
+        let first = SessionId::first(u32::from_ne_bytes(random));
         let engine = Self {
             set: Set::default(),
-            sessions: Arc::new(Sessions::default()),
+            sessions: Arc::new(Sessions::starting_at(first)),
             fingerprinter,
             journal,
             clock,
@@ -159,8 +164,10 @@ impl Engine {
     }
 
     /// A session begins: **register, then check.**
-    pub fn admit(&self, credential: Arc<Credential>, peer: SocketAddr) -> Result<Guard, Denial> {
-        protocol::admit(|| self.sessions.register(credential, peer), |guard| self.check(guard.session()))
+    pub fn admit(&self, credential: Arc<Credential>, origin: Origin) -> Result<Guard, Denial> {
+        let now = self.clock.now();
+        let register = || self.sessions.register(credential, origin, now);
+        protocol::admit(register, |guard| self.check(guard.session()))
     }
 
     /// A request begins: held against the set only if the set has moved since this session was last held against it.

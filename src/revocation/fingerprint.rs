@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::hash::Hasher as _;
+use std::sync::Arc;
 
 use aws_lc_rs::rand;
 use siphasher::sip128::Hasher128 as _;
@@ -21,6 +22,7 @@ use crate::identity::Serial;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 use crate::session::Fingerprint;
+use crate::session::Holder;
 
 /// Makes fingerprints under one key.
 #[derive(Clone, Copy)]
@@ -67,7 +69,8 @@ impl Fingerprinter {
         // Once each, narrowest level first: where several are revoked, the answer always names the same one.
         let mut known = HashSet::new();
         own.retain(|fingerprint| known.insert(*fingerprint));
-        Credential { own, mass, issued_at: chain.leaf.not_before.secs() }
+        let holder = Arc::new(Holder::of(chain, identity.as_ref().ok()));
+        Credential { own, mass, issued_at: chain.leaf.not_before.secs(), holder }
     }
 
     /// A certificate by its serial alone, and by its serial under each name of its issuer's key.
