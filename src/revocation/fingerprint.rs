@@ -3,7 +3,6 @@
 //! SipHash-1-3-128 under a random key of this process, over the level and the length-prefixed parts of the target. A
 //! false match can only deny, and nobody outside can look for one.
 
-use std::collections::HashSet;
 use std::hash::Hasher as _;
 use std::sync::Arc;
 
@@ -13,12 +12,9 @@ use siphasher::sip128::SipHasher13;
 
 use super::Level;
 use super::Target;
-use super::target::canonical_principal;
-use crate::identity::Authority;
+use super::Targets;
 use crate::identity::Error;
 use crate::identity::Identity;
-use crate::identity::KeyId;
-use crate::identity::Serial;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 use crate::session::Fingerprint;
@@ -47,36 +43,14 @@ impl Fingerprinter {
     ///
     /// The identity may be one that was refused: its certificate, key and issuers can be revoked all the same.
     pub fn credential(&self, chain: &VerifiedChain, identity: &Result<Identity, Error>) -> Credential {
-        let mut own = self.certificate(&chain.leaf.serial, chain.issuers.first());
-        own.push(self.parts(Level::Key, "", chain.leaf.key.as_str()));
-        let mut mass = Vec::new();
-        for (i, issuer) in chain.issuers.iter().enumerate() {
-            // Revoking an authority's own certificate, or its key, ends every leaf under it.
-            mass.extend(self.certificate(&issuer.serial, chain.issuers.get(i + 1)));
-            mass.push(self.parts(Level::Key, "", issuer.key.as_str()));
-            mass.extend(key_ids(issuer).map(|id| self.parts(Level::Issuer, "", id.as_str())));
+        let targets = Targets::of(chain, identity.as_ref().ok());
+        let prints = |targets: &[Target]| targets.iter().map(|target| self.target(target)).collect();
+        Credential {
+            own: prints(&targets.own),
+            mass: prints(&targets.mass),
+            issued_at: chain.leaf.not_before.secs(),
+            holder: Arc::new(Holder::of(chain, identity.as_ref().ok())),
         }
-        if let Ok(identity) = identity {
-            let names = std::iter::once(identity.principal.as_str())
-                .chain(identity.agent.as_deref())
-                .chain(identity.dns.iter().map(|name| name.as_str()));
-            own.extend(names.map(|name| self.parts(Level::Principal, "", &canonical_principal(name))));
-            own.extend(identity.task.as_deref().map(|task| self.parts(Level::Task, "", task)));
-            mass.extend(
-                identity.trust_domain.as_deref().map(|name| self.parts(Level::TrustDomain, "", name)),
-            );
-        }
-        // Once each, narrowest level first: where several are revoked, the answer always names the same one.
-        let mut known = HashSet::new();
-        own.retain(|fingerprint| known.insert(*fingerprint));
-        let holder = Arc::new(Holder::of(chain, identity.as_ref().ok()));
-        Credential { own, mass, issued_at: chain.leaf.not_before.secs(), holder }
-    }
-
-    /// A certificate by its serial alone, and by its serial under each name of its issuer's key.
-    fn certificate(&self, serial: &Serial, issuer: Option<&Authority>) -> Vec<Fingerprint> {
-        let ids = std::iter::once("").chain(issuer.into_iter().flat_map(key_ids).map(KeyId::as_str));
-        ids.map(|id| self.parts(Level::Certificate, id, serial.as_str())).collect()
     }
 
     fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
@@ -88,10 +62,6 @@ impl Fingerprinter {
         hasher.write(name.as_bytes());
         Fingerprint(hasher.finish128().as_u128())
     }
-}
-
-fn key_ids(authority: &Authority) -> impl Iterator<Item = &KeyId> {
-    std::iter::once(&authority.key).chain(&authority.key_id)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ pub mod protocol;
 mod registers;
 mod set;
 mod target;
+mod targets;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -30,6 +31,7 @@ pub use registers::Standing;
 pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;
+pub use targets::Targets;
 
 /// `[revocation]`: how events are taken in.
 #[derive(Clone, Debug, Deserialize)]

@@ -104,6 +104,11 @@ impl Target {
         Ok(Self { level, issuer, name })
     }
 
+    /// A target whose parts are canonical already.
+    pub(super) fn of(level: Level, issuer: Option<&str>, name: &str) -> Self {
+        Self { level, issuer: issuer.map(str::to_owned), name: name.to_owned() }
+    }
+
     /// The level.
     pub fn level(&self) -> Level {
         self.level

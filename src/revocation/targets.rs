@@ -1,0 +1,74 @@
+//! What can revoke a verified certificate: every target that hits it. The one place that says so.
+
+use std::collections::HashSet;
+
+use super::Level;
+use super::Target;
+use super::target::canonical_principal;
+use crate::identity::Authority;
+use crate::identity::Identity;
+use crate::identity::KeyId;
+use crate::identity::Serial;
+use crate::identity::VerifiedChain;
+
+/// The targets that hit one certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// Those that few certificates share: certificate, key, principal, task. Once each, narrowest level first: where
+    /// several are revoked, the answer always names the same one.
+    pub own: Vec<Target>,
+    /// Those that most share: its authorities' certificates and keys, issuers, trust domain. One may be in it twice.
+    pub mass: Vec<Target>,
+}
+
+impl Targets {
+    /// Those of a verified certificate; without an identity, those of one whose names were not accepted: its
+    /// certificate, key and issuers can be revoked all the same.
+    pub fn of(chain: &VerifiedChain, identity: Option<&Identity>) -> Self {
+        let mut own = certificate(&chain.leaf.serial, chain.issuers.first());
+        own.push(Target::of(Level::Key, None, chain.leaf.key.as_str()));
+        let mut mass = path(&chain.issuers);
+        if let Some(identity) = identity {
+            let names = std::iter::once(identity.principal.as_str())
+                .chain(identity.agent.as_deref())
+                .chain(identity.dns.iter().map(|name| name.as_str()));
+            own.extend(names.map(|name| Target::of(Level::Principal, None, &canonical_principal(name))));
+            own.extend(identity.task.as_deref().map(|task| Target::of(Level::Task, None, task)));
+            let domain = identity.trust_domain.as_deref();
+            mass.extend(domain.map(|name| Target::of(Level::TrustDomain, None, name)));
+        }
+        let mut known = HashSet::new();
+        own.retain(|target| known.insert(target.clone()));
+        Self { own, mass }
+    }
+
+    /// Those of an authority: the first of `authorities`, the others being its own issuers, nearest first.
+    pub fn of_authority(authorities: &[Authority]) -> Self {
+        let above = authorities.get(1..).unwrap_or_default();
+        let own = authorities.first().map_or_else(Vec::new, |first| authority(first, above.first()));
+        Self { own, mass: path(above) }
+    }
+}
+
+/// Revoking an authority's own certificate, or its key, ends every leaf under it.
+fn path(authorities: &[Authority]) -> Vec<Target> {
+    let of = authorities.iter().enumerate().map(|(i, issuer)| authority(issuer, authorities.get(i + 1)));
+    of.flatten().collect()
+}
+
+fn authority(authority: &Authority, issuer: Option<&Authority>) -> Vec<Target> {
+    let mut targets = certificate(&authority.serial, issuer);
+    targets.push(Target::of(Level::Key, None, authority.key.as_str()));
+    targets.extend(key_ids(authority).map(|id| Target::of(Level::Issuer, None, id.as_str())));
+    targets
+}
+
+/// A certificate by its serial alone, and by its serial under each name of its issuer's key.
+fn certificate(serial: &Serial, issuer: Option<&Authority>) -> Vec<Target> {
+    let ids = std::iter::once(None).chain(issuer.into_iter().flat_map(key_ids).map(|id| Some(id.as_str())));
+    ids.map(|id| Target::of(Level::Certificate, id, serial.as_str())).collect()
+}
+
+fn key_ids(authority: &Authority) -> impl Iterator<Item = &KeyId> {
+    std::iter::once(&authority.key).chain(&authority.key_id)
+}
