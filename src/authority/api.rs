@@ -40,7 +40,7 @@ use crate::telemetry::Metrics;
 const MAX_BODY: usize = 64 * 1024;
 /// The longest reason, bytes.
 const MAX_REASON: usize = 1024;
-/// The feed, in metrics.
+/// The feed, in metrics and in what stands.
 const FEED: &str = "admin";
 
 /// Who calls, as the connection knows it.
@@ -179,6 +179,7 @@ impl Api {
             issued_before: change.issued_before.map(|at| at.plus(Duration::from_millis(999)).secs()),
             expires_at: change.expires_at,
             actor: Some(actor),
+            source: Some(FEED.to_owned()),
             force: change.force,
             ..Event::new(change.action, target, at)
         })

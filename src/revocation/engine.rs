@@ -28,6 +28,8 @@ use super::Level;
 use super::Registers;
 use super::Target;
 use super::journal::Contents;
+use super::ledger::Ledger;
+use super::ledger::Merged;
 use super::protocol;
 use super::registers::Entry;
 use super::set::Set;
@@ -82,10 +84,24 @@ pub struct Outcome {
     pub sessions_ended: usize,
     /// How many of those neither let go within a second nor could be cut hard. They serve nothing any more.
     pub sessions_pending: usize,
-    /// How long it took, from being taken in, until it was enforced everywhere in this process.
+    /// How long it took, from being taken in, until every reader saw it.
+    pub effective_after: Duration,
+    /// Likewise, until it was enforced everywhere in this process.
     pub enforced_after: Duration,
+    /// Likewise, until the journal had answered.
+    pub durable_after: Duration,
     /// Whether it is on disk. It is in effect either way.
     pub durable: Result<(), JournalError>,
+}
+
+/// What would become of an event.
+#[derive(Debug)]
+pub struct Preview {
+    /// Whether what the target's credentials are allowed would be another than now. Never for a reinstatement that
+    /// would be refused for want of force.
+    pub changes: bool,
+    /// The live sessions that it would end.
+    pub sessions: Vec<Arc<Session>>,
 }
 
 /// The revocation engine. Shared by every listener of a process.
@@ -96,8 +112,8 @@ pub struct Engine {
     journal: Journal,
     clock: Clock,
     skew: Duration,
-    /// The cold side: why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
-    targets: Mutex<HashMap<Fingerprint, (Target, Registers)>>,
+    /// Why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
+    ledger: Mutex<Ledger>,
 }
 
 impl Engine {
@@ -152,7 +168,7 @@ impl Engine {
             journal,
             clock,
             skew: config.skew,
-            targets: Mutex::new(HashMap::new()),
+            ledger: Mutex::default(),
         };
         engine.load(contents);
         Ok(engine)
@@ -198,17 +214,45 @@ impl Engine {
     /// not be written, which then has no effect. A revocation never fails: what is not on disk is said in the outcome.
     pub async fn apply(&self, mut event: Event) -> Result<Outcome, Error> {
         // Clamped once, here, and journalled clamped: no message from the future blocks a later one.
-        event.at = event.at.min(self.clock.now().plus(self.skew));
+        event.at = self.clamped(event.at);
+        let started = Instant::now();
         match event.action {
-            Action::Revoke | Action::Suspend => Ok(self.revoke(event).await),
-            Action::Reinstate => self.reinstate(event).await,
+            Action::Revoke | Action::Suspend => Ok(self.revoke(event, started).await),
+            Action::Reinstate => self.reinstate(event, started).await,
         }
+    }
+
+    /// What [`Self::apply`] would do with an event. Changes nothing.
+    pub fn preview(&self, event: &Event) -> Preview {
+        let fingerprint = self.fingerprinter.target(&event.target);
+        let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
+        let mut registers = known.unwrap_or_default();
+        if event.is_refused(&registers) {
+            return Preview { changes: false, sessions: Vec::new() };
+        }
+        let before = registers.entry();
+        registers.merge(&Event { at: self.clamped(event.at), ..event.clone() });
+        let after = registers.entry();
+        let mut sessions = Vec::new();
+        if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
+            let denied = |credential: &Credential| entry.denies(credential.issued_at).is_some();
+            sessions = self.sessions.matching(fingerprint, denied);
+            sessions.retain(|session| session.cause().is_none());
+        }
+        Preview { changes: after != before, sessions }
+    }
+
+    /// Ends one session, whatever its credential, which is not denied and may come again. Returns how many sessions
+    /// neither let go within a second nor could be cut hard (none, or this one); `None` if there is none of that name.
+    pub async fn end_session(&self, id: SessionId, cause: Cause) -> Option<usize> {
+        let killed = self.sessions.end(id, cause)?;
+        Some(killed.ended(PATIENCE).await)
     }
 
     /// When something that is decided here and now about a target happens: now, or just after the latest that is known
     /// of it, so that neither a clock that was set back nor a message from the near future makes it count for nothing.
     pub fn now_for(&self, target: &Target) -> Timestamp {
-        let latest = self.targets().get(&self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
+        let latest = self.ledger().find(self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
         let after = latest.map(|latest| latest.plus(Duration::from_millis(1)));
         after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
     }
@@ -216,20 +260,13 @@ impl Engine {
     /// Forgets what has lapsed. Returns how many targets.
     pub fn expire(&self) -> usize {
         let now = self.clock.now();
-        let mut targets = self.targets();
-        let (mut lapsed, mut entries) = (Vec::new(), Vec::new());
-        targets.retain(|fingerprint, (target, registers)| {
-            if registers.expire(now, self.skew) {
-                entries.push((*fingerprint, registers.entry()));
-                lapsed.push(target.clone());
-            }
-            !registers.is_blank()
-        });
-        let count = lapsed.len();
+        let mut ledger = self.ledger();
+        let lapsed = ledger.expire(now, self.skew);
+        let count = lapsed.targets.len();
         if count > 0 {
-            self.set.publish(entries);
-            drop(targets);
-            self.journal.expire(lapsed, now, self.skew);
+            self.set.publish(lapsed.entries);
+            drop(ledger);
+            self.journal.expire(lapsed.targets, now, self.skew);
         }
         count
     }
@@ -251,7 +288,25 @@ impl Engine {
 
     /// How many targets are revoked or suspended.
     pub fn entries(&self) -> usize {
-        self.targets().values().filter(|(_, registers)| registers.entry().is_some()).count()
+        self.entries_by_level().iter().sum()
+    }
+
+    /// The same, level by level, in the order of [`Level::ALL`].
+    pub fn entries_by_level(&self) -> [usize; Level::ALL.len()] {
+        self.ledger().counts()
+    }
+
+    /// All that is known of a target, of which nothing need stand; `None` if nothing is.
+    pub fn standing(&self, target: &Target) -> Option<Registers> {
+        self.ledger().find(self.fingerprinter.target(target)).map(|(_, registers)| registers.clone())
+    }
+
+    /// What `pick` makes of the targets that anything is known of, in no order; without those it makes nothing of.
+    ///
+    /// Every revocation waits while this runs, and every credential that is being denied: `pick` compares and copies,
+    /// and does nothing else. It must not call the engine.
+    pub fn select<T>(&self, mut pick: impl FnMut(&Target, &Registers) -> Option<T>) -> Vec<T> {
+        self.ledger().iter().filter_map(|(target, registers)| pick(target, registers)).collect()
     }
 
     /// Whether everything in effect is on disk.
@@ -259,33 +314,43 @@ impl Engine {
         self.journal.is_durable()
     }
 
-    async fn revoke(&self, event: Event) -> Outcome {
-        let started = Instant::now();
+    async fn revoke(&self, event: Event, started: Instant) -> Outcome {
         let fingerprint = self.fingerprinter.target(&event.target);
-        let published = Cell::new((None, false));
+        let published = Cell::new((Merged::default(), Duration::ZERO));
         let killed = protocol::revoke(
-            || published.set(self.publish(fingerprint, &event)),
-            || self.kill(fingerprint, &event, published.get().0),
+            || published.set((self.publish(fingerprint, &event), started.elapsed())),
+            || self.kill(fingerprint, &event, published.get().0.after),
         );
+        let (merged, effective_after) = published.get();
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
         let enforced_after = started.elapsed();
-        let (id, at, sessions_ended) = (event.id.clone(), event.at, killed.count());
-        let changed = published.get().1;
+        let (id, at) = (event.id.clone(), event.at);
         let durable = self.journal.append(event).await;
-        Outcome { id, at, changed, generation, sessions_ended, sessions_pending, enforced_after, durable }
+        Outcome {
+            id,
+            at,
+            changed: merged.is_change(),
+            generation,
+            sessions_ended: killed.count(),
+            sessions_pending,
+            effective_after,
+            enforced_after,
+            durable_after: started.elapsed(),
+            durable,
+        }
     }
 
-    async fn reinstate(&self, event: Event) -> Result<Outcome, Error> {
+    async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
-        let started = Instant::now();
-        let revoked = self.targets().get(&fingerprint).is_some_and(|(_, registers)| registers.is_revoked());
-        if revoked && !event.force {
+        if self.ledger().find(fingerprint).is_some_and(|(_, registers)| event.is_refused(registers)) {
             return Err(Error::Revoked(event.target));
         }
         self.journal.append(event.clone()).await.map_err(Error::Journal)?;
-        let (_, changed) = self.publish(fingerprint, &event);
+        let durable_after = started.elapsed();
+        let changed = self.publish(fingerprint, &event).is_change();
         let generation = self.generation();
+        let effective_after = started.elapsed();
         Ok(Outcome {
             id: event.id,
             at: event.at,
@@ -293,25 +358,22 @@ impl Engine {
             generation,
             sessions_ended: 0,
             sessions_pending: 0,
-            enforced_after: started.elapsed(),
+            effective_after,
+            enforced_after: effective_after,
+            durable_after,
             durable: Ok(()),
         })
     }
 
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
-    /// Returns that, and whether it is another than before.
-    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> (Option<Entry>, bool) {
-        let mut targets = self.targets();
-        let (_, registers) =
-            targets.entry(fingerprint).or_insert_with(|| (event.target.clone(), Registers::default()));
-        let old = registers.entry();
-        registers.merge(event);
-        let entry = registers.entry();
+    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Merged {
+        let mut ledger = self.ledger();
+        let merged = ledger.merge(fingerprint, event);
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
-        if entry != old {
-            self.set.publish([(fingerprint, entry)]);
+        if merged.is_change() {
+            self.set.publish([(fingerprint, merged.after)]);
         }
-        (entry, entry != old)
+        merged
     }
 
     fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
@@ -322,40 +384,38 @@ impl Engine {
         })
     }
 
-    fn load(&self, contents: Vec<(Target, Registers)>) {
+    fn load(&self, contents: Contents) {
         let now = self.clock.now();
-        let mut targets = self.targets();
+        let mut ledger = self.ledger();
         let mut entries = HashMap::with_capacity(contents.len());
         let mut lapsed = Vec::new();
-        for (target, mut registers) in contents {
-            let fingerprint = self.fingerprinter.target(&target);
-            if registers.expire(now, self.skew) {
-                lapsed.push(target.clone());
-            }
-            if let Some(entry) = registers.entry() {
-                entries.insert(fingerprint, entry);
-            }
-            if !registers.is_blank() {
-                targets.insert(fingerprint, (target, registers));
-            }
+        for row in contents {
+            let fingerprint = self.fingerprinter.target(&row.0);
+            let (entry, outdated) = ledger.load(fingerprint, row, now, self.skew);
+            entries.extend(entry.map(|entry| (fingerprint, entry)));
+            lapsed.extend(outdated);
         }
         self.set.load(entries);
-        drop(targets);
+        drop(ledger);
         if !lapsed.is_empty() {
             self.journal.expire(lapsed, now, self.skew);
         }
     }
 
+    fn clamped(&self, at: Timestamp) -> Timestamp {
+        at.min(self.clock.now().plus(self.skew))
+    }
+
     fn explain(&self, fingerprint: Fingerprint, suspended: bool) -> Denial {
-        let targets = self.targets();
-        let found = targets.get(&fingerprint);
+        let ledger = self.ledger();
+        let found = ledger.find(fingerprint);
         let standing = found.and_then(|(_, r)| if suspended { r.suspension() } else { r.revocation() });
         let level = found.map_or(Level::Certificate, |(target, _)| target.level());
         Denial { level, suspended, reason: standing.and_then(|s| s.reason.clone()).unwrap_or_default() }
     }
 
-    fn targets(&self) -> MutexGuard<'_, HashMap<Fingerprint, (Target, Registers)>> {
-        self.targets.lock().unwrap_or_else(PoisonError::into_inner)
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

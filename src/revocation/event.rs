@@ -4,6 +4,7 @@ use serde::Deserialize;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::Registers;
 use super::Target;
 use crate::clock::Timestamp;
 
@@ -54,6 +55,9 @@ pub struct Event {
     /// Who decided it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
+    /// Which feed it came from; `admin` for the API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Of a reinstatement: lifts a revocation too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
@@ -71,7 +75,13 @@ impl Event {
             issued_before: None,
             expires_at: None,
             actor: None,
+            source: None,
             force: false,
         }
+    }
+
+    /// Whether a target in this state refuses it: a reinstatement without the force that a revocation asks for.
+    pub(super) fn is_refused(&self, registers: &Registers) -> bool {
+        self.action == Action::Reinstate && !self.force && registers.is_revoked()
     }
 }

@@ -32,6 +32,9 @@ pub struct Standing {
     /// Who.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<String>,
+    /// By which feed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
     /// Hits only what was issued before, Unix seconds; `None` hits everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issued_before: Option<i64>,
@@ -46,6 +49,7 @@ impl Standing {
             stamp: (event.at, event.id.clone()),
             reason: event.reason.clone(),
             actor: event.actor.clone(),
+            source: event.source.clone(),
             issued_before: event.issued_before,
             expires_at: event.expires_at,
         }
@@ -63,6 +67,25 @@ impl Standing {
 
     fn lapsed(&self, now: Timestamp, skew: Duration) -> bool {
         self.expires_at.is_some_and(|at| at.plus(skew) <= now)
+    }
+}
+
+/// What stands of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// For good.
+    Revoked,
+    /// Until it is reinstated.
+    Suspended,
+}
+
+impl State {
+    /// The name in answers.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Revoked => "revoked",
+            Self::Suspended => "suspended",
+        }
     }
 }
 
@@ -154,6 +177,13 @@ impl Registers {
     /// The suspension that stands.
     pub fn suspension(&self) -> Option<&Standing> {
         self.suspension.as_ref().and_then(|(standing, suspended)| suspended.then_some(standing))
+    }
+
+    /// Everything that stands: the revocations, greatest stamp first, then the suspension. Each is of an event of its
+    /// own.
+    pub fn standings(&self) -> impl Iterator<Item = (State, &Standing)> {
+        let revoked = self.revoked.iter().map(|standing| (State::Revoked, standing));
+        revoked.chain(self.suspension().map(|standing| (State::Suspended, standing)))
     }
 
     /// Forgets what has lapsed; says whether anything did.
