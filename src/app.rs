@@ -29,6 +29,7 @@ use tokio::runtime::LocalOptions;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
+use tokio::time::MissedTickBehavior;
 use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
@@ -61,6 +62,7 @@ use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
 use crate::revocation::Engine;
+use crate::revocation::Registry;
 use crate::telemetry;
 use crate::telemetry::Health;
 use crate::telemetry::Metrics;
@@ -69,6 +71,8 @@ use crate::telemetry::Metrics;
 const ADMIN: Bounds = Bounds { connections: 128, drain: Duration::from_secs(5) };
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
+/// How often the certificates that were seen are written.
+const FLUSH: Duration = Duration::from_secs(1);
 /// How often lapsed entries are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -112,6 +116,7 @@ pub struct Running {
     /// Where metrics and health are.
     pub metrics: Option<SocketAddr>,
     engine: Arc<Engine>,
+    registry: Arc<Registry>,
     drain_gate: watch::Sender<bool>,
     drain_operations: watch::Sender<bool>,
     gates: Vec<JoinHandle<usize>>,
@@ -125,6 +130,7 @@ struct Shared {
     clock: Clock,
     metrics: Metrics,
     engine: Arc<Engine>,
+    registry: Arc<Registry>,
 }
 
 /// TLS and the peers of one listener.
@@ -144,7 +150,8 @@ struct Rules {
 pub fn check(config: &Config) -> Result<(), Error> {
     // Everything is read the way it will be, on an engine that is gone afterwards.
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
-    let shared = Shared::new(config.clone(), Clock::system(), engine)?;
+    let registry = Registry::in_memory(Clock::system());
+    let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
@@ -161,7 +168,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         );
     }
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
-    let shared = Shared::new(config, clock, engine)?;
+    // After the journal, which refuses a directory that another process uses.
+    let registry = Registry::open(&state, clock.clone());
+    let shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let threads =
@@ -196,6 +205,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         admin: admin_address,
         metrics: metrics_address,
         engine: shared.engine,
+        registry: shared.registry,
         drain_gate,
         drain_operations,
         gates,
@@ -207,6 +217,11 @@ impl Running {
     /// The engine.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    /// The certificates that were seen.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
     }
 
     /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
@@ -222,16 +237,18 @@ impl Running {
         if self.operations.join().is_err() {
             tracing::error!("the operations thread failed");
         }
+        self.registry.flush();
         tracing::info!(cut, "portcullis is down");
         cut
     }
 }
 
 impl Shared {
-    fn new(config: Config, clock: Clock, engine: Engine) -> Result<Self, Error> {
+    fn new(config: Config, clock: Clock, engine: Engine, registry: Registry) -> Result<Self, Error> {
         let metrics = Metrics::new()?;
         metrics.started.set(clock.now().secs());
-        Ok(Self { config: Arc::new(config), clock, metrics, engine: Arc::new(engine) })
+        let (engine, registry) = (Arc::new(engine), Arc::new(registry));
+        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry })
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
@@ -243,7 +260,7 @@ impl Shared {
         let gate = &self.config.gate;
         // Advisory mode refuses nobody, in the handshake neither.
         let reject_at = if gate.mode == Mode::Strict { gate.reject_at } else { RejectAt::Request };
-        let peers = Arc::new(peers.reject_at(reject_at));
+        let peers = Arc::new(peers.reject_at(reject_at).noting_in(Arc::clone(&self.registry)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })
@@ -312,6 +329,7 @@ impl Operations {
             };
             let api = Api {
                 engine: Arc::clone(&shared.engine),
+                registry: Arc::clone(&shared.registry),
                 audit: Audit::open(&config.state.dir)?,
                 allow: section.allow.clone(),
                 enforces: config.gate.mode == Mode::Strict,
@@ -351,6 +369,7 @@ impl Operations {
                 ));
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
+            spawn_local(keep_registry(Arc::clone(&shared.registry)));
             match admin {
                 None => {
                     // The sender lives until the gate has drained; losing it means the same.
@@ -437,6 +456,19 @@ async fn keep_house(engine: Arc<Engine>) {
         let lapsed = engine.expire();
         if lapsed > 0 {
             tracing::info!(lapsed, "revocations lapsed with the credentials that they hit");
+        }
+    }
+}
+
+async fn keep_registry(registry: Arc<Registry>) {
+    let mut turns = tokio::time::interval(FLUSH);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let registry = Arc::clone(&registry);
+        // It waits for the disk, which nothing else of this runtime may.
+        if let Err(error) = tokio::task::spawn_blocking(move || registry.flush()).await {
+            tracing::error!(%error, "the registry's housekeeping failed");
         }
     }
 }

@@ -33,6 +33,7 @@ use crate::revocation::Engine;
 use crate::revocation::Event;
 use crate::revocation::Level;
 use crate::revocation::Outcome;
+use crate::revocation::Registry;
 use crate::revocation::Target;
 use crate::telemetry::Metrics;
 
@@ -60,6 +61,8 @@ pub struct Caller {
 pub struct Api {
     /// The engine.
     pub engine: Arc<Engine>,
+    /// The certificates that were seen.
+    pub registry: Arc<Registry>,
     /// The record of who did what.
     pub audit: Audit,
     /// The principals that may.

@@ -23,6 +23,8 @@ use crate::identity::Identity;
 use crate::identity::Trust;
 use crate::identity::VerifiedChain;
 use crate::revocation::Engine;
+use crate::revocation::Registry;
+use crate::revocation::Seen;
 use crate::session::Credential;
 use crate::telemetry::Metrics;
 
@@ -68,6 +70,7 @@ pub struct Peers {
     engine: Arc<Engine>,
     clock: Clock,
     metrics: Metrics,
+    registry: Option<Arc<Registry>>,
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
@@ -86,6 +89,7 @@ impl Peers {
             engine,
             clock,
             metrics,
+            registry: None,
             chains,
             cache_hits,
             reuses,
@@ -95,6 +99,17 @@ impl Peers {
     /// Lets revoked certificates fail in the handshake already.
     pub fn reject_at(mut self, reject_at: RejectAt) -> Self {
         self.reject_at = reject_at;
+        self
+    }
+
+    /// Notes in `registry` every certificate that is verified, and at once the authorities that are trusted.
+    pub fn noting_in(mut self, registry: Arc<Registry>) -> Self {
+        let now = self.clock.now();
+        let anchors = self.trust.authorities();
+        anchors
+            .filter_map(|anchor| Seen::authority(std::slice::from_ref(anchor), now))
+            .for_each(|seen| registry.note(seen));
+        self.registry = Some(registry);
         self
     }
 
@@ -178,6 +193,10 @@ impl Peers {
         let identity =
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
         let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
+        if let Some(registry) = &self.registry {
+            let seen = Seen::all(&chain, identity.as_ref().ok(), self.clock.now());
+            seen.for_each(|seen| registry.note(seen));
+        }
         let headers = IdentityHeaders::new(&chain.leaf, identity.as_ref().ok());
         let kind = identity.as_ref().map_or("unknown", |identity| identity.kind.as_str());
         let success = self.metrics.auth.with_label_values(&["success", kind]);
