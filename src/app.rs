@@ -10,6 +10,7 @@ use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -34,10 +35,13 @@ use tokio_rustls::TlsAcceptor;
 use tower_service::Service as _;
 
 use crate::authority;
+use crate::authority::Access;
 use crate::authority::Api;
 use crate::authority::Audit;
 use crate::authority::Caller;
+use crate::authority::Secret;
 use crate::clock::Clock;
+use crate::config;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::identity::Binding;
@@ -153,6 +157,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
 }
@@ -182,12 +187,9 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let operations = Operations::bind(&shared)?;
+    let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone())?;
     let (admin_address, metrics_address) = operations.addresses()?;
-    let operations = spawn("operations", {
-        let gate_drains = gate_drains.clone();
-        move || operations.run(operations_drain, gate_drains)
-    })?;
+    let operations = spawn("operations", move || operations.run(operations_drain))?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
         spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
@@ -253,7 +255,7 @@ impl Shared {
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
     fn secure(&self, tls: &TlsConfig, key: &'static str, names: &[DnsName]) -> Result<Secured, Error> {
-        let trust = load_trust(&self.config, tls, key)?;
+        let trust = Arc::new(load_trust(&self.config, tls, key)?);
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
@@ -264,6 +266,36 @@ impl Shared {
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })
+    }
+
+    /// What the admin API acts on.
+    fn api(
+        &self,
+        section: &config::Admin,
+        gate: &Peers,
+        audit: Audit,
+        condition: Condition,
+    ) -> Result<Arc<Api>, Error> {
+        let names =
+            section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
+        let roles = names.map(|(name, role)| (name.clone(), role)).collect();
+        let mode = self.config.gate.mode;
+        Ok(Arc::new(Api {
+            engine: Arc::clone(&self.engine),
+            registry: Arc::clone(&self.registry),
+            audit,
+            access: Access::new(roles, load_secrets(&self.config, section)?, section.limits),
+            trust: Arc::clone(gate.trust()),
+            binding: gate.binding().clone(),
+            mode: mode.name(),
+            enforces: mode == Mode::Strict,
+            ready: Box::new(move || condition.ready()),
+            patience: self.config.gate.timeouts.body_idle,
+            clock: self.clock.clone(),
+            started: self.clock.now(),
+            metrics: self.metrics.clone(),
+            suppressed: AtomicU64::new(0),
+        }))
     }
 
     fn context<H>(
@@ -315,37 +347,33 @@ struct Operations {
     shared: Shared,
     admin: Option<(StdListener, Secured, Router)>,
     metrics: Option<StdListener>,
+    condition: Condition,
 }
 
 impl Operations {
-    fn bind(shared: &Shared) -> Result<Self, Error> {
+    fn bind(shared: &Shared, gate: &Peers, gate_drains: watch::Receiver<bool>) -> Result<Self, Error> {
         let config = &shared.config;
+        let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
+        let mut condition = Condition { engine, clock, gate_drains, audit: None };
         let mut admin = None;
         if let Some(section) = &config.admin {
-            let names: Vec<DnsName> = section.allow.iter().filter_map(|name| DnsName::parse(name)).collect();
+            let names = section.roles().into_iter().flat_map(|(.., names)| names);
+            let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
                 Some(tls) => shared.secure(tls, "admin.tls", &names)?,
                 None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
             };
-            let api = Api {
-                engine: Arc::clone(&shared.engine),
-                registry: Arc::clone(&shared.registry),
-                audit: Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?,
-                allow: section.allow.clone(),
-                enforces: config.gate.mode == Mode::Strict,
-                patience: config.gate.timeouts.body_idle,
-                clock: shared.clock.clone(),
-                metrics: shared.metrics.clone(),
-            };
+            let opened = Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?;
+            condition.audit = Some(opened.clone());
+            let api = shared.api(section, gate, opened, condition.clone())?;
             let listener = bind("admin.listen", section.listen, 1)?;
-            admin =
-                listener.into_iter().next().map(|bound| (bound, secured, authority::router(Arc::new(api))));
+            admin = listener.into_iter().next().map(|bound| (bound, secured, authority::router(api)));
         }
         let metrics = match &config.metrics {
             Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        Ok(Self { shared: shared.clone(), admin, metrics })
+        Ok(Self { shared: shared.clone(), admin, metrics, condition })
     }
 
     fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
@@ -353,20 +381,12 @@ impl Operations {
         Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
-    fn run(self, mut drain: watch::Receiver<bool>, gate_drains: watch::Receiver<bool>) {
-        let Self { shared, admin, metrics } = self;
+    fn run(self, mut drain: watch::Receiver<bool>) {
+        let Self { shared, admin, metrics, condition } = self;
         run_local(async move {
             if let Some(listener) = metrics {
-                let health = Rc::new(Condition {
-                    engine: Arc::clone(&shared.engine),
-                    clock: shared.clock.clone(),
-                    gate_drains,
-                });
-                spawn_local(telemetry::serve(
-                    TcpListener::from_std(listener)?,
-                    shared.metrics.clone(),
-                    health,
-                ));
+                let listener = TcpListener::from_std(listener)?;
+                spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
             spawn_local(keep_registry(Arc::clone(&shared.registry)));
@@ -415,17 +435,20 @@ impl Handler for Admin {
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
             address: connection.address(),
             request_id: id.to_string(),
+            guard: connection.guard().cloned(),
         });
         let Ok(response) = self.0.clone().call(request.map(axum::body::Body::new)).await;
         Ok(response.map(|body| Body::Other(body.map_err(Into::into).boxed_unsync())))
     }
 }
 
-/// How the process is, for the plain listener.
+/// How the process is.
+#[derive(Clone)]
 struct Condition {
     engine: Arc<Engine>,
     clock: Clock,
     gate_drains: watch::Receiver<bool>,
+    audit: Option<Audit>,
 }
 
 impl Health for Condition {
@@ -435,16 +458,20 @@ impl Health for Condition {
         metrics.sessions.set(number(self.engine.sessions().len()));
         metrics.entries.set(number(self.engine.entries()));
         metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
-        metrics.durable.set(i64::from(self.engine.is_durable()));
+        let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
+        metrics.durable.set(i64::from(durable));
     }
 
     fn ready(&self) -> Result<(), String> {
         if *self.gate_drains.borrow() {
             return Err("draining".into());
         }
-        match self.engine.is_durable() {
+        if !self.engine.is_durable() {
+            return Err("the journal cannot be written; revocations stand in memory only".into());
+        }
+        match self.audit.as_ref().is_none_or(Audit::is_durable) {
             true => Ok(()),
-            false => Err("the journal cannot be written; revocations stand in memory only".into()),
+            false => Err("the audit cannot be written; who did what is in memory only".into()),
         }
     }
 }
@@ -489,6 +516,13 @@ fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, Conf
         );
     }
     Ok(trust)
+}
+
+fn load_secrets(config: &Config, section: &config::Admin) -> Result<Vec<Secret>, ConfigError> {
+    let read = |(i, secret)| {
+        Secret::read(secret).map_err(|e| config.error(&format!("admin.secret[{i}].file"), e.to_string()))
+    };
+    section.secret.iter().enumerate().map(read).collect()
 }
 
 fn at_key(config: &Config, section: &str, error: &TlsError) -> ConfigError {

@@ -4,6 +4,7 @@
 //! **Invariant:** a configuration that loads can be started as far as it alone can tell; one that does not names the
 //! file, the line, the key and the reason.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
@@ -14,7 +15,10 @@ use toml::Value;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use crate::authority;
 use crate::authority::AuditConfig;
+use crate::authority::Role;
+use crate::authority::SecretConfig;
 use crate::identity;
 use crate::identity::ClaimSource;
 use crate::identity::DnsName;
@@ -69,8 +73,20 @@ pub struct Config {
 pub struct Admin {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// The principals that may call it: SPIFFE IDs or DNS names.
+    /// The principals that may do everything (role `admin`): SPIFFE IDs or DNS names.
     pub allow: Vec<String>,
+    /// Those that may change what is one agent's (role `operator`).
+    #[serde(default)]
+    pub operators: Vec<String>,
+    /// Those that may read (role `auditor`).
+    #[serde(default)]
+    pub auditors: Vec<String>,
+    /// Secrets that buy a Bearer token.
+    #[serde(default)]
+    pub secret: Vec<SecretConfig>,
+    /// How often one administrator may call.
+    #[serde(default)]
+    pub limits: authority::Limits,
     /// Its own certificate and authorities; the gate's if absent.
     pub tls: Option<TlsConfig>,
 }
@@ -199,6 +215,9 @@ impl Config {
         if let Some(tls) = self.admin.as_mut().and_then(|admin| admin.tls.as_mut()) {
             tls.rebase(base);
         }
+        for secret in self.admin.iter_mut().flat_map(|admin| &mut admin.secret) {
+            secret.file = base.join(&secret.file);
+        }
         self.state.dir = base.join(&self.state.dir);
     }
 
@@ -303,22 +322,57 @@ impl Config {
         if let Some(tls) = &admin.tls {
             self.check_scopes(tls, "admin.tls")?;
         }
-        for (i, name) in admin.allow.iter().enumerate() {
-            let key = format!("admin.allow[{i}]");
-            if name.starts_with("spiffe:") {
-                let id = SpiffeId::parse(name).map_err(|e| self.error(&key, format!("`{name}`: {e}")))?;
-                let known =
-                    self.identity.trust_domains.iter().any(|domain| domain.as_str() == id.trust_domain());
-                if !known {
-                    return Err(
-                        self.error(&key, format!("`{name}` is of no trust domain in identity.trust_domains"))
-                    );
+        let mut roles: HashMap<&str, Role> = HashMap::new();
+        for (role, list, names) in admin.roles() {
+            for (i, name) in names.iter().enumerate() {
+                let key = format!("admin.{list}[{i}]");
+                self.check_principal(&key, name)?;
+                if let Some(other) = roles.insert(name, role) {
+                    let reason = format!("`{name}` is {} already", other.name());
+                    return Err(self.error(&key, reason));
                 }
-            } else if DnsName::parse(name).is_none_or(|dns| dns.as_str() != name) {
-                return Err(self.error(&key, format!("`{name}`: a SPIFFE ID, or a DNS name in lower case")));
+            }
+        }
+        for (i, secret) in admin.secret.iter().enumerate() {
+            let name = &secret.name;
+            let fits = (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            let twice = admin.secret.iter().take(i).any(|other| other.name == *name);
+            let key = format!("admin.secret[{i}].name");
+            if !fits {
+                return Err(self.error(&key, format!("`{name}`: up to 64 letters, digits, `-`, `_` and `.`")));
+            }
+            if twice {
+                return Err(self.error(&key, format!("`{name}` is named twice")));
             }
         }
         Ok(())
+    }
+
+    fn check_principal(&self, key: &str, name: &str) -> Result<(), ConfigError> {
+        if !name.starts_with("spiffe:") {
+            let fits = DnsName::parse(name).is_some_and(|dns| dns.as_str() == name);
+            let reason = || format!("`{name}`: a SPIFFE ID, or a DNS name in lower case");
+            return if fits { Ok(()) } else { Err(self.error(key, reason())) };
+        }
+        let id = SpiffeId::parse(name).map_err(|e| self.error(key, format!("`{name}`: {e}")))?;
+        match self.identity.trust_domains.iter().any(|domain| domain.as_str() == id.trust_domain()) {
+            true => Ok(()),
+            false => {
+                Err(self.error(key, format!("`{name}` is of no trust domain in identity.trust_domains")))
+            }
+        }
+    }
+}
+
+impl Admin {
+    /// Who has which role, and under which key the configuration says so.
+    pub fn roles(&self) -> [(Role, &'static str, &[String]); 3] {
+        [
+            (Role::Admin, "allow", &self.allow),
+            (Role::Operator, "operators", &self.operators),
+            (Role::Auditor, "auditors", &self.auditors),
+        ]
     }
 }
 

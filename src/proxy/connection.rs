@@ -139,6 +139,11 @@ impl Connection {
         self.peer.as_ref()
     }
 
+    /// Keeps its session in the table; `None` of a connection that was refused from the start.
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
+    }
+
     /// Where the other end is.
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -64,7 +64,7 @@ impl Peer {
 
 /// Tells who a client is, for one set of authorities and one binding.
 pub struct Peers {
-    trust: Trust,
+    trust: Arc<Trust>,
     binding: Binding,
     reject_at: RejectAt,
     engine: Arc<Engine>,
@@ -78,7 +78,13 @@ pub struct Peers {
 
 impl Peers {
     /// A fresh, empty cache under these rules.
-    pub fn new(trust: Trust, binding: Binding, engine: Arc<Engine>, clock: Clock, metrics: Metrics) -> Self {
+    pub fn new(
+        trust: Arc<Trust>,
+        binding: Binding,
+        engine: Arc<Engine>,
+        clock: Clock,
+        metrics: Metrics,
+    ) -> Self {
         let cache_hits = metrics.cache_hits.with_label_values(&["certificate"]);
         let reuses = metrics.cache_hits.with_label_values(&["principal"]);
         let chains = Cache::new(CHAINS);
@@ -111,6 +117,11 @@ impl Peers {
             .for_each(|seen| registry.note(seen));
         self.registry = Some(registry);
         self
+    }
+
+    /// Whom it trusts.
+    pub fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// The rules by which names become identities.

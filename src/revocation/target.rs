@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::Deserialize;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::identity::DnsName;
 use crate::identity::KeyId;
@@ -16,7 +17,7 @@ use crate::identity::TrustDomain;
 const MAX_NAME: usize = 2048;
 
 /// The levels of a revocation, from one certificate to a whole trust domain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// One certificate: serial number, and issuer where it is known.

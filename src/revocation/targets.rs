@@ -28,18 +28,25 @@ impl Targets {
         let mut own = certificate(&chain.leaf.serial, chain.issuers.first());
         own.push(Target::of(Level::Key, None, chain.leaf.key.as_str()));
         let mut mass = path(&chain.issuers);
-        if let Some(identity) = identity {
-            let names = std::iter::once(identity.principal.as_str())
-                .chain(identity.agent.as_deref())
-                .chain(identity.dns.iter().map(|name| name.as_str()));
-            own.extend(names.map(|name| Target::of(Level::Principal, None, &canonical_principal(name))));
-            own.extend(identity.task.as_deref().map(|task| Target::of(Level::Task, None, task)));
-            let domain = identity.trust_domain.as_deref();
-            mass.extend(domain.map(|name| Target::of(Level::TrustDomain, None, name)));
+        if let Some(named) = identity.map(Self::of_identity) {
+            own.extend(named.own);
+            mass.extend(named.mass);
         }
         let mut known = HashSet::new();
         own.retain(|target| known.insert(target.clone()));
         Self { own, mass }
+    }
+
+    /// Those of whoever has this identity, whatever the certificate.
+    pub fn of_identity(identity: &Identity) -> Self {
+        let names = std::iter::once(identity.principal.as_str())
+            .chain(identity.agent.as_deref())
+            .chain(identity.dns.iter().map(|name| name.as_str()));
+        let names = names.map(|name| Target::of(Level::Principal, None, &canonical_principal(name)));
+        let task = identity.task.as_deref().map(|task| Target::of(Level::Task, None, task));
+        let domain = identity.trust_domain.as_deref();
+        let domain = domain.map(|name| Target::of(Level::TrustDomain, None, name));
+        Self { own: names.chain(task).collect(), mass: domain.into_iter().collect() }
     }
 
     /// Those of an authority: the first of `authorities`, the others being its own issuers, nearest first.

@@ -7,6 +7,7 @@ use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -45,6 +46,8 @@ pub struct Session {
     cause: OnceLock<Cause>,
     killed: Notify,
     guards: AtomicUsize,
+    /// The last guard is gone, and the table has let go of it.
+    over: AtomicBool,
     ended: Notify,
     /// A handle of the killer's own on the socket, for the case that the thread that serves it is stuck.
     socket: Mutex<Option<OwnedFd>>,
@@ -61,6 +64,7 @@ impl Session {
             cause: OnceLock::new(),
             killed: Notify::new(),
             guards: AtomicUsize::new(1),
+            over: AtomicBool::new(false),
             ended: Notify::new(),
             socket: Mutex::new(None),
         }
@@ -142,9 +146,9 @@ impl Session {
         self.socket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether the last guard is gone.
+    /// Whether the last guard is gone, and nobody who lists sessions finds it any more.
     pub(super) fn is_over(&self) -> bool {
-        self.guards.load(Ordering::Acquire) == 0
+        self.over.load(Ordering::Acquire)
     }
 
     /// Waits until the last guard is gone.
@@ -209,6 +213,7 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.session.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.table.remove(&self.session);
+            self.session.over.store(true, Ordering::Release);
             self.session.ended.notify_waiters();
         }
     }

@@ -308,7 +308,9 @@ impl Lab {
 
     /// Revokes, and returns how many sessions that ended. When this returns, `revoke` has.
     pub(crate) async fn revoke(&mut self, level: &str, target: &str) -> u64 {
-        let change = json!({"action": "revoke", "level": level, "target": target, "reason": "leaked"});
+        let mut change = json!({"action": "revoke", "level": level, "target": target, "reason": "leaked"});
+        // Of a certificate that the gate need not have seen.
+        change["preemptive"] = true.into();
         self.applied(change).await
     }
 
@@ -338,7 +340,11 @@ pub(crate) async fn plain(address: SocketAddr, path: &str) -> String {
 /// Sends a change over any connection to the admin listener.
 pub(crate) async fn post(connection: &mut H1, change: &Value) -> hyper::Result<Answer> {
     use http_body_util::BodyExt as _;
-    let request = connection.request("POST", "/v1/revocations").body(full(change.to_string())).unwrap();
+    let request = connection
+        .request("POST", "/v1/revocations")
+        .header("content-type", "application/json")
+        .body(full(change.to_string()))
+        .unwrap();
     let (parts, body) = connection.send(request).await?.into_parts();
     let body = within(body.collect()).await?.to_bytes();
     Ok(Answer { status: parts.status, headers: parts.headers, body })

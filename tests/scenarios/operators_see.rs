@@ -145,6 +145,7 @@ async fn advisory_mode_says_who_would_have_been_refused() {
     site.edit("mode = \"strict\" ", "mode = \"advisory\" ");
     let (mut process, at) = Process::start(site.run(upstream.address)).await;
     let cert = site.root.agent("a");
+    Client::new(&site.root, Some(&cert), at.gate, &[&TLS13]).get("/").await.assert_ok();
     let target = ["--level", "certificate", "--target", cert.serial.as_str(), "--reason", "superseded"];
     assert_eq!(ended(site.change("revoke", at.admin, &target)).await.code, Some(0));
     Client::new(&site.root, Some(&cert), at.gate, &[&TLS13]).get("/").await.assert_ok();

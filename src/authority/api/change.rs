@@ -1,0 +1,402 @@
+//! `POST /v1/revocations` and `POST /v1/revoke`: what is asked, read and held against the caller's role.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Extension;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use futures_util::FutureExt as _;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use http::HeaderMap;
+use http::StatusCode;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use utoipa::PartialSchema;
+use utoipa::ToSchema;
+use utoipa::openapi::Ref;
+use utoipa::openapi::RefOr;
+use utoipa::openapi::Schema;
+use utoipa::openapi::schema::ArrayBuilder;
+use utoipa::openapi::schema::OneOfBuilder;
+
+use super::Api;
+use super::body;
+use super::decision::Applied;
+use super::decision::Decision;
+use super::decision::DryRun;
+use super::gatekeeper::Actor;
+use super::gatekeeper::Administrator;
+use super::gatekeeper::stand;
+use super::listing::Moment;
+use super::refusal::ProblemDocument;
+use super::refusal::Refusal;
+use crate::authority::Role;
+use crate::clock::Timestamp;
+use crate::revocation::Action;
+use crate::revocation::Event;
+use crate::revocation::Level;
+use crate::revocation::Target;
+use crate::session::Guard;
+
+/// The largest body, bytes: a batch of the greatest size with some 800 bytes a change.
+const MAX_BODY: usize = 8 * 1024 * 1024;
+/// The most changes in one batch.
+const MAX_BATCH: usize = 10_000;
+/// How many of them wait for the journal at once.
+const IN_HAND: usize = 1024;
+/// The longest reason, bytes.
+const MAX_REASON: usize = 1024;
+/// The feed, in events and metrics.
+pub(super) const FEED: &str = "admin";
+
+/// One change, as it is asked.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Change {
+    /// What is to happen.
+    action: Action,
+    /// What kind of target it is.
+    level: Level,
+    /// The target: a serial, a key's SHA-256, a SPIFFE ID, DNS name or agent id, a jti, a task id, a CA key id, ...
+    #[schema(min_length = 1, max_length = 2048)]
+    target: String,
+    /// The issuer's key id, where the target is a serial.
+    issuer: Option<String>,
+    /// Why; it is logged, audited and, where configured, told to the client.
+    #[schema(max_length = 1024)]
+    reason: Option<String>,
+    /// Hit only credentials that were issued before.
+    #[schema(value_type = Option<Moment>)]
+    issued_before: Option<Timestamp>,
+    /// When what is hit has expired, and the entry may be forgotten.
+    #[schema(value_type = Option<Moment>)]
+    expires_at: Option<Timestamp>,
+    /// Of a reinstatement: lifts a revocation too.
+    #[serde(default)]
+    force: bool,
+    /// Revokes a certificate that nobody has seen yet.
+    #[serde(default)]
+    preemptive: bool,
+    /// Only say what would be hit; change nothing.
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// One change, or up to 10,000, each of which has an answer of its own. Describes the body; what is in a batch is read
+/// one by one.
+pub(super) struct Changes;
+
+impl PartialSchema for Changes {
+    fn schema() -> RefOr<Schema> {
+        let one = || Ref::from_schema_name(Change::name());
+        let batch = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(MAX_BATCH));
+        OneOfBuilder::new().item(one()).item(batch).into()
+    }
+}
+
+impl ToSchema for Changes {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((Change::name().into(), Change::schema()));
+        Change::schemas(schemas);
+    }
+}
+
+/// What came of a change.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Done {
+    /// It is in effect.
+    Applied(Applied),
+    /// It was a dry run.
+    DryRun(DryRun),
+}
+
+/// What came of a change, or of a batch.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "describes the answer")]
+pub(super) enum DoneOrMany {
+    One(Done),
+    Many(BatchAnswer),
+}
+
+/// What came of a batch.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BatchAnswer {
+    /// One for each change, in their order.
+    answers: Vec<Answer>,
+    /// How many were done.
+    done: usize,
+    /// How many were not.
+    refused: usize,
+}
+
+/// What came of one change of a batch.
+#[derive(Serialize, ToSchema)]
+struct Answer {
+    /// The status that it would have had by itself.
+    status: u16,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    result: Option<Done>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<ProblemDocument>, nullable = false)]
+    problem: Option<Box<RawValue>>,
+}
+
+/// Revoke, suspend or reinstate: one target, or a batch.
+///
+/// Asking again is safe: the answer is 200, and `revoked_at` is renewed. With 503 a change is in effect, but not on
+/// disk, or not complete; ask again.
+#[utoipa::path(
+    post, path = "/v1/revocations", tag = "revocations", request_body = Changes, security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
+        (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
+        (status = 400, description = "Malformed; nothing was changed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Over 8 MiB.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
+            (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
+        )),
+    )
+)]
+pub(super) async fn post_revocations(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Administrator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    if bytes.trim_ascii_start().starts_with(b"[") {
+        return api.change_many(&bytes, who).await.map(IntoResponse::into_response);
+    }
+    let decision = api.decide(body::parse(&bytes)?, &who.actor)?;
+    let done = Arc::clone(&api).in_a_task(decision, who).await?;
+    Ok((done.status(), Json(done)).into_response())
+}
+
+/// What AgentWrit's clients ask.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Revoke {
+    /// What kind of target it is, such as `token`, `agent`, `task` or `chain`.
+    level: String,
+    /// The target.
+    #[schema(min_length = 1, max_length = 2048)]
+    target: String,
+}
+
+/// What AgentWrit's clients are answered.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revoked {
+    /// Always true.
+    revoked: bool,
+    /// As it was asked.
+    level: String,
+    /// The canonical name.
+    target: String,
+    /// How many live sessions ended.
+    count: usize,
+}
+
+/// Revoke one target for good: `POST /v1/revocations` for AgentWrit's clients.
+#[utoipa::path(
+    post, path = "/v1/revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "Done.", body = Revoked),
+        (status = 400, description = "Malformed, or no such level.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Over 8 MiB.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "In effect, but not on disk or not complete.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn post_revoke(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Administrator>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Revoked>, Refusal> {
+    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    let Revoke { level: asked, target } = body::parse(&bytes)?;
+    let level: Level = asked.parse().map_err(|e| Refusal::bad_request(format!("level: {e}")))?;
+    let change = Change {
+        action: Action::Revoke,
+        level,
+        target,
+        issuer: None,
+        reason: None,
+        issued_before: None,
+        expires_at: None,
+        force: false,
+        preemptive: false,
+        dry_run: false,
+    };
+    let decision = api.decide(change, &who.actor)?;
+    match Arc::clone(&api).in_a_task(decision, who).await? {
+        Done::Applied(applied) => match applied.error {
+            Some(error) => Err(Refusal::not_durable(error)),
+            None => Ok(Json(Revoked {
+                revoked: true,
+                level: asked,
+                target: applied.target,
+                count: applied.sessions_ended,
+            })),
+        },
+        Done::DryRun(_) => Err(Refusal::internal("no dry run was asked")),
+    }
+}
+
+impl Api {
+    /// What a caller asks, as far as it may.
+    fn decide(&self, change: Change, who: &Actor) -> Result<Decision, Refusal> {
+        let target = Target::parse(change.level, &change.target, change.issuer.as_deref());
+        let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
+        if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
+            return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
+        }
+        if change.force && change.action != Action::Reinstate {
+            return Err(Refusal::bad_request("force: goes with `reinstate` alone"));
+        }
+        if change.expires_at.is_some_and(|at| at <= self.clock.now()) {
+            return Err(Refusal::bad_request("expires_at: in the past, so that nothing would be hit"));
+        }
+        let about = |refusal: Refusal| refusal.about(change.action.name(), Some(&target));
+        let (least, what) = change.takes();
+        who.require(least, &what).map_err(about)?;
+        let is_known = self.knows(&target);
+        let strikes = change.action != Action::Reinstate && !change.preemptive && !change.dry_run;
+        if strikes && target.level() == Level::Certificate && !is_known {
+            return Err(about(Refusal::unknown_certificate(target.name())));
+        }
+        let at = self.engine.now_for(&target);
+        let event = Event {
+            reason: change.reason,
+            // Whole seconds, as certificates have them; a part of one counts as one.
+            issued_before: change.issued_before.map(|at| at.plus(Duration::from_millis(999)).secs()),
+            expires_at: change.expires_at,
+            actor: Some(who.name.clone()),
+            source: Some(FEED.into()),
+            force: change.force,
+            ..Event::new(change.action, target, at)
+        };
+        Ok(Decision { event, dry_run: change.dry_run, is_known })
+    }
+
+    /// A task of its own: a caller who revokes herself, or hangs up, ends the call, never the revocation.
+    async fn in_a_task(self: Arc<Self>, decision: Decision, who: Administrator) -> Result<Done, Refusal> {
+        let Administrator { actor, guards } = who;
+        let task = tokio::spawn(async move { self.carry_out(decision, &actor, guards).await });
+        task.await.unwrap_or_else(|e| Err(Refusal::internal(e.to_string())))
+    }
+
+    async fn change_many(self: &Arc<Self>, bytes: &[u8], who: Administrator) -> Result<Response, Refusal> {
+        let changes: Vec<Box<RawValue>> = body::parse(bytes)?;
+        if changes.is_empty() || changes.len() > MAX_BATCH {
+            let reason = format!("a batch of {}; 1 to {MAX_BATCH} may be asked", changes.len());
+            return Err(Refusal::bad_request(reason));
+        }
+        let task = tokio::spawn(Arc::clone(self).each(changes, who));
+        let answers = task.await.map_err(|e| Refusal::internal(e.to_string()))?;
+        let done = answers.iter().filter(|answer| answer.status == StatusCode::OK.as_u16()).count();
+        let refused = answers.len() - done;
+        let status = if refused == 0 { StatusCode::OK } else { StatusCode::MULTI_STATUS };
+        Ok((status, Json(BatchAnswer { answers, done, refused })).into_response())
+    }
+
+    /// Carries out a batch, in its order, for as long as the caller's credential stands.
+    async fn each(self: Arc<Self>, changes: Vec<Box<RawValue>>, who: Administrator) -> Vec<Answer> {
+        let Administrator { actor, guards } = who;
+        let mut guards = Some(guards);
+        let mut answers: Vec<Option<Answer>> = changes.iter().map(|_| None).collect();
+        let mut in_hand = FuturesUnordered::new();
+        for (i, change) in changes.iter().enumerate() {
+            if guards.as_ref().is_some_and(|guards| !stand(guards)) {
+                guards = None;
+            }
+            let (api, actor, strength) = (&self, &actor, guards.clone());
+            let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });
+            // What is decided takes effect now, in the order of the batch; the journal and the audit come later.
+            match (&mut work).now_or_never() {
+                Some(answered) => put(&mut answers, answered),
+                None => in_hand.push(work),
+            }
+            while in_hand.len() >= IN_HAND {
+                in_hand.next().await.into_iter().for_each(|answered| put(&mut answers, answered));
+            }
+        }
+        drop(guards);
+        while let Some(answered) = in_hand.next().await {
+            put(&mut answers, answered);
+        }
+        answers.into_iter().flatten().collect()
+    }
+
+    async fn one_of_many(&self, change: &RawValue, actor: &Actor, guards: Option<Vec<Guard>>) -> Answer {
+        let decided = match &guards {
+            Some(_) => body::parse(change.get().as_bytes()).and_then(|change| self.decide(change, actor)),
+            None => Err(Refusal::unauthorized("the caller was revoked before this was carried out")),
+        };
+        let done = match decided {
+            Ok(decision) => self.carry_out(decision, actor, guards.unwrap_or_default()).await,
+            Err(refusal) => Err(refusal),
+        };
+        match done {
+            Ok(done) => Answer { status: done.status().as_u16(), result: Some(done), problem: None },
+            Err(refusal) => {
+                self.record(&refusal, actor, ("POST", "/v1/revocations")).await;
+                let document =
+                    String::from_utf8(refusal.document(&actor.call.request_id)).unwrap_or_default();
+                let problem = RawValue::from_string(document.trim_end().to_owned()).ok();
+                Answer { status: refusal.status.as_u16(), result: None, problem }
+            }
+        }
+    }
+}
+
+impl Done {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Applied(applied) => applied.status(),
+            Self::DryRun(_) => StatusCode::OK,
+        }
+    }
+}
+
+impl Change {
+    /// The least role that may ask this, and what it is called.
+    fn takes(&self) -> (Role, String) {
+        let is_mass = matches!(self.level, Level::Issuer | Level::TrustDomain);
+        match (self.dry_run, self.force) {
+            (true, _) => (Role::Auditor, "a dry run".into()),
+            (_, true) => (Role::Admin, "a forced reinstatement".into()),
+            _ => {
+                let least = if is_mass { Role::Admin } else { Role::Operator };
+                (least, format!("to {} at level {}", self.action.name(), self.level))
+            }
+        }
+    }
+}
+
+fn put(answers: &mut [Option<Answer>], (i, answer): (usize, Answer)) {
+    if let Some(place) = answers.get_mut(i) {
+        *place = Some(answer);
+    }
+}

@@ -1,0 +1,367 @@
+//! `GET /v1/check`: would this certificate, principal or token be let in, and why not.
+//!
+//! The verdict comes from the functions that judge requests; what is added here is the explanation.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::IntoParams;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body::Filter;
+use super::listing::Moment;
+use super::refusal::ProblemDocument;
+use super::refusal::Refusal;
+use super::revocations::Revocation;
+use crate::clock::Timestamp;
+use crate::identity;
+use crate::identity::DnsName;
+use crate::identity::Identity;
+use crate::identity::SpiffeId;
+use crate::identity::Subject;
+use crate::revocation::Denial;
+use crate::revocation::Level;
+use crate::revocation::Seen;
+use crate::revocation::Target;
+use crate::revocation::Targets;
+use crate::session::Credential;
+
+/// Certificates of one target that are listed.
+const MAX_CERTIFICATES: usize = 100;
+
+/// Whom to judge: exactly one of `certificate`, `serial`, `principal`, `key`, `token` and `task`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Question {
+    /// This certificate: DER, base64url without padding.
+    certificate: Option<String>,
+    /// What it presents beside it: likewise, separated by commas.
+    issuers: Option<String>,
+    /// The certificate of this serial, if the gate has seen it.
+    serial: Option<String>,
+    /// The key id of its issuer.
+    issuer: Option<String>,
+    /// This SPIFFE ID, DNS name or agent id.
+    principal: Option<String>,
+    /// Certificates on this key: SHA-256 of its SubjectPublicKeyInfo.
+    key: Option<String>,
+    /// The token of this jti.
+    token: Option<String>,
+    /// Everything of this task.
+    task: Option<String>,
+    /// When the credential was issued, where it is not the certificate that tells; now, if absent.
+    #[param(value_type = Option<Moment>)]
+    issued_at: Option<Timestamp>,
+}
+
+/// Whether it would be let in, and why not.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Verdict {
+    /// Whether it would be let in. Of several certificates: all of them.
+    allowed: bool,
+    /// The code of the refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    code: Option<String>,
+    /// The refusal in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    /// The certificates that it is about; the first hundred that the gate has seen.
+    certificates: Vec<CertificateVerdict>,
+    /// Every entry that stands against it.
+    hits: Vec<Hit>,
+    /// Live sessions of it.
+    sessions: usize,
+}
+
+/// One certificate, and whether it would be let in.
+#[derive(Serialize, ToSchema)]
+struct CertificateVerdict {
+    serial: String,
+    /// SHA-256 of the certificate.
+    sha256: String,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    key: String,
+    /// The key ids of its authorities, nearest first.
+    issuers: Vec<String>,
+    #[schema(value_type = String, format = DateTime)]
+    not_before: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    not_after: Timestamp,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    allowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    code: Option<String>,
+}
+
+/// An entry that stands against it.
+#[derive(Serialize, ToSchema)]
+struct Hit {
+    #[serde(flatten)]
+    entry: Revocation,
+    /// Whether it applies to what was issued then.
+    applies: bool,
+}
+
+/// Why it would not be let in.
+struct No {
+    code: &'static str,
+    reason: String,
+}
+
+/// Say whether a certificate, principal or token would be let in, and why not.
+#[utoipa::path(
+    get, path = "/v1/check", tag = "revocations", params(Question), security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "The verdict.", body = Verdict),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn check(
+    State(api): State<Arc<Api>>,
+    Filter(question): Filter<Question>,
+) -> Result<Json<Verdict>, Refusal> {
+    question.is_one()?;
+    let at = question.issued_at.unwrap_or_else(|| api.clock.now());
+    let verdict = match &question {
+        Question { certificate: Some(leaf), issuers, .. } => api.check_chain(leaf, issuers.as_deref())?,
+        Question { serial: Some(serial), issuer, .. } => api.check_serial(serial, issuer.as_deref(), at)?,
+        Question { principal: Some(name), .. } => api.check_principal(name, at)?,
+        Question { key: Some(key), .. } => api.check_target(Level::Key, key, at)?,
+        Question { token: Some(jti), .. } => api.check_target(Level::Token, jti, at)?,
+        Question { task: Some(task), .. } => api.check_target(Level::Task, task, at)?,
+        _ => return Err(Refusal::bad_request(ONE)),
+    };
+    Ok(Json(verdict))
+}
+
+const ONE: &str = "query: exactly one of certificate, serial, principal, key, token, task";
+
+impl Question {
+    fn is_one(&self) -> Result<(), Refusal> {
+        let given = [&self.certificate, &self.serial, &self.principal, &self.key, &self.token, &self.task];
+        if given.into_iter().flatten().count() != 1 {
+            return Err(Refusal::bad_request(ONE));
+        }
+        if self.issuers.is_some() && self.certificate.is_none() {
+            return Err(Refusal::bad_request("query: issuers goes with certificate"));
+        }
+        if self.issuer.is_some() && self.serial.is_none() {
+            return Err(Refusal::bad_request("query: issuer goes with serial"));
+        }
+        if self.issued_at.is_some() && self.certificate.is_some() {
+            return Err(Refusal::bad_request("query: a certificate tells itself when it was issued"));
+        }
+        Ok(())
+    }
+}
+
+impl Api {
+    fn check_chain(&self, leaf: &str, issuers: Option<&str>) -> Result<Verdict, Refusal> {
+        let leaf = der(leaf, "certificate")?;
+        let issuers = issuers.into_iter().flat_map(|issuers| issuers.split(','));
+        let issuers = issuers.map(|issuer| der(issuer, "issuers")).collect::<Result<Vec<_>, _>>()?;
+        let now = self.clock.now();
+        let chain = match self.trust.verify(&leaf, &issuers, now) {
+            Ok(chain) => chain,
+            Err(identity::ChainError::Malformed(why)) => {
+                return Err(Refusal::bad_request(format!("query: certificate: {why}")));
+            }
+            Err(error) => {
+                let no = No { code: "certificate_untrusted", reason: error.to_string() };
+                return Ok(self.verdict(Some(no), None, &[], 0));
+            }
+        };
+        let names = chain.leaf.subject.clone();
+        let identity = names.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
+        let seen = Seen::leaf(&chain, identity.as_ref().ok(), now);
+        let issued_at = seen.issued_at;
+        let no = identity.as_ref().err().map(No::of_names);
+        let mut verdict = self.verdict(no, seen.principal.clone(), &seen.targets, issued_at);
+        verdict.sessions = self.live(|holder| holder.sha256.as_deref() == Some(&seen.sha256));
+        verdict.certificates = vec![self.certificate(&seen)];
+        verdict.certificates.iter_mut().for_each(|certificate| certificate.allowed = verdict.allowed);
+        Ok(verdict)
+    }
+
+    fn check_serial(&self, serial: &str, issuer: Option<&str>, at: Timestamp) -> Result<Verdict, Refusal> {
+        let target = target(Level::Certificate, serial, issuer)?;
+        let seen = self.registry.by_serial(target.name(), target.issuer());
+        if seen.is_empty() {
+            // Told of, but never seen.
+            return match self.engine.standing(&target) {
+                Some(_) => Ok(self.verdict(None, None, &[target], at.secs())),
+                None => Err(Refusal::unknown_certificate(target.name())),
+            };
+        }
+        let mut targets: Vec<Target> = seen.iter().flat_map(|seen| seen.targets.clone()).collect();
+        targets.sort();
+        targets.dedup();
+        let issued_at = seen.iter().map(|seen| seen.issued_at).min().unwrap_or_default();
+        let principal = seen.iter().find_map(|seen| seen.principal.clone());
+        let mut verdict = self.verdict(None, principal, &targets, issued_at);
+        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
+        if let (true, Some(expired)) = (verdict.allowed, verdict.certificates.iter().find(|one| !one.allowed))
+        {
+            verdict.allowed = false;
+            verdict.code.clone_from(&expired.code);
+            verdict.reason = Some(format!("its certificate {} would be refused", expired.sha256));
+        }
+        verdict.sessions = self.live(|holder| holder.serial.as_deref() == Some(target.name()));
+        Ok(verdict)
+    }
+
+    fn check_principal(&self, name: &str, at: Timestamp) -> Result<Verdict, Refusal> {
+        let named = target(Level::Principal, name, None)?;
+        let (mut targets, mut no) = (vec![named.clone()], None);
+        match self.identify(named.name()) {
+            Some(Ok(identity)) => {
+                let all = Targets::of_identity(&identity);
+                targets.extend(all.own.into_iter().chain(all.mass));
+            }
+            Some(Err(error)) => no = Some(No::of_names(&error)),
+            None => {}
+        }
+        targets.sort();
+        targets.dedup();
+        let mut verdict = self.verdict(no, Some(named.name().to_owned()), &targets, at.secs());
+        let seen = self.registry.by_target(&named, MAX_CERTIFICATES);
+        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
+        let is_it = |name: Option<&str>| name == Some(named.name());
+        verdict.sessions =
+            self.live(|holder| is_it(holder.principal.as_deref()) || is_it(holder.agent.as_deref()));
+        Ok(verdict)
+    }
+
+    fn check_target(&self, level: Level, name: &str, at: Timestamp) -> Result<Verdict, Refusal> {
+        let target = target(level, name, None)?;
+        let seen = self.registry.by_target(&target, MAX_CERTIFICATES);
+        let mut verdict =
+            self.verdict(None, self.resolve(&target).0, std::slice::from_ref(&target), at.secs());
+        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
+        verdict.sessions = match level {
+            Level::Key => self.live(|holder| holder.key.as_deref() == Some(target.name())),
+            _ => 0,
+        };
+        Ok(verdict)
+    }
+
+    /// Who has this name here; `None` for what is neither a SPIFFE ID nor a DNS name that the gate reads.
+    fn identify(&self, name: &str) -> Option<Result<Identity, identity::Error>> {
+        if let Ok(id) = SpiffeId::parse(name) {
+            let subject = Subject { spiffe: Some(id), dns: Vec::new() };
+            return Some(self.binding.identify(&subject, None));
+        }
+        let subject = Subject { spiffe: None, dns: vec![DnsName::parse(name)?] };
+        // A bare agent id reads as a DNS name that no template fits.
+        self.binding.identify(&subject, None).ok().map(Ok)
+    }
+
+    fn verdict(
+        &self,
+        no: Option<No>,
+        principal: Option<String>,
+        targets: &[Target],
+        issued_at: i64,
+    ) -> Verdict {
+        let no = no.or_else(|| self.denial(targets, issued_at).map(No::of_denial));
+        let hits = targets.iter().filter_map(|target| Some((target, self.engine.standing(target)?)));
+        let hits = hits.flat_map(|(target, registers)| {
+            let hit = |(state, standing): (_, &crate::revocation::Standing)| Hit {
+                applies: standing.issued_before.is_none_or(|before| issued_at < before),
+                entry: self.named(Revocation::new(target, state, standing)),
+            };
+            registers.standings().map(hit).collect::<Vec<_>>()
+        });
+        let hits = hits.collect();
+        let (code, reason) = no.map(|no| (no.code.to_owned(), no.reason)).unzip();
+        Verdict {
+            allowed: code.is_none(),
+            code,
+            reason,
+            principal,
+            certificates: Vec::new(),
+            hits,
+            sessions: 0,
+        }
+    }
+
+    fn denial(&self, targets: &[Target], issued_at: i64) -> Option<Denial> {
+        let own = targets.iter().map(|target| self.engine.fingerprinter().target(target)).collect();
+        self.engine.judge(&Credential { own, issued_at, ..Credential::default() }).err()
+    }
+
+    fn certificate(&self, seen: &Seen) -> CertificateVerdict {
+        let now = self.clock.now();
+        let denial = self.denial(&seen.targets, seen.issued_at);
+        let code = match (denial, now < seen.not_after) {
+            (Some(denial), _) => Some(denial.code()),
+            (None, false) => Some("certificate_expired"),
+            (None, true) => None,
+        };
+        CertificateVerdict {
+            serial: seen.serial.clone(),
+            sha256: seen.sha256.clone(),
+            key: seen.key.clone(),
+            issuers: seen.issuers.clone(),
+            not_before: seen.not_before,
+            not_after: seen.not_after,
+            principal: seen.principal.clone(),
+            allowed: code.is_none(),
+            code: code.map(str::to_owned),
+        }
+    }
+
+    fn live(&self, is_wanted: impl Fn(&crate::session::Holder) -> bool) -> usize {
+        let sessions = self.engine.sessions().list();
+        sessions.iter().filter(|session| is_wanted(&session.credential().holder)).count()
+    }
+}
+
+impl No {
+    fn of_names(error: &identity::Error) -> Self {
+        let code = match error {
+            identity::Error::Foreign(_) => "trust_domain_denied",
+            _ => "identity_ambiguous",
+        };
+        Self { code, reason: error.to_string() }
+    }
+
+    fn of_denial(denial: Denial) -> Self {
+        let state = if denial.suspended { "suspended" } else { "revoked" };
+        let reason = match denial.reason.as_str() {
+            "" => format!("its {} is {state}", denial.level.name().replace('_', " ")),
+            why => format!("its {} is {state}: {why}", denial.level.name().replace('_', " ")),
+        };
+        Self { code: denial.code(), reason }
+    }
+}
+
+fn target(level: Level, name: &str, issuer: Option<&str>) -> Result<Target, Refusal> {
+    Target::parse(level, name, issuer).map_err(|e| Refusal::bad_request(format!("query: {e}")))
+}
+
+fn der(text: &str, key: &str) -> Result<CertificateDer<'static>, Refusal> {
+    let decoded = URL_SAFE_NO_PAD.decode(text.trim_end_matches('='));
+    decoded.map(CertificateDer::from).map_err(|e| Refusal::bad_request(format!("query: {key}: {e}")))
+}

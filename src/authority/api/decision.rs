@@ -1,0 +1,360 @@
+//! A decision is carried out: in effect first, on record before anybody is told.
+
+use std::collections::BTreeSet;
+use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::change::Done;
+use super::change::FEED;
+use super::gatekeeper::Actor;
+use super::gatekeeper::stand;
+use super::refusal::Refusal;
+use crate::authority::Entry;
+use crate::authority::Timeline;
+use crate::clock::Timestamp;
+use crate::revocation;
+use crate::revocation::Action;
+use crate::revocation::Event;
+use crate::revocation::JournalError;
+use crate::revocation::Level;
+use crate::revocation::Outcome;
+use crate::revocation::Seen;
+use crate::revocation::Target;
+use crate::session::Guard;
+
+/// The most names in one answer.
+const MAX_NAMES: usize = 100;
+/// Certificates of one target that are looked at, to name its principal.
+const MAX_SEEN: usize = 16;
+
+/// What a caller may ask, and asks.
+pub(super) struct Decision {
+    pub(super) event: Event,
+    pub(super) dry_run: bool,
+    pub(super) is_known: bool,
+}
+
+/// A change that is in effect.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Applied {
+    /// The id of the event.
+    id: String,
+    action: Action,
+    level: Level,
+    /// The canonical name.
+    pub(super) target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    /// When it was decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    revoked_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    suspended_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    reinstated_at: Option<Timestamp>,
+    /// Whether what the target's credentials are allowed is another than before.
+    changed: bool,
+    /// False in advisory mode: the gate refuses nobody.
+    enforced: bool,
+    /// The generation of the set; starts anew with each process.
+    generation: u64,
+    /// How many live sessions ended.
+    pub(super) sessions_ended: usize,
+    /// Whose it is, where the gate has seen exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    /// Its serial, where the gate has seen exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    serial: Option<String>,
+    /// Always true.
+    effective: bool,
+    /// Whether it is on disk, and will be in effect after a restart.
+    durable: bool,
+    /// Sessions that have not let go yet; they are served nothing any more.
+    sessions_pending: usize,
+    /// What is not complete.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) error: Option<String>,
+}
+
+impl Applied {
+    pub(super) fn status(&self) -> StatusCode {
+        if self.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+    }
+}
+
+/// What a change would do.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DryRun {
+    /// Always true.
+    dry_run: bool,
+    action: Action,
+    level: Level,
+    /// The canonical name.
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    /// Whether what the target's credentials are allowed would be another than now.
+    would_change: bool,
+    /// Whether the gate has seen the target, or was told of it.
+    known: bool,
+    /// Live sessions that would end.
+    sessions: usize,
+    /// Different certificates among them.
+    certificates: usize,
+    /// Whose they are; the first hundred.
+    principals: Vec<String>,
+    /// How many principals there are.
+    principals_total: usize,
+    /// Whether the caller's own session is among them: this would lock the caller out.
+    includes_caller: bool,
+}
+
+impl Api {
+    /// Carries out a decision while the caller's credential stands. The guards hold up a revocation of the caller until
+    /// what she decided is in effect, and no longer: what is decided later is not decided on her strength.
+    pub(super) async fn carry_out(
+        &self,
+        decision: Decision,
+        actor: &Actor,
+        guards: Vec<Guard>,
+    ) -> Result<Done, Refusal> {
+        let Decision { event, dry_run, is_known } = decision;
+        if dry_run {
+            return Ok(Done::DryRun(self.preview(&event, is_known, &guards)));
+        }
+        if !stand(&guards) {
+            return Err(Refusal::unauthorized("the caller was revoked before this was carried out"));
+        }
+        let (action, target) = (event.action, event.target.clone());
+        let applied = match action {
+            Action::Reinstate => {
+                let applied = self.apply(event, actor).await;
+                drop(guards);
+                applied
+            }
+            Action::Revoke | Action::Suspend => {
+                let mut applying = Box::pin(self.apply(event, actor));
+                // The first step publishes and kills. The caller's own session may be among the killed, which end when
+                // their guards are gone.
+                let first = (&mut applying).now_or_never();
+                drop(guards);
+                match first {
+                    Some(applied) => applied,
+                    None => applying.await,
+                }
+            }
+        };
+        let refused = |error| Refusal::from(error).about(action.name(), Some(&target));
+        applied.map(Done::Applied).map_err(refused)
+    }
+
+    /// Applies an event, and writes down who did it, before anybody is told that it is done.
+    async fn apply(&self, event: Event, actor: &Actor) -> Result<Applied, revocation::Error> {
+        let received = (self.clock.now(), Instant::now());
+        let (action, target) = (event.action, event.target.clone());
+        let mut line = event_line(&event, actor);
+        if action == Action::Reinstate {
+            // What lets somebody in again is on record first, or it does not happen.
+            let asked = self.aimed(Entry { outcome: "asked".into(), ..line.clone() }, &target);
+            self.audit
+                .append(asked)
+                .await
+                .map_err(|e| revocation::Error::Journal(JournalError::Write(format!("audit: {e}"))))?;
+        }
+        let mut outcome = self.engine.apply(event).await?;
+        self.observe(action, target.level(), received.1, &outcome);
+        line = self.aimed(line, &target);
+        line.at = Some(outcome.at);
+        line.generation = Some(outcome.generation);
+        line.sessions_ended = Some(outcome.sessions_ended);
+        line.outcome = if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" }.into();
+        line.timeline = Some(timeline(received.0, &outcome));
+        if outcome.sessions_pending > 0 {
+            tracing::error!(
+                id = outcome.id,
+                sessions = outcome.sessions_pending,
+                "sessions have not let go in time"
+            );
+        }
+        let (principal, serial) = (line.principal.clone(), line.serial.clone());
+        if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
+            outcome.durable = Err(JournalError::Write(error));
+        }
+        Ok(self.applied((action, &target), outcome, principal, serial))
+    }
+
+    async fn write_down(&self, line: Entry) -> Result<(), String> {
+        tracing::info!(
+            id = line.id,
+            action = line.action.as_ref(),
+            level = line.level.as_deref(),
+            target = line.target,
+            principal = line.principal,
+            serial = line.serial,
+            actor = line.actor.as_ref(),
+            reason = line.reason,
+            force = line.force,
+            issued_before = line.issued_before,
+            sessions_ended = line.sessions_ended,
+            generation = line.generation,
+            outcome = line.outcome.as_ref(),
+            correlation_id = line.correlation_id,
+            "revocation {}",
+            line.outcome
+        );
+        self.audit.append(line).await.map(drop).map_err(|error| {
+            tracing::error!(%error, "audit: cannot write");
+            format!("audit: {error}")
+        })
+    }
+
+    fn applied(
+        &self,
+        (action, target): (Action, &Target),
+        outcome: Outcome,
+        principal: Option<String>,
+        serial: Option<String>,
+    ) -> Applied {
+        let at = |of| (action == of).then_some(outcome.at);
+        let error = match (&outcome.durable, outcome.sessions_pending) {
+            (Err(error), _) => Some(error.to_string()),
+            (Ok(()), 0) => None,
+            (Ok(()), _) => Some("sessions have not let go in time; ask again".to_owned()),
+        };
+        Applied {
+            id: outcome.id,
+            action,
+            level: target.level(),
+            target: target.name().to_owned(),
+            issuer: target.issuer().map(str::to_owned),
+            revoked_at: at(Action::Revoke),
+            suspended_at: at(Action::Suspend),
+            reinstated_at: at(Action::Reinstate),
+            changed: outcome.changed,
+            enforced: self.enforces,
+            generation: outcome.generation,
+            sessions_ended: outcome.sessions_ended,
+            principal,
+            serial,
+            effective: true,
+            durable: outcome.durable.is_ok(),
+            sessions_pending: outcome.sessions_pending,
+            error,
+        }
+    }
+
+    fn preview(&self, event: &Event, is_known: bool, guards: &[Guard]) -> DryRun {
+        let preview = self.engine.preview(event);
+        let holders = || preview.sessions.iter().map(|session| &session.credential().holder);
+        let principals: BTreeSet<&str> = holders().filter_map(|holder| holder.principal.as_deref()).collect();
+        let certificates: BTreeSet<&str> = holders().filter_map(|holder| holder.sha256.as_deref()).collect();
+        let own = |id| guards.iter().any(|guard| guard.session().id() == id);
+        DryRun {
+            dry_run: true,
+            action: event.action,
+            level: event.target.level(),
+            target: event.target.name().to_owned(),
+            issuer: event.target.issuer().map(str::to_owned),
+            would_change: preview.changes,
+            known: is_known,
+            sessions: preview.sessions.len(),
+            certificates: certificates.len(),
+            principals: principals.iter().take(MAX_NAMES).map(|&name| name.to_owned()).collect(),
+            principals_total: principals.len(),
+            includes_caller: preview.sessions.iter().any(|session| own(session.id())),
+        }
+    }
+
+    /// Whether the gate has seen what the target names, or was told of it.
+    pub(super) fn knows(&self, target: &Target) -> bool {
+        let seen = || match target.level() {
+            Level::Certificate => !self.registry.by_serial(target.name(), target.issuer()).is_empty(),
+            _ => !self.registry.by_target(target, 1).is_empty(),
+        };
+        self.engine.standing(target).is_some() || seen()
+    }
+
+    /// An audit line about a target; whose it is, as far as the gate has seen it.
+    pub(super) fn aimed(&self, line: Entry, target: &Target) -> Entry {
+        let (principal, serial) = self.resolve(target);
+        Entry {
+            level: Some(target.level().name().into()),
+            target: Some(target.name().to_owned()),
+            issuer: target.issuer().map(str::to_owned),
+            principal,
+            serial,
+            ..line
+        }
+    }
+
+    /// The principal and the serial behind a target, where exactly one of each is known.
+    pub(super) fn resolve(&self, target: &Target) -> (Option<String>, Option<String>) {
+        let seen = match target.level() {
+            Level::Issuer | Level::TrustDomain => Vec::new(),
+            Level::Certificate => self.registry.by_serial(target.name(), target.issuer()),
+            _ => self.registry.by_target(target, MAX_SEEN),
+        };
+        let only = |name: fn(&Seen) -> Option<&str>| {
+            let names: BTreeSet<&str> = seen.iter().filter_map(name).collect();
+            names.first().filter(|_| names.len() == 1).map(|&name| name.to_owned())
+        };
+        let principal = only(|seen| seen.principal.as_deref());
+        let serial = match target.level() {
+            Level::Certificate => Some(target.name().to_owned()),
+            _ => only(|seen| Some(&seen.serial)),
+        };
+        match target.level() {
+            Level::Principal => (principal.or_else(|| Some(target.name().to_owned())), serial),
+            _ => (principal, serial),
+        }
+    }
+
+    fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
+        self.metrics.events.with_label_values(&[FEED, action.name(), level.name()]).inc();
+        if action == Action::Reinstate {
+            return;
+        }
+        let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
+        stage("enforced").observe(outcome.enforced_after.as_secs_f64());
+        if outcome.durable.is_ok() {
+            stage("durable").observe(received.elapsed().as_secs_f64());
+        }
+    }
+}
+
+/// What was asked; what became of it is filled in later.
+fn event_line(event: &Event, actor: &Actor) -> Entry {
+    Entry {
+        id: Some(event.id.clone()),
+        at: Some(event.at),
+        reason: event.reason.clone(),
+        issued_before: event.issued_before,
+        expires_at: event.expires_at,
+        force: event.force.then_some(true),
+        ..actor.line(event.action.name(), "")
+    }
+}
+
+fn timeline(received: Timestamp, outcome: &Outcome) -> Timeline {
+    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).ok();
+    Timeline {
+        received,
+        effective_us: micros(outcome.effective_after),
+        enforced_us: micros(outcome.enforced_after),
+        durable_us: outcome.durable.as_ref().ok().and_then(|()| micros(outcome.durable_after)),
+    }
+}

@@ -1,0 +1,273 @@
+//! Who is let in to the API, as what; and the audit line of everybody who is not.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use axum::extract::Request;
+use axum::extract::State;
+use axum::middleware::Next;
+use axum::response::Response;
+use http::HeaderMap;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header::AUTHORIZATION;
+use http::header::CACHE_CONTROL;
+
+use super::AUTH;
+use super::Api;
+use super::Caller;
+use super::OPENAPI;
+use super::refusal::Refusal;
+use crate::authority::Entry;
+use crate::authority::Role;
+use crate::authority::access::Bearer;
+use crate::session::Credential;
+use crate::session::Guard;
+use crate::session::Holder;
+use crate::session::Origin;
+
+/// The longest correlation id, bytes.
+const MAX_CORRELATION: usize = 128;
+const CORRELATION: &str = "x-correlation-id";
+
+/// Somebody who was let in.
+#[derive(Clone)]
+pub(super) struct Administrator {
+    pub(super) actor: Actor,
+    /// Keep what the administrator is known by in the table of sessions, so that a revocation of it waits for what is
+    /// being decided on its strength: the connection's own, and the token's.
+    pub(super) guards: Vec<Guard>,
+}
+
+/// Who asks, for the record.
+#[derive(Clone)]
+pub(super) struct Actor {
+    /// The principal, or `secret:NAME`; empty if it is nobody known.
+    pub(super) name: String,
+    pub(super) role: Option<Role>,
+    pub(super) call: Call,
+}
+
+/// What is known of any call.
+#[derive(Clone)]
+pub(super) struct Call {
+    pub(super) address: String,
+    pub(super) request_id: String,
+    pub(super) correlation_id: String,
+}
+
+/// Whether all of the credentials still stand that a caller was let in with.
+pub(super) fn stand(guards: &[Guard]) -> bool {
+    guards.iter().all(|guard| guard.cause().is_none())
+}
+
+impl Actor {
+    /// Refuses who is less than `least`.
+    pub(super) fn require(&self, least: Role, what: &str) -> Result<(), Refusal> {
+        if self.role >= Some(least) {
+            return Ok(());
+        }
+        let role = self.role.map_or("nobody", Role::name);
+        Err(Refusal::insufficient_scope(format!("{} is {role}; {what} takes {}", self.name, least.name())))
+    }
+
+    /// An audit line by this actor.
+    pub(super) fn line(&self, action: &'static str, outcome: &'static str) -> Entry {
+        let (actor, role) = (self.name.clone().into(), self.role.map(|role| role.name().into()));
+        Entry { actor, role, ..self.call.line(action, outcome) }
+    }
+}
+
+impl Call {
+    /// An audit line of this call.
+    pub(super) fn line(&self, action: &'static str, outcome: &'static str) -> Entry {
+        Entry {
+            action: action.into(),
+            outcome: outcome.into(),
+            address: self.address.clone(),
+            request_id: self.request_id.clone(),
+            correlation_id: self.correlation_id.clone(),
+            ..Entry::default()
+        }
+    }
+}
+
+/// Lets in whom a certificate or a token shows to be an administrator; everything else ends here.
+pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, next: Next) -> Response {
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        return Refusal::internal("the listener does not say who calls").respond("");
+    };
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let call = Call {
+        address: caller.address.to_string(),
+        request_id: caller.request_id.clone(),
+        correlation_id: correlation(request.headers()).unwrap_or_else(|| caller.request_id.clone()),
+    };
+    let admitted = match path.as_str() {
+        OPENAPI => unless_too_often(api.access.count_stranger(caller.address.ip())),
+        AUTH => unless_too_often(api.access.count_login(caller.address.ip())),
+        _ => api.recognise(&caller, request.headers(), &call).map(Some),
+    };
+    let known =
+        admitted.as_ref().ok().and_then(Option::as_ref).map(|administrator| administrator.actor.clone());
+    let mut response = match admitted {
+        Ok(administrator) => {
+            let guards = administrator.as_ref().map_or_else(Vec::new, |known| known.guards.clone());
+            request.extensions_mut().insert(call.clone());
+            administrator.map(|administrator| request.extensions_mut().insert(administrator));
+            tokio::select! {
+                biased;
+                // The connection of a revoked certificate ends by itself; a token has no connection of its own.
+                () = any_killed(&guards) => refused(&Refusal::unauthorized(REVOKED)),
+                response = next.run(request) => response,
+            }
+        }
+        Err(refusal) => refused(&refusal),
+    };
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let Some(refusal) = response.extensions_mut().remove::<Refusal>() else {
+        return response;
+    };
+    let actor = known.unwrap_or_else(|| Actor { name: String::new(), role: None, call });
+    api.record(&refusal, &actor, (&method, &path)).await;
+    let mut answer = refusal.respond(&caller.request_id);
+    // Such as `Allow`.
+    for (name, value) in response.headers() {
+        if !answer.headers().contains_key(name) && name != http::header::CONTENT_LENGTH {
+            answer.headers_mut().insert(name, value.clone());
+        }
+    }
+    answer
+}
+
+const REVOKED: &str = "the credential was revoked";
+
+fn refused(refusal: &Refusal) -> Response {
+    axum::response::IntoResponse::into_response(refusal.clone())
+}
+
+async fn any_killed(guards: &[Guard]) {
+    match guards {
+        [] => std::future::pending().await,
+        [one] => drop(one.killed().await),
+        [one, rest @ ..] => tokio::select! {
+            _ = one.killed() => {}
+            () = Box::pin(any_killed(rest)) => {}
+        },
+    }
+}
+
+/// Anybody is let in, if not too often.
+fn unless_too_often(counted: Result<(), Duration>) -> Result<Option<Administrator>, Refusal> {
+    counted.map(|()| None).map_err(Refusal::rate_limited)
+}
+
+/// What the caller calls the matter, if it can be written down as it is.
+fn correlation(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(CORRELATION)?.to_str().ok()?;
+    let fits = (1..=MAX_CORRELATION).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ');
+    fits.then(|| text.to_owned())
+}
+
+impl Api {
+    /// Who calls. An `Authorization` header counts before a certificate: who sends one means to be known by it.
+    fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refusal> {
+        let mut authorizations = headers.get_all(AUTHORIZATION).iter();
+        let known = match (authorizations.next(), authorizations.next()) {
+            (None, _) => self.by_certificate(caller, call),
+            (Some(value), None) => self.by_token(caller, value, call),
+            (Some(_), Some(_)) => Err(Refusal::unauthorized("more than one authorization")),
+        };
+        let administrator = known.map_err(|refusal| {
+            let counted = self.access.count_stranger(caller.address.ip());
+            counted.map_or_else(Refusal::rate_limited, |()| refusal)
+        })?;
+        self.access.count_call(&administrator.actor.name).map_err(Refusal::rate_limited)?;
+        Ok(administrator)
+    }
+
+    fn by_certificate(&self, caller: &Caller, call: &Call) -> Result<Administrator, Refusal> {
+        let Some(principal) = &caller.principal else {
+            return Err(Refusal::unauthorized(match &caller.refused {
+                None => "an administrator's certificate or a Bearer token is required".to_owned(),
+                Some(why) => format!("the certificate's names are not accepted: {why}"),
+            }));
+        };
+        let role = self.access.role(principal).ok_or_else(|| Refusal::admin_denied(principal))?;
+        let guards = caller.guard.iter().cloned().collect();
+        let actor = Actor { name: principal.clone(), role: Some(role), call: call.clone() };
+        Ok(Administrator { actor, guards })
+    }
+
+    fn by_token(&self, caller: &Caller, value: &HeaderValue, call: &Call) -> Result<Administrator, Refusal> {
+        const GENERIC: &str = "the token is missing, wrong, expired or revoked";
+        let text = value.as_bytes();
+        let token = text.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+        let bearer = token.and_then(|(_, token)| self.access.bearer(token.trim_ascii(), self.clock.now()));
+        let bearer = bearer.ok_or_else(|| Refusal::unauthorized(GENERIC))?;
+        let origin = Origin { peer: caller.address, listener: "admin", protocol: "bearer" };
+        let guard = self.engine.admit(Arc::new(self.credential(&bearer)), origin);
+        let guard = guard.map_err(|_| Refusal::unauthorized(GENERIC))?;
+        let guards = caller.guard.iter().cloned().chain([guard]).collect();
+        let actor = Actor { name: bearer.actor, role: Some(bearer.role), call: call.clone() };
+        Ok(Administrator { actor, guards })
+    }
+
+    /// A token as the engine sees it.
+    pub(super) fn credential(&self, bearer: &Bearer) -> Credential {
+        let own = bearer.targets().map(|target| self.engine.fingerprinter().target(&target)).collect();
+        let holder = Holder { principal: Some(bearer.actor.clone()), ..Holder::default() };
+        Credential { own, mass: Vec::new(), issued_at: bearer.issued_at.secs(), holder: holder.into() }
+    }
+
+    /// Logs a refusal, and writes it to the audit before it is answered. What strangers do is written so often only;
+    /// the next line tells how many are missing.
+    pub(super) async fn record(&self, refusal: &Refusal, actor: &Actor, (method, path): (&str, &str)) {
+        let Call { address, request_id, .. } = &actor.call;
+        let name = actor.name.as_str();
+        let (code, reason) = (refusal.code, refusal.reason.as_str());
+        tracing::warn!(
+            request_id,
+            address,
+            actor = name,
+            method,
+            path,
+            code,
+            reason,
+            "admin request refused"
+        );
+        if matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+            && refusal.about.is_none()
+        {
+            return;
+        }
+        if actor.role.is_none() && !self.access.is_worth_a_line() {
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let suppressed = self.suppressed.swap(0, Ordering::Relaxed);
+        let line = Entry {
+            code: Some(code.into()),
+            reason: Some(reason.to_owned()),
+            method: Some(method.to_owned()),
+            path: Some(path.chars().take(256).collect()),
+            suppressed: (suppressed > 0).then_some(suppressed),
+            ..actor.line("call", "refused")
+        };
+        let line = self.about(line, refusal);
+        if let Err(error) = self.audit.append(line).await {
+            tracing::error!(%error, request_id, "audit: cannot write");
+        }
+    }
+
+    fn about(&self, line: Entry, refusal: &Refusal) -> Entry {
+        let Some(about) = &refusal.about else { return line };
+        let line = Entry { action: about.action.into(), ..line };
+        match &about.target {
+            Some(target) => self.aimed(line, target),
+            None => line,
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The admin API, over HTTP: who calls is known before anything is read from them, and every refusal is on record.
+//!
+//! One call, straight through: `gatekeeper` (credential → role → rate) → a handler → its answer, or a [`Refusal`],
+//! which the gatekeeper writes to the audit and answers as a problem document.
+
+mod audited;
+mod body;
+mod change;
+mod check;
+mod decision;
+mod gatekeeper;
+mod listing;
+mod refusal;
+mod revocations;
+mod sessions;
+mod status;
+mod token;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::Router;
+use axum::middleware::from_fn_with_state;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use utoipa::OpenApi;
+use utoipa::openapi::security::HttpAuthScheme;
+use utoipa::openapi::security::HttpBuilder;
+use utoipa::openapi::security::SecurityScheme;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::Access;
+use super::Audit;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::identity::Binding;
+use crate::identity::Trust;
+use crate::revocation::Engine;
+use crate::revocation::Registry;
+use crate::session::Guard;
+use crate::telemetry::Metrics;
+use refusal::Refusal;
+
+/// Where the document is, for anybody.
+const OPENAPI: &str = "/openapi.json";
+/// Where a secret buys a token.
+const AUTH: &str = "/v1/admin/auth";
+
+/// Who calls, as the connection knows it.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The principal of the client certificate; `None` without one, or with one whose names are not accepted.
+    pub principal: Option<String>,
+    /// Why the names of its certificate are not accepted.
+    pub refused: Option<String>,
+    /// From where.
+    pub address: SocketAddr,
+    /// What the log calls the request.
+    pub request_id: String,
+    /// Keeps the connection's session in the table.
+    pub guard: Option<Guard>,
+}
+
+/// What the API acts on.
+pub struct Api {
+    /// The engine.
+    pub engine: Arc<Engine>,
+    /// The certificates that the gate has seen.
+    pub registry: Arc<Registry>,
+    /// The record of who did what.
+    pub audit: Audit,
+    /// Who may.
+    pub access: Access,
+    /// Whom the gate trusts, and under which names: for `GET /v1/check`.
+    pub trust: Arc<Trust>,
+    /// The gate's rules for names.
+    pub binding: Binding,
+    /// The gate's mode, `strict` or `advisory`.
+    pub mode: &'static str,
+    /// Whether the gate refuses what is revoked; not in advisory mode.
+    pub enforces: bool,
+    /// Whether traffic should come here; the error says why not.
+    pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// How long a request's body may take.
+    pub patience: Duration,
+    /// What time it is.
+    pub clock: Clock,
+    /// When the process started.
+    pub started: Timestamp,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// Refusals that were not written to the audit since the last that was.
+    pub suppressed: AtomicU64,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "Portcullis admin API", description = "Revoke, suspend, reinstate; see who is connected, what is denied, and who did it."),
+    tags((name = "revocations"), (name = "sessions"), (name = "operations"), (name = "tokens"))
+)]
+struct Document;
+
+/// The routes. Each request needs a [`Caller`] among its extensions.
+pub fn router(api: Arc<Api>) -> Router {
+    let (router, document) = documented().split_for_parts();
+    let document = serde_json::to_string_pretty(&document).unwrap_or_default();
+    let serve = async move || ([(http::header::CONTENT_TYPE, "application/json")], document.clone());
+    router
+        .route(OPENAPI, get(serve))
+        .fallback(async || Refusal::not_found().into_response())
+        .method_not_allowed_fallback(async || Refusal::method_not_allowed().into_response())
+        .layer(from_fn_with_state(Arc::clone(&api), gatekeeper::admit))
+        .with_state(api)
+}
+
+/// What the API offers, as an OpenAPI 3.1 document (JSON); the same that it serves.
+pub fn openapi() -> String {
+    serde_json::to_string_pretty(documented().get_openapi()).unwrap_or_default()
+}
+
+/// Handlers and document from one list: what is not in it is neither served nor documented.
+fn documented() -> OpenApiRouter<Arc<Api>> {
+    let mut document = Document::openapi();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
+        "A token from POST /v1/admin/auth. Not needed with an administrator's client certificate.",
+    ));
+    let mut components = document.components.take().unwrap_or_default();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    document.components = Some(components);
+    OpenApiRouter::with_openapi(document)
+        .routes(routes!(change::post_revocations, revocations::list))
+        .routes(routes!(revocations::one))
+        .routes(routes!(change::post_revoke))
+        .routes(routes!(token::post_auth))
+        .routes(routes!(sessions::list))
+        .routes(routes!(sessions::end))
+        .routes(routes!(status::status))
+        .routes(routes!(audited::events))
+        .routes(routes!(check::check))
+}

@@ -1,0 +1,179 @@
+//! The one shape in which the API says no.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header::CONTENT_TYPE;
+use http::header::RETRY_AFTER;
+use http::header::WWW_AUTHENTICATE;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::problem;
+use crate::problem::Disclose;
+use crate::problem::Problem;
+use crate::revocation;
+use crate::revocation::Target;
+
+/// Why a call is refused. As a response it is unfinished: the gatekeeper gives it its request id and its audit line.
+#[derive(Clone, Debug)]
+pub(super) struct Refusal {
+    pub(super) status: StatusCode,
+    pub(super) code: &'static str,
+    pub(super) reason: String,
+    /// What the call was about, where it got that far.
+    pub(super) about: Option<About>,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// What a refused call was about.
+#[derive(Clone, Debug)]
+pub(super) struct About {
+    pub(super) action: &'static str,
+    pub(super) target: Option<Target>,
+}
+
+/// A problem document (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemDocument {
+    /// `urn:portcullis:error:CODE`.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The status in words.
+    title: String,
+    /// The HTTP status.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What went wrong, in words.
+    error: String,
+    /// The machine-readable code.
+    code: String,
+    /// What went wrong, in words.
+    detail: String,
+    /// What the log and the audit call the request.
+    request_id: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
+        Self { status, code, reason: reason.into(), about: None, retry_after: None }
+    }
+
+    pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
+        self.about = Some(About { action, target: target.cloned() });
+        self
+    }
+
+    pub(super) fn not_found() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "no such resource; /openapi.json lists what there is")
+    }
+
+    pub(super) fn method_not_allowed() -> Self {
+        let reason = "not with this method; /openapi.json lists what there is";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", reason)
+    }
+
+    pub(super) fn bad_request(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", reason)
+    }
+
+    pub(super) fn unauthorized(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", reason)
+    }
+
+    /// The caller is known, and is nobody here.
+    pub(super) fn admin_denied(principal: &str) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "admin_denied", format!("{principal} is no administrator"))
+    }
+
+    /// The caller is an administrator, but of the wrong kind.
+    pub(super) fn insufficient_scope(reason: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "insufficient_scope", reason)
+    }
+
+    pub(super) fn rate_limited(retry_after: Duration) -> Self {
+        let retry_after = Some(retry_after);
+        let reason = "too many calls";
+        Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", reason) }
+    }
+
+    pub(super) fn request_timeout() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body made no progress")
+    }
+
+    pub(super) fn payload_too_large(limit: usize) -> Self {
+        let reason = format!("over {limit} bytes");
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "payload_too_large", reason)
+    }
+
+    pub(super) fn unsupported_media_type() -> Self {
+        let reason = "content-type: application/json";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", reason)
+    }
+
+    pub(super) fn unknown_certificate(serial: &str) -> Self {
+        let reason = format!(
+            "serial {serial}: this gate has neither seen such a certificate nor been told of it; nothing was changed, \
+             `preemptive` revokes it all the same"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_certificate", reason)
+    }
+
+    pub(super) fn unknown(code: &'static str, id: &str) -> Self {
+        let reason = format!("none has the id `{}`", id.chars().take(128).collect::<String>());
+        Self::new(StatusCode::NOT_FOUND, code, reason)
+    }
+
+    pub(super) fn not_durable(reason: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "not_durable", reason)
+    }
+
+    pub(super) fn internal(reason: impl Into<String>) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", reason)
+    }
+
+    /// The document, under the request's id. Administrators are told the reason: they are who has to act on it.
+    pub(super) fn document(&self, request_id: &str) -> Vec<u8> {
+        let (status, code, reason) = (self.status, self.code, self.reason.clone());
+        Problem { status, code, reason, request_id: request_id.to_owned() }.to_json(Disclose::Reason)
+    }
+
+    /// The finished answer.
+    pub(super) fn respond(&self, request_id: &str) -> Response {
+        let mut response = Response::new(Body::from(self.document(request_id)));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(RETRY_AFTER, HeaderValue::from(wait.as_secs().saturating_add(1)));
+        }
+        response
+    }
+}
+
+impl From<revocation::Error> for Refusal {
+    fn from(error: revocation::Error) -> Self {
+        let (status, code) = match error {
+            revocation::Error::Revoked(_) => (StatusCode::CONFLICT, "revoked"),
+            _ => (StatusCode::SERVICE_UNAVAILABLE, "not_durable"),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = self.status;
+        response.extensions_mut().insert(self);
+        response
+    }
+}

@@ -1,0 +1,336 @@
+//! `GET /v1/revocations`: what stands, and what became of each event.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Path;
+use axum::extract::State;
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::IntoParams;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body::Filter;
+use super::listing::Limit;
+use super::listing::Moment;
+use super::listing::fits;
+use super::refusal::ProblemDocument;
+use super::refusal::Refusal;
+use crate::authority::audit::Query;
+use crate::clock::Timestamp;
+use crate::revocation;
+use crate::revocation::Level;
+use crate::revocation::Standing;
+use crate::revocation::Target;
+
+/// The longest timeline, events.
+const MAX_EVENTS: usize = 1000;
+
+/// Which entries are wanted.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Of this level.
+    level: Option<Level>,
+    /// Of this target; in any spelling, if the level is given.
+    #[param(min_length = 1, max_length = 2048)]
+    target: Option<String>,
+    /// Of this issuer's key id.
+    issuer: Option<String>,
+    /// In this state.
+    state: Option<StateName>,
+    /// From this feed, such as `admin`.
+    source: Option<String>,
+    /// Decided at this time or later.
+    #[param(value_type = Option<Moment>)]
+    since: Option<Timestamp>,
+    /// Decided at this time or before.
+    #[param(value_type = Option<Moment>)]
+    until: Option<Timestamp>,
+    /// How many rows.
+    #[serde(default)]
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// How many rows to pass over.
+    #[serde(default)]
+    #[param(value_type = Option<usize>, minimum = 0)]
+    offset: usize,
+}
+
+/// What stands of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = State)]
+pub(super) enum StateName {
+    /// For good.
+    Revoked,
+    /// Until it is reinstated.
+    Suspended,
+}
+
+impl From<revocation::State> for StateName {
+    fn from(state: revocation::State) -> Self {
+        match state {
+            revocation::State::Revoked => Self::Revoked,
+            revocation::State::Suspended => Self::Suspended,
+        }
+    }
+}
+
+/// One entry of the revocation set, and why it is there.
+#[derive(Clone, Serialize, ToSchema)]
+pub(super) struct Revocation {
+    /// The id of the event.
+    pub(super) id: String,
+    pub(super) state: StateName,
+    pub(super) level: Level,
+    /// The canonical name.
+    pub(super) target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    /// Who.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    actor: Option<String>,
+    /// The feed that it came from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    source: Option<String>,
+    /// When it was decided.
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// Hits only what was issued before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    issued_before: Option<Timestamp>,
+    /// May be forgotten after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    expires_at: Option<Timestamp>,
+    /// Whose it is, where the gate has seen exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    /// Its serial, where the gate has seen exactly one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    serial: Option<String>,
+}
+
+impl Revocation {
+    pub(super) fn new(target: &Target, state: revocation::State, standing: &Standing) -> Self {
+        Self {
+            id: standing.stamp.1.clone(),
+            state: state.into(),
+            level: target.level(),
+            target: target.name().to_owned(),
+            issuer: target.issuer().map(str::to_owned),
+            reason: standing.reason.clone(),
+            actor: standing.actor.clone(),
+            source: standing.source.clone(),
+            at: standing.stamp.0,
+            issued_before: standing.issued_before.map(Timestamp::from_secs),
+            expires_at: standing.expires_at,
+            principal: None,
+            serial: None,
+        }
+    }
+}
+
+/// A page of entries, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Revocations {
+    revocations: Vec<Revocation>,
+    /// How many there are in all.
+    total: usize,
+    offset: usize,
+    limit: usize,
+}
+
+/// What became of one event.
+#[derive(Serialize, ToSchema)]
+pub(super) struct History {
+    /// The id of the event.
+    id: String,
+    /// `revoked` or `suspended` while it stands; else `superseded`, `lifted`, `lapsed`, `reinstated`, `refused` or
+    /// `unknown`.
+    state: &'static str,
+    /// Whether it denies anything now.
+    in_effect: bool,
+    /// The entry, while it stands.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    entry: Option<Revocation>,
+    level: Level,
+    /// The canonical name.
+    target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    /// How long each step took; microseconds count from `received`. Absent where the audit does not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Object>, nullable = false)]
+    timeline: Option<Value>,
+    /// The audit's events of the same target, the oldest first.
+    #[schema(value_type = Vec<Object>)]
+    events: Vec<Value>,
+}
+
+/// List what is revoked or suspended.
+#[utoipa::path(
+    get, path = "/v1/revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "A page, the newest first.", body = Revocations),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Filter(mut wanted): Filter<Wanted>,
+) -> Result<Json<Revocations>, Refusal> {
+    if let (Some(level), Some(name)) = (wanted.level, &wanted.target) {
+        let target = Target::parse(level, name, wanted.issuer.as_deref());
+        let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
+        wanted.issuer = target.issuer().map(str::to_owned);
+        wanted.target = Some(target.name().to_owned());
+    }
+    let rows = api.engine.select(|target, registers| {
+        let is_wanted = wanted.level.is_none_or(|level| level == target.level())
+            && fits(wanted.target.as_deref(), Some(target.name()))
+            && fits(wanted.issuer.as_deref(), target.issuer());
+        is_wanted.then(|| {
+            let rows =
+                registers.standings().map(|(state, standing)| Revocation::new(target, state, standing));
+            rows.filter(|row| wanted.takes(row)).collect::<Vec<_>>()
+        })
+    });
+    let mut rows: Vec<Revocation> = rows.into_iter().flatten().collect();
+    let total = rows.len();
+    rows.sort_unstable_by(|a, b| (b.at, &b.id).cmp(&(a.at, &a.id)));
+    let rows = rows.into_iter().skip(wanted.offset).take(wanted.limit.0);
+    let revocations = rows.map(|row| api.named(row)).collect();
+    Ok(Json(Revocations { revocations, total, offset: wanted.offset, limit: wanted.limit.0 }))
+}
+
+/// What became of one event: its timeline, and all that happened to its target.
+#[utoipa::path(
+    get, path = "/v1/revocations/{id}", tag = "revocations", security(("bearer" = []), ()),
+    params(("id" = String, Path, description = "The id of an event.")),
+    responses(
+        (status = 200, description = "What became of it.", body = History),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "No such event.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 500, description = "The audit cannot be read.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn one(
+    State(api): State<Arc<Api>>,
+    Path(id): Path<String>,
+) -> Result<Json<History>, Refusal> {
+    let entry = api.engine.select(|target, registers| {
+        let mut standings = registers.standings();
+        let found = standings.find(|(_, standing)| standing.stamp.1 == id);
+        found.map(|(state, standing)| (target.clone(), Revocation::new(target, state, standing)))
+    });
+    let entry = entry.into_iter().next();
+    let told = api.look_up(Query { id: Some(id.clone()), ..oldest_first() }).await?;
+    let of_audit = || told.last().and_then(target_of);
+    let unknown = || Refusal::unknown("unknown_revocation", &id);
+    let target = entry.as_ref().map(|(target, _)| target.clone()).or_else(of_audit).ok_or_else(unknown)?;
+    let events = api.look_up(Query {
+        level: Some(target.level().name().to_owned()),
+        target: Some(target.name().to_owned()),
+        issuer: target.issuer().map(str::to_owned),
+        ..oldest_first()
+    });
+    let events = events.await?;
+    let entry = entry.map(|(_, entry)| api.named(entry));
+    Ok(Json(History {
+        state: api.fate(&target, entry.as_ref(), told.last()),
+        in_effect: entry.is_some(),
+        entry,
+        level: target.level(),
+        target: target.name().to_owned(),
+        issuer: target.issuer().map(str::to_owned),
+        timeline: told.iter().rev().find_map(|event| event.get("timeline").cloned()),
+        events,
+        id,
+    }))
+}
+
+impl Wanted {
+    fn takes(&self, row: &Revocation) -> bool {
+        self.state.is_none_or(|state| state == row.state)
+            && fits(self.source.as_deref(), row.source.as_deref())
+            && self.since.is_none_or(|since| row.at >= since)
+            && self.until.is_none_or(|until| row.at <= until)
+    }
+}
+
+impl Api {
+    /// An entry with the names behind it.
+    pub(super) fn named(&self, row: Revocation) -> Revocation {
+        let target = Target::parse(row.level, &row.target, row.issuer.as_deref());
+        let (principal, serial) = target.map(|target| self.resolve(&target)).unwrap_or_default();
+        Revocation { principal, serial, ..row }
+    }
+
+    /// Events of the audit, looked for where it may take its time.
+    pub(super) async fn look_up(&self, query: Query) -> Result<Vec<Value>, Refusal> {
+        self.page_of(query).await.map(|page| page.events)
+    }
+
+    /// What became of an event, which need not stand any more.
+    fn fate(&self, target: &Target, entry: Option<&Revocation>, told: Option<&Value>) -> &'static str {
+        if let Some(entry) = entry {
+            return match entry.state {
+                StateName::Revoked => revocation::State::Revoked.name(),
+                StateName::Suspended => revocation::State::Suspended.name(),
+            };
+        }
+        let text = |name: &str| told.and_then(|event| event.get(name)).and_then(Value::as_str);
+        let expires_at = text("expires_at").and_then(Timestamp::parse);
+        let stands_again = || {
+            let registers = self.engine.standing(target);
+            let is_same = |state| match state {
+                revocation::State::Revoked => text("action") == Some("revoke"),
+                revocation::State::Suspended => text("action") == Some("suspend"),
+            };
+            registers.is_some_and(|registers| registers.standings().any(|(state, _)| is_same(state)))
+        };
+        match (text("action"), text("outcome")) {
+            (_, Some("refused")) => "refused",
+            (Some("reinstate"), Some("applied")) => "reinstated",
+            (Some("revoke" | "suspend"), _) if expires_at.is_some_and(|at| at <= self.clock.now()) => {
+                "lapsed"
+            }
+            (Some("revoke" | "suspend"), _) if stands_again() => "superseded",
+            (Some("revoke" | "suspend"), _) => "lifted",
+            _ => "unknown",
+        }
+    }
+}
+
+fn oldest_first() -> Query {
+    Query { limit: MAX_EVENTS, newest_first: false, ..Query::default() }
+}
+
+/// What an event of the audit was aimed at.
+fn target_of(event: &Value) -> Option<Target> {
+    let text = |name: &str| event.get(name).and_then(Value::as_str);
+    Target::parse(text("level")?.parse().ok()?, text("target")?, text("issuer")).ok()
+}

@@ -1,0 +1,291 @@
+//! `GET /v1/sessions`: who is connected, since when, with what; `DELETE /v1/sessions/{id}`.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Extension;
+use axum::extract::Path;
+use axum::extract::State;
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::IntoParams;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::body::Filter;
+use super::gatekeeper::Administrator;
+use super::listing::Limit;
+use super::refusal::ProblemDocument;
+use super::refusal::Refusal;
+use crate::authority::Entry;
+use crate::authority::Role;
+use crate::clock::Timestamp;
+use crate::session;
+use crate::session::Cause;
+use crate::session::SessionId;
+
+/// The longest reason, bytes.
+const MAX_REASON: usize = 1024;
+
+/// Which sessions are wanted: those that have all that is given.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Wanted {
+    /// Of this principal or agent id.
+    principal: Option<String>,
+    /// With the certificate of this serial.
+    serial: Option<String>,
+    /// With a certificate on this key: SHA-256 of its SubjectPublicKeyInfo.
+    key: Option<String>,
+    /// With a certificate under this authority's key id.
+    issuer: Option<String>,
+    /// Of this trust domain.
+    trust_domain: Option<String>,
+    /// From this address, with or without port.
+    address: Option<String>,
+    /// On this listener.
+    listener: Option<Listener>,
+    /// How many rows.
+    #[serde(default)]
+    #[param(value_type = Option<usize>, minimum = 1, maximum = 1000, default = 100)]
+    limit: Limit,
+    /// How many rows to pass over.
+    #[serde(default)]
+    #[param(value_type = Option<usize>, minimum = 0)]
+    offset: usize,
+}
+
+/// A listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum Listener {
+    /// The one that forwards.
+    Gate,
+    /// The one of this API.
+    Admin,
+}
+
+/// One live session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Session {
+    /// Unique, over restarts too.
+    id: String,
+    /// The SPIFFE ID or DNS name; absent without a certificate whose names are accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    /// The agent id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    agent: Option<String>,
+    /// The kind of principal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    kind: Option<String>,
+    /// The certificate's serial.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    serial: Option<String>,
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    key: Option<String>,
+    /// The key id of its issuer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    trust_domain: Option<String>,
+    /// The address at the other end.
+    address: String,
+    /// `gate` or `admin`.
+    listener: &'static str,
+    /// `http/1.1`, `http/2`, or `bearer` for a call with a token.
+    protocol: &'static str,
+    /// When it began.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// When its certificate's path expires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    not_after: Option<Timestamp>,
+}
+
+impl From<&session::Session> for Session {
+    fn from(session: &session::Session) -> Self {
+        let holder = session.credential().holder.as_ref();
+        Self {
+            id: session.id().to_string(),
+            principal: holder.principal.clone(),
+            agent: holder.agent.clone(),
+            kind: holder.kind.clone(),
+            serial: holder.serial.clone(),
+            key: holder.key.clone(),
+            issuer: holder.issuers.first().cloned(),
+            trust_domain: holder.trust_domain.clone(),
+            address: session.peer().to_string(),
+            listener: session.listener(),
+            protocol: session.protocol(),
+            since: session.since(),
+            not_after: holder.not_after,
+        }
+    }
+}
+
+/// A page of sessions, the oldest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Sessions {
+    sessions: Vec<Session>,
+    /// How many there are in all.
+    total: usize,
+    offset: usize,
+    limit: usize,
+}
+
+/// List who is connected.
+#[utoipa::path(
+    get, path = "/v1/sessions", tag = "sessions", params(Wanted), security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "A page, the oldest first.", body = Sessions),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn list(State(api): State<Arc<Api>>, Filter(wanted): Filter<Wanted>) -> Json<Sessions> {
+    let found: Vec<_> =
+        api.engine.sessions().list().into_iter().filter(|session| wanted.takes(session)).collect();
+    let page = found.iter().skip(wanted.offset).take(wanted.limit.0);
+    let sessions = page.map(|session| session.as_ref().into()).collect();
+    Json(Sessions { sessions, total: found.len(), offset: wanted.offset, limit: wanted.limit.0 })
+}
+
+/// Why a session is to end.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Why {
+    /// Why; it is logged and audited.
+    #[param(max_length = 1024)]
+    reason: Option<String>,
+}
+
+/// A session that ended.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Ended {
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    principal: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    serial: Option<String>,
+    /// Always true.
+    ended: bool,
+    /// 1 if it has not let go yet; it is served nothing any more.
+    sessions_pending: usize,
+}
+
+/// End one session. Its credential is not denied: it may connect again.
+#[utoipa::path(
+    delete, path = "/v1/sessions/{id}", tag = "sessions", security(("bearer" = []), ()),
+    params(("id" = String, Path, description = "The id of a session."), Why),
+    responses(
+        (status = 200, description = "It has ended.", body = Ended),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 404, description = "No such session.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It has ended, but that is not on record.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn end(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Administrator>,
+    Path(id): Path<String>,
+    Filter(why): Filter<Why>,
+) -> Result<Json<Ended>, Refusal> {
+    who.actor
+        .require(Role::Operator, "to end a session")
+        .map_err(|refusal| refusal.about("end_session", None))?;
+    if why.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
+        return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
+    }
+    // A task of its own: who ends her own session ends the call, never what is on record of it.
+    let task = tokio::spawn(async move { api.end(&id, why.reason, who).await });
+    task.await.unwrap_or_else(|e| Err(Refusal::internal(e.to_string()))).map(Json)
+}
+
+impl Wanted {
+    fn takes(&self, session: &session::Session) -> bool {
+        let holder = session.credential().holder.as_ref();
+        let is = |wanted: &Option<String>, found: Option<&str>| {
+            wanted
+                .as_deref()
+                .is_none_or(|wanted| found.is_some_and(|found| found.eq_ignore_ascii_case(wanted)))
+        };
+        let peer = session.peer();
+        let address =
+            |wanted: &String| *wanted == peer.to_string() || *wanted == peer.ip().to_canonical().to_string();
+        (is(&self.principal, holder.principal.as_deref()) || is(&self.principal, holder.agent.as_deref()))
+            && is(&self.serial, holder.serial.as_deref())
+            && is(&self.key, holder.key.as_deref())
+            && self.issuer.as_ref().is_none_or(|issuer| holder.issuers.contains(issuer))
+            && is(&self.trust_domain, holder.trust_domain.as_deref())
+            && self.address.as_ref().is_none_or(address)
+            && self.listener.is_none_or(|listener| listener.name() == session.listener())
+    }
+}
+
+impl Listener {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Gate => "gate",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl Api {
+    async fn end(&self, id: &str, reason: Option<String>, who: Administrator) -> Result<Ended, Refusal> {
+        let Administrator { actor, guards } = who;
+        let unknown = || Refusal::unknown("unknown_session", id).about("end_session", None);
+        let name: SessionId = id.parse().map_err(|_| unknown())?;
+        let session = self.engine.sessions().get(name).ok_or_else(unknown)?;
+        let holder = Arc::clone(&session.credential().holder);
+        drop(session);
+        // Her own session may be the one.
+        drop(guards);
+        let cause = Cause { code: "session_ended", reason: reason.clone().unwrap_or_default() };
+        let sessions_pending = self.engine.end_session(name, cause).await.ok_or_else(unknown)?;
+        let line = Entry {
+            id: Some(id.to_owned()),
+            principal: holder.principal.clone(),
+            serial: holder.serial.clone(),
+            reason,
+            sessions_ended: Some(1),
+            ..actor.line("end_session", "applied")
+        };
+        tracing::info!(
+            session = id,
+            actor = actor.name,
+            principal_id = holder.principal,
+            "session ended by an administrator"
+        );
+        self.audit
+            .append(line)
+            .await
+            .map_err(|e| Refusal::not_durable(format!("it has ended; audit: {e}")))?;
+        Ok(Ended {
+            id: id.to_owned(),
+            principal: holder.principal.clone(),
+            serial: holder.serial.clone(),
+            ended: true,
+            sessions_pending,
+        })
+    }
+}

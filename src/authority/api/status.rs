@@ -1,0 +1,120 @@
+//! `GET /v1/status`: how the gate is.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::Extension;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::gatekeeper::Administrator;
+use super::refusal::ProblemDocument;
+use crate::authority::Role;
+use crate::clock::Timestamp;
+use crate::revocation::Level;
+
+/// How the gate is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Status {
+    /// The program's version.
+    version: &'static str,
+    /// When the process started.
+    #[schema(value_type = String, format = DateTime)]
+    started: Timestamp,
+    /// Its clock.
+    #[schema(value_type = String, format = DateTime)]
+    now: Timestamp,
+    /// `strict`, or `advisory`: nothing is refused.
+    mode: &'static str,
+    /// Whether traffic should come here.
+    ready: bool,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    not_ready: Option<String>,
+    /// The generation of the revocation set; starts anew with each process.
+    generation: u64,
+    /// Whether everything in effect is on disk.
+    durable: bool,
+    /// Live sessions, of this listener too.
+    sessions: usize,
+    entries: Entries,
+    /// The feeds, and how fresh each is. None is configured yet.
+    #[schema(value_type = Vec<Object>)]
+    feeds: [(); 0],
+    audit: AuditStatus,
+    /// Certificates that the gate has seen and not forgotten.
+    certificates_known: usize,
+    caller: CallerStatus,
+}
+
+/// What the revocation set holds.
+#[derive(Serialize, ToSchema)]
+struct Entries {
+    total: usize,
+    /// By level, all of them.
+    by_level: BTreeMap<&'static str, usize>,
+    /// By layer: `live` holds what feeds and administrators said.
+    by_layer: BTreeMap<&'static str, usize>,
+}
+
+/// How the audit is.
+#[derive(Serialize, ToSchema)]
+struct AuditStatus {
+    /// The sequence of the last line on disk.
+    sequence: u64,
+    /// Its hash. Noted elsewhere, it proves that nothing before it was changed: `audit verify --expect`.
+    hash: String,
+    /// Whether every line is on disk.
+    durable: bool,
+}
+
+/// Who asks.
+#[derive(Serialize, ToSchema)]
+struct CallerStatus {
+    actor: String,
+    role: Option<Role>,
+}
+
+/// How the gate is.
+#[utoipa::path(
+    get, path = "/v1/status", tag = "operations", security(("bearer" = []), ()),
+    responses(
+        (status = 200, description = "How it is.", body = Status),
+        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn status(
+    State(api): State<Arc<Api>>,
+    Extension(who): Extension<Administrator>,
+) -> Json<Status> {
+    let counts = api.engine.entries_by_level();
+    let total = counts.iter().sum();
+    let head = api.audit.head();
+    let ready = (api.ready)();
+    Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        started: api.started,
+        now: api.clock.now(),
+        mode: api.mode,
+        ready: ready.is_ok(),
+        not_ready: ready.err(),
+        generation: api.engine.generation(),
+        durable: api.engine.is_durable(),
+        sessions: api.engine.sessions().len(),
+        entries: Entries {
+            total,
+            by_level: Level::ALL.iter().map(|level| level.name()).zip(counts).collect(),
+            by_layer: BTreeMap::from([("live", total)]),
+        },
+        feeds: [],
+        audit: AuditStatus { sequence: head.sequence, hash: head.hash, durable: api.audit.is_durable() },
+        certificates_known: api.registry.len(),
+        caller: CallerStatus { actor: who.actor.name, role: who.actor.role },
+    })
+}

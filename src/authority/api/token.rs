@@ -1,0 +1,87 @@
+//! `POST /v1/admin/auth`: a secret buys a token.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Extension;
+use axum::extract::State;
+use http::HeaderMap;
+use serde::Deserialize;
+use serde::Serialize;
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use super::Api;
+use super::body;
+use super::gatekeeper::Call;
+use super::refusal::ProblemDocument;
+use super::refusal::Refusal;
+use crate::authority::Entry;
+use crate::authority::access::TOKEN_LIFETIME;
+
+/// The largest body, bytes: more than the longest secret, all of it escaped.
+const MAX_BODY: usize = 32 * 1024;
+
+/// What buys a token.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Login {
+    /// The secret.
+    #[schema(value_type = String)]
+    secret: Zeroizing<String>,
+}
+
+/// A token.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Token {
+    /// To be sent as `Authorization: Bearer TOKEN`.
+    #[schema(value_type = String)]
+    access_token: Zeroizing<String>,
+    /// How long it lasts, seconds.
+    expires_in: u64,
+    /// `Bearer`.
+    token_type: &'static str,
+}
+
+/// Exchange a secret for a Bearer token.
+///
+/// Five a second from one address, ten at once. What is wrong with a secret is never said.
+#[utoipa::path(
+    post, path = "/v1/admin/auth", tag = "tokens", request_body = Login,
+    responses(
+        (status = 200, description = "A token.", body = Token),
+        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 401, description = "Not a secret, or one that was revoked.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 413, description = "Too long.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 429, description = "Too many attempts.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn post_auth(
+    State(api): State<Arc<Api>>,
+    Extension(call): Extension<Call>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Token>, Refusal> {
+    let denied = || Refusal::unauthorized("the secret is wrong or revoked").about("authenticate", None);
+    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    // What a parser says may quote what it read.
+    let malformed = |_| Refusal::bad_request(r#"expected {"secret": "..."}"#);
+    let login: Login = body::parse(&bytes).map_err(malformed)?;
+    let bearer = api.access.holder(login.secret.as_bytes(), api.clock.now()).ok_or_else(denied)?;
+    api.engine.judge(&api.credential(&bearer)).map_err(|_| denied())?;
+    let line = Entry {
+        actor: bearer.actor.clone().into(),
+        role: Some(bearer.role.name().into()),
+        id: Some(bearer.jti.clone()),
+        ..call.line("authenticate", "applied")
+    };
+    // A token that is not on record is not given.
+    let failed = |e: &dyn std::fmt::Display| Refusal::not_durable(format!("audit: {e}"));
+    api.audit.append(line).await.map_err(|e| failed(&e))?;
+    tracing::info!(actor = bearer.actor, role = bearer.role.name(), jti = bearer.jti, "a token was given");
+    let token = api.access.issue(bearer).ok_or_else(|| Refusal::internal("the system has no randomness"))?;
+    Ok(Json(Token { access_token: token, expires_in: TOKEN_LIFETIME.as_secs(), token_type: "Bearer" }))
+}
