@@ -118,6 +118,20 @@ impl Certificates {
         })
     }
 
+    /// These certificates, as far as it holds them.
+    pub(super) fn get(&self, digests: &[Digest]) -> Result<Vec<Seen>, CertificatesError> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+            let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+            let mut found = Vec::new();
+            for digest in digests {
+                let row = certificates.get(digest).map_err(of_storage)?;
+                found.extend(row.map(|row| parse(row.value())).transpose()?);
+            }
+            Ok(found)
+        })
+    }
+
     /// Writes certificates, and forgets those that have had their time at `now`, and the first to expire of those that
     /// are more than `most`. Returns how many it holds.
     pub(super) fn write<'a>(

@@ -124,7 +124,10 @@ impl Registry {
                     tracing::info!("registry: writes again");
                 }
                 if missed > 0 {
-                    tracing::warn!(missed, "registry: found no room for certificates that wait to be written");
+                    tracing::warn!(
+                        missed,
+                        "registry: found no room for certificates that wait to be written"
+                    );
                 }
             }
         }
@@ -175,21 +178,20 @@ impl Registry {
         let mut found: HashMap<Digest, Seen> = HashMap::new();
         // Memory first: what moves to the file meanwhile is found twice, and not missed.
         for (digest, seen) in self.snapshot().into_iter().filter(|(_, seen)| of_it(seen)) {
-            match found.get_mut(&digest) {
-                Some(newer) => newer.absorb(&seen),
-                None => drop(found.insert(digest, Seen::clone(&seen))),
-            }
+            include(&mut found, digest, Seen::clone(&seen));
         }
+        let waiting: Vec<Digest> = found.keys().copied().collect();
         let file = lock(&self.file).clone();
         let stored = file.map(|file| {
-            let found = file.find(target, wanted, limit);
+            let found = file.find(target, wanted, limit).and_then(|mut stored| {
+                stored.extend(file.get(&waiting)?);
+                Ok(stored)
+            });
             found.inspect_err(|error| self.give_up(&file, error)).unwrap_or_default()
         });
         for seen in stored.into_iter().flatten() {
-            let Some(digest) = seen.digest() else { continue };
-            match found.get_mut(&digest) {
-                Some(newer) => newer.absorb(&seen),
-                None => drop(found.insert(digest, seen)),
+            if let Some(digest) = seen.digest() {
+                include(&mut found, digest, seen);
             }
         }
         let now = self.clock.now();
@@ -287,6 +289,14 @@ impl Registry {
 impl Drop for Registry {
     fn drop(&mut self) {
         close(lock(&self.file).take());
+    }
+}
+
+/// Puts in what was seen before of the same certificate, or at all.
+fn include(found: &mut HashMap<Digest, Seen>, digest: Digest, seen: Seen) {
+    match found.get_mut(&digest) {
+        Some(newer) => newer.absorb(&seen),
+        None => drop(found.insert(digest, seen)),
     }
 }
 
