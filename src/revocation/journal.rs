@@ -10,8 +10,6 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -41,6 +39,8 @@ use super::Action;
 use super::Event;
 use super::Registers;
 use super::Target;
+use super::storage;
+use super::target::key;
 use crate::clock::Timestamp;
 
 /// The format that this version writes, and the newest that it reads.
@@ -322,15 +322,8 @@ fn lock(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
     rows.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Runs what reads, writes or closes the file: redb refuses most damage, and panics on some (a page of no known type,
-/// a number of the wrong width). That must neither end the process nor the thread, whose end nobody would be told.
 fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
-    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let line = text.and_then(|text| text.lines().next());
-        Err(JournalError::Damaged(line.unwrap_or("no reason given").to_owned()))
-    })
+    storage::caught(run, JournalError::Damaged)
 }
 
 fn merge(
@@ -359,10 +352,6 @@ fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) 
     let value = serde_json::to_vec(row).map_err(write_error)?;
     targets.insert(key.as_str(), value.as_slice()).map_err(write_error)?;
     Ok(())
-}
-
-fn key(target: &Target) -> String {
-    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
 }
 
 fn parse(value: &[u8]) -> Result<Row, JournalError> {

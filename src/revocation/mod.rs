@@ -3,6 +3,7 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod certificates;
 mod engine;
 mod event;
 mod fingerprint;
@@ -13,6 +14,7 @@ mod registers;
 mod registry;
 mod seen;
 mod set;
+mod storage;
 mod target;
 mod targets;
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::Level;
 use super::Target;
 use super::Targets;
+use super::certificates::Digest;
 use crate::clock::Timestamp;
 use crate::identity::Authority;
 use crate::identity::Identity;
@@ -106,6 +107,17 @@ impl Seen {
     /// Whether a revocation of `target` hits it.
     pub fn is_hit_by(&self, target: &Target) -> bool {
         self.targets.contains(target)
+    }
+
+    /// The SHA-256 of the certificate itself; `None` if the text is none.
+    pub(super) fn digest(&self) -> Option<Digest> {
+        let mut digest = Digest::default();
+        let mut pairs = self.sha256.as_bytes().chunks_exact(2);
+        for byte in &mut digest {
+            let pair = std::str::from_utf8(pairs.next()?).ok()?;
+            *byte = u8::from_str_radix(pair, 16).ok()?;
+        }
+        Some(digest)
     }
 
     /// When it may be forgotten.

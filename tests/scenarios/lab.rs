@@ -239,7 +239,7 @@ impl Lab {
         self.directory.path().join("state/audit.jsonl")
     }
 
-    fn running(&self) -> &Running {
+    pub(crate) fn running(&self) -> &Running {
         self.running.as_ref().unwrap()
     }
 

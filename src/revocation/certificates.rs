@@ -1,0 +1,304 @@
+//! The registry's file: certificates by what can revoke them, and by when they may be forgotten.
+//!
+//! One redb file. Table `meta`: `format` → version. Table `certificates`: SHA-256 → JSON of a [`Seen`]. Table `targets`:
+//! (half of the SHA-256 of a target that few certificates share, SHA-256 of the certificate). Table `expiry`: (when it
+//! may be forgotten, milliseconds; SHA-256).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest;
+use redb::Database;
+use redb::DatabaseError;
+use redb::ReadableDatabase as _;
+use redb::ReadableTable as _;
+use redb::ReadableTableMetadata as _;
+use redb::StorageError;
+use redb::Table;
+use redb::TableDefinition;
+use redb::TableError;
+use redb::backends::InMemoryBackend;
+
+use super::Seen;
+use super::Target;
+use super::storage::caught;
+use super::target::key;
+use crate::clock::Timestamp;
+
+/// The format that this version writes, and the only one that it reads.
+const FORMAT: u64 = 1;
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+const CERTIFICATES: TableDefinition<'_, &Digest, &[u8]> = TableDefinition::new("certificates");
+const TARGETS: TableDefinition<'_, (&Half, &Digest), ()> = TableDefinition::new("targets");
+const EXPIRY: TableDefinition<'_, (i64, &Digest), ()> = TableDefinition::new("expiry");
+/// What the database keeps of the file in memory, bytes.
+const CACHE: usize = 4 * 1024 * 1024;
+/// Without it a large file is read in full at the first start after a kill.
+const QUICK_REPAIR: bool = true;
+/// Rows that a scan looks at.
+const SCAN: usize = 100_000;
+/// Certificates that one commit forgets, at most; more than come in between two.
+const FORGET: usize = 32_768;
+
+/// SHA-256 of a certificate.
+pub(super) type Digest = [u8; 32];
+type Half = [u8; 16];
+
+/// What is wrong with the file.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CertificatesError {
+    /// The disk is full, read-only or failing, or another process has the file.
+    #[error("{0}")]
+    Failing(String),
+    /// It is torn, foreign, or of another version.
+    #[error("not readable: {0}")]
+    Damaged(String),
+}
+
+/// Which certificates of a target are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Those whose own it is, by the index: quick.
+    Own,
+    /// Those that it hits by their authorities or trust domain too: by a scan, which ends after so many rows.
+    All,
+}
+
+/// The open file.
+pub(super) struct Certificates {
+    database: Database,
+}
+
+impl Certificates {
+    /// Opens the file, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, CertificatesError> {
+        Self::with(|| Database::builder().set_cache_size(CACHE).create(path))
+    }
+
+    /// The same, without a file.
+    pub(super) fn in_memory() -> Result<Self, CertificatesError> {
+        Self::with(|| Database::builder().set_cache_size(CACHE).create_with_backend(InMemoryBackend::new()))
+    }
+
+    fn with(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Self, CertificatesError> {
+        guarded(|| {
+            let database = open().map_err(|error| match error {
+                DatabaseError::DatabaseAlreadyOpen => failing(&"in use"),
+                DatabaseError::Storage(StorageError::Io(e))
+                    if e.kind() != std::io::ErrorKind::InvalidData =>
+                {
+                    failing(&e)
+                }
+                error => CertificatesError::Damaged(error.to_string()),
+            })?;
+            initialize(&database)?;
+            Ok(Self { database })
+        })
+    }
+
+    /// How many certificates it holds.
+    pub(super) fn len(&self) -> Result<usize, CertificatesError> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+            let rows = transaction.open_table(CERTIFICATES).map_err(of_table)?.len().map_err(of_storage)?;
+            Ok(usize::try_from(rows).unwrap_or(usize::MAX))
+        })
+    }
+
+    /// The certificates that `target` hits, at most `limit`.
+    pub(super) fn find(
+        &self,
+        target: &Target,
+        wanted: Wanted,
+        limit: usize,
+    ) -> Result<Vec<Seen>, CertificatesError> {
+        guarded(|| match wanted {
+            Wanted::Own => self.look_up(target, limit),
+            Wanted::All => self.scan(target, limit),
+        })
+    }
+
+    /// These certificates, as far as it holds them.
+    pub(super) fn get(&self, digests: &[Digest]) -> Result<Vec<Seen>, CertificatesError> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+            let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+            let mut found = Vec::new();
+            for digest in digests {
+                let row = certificates.get(digest).map_err(of_storage)?;
+                found.extend(row.map(|row| parse(row.value())).transpose()?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// Writes certificates, and forgets those that have had their time at `now`, and the first to expire of those that
+    /// are more than `most`. Returns how many it holds.
+    pub(super) fn write<'a>(
+        &self,
+        batch: impl ExactSizeIterator<Item = (&'a Digest, &'a Arc<Seen>)>,
+        most: usize,
+        now: Timestamp,
+    ) -> Result<usize, CertificatesError> {
+        if batch.len() == 0 && !self.is_due(now)? {
+            return self.len();
+        }
+        guarded(|| {
+            let mut transaction = self.database.begin_write().map_err(|e| failing(&e))?;
+            transaction.set_quick_repair(QUICK_REPAIR);
+            let count = {
+                let mut tables = Tables {
+                    certificates: transaction.open_table(CERTIFICATES).map_err(of_table)?,
+                    targets: transaction.open_table(TARGETS).map_err(of_table)?,
+                    expiry: transaction.open_table(EXPIRY).map_err(of_table)?,
+                };
+                for (digest, seen) in batch {
+                    tables.store(digest, seen)?;
+                }
+                tables.forget(most, now)?;
+                tables.certificates.len().map_err(of_storage)?
+            };
+            transaction.commit().map_err(|e| failing(&e))?;
+            Ok(usize::try_from(count).unwrap_or(usize::MAX))
+        })
+    }
+
+    /// Whether a certificate has had its time.
+    fn is_due(&self, now: Timestamp) -> Result<bool, CertificatesError> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+            let expiry = transaction.open_table(EXPIRY).map_err(of_table)?;
+            let first = expiry.first().map_err(of_storage)?;
+            Ok(first.is_some_and(|(at, _)| at.value().0 <= now.millis()))
+        })
+    }
+
+    fn look_up(&self, target: &Target, limit: usize) -> Result<Vec<Seen>, CertificatesError> {
+        let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+        let targets = transaction.open_table(TARGETS).map_err(of_table)?;
+        let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+        let half = half(target);
+        let (mut found, whole) = (Vec::new(), (&half, &[0; 32])..=(&half, &[0xff; 32]));
+        for entry in targets.range(whole).map_err(of_storage)?.take(limit) {
+            let (entry, _) = entry.map_err(of_storage)?;
+            let row = certificates.get(entry.value().1).map_err(of_storage)?;
+            found.extend(row.map(|row| parse(row.value())).transpose()?);
+        }
+        found.retain(|seen| seen.owns(target) && seen.is_hit_by(target));
+        Ok(found)
+    }
+
+    fn scan(&self, target: &Target, limit: usize) -> Result<Vec<Seen>, CertificatesError> {
+        let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+        let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+        let mut found = Vec::new();
+        for row in certificates.iter().map_err(of_storage)?.take(SCAN) {
+            if found.len() >= limit {
+                break;
+            }
+            let (_, row) = row.map_err(of_storage)?;
+            found.extend(Some(parse(row.value())?).filter(|seen| seen.is_hit_by(target)));
+        }
+        Ok(found)
+    }
+}
+
+/// Everything that a commit writes.
+struct Tables<'t> {
+    certificates: Table<'t, &'static Digest, &'static [u8]>,
+    targets: Table<'t, (&'static Half, &'static Digest), ()>,
+    expiry: Table<'t, (i64, &'static Digest), ()>,
+}
+
+impl Tables<'_> {
+    fn store(&mut self, digest: &Digest, seen: &Seen) -> Result<(), CertificatesError> {
+        let mut seen = seen.clone();
+        let before = self.certificates.get(digest).map_err(of_storage)?.map(|row| parse(row.value()));
+        if let Some(before) = before.transpose()? {
+            seen.absorb(&before);
+        }
+        let row = serde_json::to_vec(&seen).map_err(|e| failing(&e))?;
+        self.certificates.insert(digest, row.as_slice()).map_err(of_storage)?;
+        for target in seen.targets.iter().filter(|target| seen.owns(target)) {
+            self.targets.insert((&half(target), digest), ()).map_err(of_storage)?;
+        }
+        self.expiry.insert((seen.forgotten_at().millis(), digest), ()).map_err(of_storage)?;
+        Ok(())
+    }
+
+    fn forget(&mut self, most: usize, now: Timestamp) -> Result<(), CertificatesError> {
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        for _ in 0..FORGET {
+            let first = self.expiry.first().map_err(of_storage)?;
+            let Some((at, digest)) = first.map(|(first, _)| (first.value().0, *first.value().1)) else {
+                break;
+            };
+            if at > now.millis() && self.certificates.len().map_err(of_storage)? <= most {
+                break;
+            }
+            self.expiry.remove((at, &digest)).map_err(of_storage)?;
+            let row = self.certificates.remove(&digest).map_err(of_storage)?;
+            let seen = row.map(|row| parse(row.value())).transpose()?;
+            for target in seen.iter().flat_map(|seen| seen.targets.iter().filter(|target| seen.owns(target)))
+            {
+                self.targets.remove((&half(target), &digest)).map_err(of_storage)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes the tables of a new file; says whether those of an old one are ours.
+fn initialize(database: &Database) -> Result<(), CertificatesError> {
+    let mut transaction = database.begin_write().map_err(|e| failing(&e))?;
+    transaction.set_quick_repair(QUICK_REPAIR);
+    let foreign = transaction.list_tables().map_err(of_storage)?.next().is_some();
+    {
+        let mut meta = transaction.open_table(META).map_err(of_table)?;
+        let format = meta.get("format").map_err(of_storage)?.map(|format| format.value());
+        match format {
+            Some(FORMAT) => return Ok(()),
+            Some(format) => return Err(CertificatesError::Damaged(format!("format {format}, not {FORMAT}"))),
+            None if foreign => return Err(CertificatesError::Damaged("another database".into())),
+            None => drop(meta.insert("format", FORMAT).map_err(of_storage)?),
+        }
+    }
+    transaction.open_table(CERTIFICATES).map_err(of_table)?;
+    transaction.open_table(TARGETS).map_err(of_table)?;
+    transaction.open_table(EXPIRY).map_err(of_table)?;
+    transaction.commit().map_err(|e| failing(&e))
+}
+
+/// Half of the SHA-256 of a target: what it finds is held against the target itself.
+fn half(target: &Target) -> Half {
+    let digest = digest::digest(&digest::SHA256, key(target).as_bytes());
+    let mut half = Half::default();
+    half.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
+    half
+}
+
+fn parse(row: &[u8]) -> Result<Seen, CertificatesError> {
+    serde_json::from_slice(row).map_err(|e| CertificatesError::Damaged(format!("a row: {e}")))
+}
+
+fn guarded<T>(run: impl FnOnce() -> Result<T, CertificatesError>) -> Result<T, CertificatesError> {
+    caught(run, CertificatesError::Damaged)
+}
+
+fn failing(error: &dyn std::fmt::Display) -> CertificatesError {
+    CertificatesError::Failing(error.to_string())
+}
+
+fn of_storage(error: StorageError) -> CertificatesError {
+    match error {
+        StorageError::Corrupted(what) => CertificatesError::Damaged(what),
+        error => failing(&error),
+    }
+}
+
+fn of_table(error: TableError) -> CertificatesError {
+    match error {
+        TableError::Storage(error) => of_storage(error),
+        error => CertificatesError::Damaged(error.to_string()),
+    }
+}
