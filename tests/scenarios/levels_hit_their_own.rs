@@ -73,7 +73,7 @@ impl Fleet {
         let what = format!("{level} {target} {issuer:?}");
         let mut connections = self.connect().await;
         assert_eq!(self.lab.sessions(), self.certs.len());
-        let mut change = json!({"action": "revoke", "level": level, "target": target});
+        let mut change = json!({"action": "revoke", "level": level, "target": target, "preemptive": true});
         change["issuer"] = issuer.map_or(Value::Null, Value::from);
         let ended = self.lab.applied(change.clone()).await;
         assert_eq!((ended, self.lab.sessions()), (hit.len() as u64, self.certs.len() - hit.len()), "{what}");
