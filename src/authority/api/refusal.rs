@@ -26,7 +26,7 @@ pub(super) struct Refusal {
     pub(super) code: &'static str,
     pub(super) reason: String,
     /// What the call was about, where it got that far.
-    pub(super) about: Option<About>,
+    pub(super) about: Option<Box<About>>,
     pub(super) retry_after: Option<Duration>,
 }
 
@@ -65,7 +65,7 @@ impl Refusal {
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
-        self.about = Some(About { action, target: target.cloned() });
+        self.about = Some(Box::new(About { action, target: target.cloned() }));
         self
     }
 
