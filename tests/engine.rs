@@ -20,6 +20,7 @@ use portcullis::revocation::Event;
 use portcullis::revocation::Level;
 use portcullis::revocation::Outcome;
 use portcullis::revocation::Target;
+use portcullis::revocation::Targets;
 use portcullis::session::Credential;
 use portcullis::session::Fingerprint;
 use portcullis::session::Guard;
@@ -175,6 +176,27 @@ fn each_name_of_a_certificate_revokes_it_and_no_other() {
         assert!(engine.admit(again, origin()).is_err());
         assert_eq!(engine.sessions().len(), 1, "a refused session stayed in the table");
     }
+}
+
+/// What is listed can be asked for: every target is the one that its own level, name and issuer are read as.
+#[test]
+fn the_targets_of_a_certificate_are_those_that_its_fingerprints_are_of() {
+    let ours = Fleet::new("lab.test");
+    let chain = ours.chain(0x0a1b, "spiffe://lab.test/task/t1/agent/a", "A.lab.test");
+    let identity = ours.binding.identify(&chain.leaf.subject.clone().unwrap(), None).unwrap();
+    let targets = Targets::of(&chain, Some(&identity));
+    let (engine, _) = engine();
+    let credential = ours.credential(&engine, &chain);
+    let prints =
+        |targets: &[Target]| targets.iter().map(|t| engine.fingerprinter().target(t)).collect::<Vec<_>>();
+    assert_eq!((prints(&targets.own), prints(&targets.mass)), (credential.own, credential.mass));
+    for target in targets.own.iter().chain(&targets.mass) {
+        assert_eq!(Target::parse(target.level(), target.name(), target.issuer()).as_ref(), Ok(target));
+    }
+    let levels: Vec<Level> = targets.own.iter().map(Target::level).collect();
+    let [certificate, key, principal, task] = [Level::Certificate, Level::Key, Level::Principal, Level::Task];
+    // The serial alone and under two names of its issuer; the SPIFFE ID, the agent id and the DNS name.
+    assert_eq!(levels, [certificate, certificate, certificate, key, principal, principal, principal, task]);
 }
 
 #[test]

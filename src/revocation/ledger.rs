@@ -122,3 +122,16 @@ fn recount(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The counts are kept by it.
+    #[test]
+    fn a_level_is_its_place_among_all() {
+        for (place, level) in Level::ALL.into_iter().enumerate() {
+            assert_eq!(level as usize, place);
+        }
+    }
+}

@@ -320,6 +320,13 @@ mod tests {
     }
 
     #[test]
+    fn what_was_written_before_there_were_sources_is_read() {
+        let old = r#"{"stamp": ["2026-10-14T17:46:40.123Z", "id"], "reason": "leaked", "actor": "ops"}"#;
+        let standing: Standing = serde_json::from_str(old).unwrap();
+        assert_eq!((standing.source, standing.actor.as_deref()), (None, Some("ops")));
+    }
+
+    #[test]
     fn entries_lapse_with_what_they_hit_and_not_before() {
         let mut registers =
             merged(&[Event { expires_at: Some(Timestamp::from_secs(10)), ..at(Action::Revoke, 1) }]);

@@ -251,6 +251,52 @@ mod tests {
     }
 
     #[test]
+    fn sessions_are_listed_found_and_ended_by_name() {
+        let first = SessionId::first(7);
+        let table = Arc::new(Sessions::starting_at(first));
+        let guards: Vec<Guard> = (0..100).map(|i| enter(&table, &[i % 2], &[9])).collect();
+        let listed: Vec<SessionId> = table.list().iter().map(|session| session.id()).collect();
+        let entered: Vec<SessionId> = guards.iter().map(|guard| guard.session().id()).collect();
+        assert_eq!((&listed, listed.first()), (&entered, Some(&first)));
+        let [one, other] = [guards.first().unwrap(), guards.get(1).unwrap()];
+        assert!(table.get(one.session().id()).is_some_and(|found| found.id() == first));
+        assert_eq!(table.end(first, cause().unwrap()).map(|killed| killed.count()), Some(1));
+        assert_eq!(
+            table.end(first, cause().unwrap()).map(|killed| killed.count()),
+            Some(0),
+            "the first cause stays"
+        );
+        assert_eq!((one.cause().is_some(), other.cause().is_some()), (true, false));
+        drop(guards);
+        assert!(table.get(first).is_none() && table.end(first, cause().unwrap()).is_none());
+    }
+
+    #[test]
+    fn matching_is_what_a_kill_hits() {
+        let table = Arc::new(Sessions::default());
+        let guards: Vec<Guard> = (0..10).map(|i| enter(&table, &[i % 3], &[8 + i % 2])).collect();
+        for print in [Fingerprint(1), Fingerprint(9), Fingerprint(7)] {
+            let causes = || guards.iter().map(|guard| guard.cause().is_some()).collect::<Vec<_>>();
+            let before = causes();
+            let matching: Vec<_> =
+                table.matching(print, |_| true).iter().map(|session| session.id()).collect();
+            assert_eq!(before, causes());
+            let killed = table.kill(print, |_| cause());
+            let hit: Vec<_> = killed.sessions.iter().map(|session| session.id()).collect();
+            assert_eq!(matching, hit);
+            assert!(table.matching(print, |_| false).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_credential_that_nothing_can_end_keeps_its_holder() {
+        let holder = Arc::new(super::super::Holder { agent: Some("a".into()), ..Default::default() });
+        let armed = Credential { holder: Arc::clone(&holder), ..Credential::clone(&credential(&[1], &[9])) };
+        let untouchable = armed.untouchable();
+        assert_eq!((untouchable.own.len(), untouchable.mass.len(), &untouchable.holder), (0, 0, &holder));
+    }
+
+    #[test]
     fn an_ended_session_leaves_nothing_behind() {
         let table = Arc::new(Sessions::default());
         let guards: Vec<Guard> = (0..100).map(|i| enter(&table, &[1, 2, 100 + i], &[9])).collect();
