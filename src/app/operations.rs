@@ -1,0 +1,262 @@
+//! What runs beside the gate: the admin listener, the plain listener, housekeeping.
+
+use std::io;
+use std::net::SocketAddr;
+use std::net::TcpListener as StdListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use axum::Router;
+use http::Request;
+use http::Response;
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::spawn_local;
+use tokio::time::MissedTickBehavior;
+use tower_service::Service as _;
+
+use super::Error;
+use super::Rules;
+use super::Secured;
+use super::Shared;
+use super::bind;
+use super::run_local;
+use crate::authority;
+use crate::authority::Access;
+use crate::authority::Api;
+use crate::authority::Audit;
+use crate::authority::Caller;
+use crate::authority::Secret;
+use crate::clock::Clock;
+use crate::config;
+use crate::config::Config;
+use crate::config::ConfigError;
+use crate::identity::DnsName;
+use crate::problem::Disclose;
+use crate::proxy;
+use crate::proxy::Body;
+use crate::proxy::Bounds;
+use crate::proxy::Connection;
+use crate::proxy::Handler;
+use crate::proxy::Mode;
+use crate::proxy::Peers;
+use crate::proxy::Refusal;
+use crate::proxy::RequestId;
+use crate::revocation::Engine;
+use crate::revocation::Registry;
+use crate::telemetry;
+use crate::telemetry::Health;
+use crate::telemetry::Metrics;
+
+/// The admin listener's bounds.
+const ADMIN: Bounds = Bounds { connections: 128, drain: Duration::from_secs(5) };
+/// How often the certificates that were seen are written.
+const FLUSH: Duration = Duration::from_secs(1);
+/// How often lapsed entries are looked for.
+const EXPIRY: Duration = Duration::from_secs(60);
+
+/// What runs beside the gate: the admin listener, the plain listener, housekeeping.
+pub(super) struct Operations {
+    shared: Shared,
+    admin: Option<(StdListener, Secured, Router)>,
+    metrics: Option<StdListener>,
+    condition: Condition,
+}
+
+impl Operations {
+    pub(super) fn bind(
+        shared: &Shared,
+        gate: &Peers,
+        gate_drains: watch::Receiver<bool>,
+    ) -> Result<Self, Error> {
+        let config = &shared.config;
+        let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
+        let mut condition = Condition { engine, clock, gate_drains, audit: None };
+        let mut admin = None;
+        if let Some(section) = &config.admin {
+            let names = section.roles().into_iter().flat_map(|(.., names)| names);
+            let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
+            let secured = match &section.tls {
+                Some(tls) => shared.secure(tls, "admin.tls", &names)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
+            };
+            let opened = Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?;
+            condition.audit = Some(opened.clone());
+            let api = shared.api(section, gate, opened, condition.clone())?;
+            let listener = bind("admin.listen", section.listen, 1)?;
+            admin = listener.into_iter().next().map(|bound| (bound, secured, authority::router(api)));
+        }
+        let metrics = match &config.metrics {
+            Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
+            None => None,
+        };
+        Ok(Self { shared: shared.clone(), admin, metrics, condition })
+    }
+
+    pub(super) fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
+        let admin = self.admin.as_ref().map(|(listener, ..)| listener.local_addr()).transpose()?;
+        Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
+    }
+
+    pub(super) fn run(self, mut drain: watch::Receiver<bool>) {
+        let Self { shared, admin, metrics, condition } = self;
+        run_local(async move {
+            if let Some(listener) = metrics {
+                let listener = TcpListener::from_std(listener)?;
+                spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
+            }
+            spawn_local(keep_house(Arc::clone(&shared.engine)));
+            spawn_local(keep_registry(Arc::clone(&shared.registry)));
+            match admin {
+                None => {
+                    // The sender lives until the gate has drained; losing it means the same.
+                    let _ = drain.wait_for(|drain| *drain).await;
+                }
+                Some((listener, secured, router)) => {
+                    // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
+                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason };
+                    let context = shared.context("admin", secured, rules, Admin(router));
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
+                }
+            }
+            Ok(())
+        });
+    }
+}
+
+/// The handler of the admin listener.
+struct Admin(Router);
+
+impl Handler for Admin {
+    type Route = ();
+
+    fn route(&self, _: &Request<Incoming>) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn judge(&self, _: &Request<Incoming>, _: &Connection, (): &()) -> Result<(), Refusal> {
+        // The API judges its callers itself: what they may do depends on what they ask.
+        Ok(())
+    }
+
+    async fn serve(
+        &self,
+        mut request: Request<Incoming>,
+        id: RequestId,
+        connection: &Rc<Connection>,
+        (): (),
+    ) -> Result<Response<Body>, Refusal> {
+        let identity = connection.peer().map(|peer| &peer.identity);
+        request.extensions_mut().insert(Caller {
+            principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
+            refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
+            address: connection.address(),
+            request_id: id.to_string(),
+            guard: connection.guard().cloned(),
+        });
+        let Ok(response) = self.0.clone().call(request.map(axum::body::Body::new)).await;
+        Ok(response.map(|body| Body::Other(body.map_err(Into::into).boxed_unsync())))
+    }
+}
+
+/// How the process is.
+#[derive(Clone)]
+struct Condition {
+    engine: Arc<Engine>,
+    clock: Clock,
+    gate_drains: watch::Receiver<bool>,
+    audit: Option<Audit>,
+}
+
+impl Health for Condition {
+    fn refresh(&self, metrics: &Metrics) {
+        let number = |count: usize| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.expiries.refresh(self.clock.now().secs());
+        metrics.sessions.set(number(self.engine.sessions().len()));
+        metrics.entries.set(number(self.engine.entries()));
+        metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
+        let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
+        metrics.durable.set(i64::from(durable));
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        if *self.gate_drains.borrow() {
+            return Err("draining".into());
+        }
+        if !self.engine.is_durable() {
+            return Err("the journal cannot be written; revocations stand in memory only".into());
+        }
+        match self.audit.as_ref().is_none_or(Audit::is_durable) {
+            true => Ok(()),
+            false => Err("the audit cannot be written; who did what is in memory only".into()),
+        }
+    }
+}
+
+async fn keep_house(engine: Arc<Engine>) {
+    let mut turns = tokio::time::interval(EXPIRY);
+    loop {
+        turns.tick().await;
+        let lapsed = engine.expire();
+        if lapsed > 0 {
+            tracing::info!(lapsed, "revocations lapsed with the credentials that they hit");
+        }
+    }
+}
+
+async fn keep_registry(registry: Arc<Registry>) {
+    let mut turns = tokio::time::interval(FLUSH);
+    turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        turns.tick().await;
+        let registry = Arc::clone(&registry);
+        // It waits for the disk, which nothing else of this runtime may.
+        if let Err(error) = tokio::task::spawn_blocking(move || registry.flush()).await {
+            tracing::error!(%error, "the registry's housekeeping failed");
+        }
+    }
+}
+
+impl Shared {
+    /// What the admin API acts on.
+    fn api(
+        &self,
+        section: &config::Admin,
+        gate: &Peers,
+        audit: Audit,
+        condition: Condition,
+    ) -> Result<Arc<Api>, Error> {
+        let names =
+            section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
+        let roles = names.map(|(name, role)| (name.clone(), role)).collect();
+        let mode = self.config.gate.mode;
+        Ok(Arc::new(Api {
+            engine: Arc::clone(&self.engine),
+            registry: Arc::clone(&self.registry),
+            audit,
+            access: Access::new(roles, load_secrets(&self.config, section)?, section.limits),
+            trust: Arc::clone(gate.trust()),
+            binding: gate.binding().clone(),
+            mode: mode.name(),
+            enforces: mode == Mode::Strict,
+            ready: Box::new(move || condition.ready()),
+            patience: self.config.gate.timeouts.body_idle,
+            clock: self.clock.clone(),
+            started: self.clock.now(),
+            metrics: self.metrics.clone(),
+            suppressed: AtomicU64::new(0),
+        }))
+    }
+}
+
+/// Reads the secrets that a configuration names.
+pub(super) fn load_secrets(config: &Config, section: &config::Admin) -> Result<Vec<Secret>, ConfigError> {
+    let read = |(i, secret)| {
+        Secret::read(secret).map_err(|e| config.error(&format!("admin.secret[{i}].file"), e.to_string()))
+    };
+    section.secret.iter().enumerate().map(read).collect()
+}
