@@ -1,10 +1,16 @@
 //! The audit: one hash-chained JSON line for each event, on disk before the event is acknowledged.
 
 mod entry;
+mod files;
 mod find;
 mod head;
+mod line;
+mod recover;
+mod store;
+mod tail;
 mod trail;
 mod verify;
+mod writer;
 
 use std::path::PathBuf;
 

@@ -1,15 +1,17 @@
 //! The handle on a gate's audit.
 
-use std::fs::File;
-use std::fs::OpenOptions;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use super::AuditError;
 use super::Config;
@@ -17,9 +19,17 @@ use super::Entry;
 use super::Head;
 use super::Page;
 use super::Query;
-use super::find_in;
+use super::files;
+use super::files::CURRENT;
+use super::find;
+use super::store::Store;
+use super::writer::Append;
+use super::writer::Shared;
+use super::writer::Writer;
 use crate::clock::Clock;
 
+/// Lines that may wait for the thread; more wait with their callers.
+const QUEUE: usize = 16_384;
 /// How long a caller waits for a disk that neither writes nor fails.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,48 +42,94 @@ pub struct Receipt {
     pub hash: String,
 }
 
-/// A gate's audit. Cheap to clone; when the last clone is dropped, what waits is written.
+/// A gate's audit. Cheap to clone; dropping the last clone writes what waits, and ends the thread.
 #[derive(Clone)]
-pub struct Audit {
+pub struct Audit(Arc<Inner>);
+
+struct Inner {
     directory: PathBuf,
-    file: Arc<Mutex<File>>,
+    clock: Clock,
+    queue: Option<mpsc::Sender<Append>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Audit {
-    /// Opens the audit of a state directory, or begins it.
-    pub fn open(directory: &Path, _config: &Config, _clock: Clock) -> Result<Self, AuditError> {
-        let path = directory.join("audit.jsonl");
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        let file = file.map_err(|e| AuditError::Read { path, error: e.to_string() })?;
-        Ok(Self { directory: directory.to_owned(), file: Arc::new(Mutex::new(file)) })
+    /// Opens the audit of a state directory, or begins it. One process alone has it open.
+    ///
+    /// An audit that is damaged does not keep the gate from starting: what was found is put aside, and the damage is
+    /// in the log, in the first line of the new file, and in what [`verify`](super::verify) says ever after.
+    pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, AuditError> {
+        let (store, wrong) = Store::open(directory, config.max_bytes)?;
+        let mut writer = Writer::new(store, directory.join(CURRENT), clock.clone());
+        writer.note(wrong);
+        // What is wrong is on disk before anything else happens, if the disk takes it.
+        writer.turn(Vec::new());
+        let failed =
+            |e: std::io::Error| AuditError::Read { path: directory.to_owned(), error: e.to_string() };
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let shared = writer.shared();
+        let run = move || runtime.block_on(writer.run(inbox));
+        let thread = std::thread::Builder::new().name("audit".into()).spawn(run).map_err(failed)?;
+        let (directory, queue, thread) = (directory.to_owned(), Some(queue), Some(thread));
+        Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread })))
     }
 
     /// Whether a state directory's audit has anything in it.
     pub fn tells_of_changes(directory: &Path) -> bool {
-        std::fs::metadata(directory.join("audit.jsonl")).is_ok_and(|file| file.len() > 0)
+        std::fs::metadata(directory.join(CURRENT)).is_ok_and(|file| file.len() > 0)
+            || files::list(directory).is_ok_and(|(aside, _)| !aside.is_empty())
     }
 
-    /// Writes a line, and returns once it is on disk. If that fails the line is kept, and written once it can be.
+    /// Writes a line, and returns where it stands once it is on disk.
+    ///
+    /// Where this fails the line is kept all the same, in its order, and written once the disk takes it, while the
+    /// process lives. It is not to be appended again.
     pub async fn append(&self, entry: Entry) -> Result<Receipt, AuditError> {
-        let error = |e: String| AuditError::Write { path: self.directory.clone(), error: e };
-        let text = format!("{{{}}}\n", entry.members().map_err(|e| error(e.to_string()))?);
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
-        file.write_all(text.as_bytes()).map_err(|e| error(e.to_string()))?;
-        Ok(Receipt { sequence: 0, hash: String::new() })
+        let path = || self.0.directory.join(CURRENT);
+        let members = entry.members();
+        let members = members.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
+        let queue = self.0.queue.as_ref().ok_or(AuditError::Closed)?;
+        let (done, written) = oneshot::channel();
+        let Ok(room) = timeout(PATIENCE, queue.reserve()).await else {
+            let mut missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner);
+            missed.keep(members, self.0.clock.now());
+            return Err(self.hung());
+        };
+        room.map_err(|_| AuditError::Closed)?.send(Append { members, done });
+        match timeout(PATIENCE, written).await {
+            Ok(written) => written.unwrap_or(Err(AuditError::Closed)),
+            Err(_) => Err(self.hung()),
+        }
+    }
+
+    fn hung(&self) -> AuditError {
+        self.0.shared.durable.store(false, Ordering::Release);
+        AuditError::Hung
     }
 
     /// The last line on disk.
     pub fn head(&self) -> Head {
-        Head::default()
+        Head::clone(&self.0.shared.head.load())
     }
 
-    /// Whether every line that was ever to be written is on disk.
+    /// Whether every line that was to be written is on disk.
     pub fn is_durable(&self) -> bool {
-        true
+        self.0.shared.durable.load(Ordering::Acquire)
     }
 
-    /// Looks for events among those that are on disk now. Blocks.
+    /// Looks for events among those that are on disk now, and no others, however long it takes. Blocks.
     pub fn find(&self, query: &Query) -> Result<Page, AuditError> {
-        find_in(&self.directory, query)
+        find::up_to(&self.0.directory, query, self.head().sequence)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
