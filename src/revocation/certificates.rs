@@ -1,34 +1,39 @@
 //! The registry's file: certificates by what can revoke them, and by when they may be forgotten.
 //!
-//! One redb file. Table `meta`: `format` → version. Table `certificates`: SHA-256 → JSON of a [`Seen`]. Table `targets`:
-//! (half of the SHA-256 of a target that few certificates share, SHA-256 of the certificate). Table `expiry`: (when it
-//! may be forgotten, milliseconds; SHA-256).
+//! One redb file. Table `meta`: `format` → version. Table `certificates`: SHA-256 → JSON of a [`Row`]. Table `paths`: half
+//! the SHA-256 of a [`row::Path`] → (until when it is wanted, milliseconds; its JSON). Table `targets`: (half the SHA-256
+//! of a target that few certificates share, SHA-256 of the certificate). Table `expiry`: (when it may be forgotten,
+//! milliseconds; SHA-256).
 
 use std::path::Path;
 use std::sync::Arc;
 
-use aws_lc_rs::digest;
 use redb::Database;
 use redb::DatabaseError;
+use redb::ReadOnlyTable;
 use redb::ReadableDatabase as _;
-use redb::ReadableTable as _;
+use redb::ReadableTable;
 use redb::ReadableTableMetadata as _;
 use redb::StorageError;
 use redb::Table;
 use redb::TableDefinition;
 use redb::TableError;
 use redb::backends::InMemoryBackend;
+use serde::de::DeserializeOwned;
 
 use super::Seen;
 use super::Target;
+use super::row;
+use super::row::Half;
+use super::row::Row;
 use super::storage::caught;
-use super::target::key;
 use crate::clock::Timestamp;
 
 /// The format that this version writes, and the only one that it reads.
 const FORMAT: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const CERTIFICATES: TableDefinition<'_, &Digest, &[u8]> = TableDefinition::new("certificates");
+const PATHS: TableDefinition<'_, &Half, (i64, &[u8])> = TableDefinition::new("paths");
 const TARGETS: TableDefinition<'_, (&Half, &Digest), ()> = TableDefinition::new("targets");
 const EXPIRY: TableDefinition<'_, (i64, &Digest), ()> = TableDefinition::new("expiry");
 /// What the database keeps of the file in memory, bytes.
@@ -42,7 +47,6 @@ const FORGET: usize = 32_768;
 
 /// SHA-256 of a certificate.
 pub(super) type Digest = [u8; 32];
-type Half = [u8; 16];
 
 /// What is wrong with the file.
 #[derive(Debug, thiserror::Error)]
@@ -121,12 +125,10 @@ impl Certificates {
     /// These certificates, as far as it holds them.
     pub(super) fn get(&self, digests: &[Digest]) -> Result<Vec<Seen>, CertificatesError> {
         guarded(|| {
-            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
-            let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+            let (certificates, paths) = self.reading()?;
             let mut found = Vec::new();
             for digest in digests {
-                let row = certificates.get(digest).map_err(of_storage)?;
-                found.extend(row.map(|row| parse(row.value())).transpose()?);
+                found.extend(load(&certificates, &paths, digest)?);
             }
             Ok(found)
         })
@@ -149,6 +151,7 @@ impl Certificates {
             let count = {
                 let mut tables = Tables {
                     certificates: transaction.open_table(CERTIFICATES).map_err(of_table)?,
+                    paths: transaction.open_table(PATHS).map_err(of_table)?,
                     targets: transaction.open_table(TARGETS).map_err(of_table)?,
                     expiry: transaction.open_table(EXPIRY).map_err(of_table)?,
                 };
@@ -174,38 +177,50 @@ impl Certificates {
     }
 
     fn look_up(&self, target: &Target, limit: usize) -> Result<Vec<Seen>, CertificatesError> {
+        let (certificates, paths) = self.reading()?;
         let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
         let targets = transaction.open_table(TARGETS).map_err(of_table)?;
-        let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
-        let half = half(target);
-        let (mut found, whole) = (Vec::new(), (&half, &[0; 32])..=(&half, &[0xff; 32]));
-        for entry in targets.range(whole).map_err(of_storage)?.take(limit) {
+        let entry = row::entry(target.level(), target.name());
+        let (mut found, whole) = (Vec::new(), (&entry, &[0; 32])..=(&entry, &[0xff; 32]));
+        for entry in targets.range(whole).map_err(of_storage)? {
+            if found.len() >= limit {
+                break;
+            }
             let (entry, _) = entry.map_err(of_storage)?;
-            let row = certificates.get(entry.value().1).map_err(of_storage)?;
-            found.extend(row.map(|row| parse(row.value())).transpose()?);
+            let seen = load(&certificates, &paths, entry.value().1)?;
+            found.extend(seen.filter(|seen| seen.owns(target) && seen.is_hit_by(target)));
         }
-        found.retain(|seen| seen.owns(target) && seen.is_hit_by(target));
         Ok(found)
     }
 
     fn scan(&self, target: &Target, limit: usize) -> Result<Vec<Seen>, CertificatesError> {
-        let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
-        let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+        let (certificates, paths) = self.reading()?;
         let mut found = Vec::new();
         for row in certificates.iter().map_err(of_storage)?.take(SCAN) {
             if found.len() >= limit {
                 break;
             }
-            let (_, row) = row.map_err(of_storage)?;
-            found.extend(Some(parse(row.value())?).filter(|seen| seen.is_hit_by(target)));
+            let (digest, row) = row.map_err(of_storage)?;
+            let seen = join(&paths, digest.value(), row.value())?;
+            found.extend(Some(seen).filter(|seen| seen.is_hit_by(target)));
         }
         Ok(found)
     }
+
+    fn reading(&self) -> Result<(Rows, Paths), CertificatesError> {
+        let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+        let certificates = transaction.open_table(CERTIFICATES).map_err(of_table)?;
+        Ok((certificates, transaction.open_table(PATHS).map_err(of_table)?))
+    }
 }
+
+type Rows = ReadOnlyTable<&'static Digest, &'static [u8]>;
+type Paths = ReadOnlyTable<&'static Half, (i64, &'static [u8])>;
 
 /// Everything that a commit writes.
 struct Tables<'t> {
     certificates: Table<'t, &'static Digest, &'static [u8]>,
+    paths: Table<'t, &'static Half, (i64, &'static [u8])>,
     targets: Table<'t, (&'static Half, &'static Digest), ()>,
     expiry: Table<'t, (i64, &'static Digest), ()>,
 }
@@ -213,39 +228,68 @@ struct Tables<'t> {
 impl Tables<'_> {
     fn store(&mut self, digest: &Digest, seen: &Seen) -> Result<(), CertificatesError> {
         let mut seen = seen.clone();
-        let before = self.certificates.get(digest).map_err(of_storage)?.map(|row| parse(row.value()));
-        if let Some(before) = before.transpose()? {
+        if let Some(before) = load(&self.certificates, &self.paths, digest)? {
             seen.absorb(&before);
         }
-        let row = serde_json::to_vec(&seen).map_err(|e| failing(&e))?;
-        self.certificates.insert(digest, row.as_slice()).map_err(of_storage)?;
-        for target in seen.targets.iter().filter(|target| seen.owns(target)) {
-            self.targets.insert((&half(target), digest), ()).map_err(of_storage)?;
+        let (row, path) = Row::split(&seen).map_err(|e| failing(&e))?;
+        let until = seen.forgotten_at().millis();
+        let known = self.paths.get(&row.path).map_err(of_storage)?.map(|known| known.value().0);
+        if known.is_none_or(|known| known < until) {
+            self.paths.insert(&row.path, (until, path.as_slice())).map_err(of_storage)?;
         }
-        self.expiry.insert((seen.forgotten_at().millis(), digest), ()).map_err(of_storage)?;
+        for entry in row.index() {
+            self.targets.insert((&entry, digest), ()).map_err(of_storage)?;
+        }
+        let row = serde_json::to_vec(&row).map_err(|e| failing(&e))?;
+        self.certificates.insert(digest, row.as_slice()).map_err(of_storage)?;
+        self.expiry.insert((until, digest), ()).map_err(of_storage)?;
         Ok(())
     }
 
     fn forget(&mut self, most: usize, now: Timestamp) -> Result<(), CertificatesError> {
-        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        let (most, now) = (u64::try_from(most).unwrap_or(u64::MAX), now.millis());
+        let mut lapsed = false;
         for _ in 0..FORGET {
             let first = self.expiry.first().map_err(of_storage)?;
             let Some((at, digest)) = first.map(|(first, _)| (first.value().0, *first.value().1)) else {
                 break;
             };
-            if at > now.millis() && self.certificates.len().map_err(of_storage)? <= most {
+            if at > now && self.certificates.len().map_err(of_storage)? <= most {
                 break;
             }
+            lapsed |= at <= now;
             self.expiry.remove((at, &digest)).map_err(of_storage)?;
             let row = self.certificates.remove(&digest).map_err(of_storage)?;
-            let seen = row.map(|row| parse(row.value())).transpose()?;
-            for target in seen.iter().flat_map(|seen| seen.targets.iter().filter(|target| seen.owns(target)))
-            {
-                self.targets.remove((&half(target), &digest)).map_err(of_storage)?;
+            let row = row.map(|row| parse::<Row>(row.value())).transpose()?;
+            for entry in row.iter().flat_map(Row::index) {
+                self.targets.remove((&entry, &digest)).map_err(of_storage)?;
             }
         }
-        Ok(())
+        match lapsed {
+            true => self.paths.retain(|_, (until, _)| until > now).map_err(of_storage),
+            false => Ok(()),
+        }
     }
+}
+
+fn load(
+    certificates: &impl ReadableTable<&'static Digest, &'static [u8]>,
+    paths: &impl ReadableTable<&'static Half, (i64, &'static [u8])>,
+    digest: &Digest,
+) -> Result<Option<Seen>, CertificatesError> {
+    let row = certificates.get(digest).map_err(of_storage)?;
+    row.map(|row| join(paths, digest, row.value())).transpose()
+}
+
+fn join(
+    paths: &impl ReadableTable<&'static Half, (i64, &'static [u8])>,
+    digest: &Digest,
+    row: &[u8],
+) -> Result<Seen, CertificatesError> {
+    let row: Row = parse(row)?;
+    let path = paths.get(&row.path).map_err(of_storage)?;
+    let path = path.map(|path| parse(path.value().1)).transpose()?;
+    Ok(row.join(digest, path))
 }
 
 /// Makes the tables of a new file; says whether those of an old one are ours.
@@ -264,21 +308,14 @@ fn initialize(database: &Database) -> Result<(), CertificatesError> {
         }
     }
     transaction.open_table(CERTIFICATES).map_err(of_table)?;
+    transaction.open_table(PATHS).map_err(of_table)?;
     transaction.open_table(TARGETS).map_err(of_table)?;
     transaction.open_table(EXPIRY).map_err(of_table)?;
     transaction.commit().map_err(|e| failing(&e))
 }
 
-/// Half of the SHA-256 of a target: what it finds is held against the target itself.
-fn half(target: &Target) -> Half {
-    let digest = digest::digest(&digest::SHA256, key(target).as_bytes());
-    let mut half = Half::default();
-    half.iter_mut().zip(digest.as_ref()).for_each(|(to, from)| *to = *from);
-    half
-}
-
-fn parse(row: &[u8]) -> Result<Seen, CertificatesError> {
-    serde_json::from_slice(row).map_err(|e| CertificatesError::Damaged(format!("a row: {e}")))
+fn parse<T: DeserializeOwned>(json: &[u8]) -> Result<T, CertificatesError> {
+    serde_json::from_slice(json).map_err(|e| CertificatesError::Damaged(format!("a row: {e}")))
 }
 
 fn guarded<T>(run: impl FnOnce() -> Result<T, CertificatesError>) -> Result<T, CertificatesError> {

@@ -40,7 +40,6 @@ use super::Event;
 use super::Registers;
 use super::Target;
 use super::storage;
-use super::target::key;
 use crate::clock::Timestamp;
 
 /// The format that this version writes, and the newest that it reads.
@@ -352,6 +351,10 @@ fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) 
     let value = serde_json::to_vec(row).map_err(write_error)?;
     targets.insert(key.as_str(), value.as_slice()).map_err(write_error)?;
     Ok(())
+}
+
+fn key(target: &Target) -> String {
+    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
 }
 
 fn parse(value: &[u8]) -> Result<Row, JournalError> {

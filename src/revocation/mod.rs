@@ -12,6 +12,7 @@ mod ledger;
 pub mod protocol;
 mod registers;
 mod registry;
+mod row;
 mod seen;
 mod set;
 mod storage;

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use serde::Deserialize;
 use serde::Serialize;
 
 use super::Level;
@@ -19,7 +18,7 @@ use crate::identity::VerifiedChain;
 const AFTERWARDS: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A certificate that was seen with a verified path, or that is trusted. All hexadecimal is lower-case.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Seen {
     /// The serial number, even-length hexadecimal.
     pub serial: String,
@@ -28,10 +27,10 @@ pub struct Seen {
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub key: String,
     /// Who its holder is; `None` of an authority, and where its names were not accepted.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
     /// The agent id, where a template read one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
     /// The authorities above it, nearest first, as it was last seen: the subject key identifier of each, or the SHA-256
     /// of its key where it has none. Empty for a trusted authority.

@@ -133,11 +133,6 @@ impl fmt::Display for Target {
     }
 }
 
-/// What a target is called in a file: `LEVEL NUL ISSUER NUL NAME`.
-pub(super) fn key(target: &Target) -> String {
-    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
-}
-
 /// A principal's canonical name: a SPIFFE ID or DID as it is; a DNS name, or an agent id that may have been read from
 /// one, in lower case. Agents whose ids differ in case only are therefore hit together.
 pub(super) fn canonical_principal(name: &str) -> String {
