@@ -61,6 +61,7 @@ fn the_sidecar_has_every_key() {
     };
     let files = [
         "config.rs",
+        "authority/access.rs",
         "authority/audit/mod.rs",
         "identity/mod.rs",
         "identity/binding.rs",
