@@ -246,7 +246,7 @@ impl<H: Handler> Context<H> {
         let credential = match &peer {
             Some(peer) if self.mode == Mode::Strict => Arc::clone(&peer.credential),
             Some(peer) => Arc::new(peer.credential.untouchable()),
-            None => Arc::default(),
+            None => Arc::clone(self.peers.nobody()),
         };
         let (guard, barred) = match untrusted {
             Some(barred) if self.mode == Mode::Strict => (None, Some(barred)),

@@ -71,6 +71,7 @@ pub struct Peers {
     clock: Clock,
     metrics: Metrics,
     registry: Option<Arc<Registry>>,
+    nobody: Arc<Credential>,
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
@@ -96,6 +97,7 @@ impl Peers {
             clock,
             metrics,
             registry: None,
+            nobody: Arc::default(),
             chains,
             cache_hits,
             reuses,
@@ -127,6 +129,11 @@ impl Peers {
     /// The rules by which names become identities.
     pub fn binding(&self) -> &Binding {
         &self.binding
+    }
+
+    /// What a session without a client certificate stands on.
+    pub(super) fn nobody(&self) -> &Arc<Credential> {
+        &self.nobody
     }
 
     /// Verifies what a client presents in a handshake, or recognises it.

@@ -9,6 +9,7 @@ mod event;
 mod fingerprint;
 mod journal;
 mod ledger;
+mod outcome;
 pub mod protocol;
 mod registers;
 mod registry;
@@ -24,15 +25,15 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-pub use engine::Denial;
 pub use engine::Engine;
-pub use engine::Outcome;
-pub use engine::Preview;
 pub use event::Action;
 pub use event::Event;
 pub use fingerprint::Fingerprinter;
 pub use journal::Journal;
 pub use journal::JournalError;
+pub use outcome::Denial;
+pub use outcome::Outcome;
+pub use outcome::Preview;
 pub use registers::Registers;
 pub use registers::Standing;
 pub use registers::State;

@@ -27,7 +27,12 @@ pub struct Credential {
 impl Credential {
     /// The same holder's, under nothing that could end it: what a session stands on that no revocation ends.
     pub fn untouchable(&self) -> Self {
-        Self { issued_at: self.issued_at, holder: Arc::clone(&self.holder), ..Self::default() }
+        Self {
+            own: Vec::new(),
+            mass: Vec::new(),
+            issued_at: self.issued_at,
+            holder: Arc::clone(&self.holder),
+        }
     }
 }
 
