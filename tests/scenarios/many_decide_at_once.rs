@@ -43,10 +43,10 @@ fn change(i: usize) -> Value {
     let mut change =
         json!({"action": action, "level": level, "target": target, "reason": format!("no. {i}")});
     change["preemptive"] = true.into();
-    if action == "reinstate" && i % 4 == 0 {
+    if action == "reinstate" && i.is_multiple_of(4) {
         change["force"] = true.into();
     }
-    if action != "reinstate" && i % 5 == 0 {
+    if action != "reinstate" && i.is_multiple_of(5) {
         change["issued_before"] = (1_700_000_000 + i).into();
     }
     change

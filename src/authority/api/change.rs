@@ -281,9 +281,8 @@ impl Api {
         let about = |refusal: Refusal| refusal.about(change.action.name(), Some(&target));
         let (least, what) = change.takes();
         who.require(least, &what).map_err(about)?;
-        let is_known = self.knows(&target);
         let strikes = change.action != Action::Reinstate && !change.preemptive && !change.dry_run;
-        if strikes && target.level() == Level::Certificate && !is_known {
+        if strikes && target.level() == Level::Certificate && !self.knows_certificate(&target) {
             return Err(about(Refusal::unknown_certificate(target.name())));
         }
         let at = self.engine.now_for(&target);
@@ -297,7 +296,7 @@ impl Api {
             force: change.force,
             ..Event::new(change.action, target, at)
         };
-        Ok(Decision { event, dry_run: change.dry_run, is_known })
+        Ok(Decision { event, dry_run: change.dry_run })
     }
 
     /// A task of its own: a caller who revokes herself, or hangs up, ends the call, never the revocation.

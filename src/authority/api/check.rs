@@ -11,11 +11,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Filter;
+use super::decision::resolve;
 use super::listing::Moment;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
@@ -142,17 +144,9 @@ pub(super) async fn check(
     Filter(question): Filter<Question>,
 ) -> Result<Json<Verdict>, Refusal> {
     question.is_one()?;
-    let at = question.issued_at.unwrap_or_else(|| api.clock.now());
-    let verdict = match &question {
-        Question { certificate: Some(leaf), issuers, .. } => api.check_chain(leaf, issuers.as_deref())?,
-        Question { serial: Some(serial), issuer, .. } => api.check_serial(serial, issuer.as_deref(), at)?,
-        Question { principal: Some(name), .. } => api.check_principal(name, at)?,
-        Question { key: Some(key), .. } => api.check_target(Level::Key, key, at)?,
-        Question { token: Some(jti), .. } => api.check_target(Level::Token, jti, at)?,
-        Question { task: Some(task), .. } => api.check_target(Level::Task, task, at)?,
-        _ => return Err(Refusal::bad_request(ONE)),
-    };
-    Ok(Json(verdict))
+    // The registry is a file.
+    let verdict = spawn_blocking(move || api.check(&question)).await;
+    verdict.unwrap_or_else(|e| Err(Refusal::internal(e.to_string()))).map(Json)
 }
 
 const ONE: &str = "query: exactly one of certificate, serial, principal, key, token, task";
@@ -177,6 +171,19 @@ impl Question {
 }
 
 impl Api {
+    fn check(&self, question: &Question) -> Result<Verdict, Refusal> {
+        let at = question.issued_at.unwrap_or_else(|| self.clock.now());
+        match question {
+            Question { certificate: Some(leaf), issuers, .. } => self.check_chain(leaf, issuers.as_deref()),
+            Question { serial: Some(serial), issuer, .. } => self.check_serial(serial, issuer.as_deref(), at),
+            Question { principal: Some(name), .. } => self.check_principal(name, at),
+            Question { key: Some(key), .. } => self.check_target(Level::Key, key, at),
+            Question { token: Some(jti), .. } => self.check_target(Level::Token, jti, at),
+            Question { task: Some(task), .. } => self.check_target(Level::Task, task, at),
+            _ => Err(Refusal::bad_request(ONE)),
+        }
+    }
+
     fn check_chain(&self, leaf: &str, issuers: Option<&str>) -> Result<Verdict, Refusal> {
         let leaf = der(leaf, "certificate")?;
         let issuers = issuers.into_iter().flat_map(|issuers| issuers.split(','));
@@ -257,7 +264,7 @@ impl Api {
         let target = target(level, name, None)?;
         let seen = self.registry.by_target(&target, MAX_CERTIFICATES);
         let mut verdict =
-            self.verdict(None, self.resolve(&target).0, std::slice::from_ref(&target), at.secs());
+            self.verdict(None, resolve(&self.registry, &target).0, std::slice::from_ref(&target), at.secs());
         verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
         verdict.sessions = match level {
             Level::Key => self.live(|holder| holder.key.as_deref() == Some(target.name())),
@@ -289,7 +296,7 @@ impl Api {
         let hits = hits.flat_map(|(target, registers)| {
             let hit = |(state, standing): (_, &crate::revocation::Standing)| Hit {
                 applies: standing.issued_before.is_none_or(|before| issued_at < before),
-                entry: self.named(Revocation::new(target, state, standing)),
+                entry: Revocation::new(target, state, standing).named(&self.registry),
             };
             registers.standings().map(hit).collect::<Vec<_>>()
         });

@@ -1,11 +1,13 @@
 //! A decision is carried out: in effect first, on record before anybody is told.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
 use serde::Serialize;
+use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
 use super::Api;
@@ -23,6 +25,7 @@ use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Level;
 use crate::revocation::Outcome;
+use crate::revocation::Registry;
 use crate::revocation::Seen;
 use crate::revocation::Target;
 use crate::session::Guard;
@@ -36,7 +39,6 @@ const MAX_SEEN: usize = 16;
 pub(super) struct Decision {
     pub(super) event: Event,
     pub(super) dry_run: bool,
-    pub(super) is_known: bool,
 }
 
 /// A change that is in effect.
@@ -132,9 +134,9 @@ impl Api {
         actor: &Actor,
         guards: Vec<Guard>,
     ) -> Result<Done, Refusal> {
-        let Decision { event, dry_run, is_known } = decision;
+        let Decision { event, dry_run } = decision;
         if dry_run {
-            return Ok(Done::DryRun(self.preview(&event, is_known, &guards)));
+            return Ok(Done::DryRun(self.preview(&event, &guards).await));
         }
         if !stand(&guards) {
             return Err(Refusal::unauthorized("the caller was revoked before this was carried out"));
@@ -169,7 +171,7 @@ impl Api {
         let mut line = event_line(&event, actor);
         if action == Action::Reinstate {
             // What lets somebody in again is on record first, or it does not happen.
-            let asked = self.aimed(Entry { outcome: "asked".into(), ..line.clone() }, &target);
+            let asked = self.aimed(Entry { outcome: "asked".into(), ..line.clone() }, &target).await;
             self.audit
                 .append(asked)
                 .await
@@ -177,7 +179,7 @@ impl Api {
         }
         let mut outcome = self.engine.apply(event).await?;
         self.observe(action, target.level(), received.1, &outcome);
-        line = self.aimed(line, &target);
+        line = self.aimed(line, &target).await;
         line.at = Some(outcome.at);
         line.generation = Some(outcome.generation);
         line.sessions_ended = Some(outcome.sessions_ended);
@@ -257,7 +259,8 @@ impl Api {
         }
     }
 
-    fn preview(&self, event: &Event, is_known: bool, guards: &[Guard]) -> DryRun {
+    async fn preview(&self, event: &Event, guards: &[Guard]) -> DryRun {
+        let known = self.is_known(&event.target).await;
         let preview = self.engine.preview(event);
         let holders = || preview.sessions.iter().map(|session| &session.credential().holder);
         let principals: BTreeSet<&str> = holders().filter_map(|holder| holder.principal.as_deref()).collect();
@@ -270,7 +273,7 @@ impl Api {
             target: event.target.name().to_owned(),
             issuer: event.target.issuer().map(str::to_owned),
             would_change: preview.changes,
-            known: is_known,
+            known,
             sessions: preview.sessions.len(),
             certificates: certificates.len(),
             principals: principals.iter().take(MAX_NAMES).map(|&name| name.to_owned()).collect(),
@@ -279,18 +282,24 @@ impl Api {
         }
     }
 
-    /// Whether the gate has seen what the target names, or was told of it.
-    pub(super) fn knows(&self, target: &Target) -> bool {
-        let seen = || match target.level() {
-            Level::Certificate => !self.registry.by_serial(target.name(), target.issuer()).is_empty(),
-            _ => !self.registry.by_target(target, 1).is_empty(),
-        };
-        self.engine.standing(target).is_some() || seen()
+    /// Whether the gate has seen a certificate, or was told of it. A few reads of a file that is in memory: it is asked
+    /// before a revocation takes effect.
+    pub(super) fn knows_certificate(&self, target: &Target) -> bool {
+        self.engine.standing(target).is_some()
+            || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
+    }
+
+    /// Whether the gate has seen what a target names, or was told of it.
+    async fn is_known(&self, target: &Target) -> bool {
+        let (registry, of) = (Arc::clone(&self.registry), target.clone());
+        let seen = move || !registry.by_target(&of, 1).is_empty();
+        self.engine.standing(target).is_some() || spawn_blocking(seen).await.unwrap_or_default()
     }
 
     /// An audit line about a target; whose it is, as far as the gate has seen it.
-    pub(super) fn aimed(&self, line: Entry, target: &Target) -> Entry {
-        let (principal, serial) = self.resolve(target);
+    pub(super) async fn aimed(&self, line: Entry, target: &Target) -> Entry {
+        let (registry, of) = (Arc::clone(&self.registry), target.clone());
+        let (principal, serial) = spawn_blocking(move || resolve(&registry, &of)).await.unwrap_or_default();
         Entry {
             level: Some(target.level().name().into()),
             target: Some(target.name().to_owned()),
@@ -298,28 +307,6 @@ impl Api {
             principal,
             serial,
             ..line
-        }
-    }
-
-    /// The principal and the serial behind a target, where exactly one of each is known.
-    pub(super) fn resolve(&self, target: &Target) -> (Option<String>, Option<String>) {
-        let seen = match target.level() {
-            Level::Issuer | Level::TrustDomain => Vec::new(),
-            Level::Certificate => self.registry.by_serial(target.name(), target.issuer()),
-            _ => self.registry.by_target(target, MAX_SEEN),
-        };
-        let only = |name: fn(&Seen) -> Option<&str>| {
-            let names: BTreeSet<&str> = seen.iter().filter_map(name).collect();
-            names.first().filter(|_| names.len() == 1).map(|&name| name.to_owned())
-        };
-        let principal = only(|seen| seen.principal.as_deref());
-        let serial = match target.level() {
-            Level::Certificate => Some(target.name().to_owned()),
-            _ => only(|seen| Some(&seen.serial)),
-        };
-        match target.level() {
-            Level::Principal => (principal.or_else(|| Some(target.name().to_owned())), serial),
-            _ => (principal, serial),
         }
     }
 
@@ -333,6 +320,25 @@ impl Api {
         if outcome.durable.is_ok() {
             stage("durable").observe(received.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// The principal and the serial behind a target, where exactly one of each is known. Blocks.
+pub(super) fn resolve(registry: &Registry, target: &Target) -> (Option<String>, Option<String>) {
+    let seen = match target.level() {
+        Level::Issuer | Level::TrustDomain => Vec::new(),
+        Level::Certificate => registry.by_serial(target.name(), target.issuer()),
+        _ => registry.by_target(target, MAX_SEEN),
+    };
+    let only = |name: fn(&Seen) -> Option<&str>| {
+        let names: BTreeSet<&str> = seen.iter().filter_map(name).collect();
+        names.first().filter(|_| names.len() == 1).map(|&name| name.to_owned())
+    };
+    let (principal, serial) = (only(|seen| seen.principal.as_deref()), only(|seen| Some(&seen.serial)));
+    match target.level() {
+        Level::Certificate => (principal, Some(target.name().to_owned())),
+        Level::Principal => (principal.or_else(|| Some(target.name().to_owned())), serial),
+        _ => (principal, serial),
     }
 }
 

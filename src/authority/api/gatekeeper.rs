@@ -256,17 +256,17 @@ impl Api {
             suppressed: (suppressed > 0).then_some(suppressed),
             ..actor.line("call", "refused")
         };
-        let line = self.about(line, refusal);
+        let line = self.about(line, refusal).await;
         if let Err(error) = self.audit.append(line).await {
             tracing::error!(%error, request_id, "audit: cannot write");
         }
     }
 
-    fn about(&self, line: Entry, refusal: &Refusal) -> Entry {
+    async fn about(&self, line: Entry, refusal: &Refusal) -> Entry {
         let Some(about) = &refusal.about else { return line };
         let line = Entry { action: about.action.into(), ..line };
         match &about.target {
-            Some(target) => self.aimed(line, target),
+            Some(target) => self.aimed(line, target).await,
             None => line,
         }
     }

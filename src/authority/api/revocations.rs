@@ -8,11 +8,13 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
+use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Filter;
+use super::decision::resolve;
 use super::listing::Limit;
 use super::listing::Moment;
 use super::listing::fits;
@@ -22,6 +24,7 @@ use crate::authority::audit::Query;
 use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Level;
+use crate::revocation::Registry;
 use crate::revocation::Standing;
 use crate::revocation::Target;
 
@@ -143,6 +146,13 @@ impl Revocation {
             serial: None,
         }
     }
+
+    /// The same with the names behind it. Blocks.
+    pub(super) fn named(self, registry: &Registry) -> Self {
+        let target = Target::parse(self.level, &self.target, self.issuer.as_deref());
+        let (principal, serial) = target.map(|target| resolve(registry, &target)).unwrap_or_default();
+        Self { principal, serial, ..self }
+    }
 }
 
 /// A page of entries, the newest first.
@@ -218,8 +228,8 @@ pub(super) async fn list(
     let mut rows: Vec<Revocation> = rows.into_iter().flatten().collect();
     let total = rows.len();
     rows.sort_unstable_by(|a, b| (b.at, &b.id).cmp(&(a.at, &a.id)));
-    let rows = rows.into_iter().skip(wanted.offset).take(wanted.limit.0);
-    let revocations = rows.map(|row| api.named(row)).collect();
+    let rows = rows.into_iter().skip(wanted.offset).take(wanted.limit.0).collect();
+    let revocations = api.named(rows).await?;
     Ok(Json(Revocations { revocations, total, offset: wanted.offset, limit: wanted.limit.0 }))
 }
 
@@ -258,7 +268,7 @@ pub(super) async fn one(
         ..oldest_first()
     });
     let events = events.await?;
-    let entry = entry.map(|(_, entry)| api.named(entry));
+    let entry = api.named(entry.into_iter().map(|(_, entry)| entry).collect()).await?.pop();
     Ok(Json(History {
         state: api.fate(&target, entry.as_ref(), told.last()),
         in_effect: entry.is_some(),
@@ -282,11 +292,11 @@ impl Wanted {
 }
 
 impl Api {
-    /// An entry with the names behind it.
-    pub(super) fn named(&self, row: Revocation) -> Revocation {
-        let target = Target::parse(row.level, &row.target, row.issuer.as_deref());
-        let (principal, serial) = target.map(|target| self.resolve(&target)).unwrap_or_default();
-        Revocation { principal, serial, ..row }
+    /// Entries with the names behind them.
+    async fn named(&self, rows: Vec<Revocation>) -> Result<Vec<Revocation>, Refusal> {
+        let registry = Arc::clone(&self.registry);
+        let named = spawn_blocking(move || rows.into_iter().map(|row| row.named(&registry)).collect());
+        named.await.map_err(|e| Refusal::internal(e.to_string()))
     }
 
     /// Events of the audit, looked for where it may take its time.
