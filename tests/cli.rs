@@ -173,7 +173,7 @@ fn a_refused_certificate_and_a_wrong_port_are_told_apart() {
 
 #[test]
 fn a_configuration_that_cannot_be_read_is_called_one() {
-    for command in ["check", "run"] {
+    for command in ["validate", "run"] {
         let mut program = program();
         program.args([command, "--config", "/nowhere/nope.toml"]);
         ended(program).said(2, &["portcullis: configuration /nowhere/nope.toml: No such file"]);

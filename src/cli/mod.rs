@@ -34,7 +34,7 @@ pub struct Cli {
 const EXAMPLES: &str = "Examples:
   portcullis demo
   portcullis run --config config/sidecar.toml
-  portcullis check --config config/sidecar.toml
+  portcullis validate --config config/sidecar.toml
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
     --server https://localhost:9443 --cacert ca.pem --client-cert admin.pem --client-key admin.key
 
@@ -63,7 +63,7 @@ enum Command {
         config: PathBuf,
     },
     /// Say whether a configuration would start, without taking a port or the state directory.
-    Check {
+    Validate {
         /// The configuration file (TOML).
         #[arg(long, env = "PORTCULLIS_CONFIG")]
         config: PathBuf,
@@ -91,7 +91,7 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let code = match self.command {
             Command::Run { config } => run::run(&config),
-            Command::Check { config } => run::check(&config),
+            Command::Validate { config } => run::validate(&config),
             Command::Demo(demo) => demo.run(),
             Command::Revoke(change) => change.send("revoke", false),
             Command::Suspend(change) => change.send("suspend", false),

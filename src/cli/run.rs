@@ -1,4 +1,4 @@
-//! `portcullis run` and `portcullis check`.
+//! `portcullis run` and `portcullis validate`.
 
 use std::path::Path;
 
@@ -59,7 +59,7 @@ fn serve(config: Config) -> Result<(), app::Error> {
 }
 
 /// Says whether a configuration would start.
-pub(super) fn check(file: &Path) -> u8 {
+pub(super) fn validate(file: &Path) -> u8 {
     let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
         // What would be warned of at start-up is warned of here.
         let _log = telemetry::init_log(config.log.format);
