@@ -6,6 +6,7 @@ use super::DONE;
 use super::REFUSED;
 use super::USAGE;
 use super::complain;
+use super::output::Page;
 use super::signals::Signals;
 use crate::app;
 use crate::clock::Clock;
@@ -67,8 +68,9 @@ pub(super) fn validate(file: &Path) -> u8 {
     });
     match checked {
         Ok(()) => {
-            println!("{}: ok", file.display());
-            DONE
+            let mut page = Page::new();
+            page.line(&format_args!("{}: ok", file.display()));
+            page.print()
         }
         Err(error) => {
             complain_of(&error);
