@@ -8,6 +8,7 @@ use super::DONE;
 use super::REFUSED;
 use super::USAGE;
 use super::answer::Answer;
+use super::batch;
 use super::blast::Blast;
 use super::blast::Consent;
 use super::complain;
@@ -29,6 +30,9 @@ pub(super) const REVOCATIONS: &str = "/v1/revocations";
 impl ChangeArgs {
     /// Sends what is asked for, prints what came of it, and returns the exit code.
     pub(super) fn run(&self, order: Order) -> u8 {
+        if let Some(file) = &self.file {
+            return talk(batch::run(self, order, file));
+        }
         match self.named(order) {
             Ok(change) => talk(self.one(order, change)),
             Err(reason) => {
@@ -131,7 +135,7 @@ impl ChangeArgs {
 /// Said when what is denied is let in all the same.
 pub(super) const ADVISORY: &str = "WARNING: the gate is in advisory mode: nothing is refused";
 /// The code of a refusal to deny a serial that the gate has not seen.
-const UNKNOWN: &str = "unknown_certificate";
+pub(super) const UNKNOWN: &str = "unknown_certificate";
 
 async fn send(server: &mut Server<'_>, change: &Change) -> Result<Answer, CallError> {
     let body = serde_json::to_value(change).map_err(|error| CallError::Usage(error.to_string()))?;

@@ -2,13 +2,16 @@
 
 mod answer;
 mod audit;
+mod batch;
 mod blast;
 mod certificate;
 mod change;
 mod check;
 mod demo;
+mod list;
 mod order;
 mod output;
+mod progress;
 mod question;
 mod revocations;
 mod run;
@@ -43,6 +46,8 @@ pub(crate) const REFUSED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// Nobody answers there.
 pub(crate) const UNREACHABLE: u8 = 3;
+/// Some of it is done, and some is not.
+pub(crate) const PARTLY: u8 = 4;
 
 /// A TLS-terminating reverse proxy whose revocations bite at once.
 #[derive(Debug, Parser)]
@@ -59,7 +64,7 @@ const EXAMPLES: &str = "Examples:
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
     --server https://localhost:9443 --cacert ca.pem --client-cert admin.pem --client-key admin.key
 
-Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
+Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable, 4 partly done.
 Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key);
   PORTCULLIS_SERVER, PORTCULLIS_CACERT, PORTCULLIS_CLIENT_CERT and PORTCULLIS_CLIENT_KEY spare typing;
   NO_COLOR=1 (no colours).";
@@ -81,6 +86,7 @@ const REVOKE: &str = "Examples:
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked'
   portcullis revoke --level certificate --certificate a.pem
   portcullis revoke --level trust_domain --target lab.test --dry-run
+  portcullis revoke --level certificate --file serials.txt --reason 'CA breach' --yes
 Examples of targets:
   --level principal    --target a                (an agent id; or a DNS name, a SPIFFE ID)
   --level certificate  --target 0a:1b:2c         (a serial; also as openssl prints it, serial=0A1B2C)
@@ -96,11 +102,13 @@ How to find them:
 const SUSPEND: &str = "Examples:
   portcullis suspend --level task --target t-42 --reason 'looking into it'
   portcullis suspend --level key --certificate a.pem
+  cat agents.txt | portcullis suspend --level principal --file -
 See `portcullis revoke --help` for what a target may be.";
 
 const REINSTATE: &str = "Examples:
   portcullis reinstate --level task --target t-42
   portcullis reinstate --level principal --target spiffe://lab.test/agent/a --force --reason 'false alarm'
+  portcullis reinstate --file lifted.txt --dry-run
 See `portcullis revoke --help` for what a target may be.";
 
 const REVOCATIONS: &str = "Examples:

@@ -60,20 +60,24 @@ impl Change {
 
 /// What to change, where, and as whom.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("what").required(true).args(["target", "certificate"])))]
+#[command(group(ArgGroup::new("what").required(true).args(["target", "certificate", "file"])))]
 pub(super) struct ChangeArgs {
     /// certificate, key, principal (agent), token, task, chain, issuer or trust_domain.
-    #[arg(long)]
-    level: Level,
+    #[arg(long, required_unless_present = "file")]
+    pub(super) level: Option<Level>,
     /// The target: a serial, a key's SHA-256, a SPIFFE ID, DNS name or agent id, a jti, a task id, a CA key id, ...
     #[arg(long)]
     target: Option<String>,
     /// Read the target from a certificate (PEM): its serial and issuer, its key or its principal, as --level says.
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
+    /// Many changes, one a line: TARGET (with --level), or LEVEL TARGET [ISSUER], or a JSON object; # comments.
+    /// `-` is standard input. Nothing is sent if a line cannot be read.
+    #[arg(long, value_name = "LIST")]
+    pub(super) file: Option<PathBuf>,
     /// The issuer's key id, where the target is a serial.
     #[arg(long)]
-    issuer: Option<String>,
+    pub(super) issuer: Option<String>,
     /// Why; it is logged, audited and, where configured, told to the client.
     #[arg(long)]
     reason: Option<String>,
@@ -157,7 +161,7 @@ impl ChangeArgs {
 
     /// The one change that the command line names; why it names none.
     pub(super) fn named(&self, order: Order) -> Result<Change, String> {
-        let level = self.level;
+        let level = self.level.ok_or("--level is missing")?;
         let Some(file) = &self.certificate else {
             let target = self.target.as_deref().ok_or("--target is missing")?;
             let change = Change { issuer: self.issuer.clone(), ..self.change(order, level, target) };

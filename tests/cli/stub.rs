@@ -33,6 +33,10 @@ pub(crate) enum Reply {
     Json(u16, Value),
     /// A status, further header lines and a document.
     With(u16, &'static str, Value),
+    /// Every change of the batch is done.
+    All,
+    /// Every change of the batch is refused.
+    None,
     /// Read to the end, and never answered.
     HangUp,
 }
@@ -168,9 +172,12 @@ fn serve(
     let first = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1");
     let headers = wanted("authorization") + &wanted("x-correlation-id");
     asked.lock().unwrap().push(format!("{first}{who}{headers} {body}").trim_end().to_owned());
+    let count = || serde_json::from_str::<Value>(&body).unwrap().as_array().unwrap().len();
     let (status, headers, document) = match reply {
         Reply::Json(status, document) => (status, "", document),
         Reply::With(status, headers, document) => (status, headers, document),
+        Reply::All => (200, "", batch(count(), 0)),
+        Reply::None => (207, "", batch(0, count())),
         Reply::HangUp => return,
     };
     let document = if document.is_null() { String::new() } else { document.to_string() };
@@ -183,6 +190,15 @@ fn serve(
     let _ = stream.flush();
     // Until the client has read it all and closes.
     let _ = stream.read(&mut [0]);
+}
+
+fn batch(done: usize, refused: usize) -> Value {
+    let result =
+        json!({"id": "i", "action": "revoke", "sessions_ended": 1, "enforced": true, "generation": 7});
+    let fine = std::iter::repeat_n(json!({"status": 200, "result": result}), done);
+    let bad = json!({"status": 409, "problem": problem(409, "revoked", "it is revoked")});
+    let all: Vec<Value> = fine.chain(std::iter::repeat_n(bad, refused)).collect();
+    json!({"answers": all, "done": done, "refused": refused})
 }
 
 /// A request's head and body. `None` if the client went away.

@@ -68,6 +68,34 @@ fn a_mass_revocation_asks_and_the_default_is_no() {
 }
 
 #[test]
+fn a_list_asks_at_a_terminal_and_a_single_target_does_not() {
+    let answers = json!([{"status": 200, "result": radius(false)}, {"status": 200, "result": radius(false)}]);
+    let stub =
+        Stub::start(vec![Reply::Json(200, json!({"answers": answers, "done": 2, "refused": 0})), Reply::All]);
+    stub.write("list", "task a\ntask b\n");
+    let seen = at_terminal(stub.command("revoke --file list"), "n\n");
+    assert_eq!((seen.code, stub.asked().len()), (Some(1), 1), "{}", seen.text);
+    assert!(seen.text.contains("revoke 2 targets (list) and end 24 sessions? [y/N]"), "{}", seen.text);
+    let stub = Stub::start(vec![Reply::All]);
+    stub.write("list", "task a\n");
+    assert_eq!(at_terminal(stub.command("revoke --file list"), "").code, Some(0));
+}
+
+#[test]
+fn a_list_has_a_bar_unless_a_program_reads() {
+    let list: String = (1..=1001).map(|number| format!("a-{number}\n")).collect();
+    for (line, is_shown) in [
+        ("revoke --level task --file list --yes", true),
+        ("revoke --level task --file list --yes --json", false),
+    ] {
+        let stub = Stub::start(vec![Reply::All, Reply::All, Reply::All]);
+        stub.write("list", &list);
+        let seen = at_terminal(stub.command(line), "");
+        assert_eq!((seen.code, seen.text.contains("of 1001")), (Some(0), is_shown), "{}", seen.text);
+    }
+}
+
+#[test]
 fn colours_are_for_terminals_that_want_them() {
     let document = || {
         json!({"allowed": false, "code": "task_revoked", "sessions": 0, "hits": [
