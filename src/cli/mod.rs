@@ -11,6 +11,7 @@ mod demo;
 mod list;
 mod order;
 mod output;
+mod pages;
 mod progress;
 mod question;
 mod revocations;
@@ -34,6 +35,8 @@ use demo::DemoArgs;
 use order::ChangeArgs;
 use order::Order;
 use order::Unseen;
+use pages::CompletionsArgs;
+use pages::ManArgs;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
 use status::StatusArgs;
@@ -134,6 +137,14 @@ Exit codes: 0 would be let in, 1 would be refused (or the question was).";
 const AUDIT: &str = "Examples:
   portcullis audit list --since 1h";
 
+const COMPLETIONS: &str = "Examples:
+  portcullis completions bash > /usr/share/bash-completion/completions/portcullis
+  portcullis completions zsh > ~/.zfunc/_portcullis";
+
+const MAN: &str = "Examples:
+  portcullis man | man -l -
+  portcullis man --dir /usr/local/share/man/man1";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start what a configuration names, until SIGTERM or Ctrl-C; then drain.
@@ -183,6 +194,12 @@ enum Command {
     /// Read the audit: who did what.
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
+    /// Print a script that completes commands and options in a shell.
+    #[command(after_help = COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print or write the manual.
+    #[command(after_help = MAN)]
+    Man(ManArgs),
 }
 
 /// What is denied.
@@ -216,6 +233,8 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Completions(completions) => completions.run(),
+            Command::Man(man) => man.run(),
         };
         ExitCode::from(code)
     }

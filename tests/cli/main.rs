@@ -3,6 +3,7 @@
 
 mod batches;
 mod changes;
+mod helps;
 mod mistakes;
 mod questions;
 mod stub;
