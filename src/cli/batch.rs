@@ -76,11 +76,14 @@ enum Mode {
 struct Sent {
     answers: Vec<(StatusCode, Value)>,
     stop: Option<Stop>,
+    /// So many lines were sent last.
+    last: usize,
 }
 
 enum Stop {
     Lost(CallError),
     Refused(String),
+    TooLarge(String),
 }
 
 impl Batch<'_> {
@@ -121,35 +124,21 @@ impl Batch<'_> {
 
     /// Sends the lines in parts; stops where an answer does not come or says nothing of the lines.
     async fn send(&self, server: &mut Server<'_>, mode: Mode) -> Sent {
-        let mut sent = Sent { answers: Vec::with_capacity(self.lines.len()), stop: None };
+        let mut sent = Sent { answers: Vec::with_capacity(self.lines.len()), stop: None, last: 0 };
         let bar = match self.args.server.json {
             true => progress::none(),
             false => progress::bar(self.lines.len() as u64, self.order.name()),
         };
-        for part in self.lines.chunks(PART) {
-            let changes =
-                part.iter().map(|line| Change { dry_run: mode != Mode::Change, ..line.change.clone() });
-            let body = match serde_json::to_value(changes.collect::<Vec<_>>()) {
-                Ok(body) => body,
-                Err(error) => {
-                    sent.stop = Some(Stop::Refused(error.to_string()));
-                    break;
-                }
-            };
-            let answer = match server.call(&Method::POST, REVOCATIONS, Some(&body)).await {
-                Ok(answer) => answer,
-                Err(error) => {
-                    sent.stop = Some(Stop::Lost(error));
-                    break;
-                }
-            };
-            if self.args.server.json && mode != Mode::Question {
-                print_document(&answer.body);
-            }
-            match answers(&answer).filter(|answers| answers.len() == part.len()) {
-                Some(answers) => sent.answers.extend(answers),
-                None => {
-                    sent.stop = Some(Stop::Refused(unfit(&answer)));
+        let mut size = PART;
+        while let Some(part) = self.lines.get(sent.answers.len()..).filter(|rest| !rest.is_empty()) {
+            let part = part.get(..size).unwrap_or(part);
+            sent.last = part.len();
+            match self.send_part(server, part, mode).await {
+                Ok(answers) => sent.answers.extend(answers),
+                // Long names and reasons: the same again, in smaller parts.
+                Err(Stop::TooLarge(_)) if part.len() > 1 => size = part.len() / 2,
+                Err(stop) => {
+                    sent.stop = Some(stop);
                     break;
                 }
             }
@@ -157,6 +146,26 @@ impl Batch<'_> {
         }
         bar.finish_and_clear();
         sent
+    }
+
+    async fn send_part(
+        &self,
+        server: &mut Server<'_>,
+        part: &[Line],
+        mode: Mode,
+    ) -> Result<Vec<(StatusCode, Value)>, Stop> {
+        let changes = part.iter().map(|line| Change { dry_run: mode != Mode::Change, ..line.change.clone() });
+        let body = serde_json::to_value(changes.collect::<Vec<_>>());
+        let body = body.map_err(|error| Stop::Refused(error.to_string()))?;
+        let answer = server.call(&Method::POST, REVOCATIONS, Some(&body)).await.map_err(Stop::Lost)?;
+        if answer.status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Err(Stop::TooLarge(unfit(&answer)));
+        }
+        if self.args.server.json && mode != Mode::Question {
+            print_document(&answer.body);
+        }
+        let answers = answers(&answer).filter(|answers| answers.len() == part.len());
+        answers.ok_or_else(|| Stop::Refused(unfit(&answer)))
     }
 
     /// Says which lines were refused, why there is no more, and where to go on.
@@ -191,7 +200,9 @@ impl Batch<'_> {
         let Some(stop) = &sent.stop else { return };
         match stop {
             Stop::Lost(error) => complain(error),
-            Stop::Refused(reason) => complain(&format_args!("{}: {reason}", self.order.name())),
+            Stop::Refused(reason) | Stop::TooLarge(reason) => {
+                complain(&format_args!("{}: {reason}", self.order.name()))
+            }
         }
         let (answered, all) = (sent.answers.len(), self.lines.len());
         let Some(next) = self.lines.get(answered).filter(|_| mode == Mode::Change) else { return };
@@ -201,7 +212,7 @@ impl Batch<'_> {
             next.number,
             self.name,
         ));
-        let in_doubt = self.lines.iter().skip(answered).take(PART).next_back();
+        let in_doubt = self.lines.iter().skip(answered).take(sent.last).next_back();
         if let (Stop::Lost(error), Some(last)) = (stop, in_doubt)
             && error.is_in_doubt()
         {

@@ -106,6 +106,11 @@ fn object(args: &ChangeArgs, order: Order, line: &str) -> Result<Change, String>
     if let Some(action) = read.action.filter(|action| action != order.name()) {
         return Err(format!("action `{action}` in a list for {}", order.name()));
     }
+    let lifts = matches!(order, Order::Reinstate { .. });
+    if (read.force == Some(true) && !lifts) || (read.preemptive == Some(true) && lifts) {
+        let name = if lifts { "preemptive" } else { "force" };
+        return Err(format!("{} knows no `{name}`", order.name()));
+    }
     let level = read.level.or(args.level).ok_or("level is missing, and there is no --level")?;
     let change = args.change(order, level, &read.target);
     Ok(Change {
@@ -195,6 +200,7 @@ mod tests {
                 r#"{"level": "task", "target": "t", "action": "suspend"}"#,
                 "action `suspend` in a list for revoke",
             ),
+            (r#"{"level": "task", "target": "t", "force": true}"#, "revoke knows no `force`"),
             (r#"{"level": "task", "#, "EOF"),
         ] {
             let refused = read(&[], line).unwrap_err();

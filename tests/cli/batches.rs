@@ -93,6 +93,16 @@ fn a_long_list_is_sent_in_parts() {
     insta::assert_snapshot!(brief(&stub, "revoke --level principal --file list"));
 }
 
+#[test]
+fn a_part_that_is_too_large_is_sent_in_smaller_ones() {
+    let large = || Reply::Json(413, problem(413, "payload_too_large", "over 1 MiB"));
+    let stub = stub(&long(4), vec![large(), Reply::All, large(), Reply::All, Reply::All]);
+    let mut told = vec![brief(&stub, "revoke --level principal --file list")];
+    let stub = self::stub(&long(1), vec![large()]);
+    told.push(brief(&stub, "revoke --level principal --file list"));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
 /// Seen failing with an exit code of 3, as if nothing had been done.
 #[test]
 fn a_connection_lost_midway_says_where_to_resume() {
