@@ -297,7 +297,7 @@ impl Operations {
             };
             let api = Api {
                 engine: Arc::clone(&shared.engine),
-                audit: Audit::open(&config.state.dir)?,
+                audit: Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?,
                 allow: section.allow.clone(),
                 enforces: config.gate.mode == Mode::Strict,
                 patience: config.gate.timeouts.body_idle,

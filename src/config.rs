@@ -14,6 +14,7 @@ use toml::Value;
 use toml::de::DeTable;
 use toml::de::DeValue;
 
+use crate::authority::AuditConfig;
 use crate::identity;
 use crate::identity::ClaimSource;
 use crate::identity::DnsName;
@@ -52,6 +53,9 @@ pub struct Config {
     /// How events are taken in.
     #[serde(default)]
     pub revocation: revocation::Config,
+    /// How the audit is kept.
+    #[serde(default)]
+    pub audit: AuditConfig,
     /// How the log looks.
     #[serde(default)]
     pub log: Log,
@@ -240,6 +244,9 @@ impl Config {
             return Err(self.error("identity.templates", "names no template: no agent id could be read"));
         }
         self.check_numbers()?;
+        if self.audit.max_bytes < AuditConfig::MIN_BYTES {
+            return Err(self.error("audit.max_bytes", format!("at least {}", AuditConfig::MIN_BYTES)));
+        }
         self.check_scopes(&self.gate.tls, "gate.tls")?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
     }

@@ -37,8 +37,8 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
         .collect();
     let (plain, full) = (load("plain.toml", &text), load("full.toml", &uncommented.join("\n")));
     let show = |config: &Config| {
-        let Config { gate, route, revocation, log, .. } = config;
-        format!("{gate:?} {route:?} {revocation:?} {log:?}")
+        let Config { gate, route, revocation, audit, log, .. } = config;
+        format!("{gate:?} {route:?} {revocation:?} {audit:?} {log:?}")
     };
     assert_ne!(text, uncommented.join("\n"));
     assert_eq!(show(&plain), show(&full));
@@ -61,6 +61,7 @@ fn the_sidecar_has_every_key() {
     };
     let files = [
         "config.rs",
+        "authority/audit/mod.rs",
         "identity/mod.rs",
         "identity/binding.rs",
         "proxy/mod.rs",

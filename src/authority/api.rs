@@ -21,7 +21,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::audit::Audit;
-use super::audit::Line;
+use super::audit::Entry;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::problem;
@@ -189,25 +189,25 @@ impl Api {
         let (action, level) = (event.action, event.target.level());
         // Here a change is decided when it is received.
         let received = Instant::now();
-        let mut line = Line::new(&event, &caller);
+        let mut line = entry(&event, &caller);
         if action == Action::Reinstate {
             // What lets somebody in again is on record first, or it does not happen.
-            self.audit.write(Line { outcome: "asked", ..line.clone() }).await.map_err(|e| {
+            self.audit.append(Entry { outcome: "asked".into(), ..line.clone() }).await.map_err(|e| {
                 revocation::Error::Journal(revocation::JournalError::Write(format!("audit: {e}")))
             })?;
         }
         let mut outcome = match self.engine.apply(event).await {
             Ok(outcome) => outcome,
             Err(error) => {
-                line.outcome = "refused";
+                line.outcome = "refused".into();
                 self.record(line).await.unwrap_or_default();
                 return Err(error);
             }
         };
         self.observe(action, level, received, &outcome);
-        line.generation = outcome.generation;
-        line.sessions_ended = outcome.sessions_ended;
-        line.outcome = if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" };
+        line.generation = Some(outcome.generation);
+        line.sessions_ended = Some(outcome.sessions_ended);
+        line.outcome = if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" }.into();
         if outcome.sessions_pending > 0 {
             tracing::error!(
                 id = line.id,
@@ -221,23 +221,23 @@ impl Api {
         Ok(outcome)
     }
 
-    async fn record(&self, line: Line) -> Result<(), String> {
+    async fn record(&self, line: Entry) -> Result<(), String> {
         tracing::info!(
             id = line.id,
-            action = line.action,
-            level = line.level,
+            action = &*line.action,
+            level = line.level.as_deref(),
             target = line.target,
-            actor = line.actor,
+            actor = &*line.actor,
             reason = line.reason,
             force = line.force,
             issued_before = line.issued_before,
             sessions_ended = line.sessions_ended,
             generation = line.generation,
-            outcome = line.outcome,
+            outcome = &*line.outcome,
             "revocation {}",
             line.outcome
         );
-        self.audit.write(line).await.map_err(|error| {
+        self.audit.append(line).await.map(drop).map_err(|error| {
             tracing::error!(%error, "audit: cannot write");
             error.to_string()
         })
@@ -253,6 +253,27 @@ impl Api {
         if outcome.durable.is_ok() {
             stage("durable").observe(received.elapsed().as_secs_f64());
         }
+    }
+}
+
+/// What was asked; what became of it is filled in later.
+fn entry(event: &Event, caller: &Caller) -> Entry {
+    Entry {
+        action: event.action.name().into(),
+        actor: event.actor.clone().unwrap_or_default().into(),
+        address: caller.address.to_string(),
+        request_id: caller.request_id.clone(),
+        correlation_id: caller.request_id.clone(),
+        id: Some(event.id.clone()),
+        level: Some(event.target.level().name().into()),
+        target: Some(event.target.name().to_owned()),
+        issuer: event.target.issuer().map(str::to_owned),
+        reason: event.reason.clone(),
+        at: Some(event.at),
+        issued_before: event.issued_before,
+        expires_at: event.expires_at,
+        force: Some(event.force),
+        ..Entry::default()
     }
 }
 

@@ -1,0 +1,135 @@
+//! The handle on a gate's audit.
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::AuditError;
+use super::Config;
+use super::Entry;
+use super::Head;
+use super::Page;
+use super::Query;
+use super::files;
+use super::files::CURRENT;
+use super::find;
+use super::store::Store;
+use super::writer::Append;
+use super::writer::Shared;
+use super::writer::Writer;
+use crate::clock::Clock;
+
+/// Lines that may wait for the thread; more wait with their callers.
+const QUEUE: usize = 16_384;
+/// How long a caller waits for a disk that neither writes nor fails.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a line stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its sequence: 1, 2, 3 and so on, over all files.
+    pub sequence: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// A gate's audit. Cheap to clone; dropping the last clone writes what waits, and ends the thread.
+#[derive(Clone)]
+pub struct Audit(Arc<Inner>);
+
+struct Inner {
+    directory: PathBuf,
+    clock: Clock,
+    queue: Option<mpsc::Sender<Append>>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Audit {
+    /// Opens the audit of a state directory, or begins it. One process alone has it open.
+    ///
+    /// An audit that is damaged does not keep the gate from starting: what was found is put aside, and the damage is
+    /// in the log, in the first line of the new file, and in what [`verify`](super::verify) says ever after.
+    pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, AuditError> {
+        let (store, wrong) = Store::open(directory, config.max_bytes)?;
+        let mut writer = Writer::new(store, directory.join(CURRENT), clock.clone());
+        writer.note(wrong);
+        // What is wrong is on disk before anything else happens, if the disk takes it.
+        writer.turn(Vec::new());
+        let failed =
+            |e: std::io::Error| AuditError::Read { path: directory.to_owned(), error: e.to_string() };
+        let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
+        let (queue, inbox) = mpsc::channel(QUEUE);
+        let shared = writer.shared();
+        let run = move || runtime.block_on(writer.run(inbox));
+        let thread = std::thread::Builder::new().name("audit".into()).spawn(run).map_err(failed)?;
+        let (directory, queue, thread) = (directory.to_owned(), Some(queue), Some(thread));
+        Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread })))
+    }
+
+    /// Whether a state directory's audit has anything in it.
+    pub fn tells_of_changes(directory: &Path) -> bool {
+        std::fs::metadata(directory.join(CURRENT)).is_ok_and(|file| file.len() > 0)
+            || files::list(directory).is_ok_and(|(aside, _)| !aside.is_empty())
+    }
+
+    /// Writes a line, and returns where it stands once it is on disk.
+    ///
+    /// Where this fails the line is kept all the same, in its order, and written once the disk takes it, while the
+    /// process lives. It is not to be appended again.
+    pub async fn append(&self, entry: Entry) -> Result<Receipt, AuditError> {
+        let path = || self.0.directory.join(CURRENT);
+        let members = entry.members();
+        let members = members.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
+        let queue = self.0.queue.as_ref().ok_or(AuditError::Closed)?;
+        let (done, written) = oneshot::channel();
+        let Ok(room) = timeout(PATIENCE, queue.reserve()).await else {
+            let mut missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner);
+            missed.keep(members, self.0.clock.now());
+            return Err(self.hung());
+        };
+        room.map_err(|_| AuditError::Closed)?.send(Append { members, done });
+        match timeout(PATIENCE, written).await {
+            Ok(written) => written.unwrap_or(Err(AuditError::Closed)),
+            Err(_) => Err(self.hung()),
+        }
+    }
+
+    fn hung(&self) -> AuditError {
+        self.0.shared.durable.store(false, Ordering::Release);
+        AuditError::Hung
+    }
+
+    /// The last line on disk.
+    pub fn head(&self) -> Head {
+        Head::clone(&self.0.shared.head.load())
+    }
+
+    /// Whether every line that was to be written is on disk.
+    pub fn is_durable(&self) -> bool {
+        self.0.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// Looks for events among those that are on disk now, and no others, however long it takes. Blocks.
+    pub fn find(&self, query: &Query) -> Result<Page, AuditError> {
+        find::up_to(&self.0.directory, query, self.head().sequence)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! The thread that writes: all lines that wait when it turns to them share one write and one sync.
+//!
+//! **Invariant:** a caller is told `Ok` only after the sync that covers its line has returned; a line that the disk
+//! refuses is kept, in its order, until the disk takes it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+
+use super::AuditError;
+use super::Entry;
+use super::Head;
+use super::recover::notice;
+use super::store::Store;
+use super::trail::Receipt;
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+
+/// Lines that are taken from the queue at once, at most.
+const BATCH: usize = 4096;
+/// How often a failed disk is tried again, and how often it is seen to that nobody took the files away.
+const TURN: Duration = Duration::from_secs(1);
+/// What is kept for a disk that fails: lines, and bytes. What goes beyond is given up, the oldest first, and counted.
+const KEPT: usize = 100_000;
+const KEPT_BYTES: usize = 64 * 1024 * 1024;
+
+/// A line to be written, and who waits for it.
+pub(super) struct Append {
+    pub(super) members: String,
+    pub(super) done: oneshot::Sender<Result<Receipt, AuditError>>,
+}
+
+/// What the writer and its handles share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// The last line on disk.
+    pub(super) head: ArcSwap<Head>,
+    /// Whether everything that was to be written is.
+    pub(super) durable: AtomicBool,
+    /// Lines of callers who found no room in the queue.
+    pub(super) missed: Mutex<Kept>,
+}
+
+struct Line {
+    members: String,
+    time: Timestamp,
+    done: Option<oneshot::Sender<Result<Receipt, AuditError>>>,
+}
+
+/// Lines that are to be written, in their order, within bounds.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    lines: VecDeque<Line>,
+    bytes: usize,
+    lost: u64,
+}
+
+impl std::fmt::Debug for Line {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Line").field("members", &self.members).finish_non_exhaustive()
+    }
+}
+
+impl Kept {
+    /// Keeps the line of a caller who waits no longer.
+    pub(super) fn keep(&mut self, members: String, time: Timestamp) {
+        self.push(Line { members, time, done: None });
+        self.trim();
+    }
+
+    fn push(&mut self, line: Line) {
+        self.bytes += line.members.len();
+        self.lines.push_back(line);
+    }
+
+    fn pop(&mut self) -> Option<Line> {
+        let line = self.lines.pop_front()?;
+        self.bytes -= line.members.len();
+        Some(line)
+    }
+
+    fn trim(&mut self) {
+        while self.lines.len() > KEPT || self.bytes > KEPT_BYTES {
+            self.lost += u64::from(self.pop().is_some());
+        }
+    }
+
+    fn append(&mut self, other: Self) {
+        self.lost += other.lost;
+        other.lines.into_iter().for_each(|line| self.push(line));
+    }
+}
+
+pub(super) struct Writer {
+    store: Store,
+    path: PathBuf,
+    clock: Clock,
+    /// What the audit has to say of itself; goes first, and is never given up.
+    notices: Kept,
+    pending: Kept,
+    shared: Arc<Shared>,
+}
+
+impl Writer {
+    pub(super) fn new(store: Store, path: PathBuf, clock: Clock) -> Self {
+        let shared = Arc::new(Shared {
+            head: ArcSwap::from_pointee(store.head().clone()),
+            durable: AtomicBool::new(true),
+            missed: Mutex::default(),
+        });
+        Self { store, path, clock, notices: Kept::default(), pending: Kept::default(), shared }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Ends when the last handle is gone, and what waits is written.
+    pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Append>) {
+        loop {
+            let mut batch = Vec::new();
+            if timeout(TURN, inbox.recv_many(&mut batch, BATCH)).await == Ok(0) {
+                break;
+            }
+            self.turn(batch);
+        }
+        self.turn(Vec::new());
+        if !self.pending.lines.is_empty() {
+            tracing::error!(lines = self.pending.lines.len(), "audit: lines are lost with this process");
+        }
+    }
+
+    /// Takes lines in and writes all that waits.
+    pub(super) fn turn(&mut self, batch: Vec<Append>) {
+        let missed = std::mem::take(&mut *self.shared.missed.lock().unwrap_or_else(PoisonError::into_inner));
+        self.pending.append(missed);
+        let time = self.clock.now();
+        for Append { members, done } in batch {
+            self.pending.push(Line { members, time, done: Some(done) });
+        }
+        let written = caught(|| self.write());
+        let was_durable = self.shared.durable.swap(written.is_ok(), Ordering::AcqRel);
+        match written {
+            Ok(()) if !was_durable => {
+                tracing::info!("audit: writes again; every line that was kept is on disk")
+            }
+            Ok(()) => {}
+            Err(error) => self.refuse(&error, was_durable),
+        }
+    }
+
+    /// Takes in what the audit has to say of itself.
+    pub(super) fn note(&mut self, entries: Vec<Entry>) {
+        let time = self.clock.now();
+        for members in entries.into_iter().filter_map(|entry| entry.members().ok()) {
+            self.notices.push(Line { members, time, done: None });
+        }
+    }
+
+    /// Nothing that is written here is left to write when it returns `Ok`.
+    fn write(&mut self) -> io::Result<()> {
+        let wrong = self.store.ready()?;
+        self.note(wrong);
+        while self.commit()? {
+            // One batch or file after the other.
+        }
+        self.store.remember()
+    }
+
+    /// Writes one batch and answers whoever waits for it; false if nothing was left.
+    fn commit(&mut self) -> io::Result<bool> {
+        let lost = self.pending.lost;
+        let loss = (lost > 0).then(|| {
+            notice("lost", format!("{lost} lines were lost: the disk failed, and no more could be kept"))
+                .members()
+        });
+        let loss = loss.transpose()?.map(|members| Line { members, time: self.clock.now(), done: None });
+        let waiting = self.notices.lines.iter().chain(&loss).chain(&self.pending.lines);
+        let receipts = self.store.commit(waiting.map(|line| (line.time, line.members.as_str())))?;
+        self.shared.head.store(Arc::new(self.store.head().clone()));
+        let is_done = receipts.is_empty();
+        for receipt in receipts {
+            if self.notices.pop().is_some() {
+                continue;
+            }
+            if self.pending.lost > 0 {
+                self.pending.lost = 0;
+                continue;
+            }
+            if let Some(done) = self.pending.pop().and_then(|line| line.done) {
+                let _ = done.send(Ok(receipt));
+            }
+        }
+        if !is_done {
+            // After the answers: what the head file misses of them, the lines themselves tell.
+            self.store.remember()?;
+        }
+        Ok(!is_done)
+    }
+
+    fn refuse(&mut self, error: &io::Error, is_news: bool) {
+        self.pending.trim();
+        if is_news {
+            let (error, lines) = (error.to_string(), self.pending.lines.len());
+            tracing::error!(
+                error,
+                lines,
+                "audit: cannot write; what is to be written is kept in memory only"
+            );
+        }
+        for done in self.pending.lines.iter_mut().filter_map(|line| line.done.take()) {
+            let _ = done.send(Err(AuditError::Write { path: self.path.clone(), error: error.to_string() }));
+        }
+    }
+}
+
+/// A panic is a failed write: neither it nor an error ends the thread, whose end nobody would be told.
+fn caught(run: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(io::Error::other("the writer panicked")))
+}

@@ -1,0 +1,158 @@
+//! A state directory with an audit in it, and ways to look at it and to meddle with it.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::path::PathBuf;
+
+use portcullis::authority::Audit;
+use portcullis::authority::AuditConfig;
+use portcullis::authority::AuditError;
+use portcullis::authority::audit;
+use portcullis::authority::audit::Entry;
+use portcullis::authority::audit::Fault;
+use portcullis::authority::audit::Head;
+use portcullis::authority::audit::Receipt;
+use portcullis::authority::audit::Report;
+use portcullis::authority::audit::VerifyError;
+use portcullis::clock::Clock;
+use portcullis::clock::Timestamp;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+pub(crate) const CURRENT: &str = "audit.jsonl";
+pub(crate) const HEAD: &str = "audit.head";
+
+/// A state directory, and the clock of whoever opens it.
+pub(crate) struct Site {
+    pub(crate) directory: TempDir,
+    pub(crate) clock: Clock,
+    pub(crate) max_bytes: u64,
+}
+
+impl Site {
+    /// An empty one, whose files hold few lines.
+    pub(crate) fn new() -> Self {
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+        Self { directory: tempfile::tempdir().unwrap(), clock, max_bytes: 4096 }
+    }
+
+    /// One that holds `count` lines, closed.
+    pub(crate) fn with(count: usize) -> Self {
+        let site = Self::new();
+        let audit = site.open();
+        append(&audit, count);
+        site
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.path().join(name)
+    }
+
+    pub(crate) fn open(&self) -> Audit {
+        self.try_open().unwrap()
+    }
+
+    pub(crate) fn try_open(&self) -> Result<Audit, AuditError> {
+        Audit::open(self.path(), &AuditConfig { max_bytes: self.max_bytes }, self.clock.clone())
+    }
+
+    /// The names of the files with lines, oldest first.
+    pub(crate) fn files(&self) -> Vec<String> {
+        let entries = self.path().read_dir().unwrap().map(|entry| entry.unwrap().file_name());
+        let names = entries.map(|name| name.into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name.ends_with(".jsonl")).collect();
+        // Digits sort before letters.
+        names.sort();
+        names
+    }
+
+    /// All lines, oldest first.
+    pub(crate) fn lines(&self) -> Vec<Value> {
+        let texts = self.files().into_iter().map(|name| std::fs::read_to_string(self.file(&name)).unwrap());
+        texts.flat_map(|text| text.lines().map(read).collect::<Vec<_>>()).collect()
+    }
+
+    pub(crate) fn verify(&self) -> Result<Report, VerifyError> {
+        audit::verify(self.path(), None, &mut |_, _| {})
+    }
+
+    pub(crate) fn verify_with(&self, expected: &Head) -> Result<Report, VerifyError> {
+        audit::verify(self.path(), Some(expected), &mut |_, _| {})
+    }
+
+    /// What is wrong first.
+    pub(crate) fn fault(&self) -> Fault {
+        fault(self.verify())
+    }
+
+    /// What is wrong first, as `FILE:LINE` without the directory, and why.
+    pub(crate) fn named(&self) -> (String, String) {
+        let fault = self.fault();
+        let file = fault.file.strip_prefix(self.path()).unwrap().display().to_string();
+        (fault.line.map_or(file.clone(), |line| format!("{file}:{line}")), fault.reason)
+    }
+
+    /// Changes the content of a file.
+    pub(crate) fn meddle(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+        let mut bytes = std::fs::read(self.file(name)).unwrap();
+        change(&mut bytes);
+        std::fs::write(self.file(name), bytes).unwrap();
+    }
+
+    /// Changes the lines of a file.
+    pub(crate) fn meddle_lines(&self, name: &str, change: impl FnOnce(&mut Vec<String>)) {
+        let text = std::fs::read_to_string(self.file(name)).unwrap();
+        let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
+        change(&mut lines);
+        std::fs::write(self.file(name), lines.concat()).unwrap();
+    }
+
+    pub(crate) fn cut(&self, name: &str, len: u64) {
+        OpenOptions::new().write(true).open(self.file(name)).unwrap().set_len(len).unwrap();
+    }
+}
+
+pub(crate) fn fault(verified: Result<Report, VerifyError>) -> Fault {
+    match verified {
+        Err(VerifyError::Broken(fault)) => *fault,
+        other => panic!("no fault: {other:?}"),
+    }
+}
+
+pub(crate) fn read(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
+
+pub(crate) fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// The entry of a revocation of `agent-NUMBER`.
+pub(crate) fn entry(number: usize) -> Entry {
+    Entry {
+        action: "revoke".into(),
+        outcome: "applied".into(),
+        actor: "spiffe://lab.test/admin/ops".into(),
+        role: Some("admin".into()),
+        address: "192.0.2.7:5555".into(),
+        request_id: format!("request-{number}"),
+        correlation_id: format!("request-{number}"),
+        level: Some("principal".into()),
+        target: Some(format!("agent-{number}")),
+        ..Entry::default()
+    }
+}
+
+pub(crate) fn try_append(audit: &Audit, entry: Entry) -> Result<Receipt, AuditError> {
+    runtime().block_on(audit.append(entry))
+}
+
+/// Appends `count` lines, one after the other.
+pub(crate) fn append(audit: &Audit, count: usize) -> Vec<Receipt> {
+    (0..count).map(|number| try_append(audit, entry(number)).unwrap()).collect()
+}
