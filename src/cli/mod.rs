@@ -135,7 +135,8 @@ const CHECK: &str = "Examples:
 Exit codes: 0 would be let in, 1 would be refused (or the question was).";
 
 const AUDIT: &str = "Examples:
-  portcullis audit list --since 1h";
+  portcullis audit list --since 1h
+  portcullis audit verify --dir state";
 
 const COMPLETIONS: &str = "Examples:
   portcullis completions bash > /usr/share/bash-completion/completions/portcullis
@@ -191,7 +192,7 @@ enum Command {
     /// Say whether a credential would be let in, and if not, why.
     #[command(after_help = CHECK)]
     Check(Box<CheckArgs>),
-    /// Read the audit: who did what.
+    /// Read the audit: who did what, and whether the record of it is whole.
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
     /// Print a script that completes commands and options in a shell.

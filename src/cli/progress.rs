@@ -13,6 +13,13 @@ pub(super) fn bar(length: u64, name: &'static str) -> ProgressBar {
         .with_message(name)
 }
 
+/// A bar for bytes, as many as [`ProgressBar::set_length`] will say.
+pub(super) fn bytes(name: &'static str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{msg} [{bar:40}] {bytes} of {total_bytes}, {eta} left");
+    let style = style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> ");
+    bar(0, name).with_style(style)
+}
+
 /// No bar.
 pub(super) fn none() -> ProgressBar {
     ProgressBar::hidden()

@@ -1,12 +1,14 @@
 //! Commands that only ask: one GET, one page. And the options that several of them have.
 
 use clap::Args;
+use serde_json::Value;
 
 use super::DONE;
 use super::REFUSED;
 use super::answer::Answer;
 use super::complain;
 use super::output::Page;
+use super::output::cell;
 use super::output::print_document;
 use super::server::Effect;
 use super::server::Server;
@@ -67,13 +69,14 @@ pub(super) fn print(
 }
 
 /// Adds the rows of `member` as a table; says on standard error if there are none, or more.
-pub(super) fn table(answer: &Answer, page: &mut Page, member: &str, columns: &[(&str, &str)]) -> u8 {
-    let all = answer.document[member].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows = all.iter().map(|row| columns.iter().map(|(_, name)| super::output::cell(row, name)).collect());
+pub(super) fn table(document: &Value, page: &mut Page, member: &str, columns: &[(&str, &str)]) -> u8 {
+    let all = document[member].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows = all.iter().map(|row| columns.iter().map(|(_, name)| cell(row, name)).collect());
     let head: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();
     page.table(&head, rows.collect());
-    let (offset, total) = (answer.number("offset"), answer.number("total"));
-    let next = offset + all.len() as u64;
+    let number = |name: &str| document[name].as_u64().unwrap_or_default();
+    let total = number("total");
+    let next = number("offset") + all.len() as u64;
     if all.is_empty() {
         complain(&format_args!("no {member}"));
     } else if next < total {

@@ -41,7 +41,7 @@ pub(super) struct RevocationsArgs {
     /// Decided at this time or later: RFC 3339, Unix seconds, or how long ago (1h).
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<String>,
-    /// Decided before this time.
+    /// Decided not after this time.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<String>,
     #[command(flatten)]
@@ -88,7 +88,7 @@ impl RevocationsArgs {
         ];
         let path = format!("{}{}", super::change::REVOCATIONS, query(&pairs));
         question::ask(&self.server, "revocations", &path, "revocations", |answer, page| {
-            question::table(answer, page, "revocations", &COLUMNS)
+            question::table(&answer.document, page, "revocations", &COLUMNS)
         })
     }
 }

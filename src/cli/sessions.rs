@@ -114,7 +114,7 @@ impl SessionsArgs {
         ];
         let path = format!("/v1/sessions{}", query(&pairs));
         question::ask(&self.server, "sessions", &path, "sessions", |answer, page| {
-            question::table(answer, page, "sessions", &COLUMNS)
+            question::table(&answer.document, page, "sessions", &COLUMNS)
         })
     }
 }

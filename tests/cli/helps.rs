@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "",
     "run",
     "validate",
@@ -21,6 +21,7 @@ const COMMANDS: [&str; 16] = [
     "check",
     "audit",
     "audit list",
+    "audit verify",
     "completions",
     "man",
 ];
