@@ -33,6 +33,7 @@ use super::progress;
 use super::server::CallError;
 use super::server::Effect;
 use super::server::Server;
+use super::signals::Signals;
 
 /// So many changes are one call: answered long before a client gives up, and few enough to repeat.
 const PART: usize = 500;
@@ -84,6 +85,7 @@ enum Stop {
     Lost(CallError),
     Refused(String),
     TooLarge(String),
+    Interrupted,
 }
 
 impl Batch<'_> {
@@ -129,11 +131,22 @@ impl Batch<'_> {
             true => progress::none(),
             false => progress::bar(self.lines.len() as u64, self.order.name()),
         };
+        // Once listened for, a signal ends nothing by itself: not before the last question was asked.
+        let mut signals = match mode {
+            Mode::Change => Signals::listen().ok(),
+            Mode::Question | Mode::DryRun => None,
+        };
         let mut size = PART;
         while let Some(part) = self.lines.get(sent.answers.len()..).filter(|rest| !rest.is_empty()) {
             let part = part.get(..size).unwrap_or(part);
             sent.last = part.len();
-            match self.send_part(server, part, mode).await {
+            let answered = tokio::select! {
+                biased;
+                // Whoever stops a long list has to know how far it came.
+                () = interrupted(&mut signals) => Err(Stop::Interrupted),
+                answered = self.send_part(server, part, mode) => answered,
+            };
+            match answered {
                 Ok(answers) => sent.answers.extend(answers),
                 // Long names and reasons: the same again, in smaller parts.
                 Err(Stop::TooLarge(_)) if part.len() > 1 => size = part.len() / 2,
@@ -200,6 +213,7 @@ impl Batch<'_> {
         let Some(stop) = &sent.stop else { return };
         match stop {
             Stop::Lost(error) => complain(error),
+            Stop::Interrupted => complain(&format_args!("{}: interrupted", self.order.name())),
             Stop::Refused(reason) | Stop::TooLarge(reason) => {
                 complain(&format_args!("{}: {reason}", self.order.name()))
             }
@@ -213,9 +227,7 @@ impl Batch<'_> {
             self.name,
         ));
         let in_doubt = self.lines.iter().skip(answered).take(sent.last).next_back();
-        if let (Stop::Lost(error), Some(last)) = (stop, in_doubt)
-            && error.is_in_doubt()
-        {
+        if let Some(last) = in_doubt.filter(|_| stop.is_in_doubt()) {
             complain(&format_args!(
                 "whether lines {} to {} are in effect is not known; repeating them does no harm",
                 next.number, last.number,
@@ -267,6 +279,25 @@ impl Batch<'_> {
             (_, 0) => REFUSED,
             _ => PARTLY,
         }
+    }
+}
+
+impl Stop {
+    /// Whether the server may have done what was sent last.
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Lost(error) => error.is_in_doubt(),
+            Self::Interrupted => true,
+            Self::Refused(_) | Self::TooLarge(_) => false,
+        }
+    }
+}
+
+/// Waits for a signal; for ever, if none can be heard.
+async fn interrupted(signals: &mut Option<Signals>) {
+    match signals {
+        Some(signals) => signals.received().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -1,9 +1,15 @@
 //! `--file`: many changes.
 
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::stub::Reply;
 use crate::stub::Stub;
+use crate::stub::awaited;
 use crate::stub::ended;
 use crate::stub::fed;
 use crate::stub::problem;
@@ -119,6 +125,18 @@ fn a_connection_lost_midway_says_where_to_resume() {
     let denied = Reply::Json(403, problem(403, "principal_revoked", "revoked"));
     told.push(brief(&stub(&long(501), vec![Reply::All, denied]), line));
     insta::assert_snapshot!(told.join("\n"));
+}
+
+/// Seen failing with nothing that listens for the signal: it ended without a word.
+#[test]
+fn an_interrupted_list_says_where_to_resume() {
+    let stub = stub(&long(1201), vec![Reply::All, Reply::Stall]);
+    let mut program = stub.command("revoke --level principal --file list");
+    let child = program.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    stub.hears();
+    stub.hears();
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    insta::assert_snapshot!(awaited(child).shown());
 }
 
 #[test]

@@ -7,10 +7,12 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::mpsc;
 
 use portcullis::clock::Clock;
 use portcullis::rig::pki::Pki;
@@ -39,6 +41,8 @@ pub(crate) enum Reply {
     None,
     /// Read to the end, and never answered.
     HangUp,
+    /// Read, and kept waiting until the client goes away.
+    Stall,
 }
 
 /// A problem document.
@@ -60,6 +64,8 @@ pub(crate) struct Stub {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
     left: Arc<Mutex<VecDeque<Reply>>>,
+    /// One for each request.
+    heard: mpsc::Receiver<()>,
 }
 
 impl Stub {
@@ -72,10 +78,15 @@ impl Stub {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, left) = (Arc::default(), Arc::new(Mutex::new(VecDeque::from(replies))));
-        let stub = Self { directory, address, asked: Arc::clone(&asked), left: Arc::clone(&left) };
+        let (hear, heard) = mpsc::sync_channel(64);
+        let stub = Self { directory, address, asked: Arc::clone(&asked), left: Arc::clone(&left), heard };
         std::thread::spawn(move || {
             while !left.lock().unwrap().is_empty() {
-                serve(listener.accept().unwrap().0, &config, &asked, &left);
+                serve(
+                    listener.accept().unwrap().0,
+                    &config,
+                    &Talk { asked: &asked, left: &left, hear: &hear },
+                );
             }
         });
         stub
@@ -117,6 +128,11 @@ impl Stub {
         self.masked(&told)
     }
 
+    /// Waits until something is asked.
+    pub(crate) fn hears(&self) {
+        self.heard.recv().unwrap();
+    }
+
     /// What was asked, one request a line.
     pub(crate) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
@@ -155,15 +171,17 @@ fn server_config(directory: &TempDir) -> ServerConfig {
     builder.with_client_cert_verifier(verifier).with_single_cert(chain, key).unwrap()
 }
 
-fn serve(
-    tcp: TcpStream,
-    config: &Arc<ServerConfig>,
-    asked: &Mutex<Vec<String>>,
-    left: &Mutex<VecDeque<Reply>>,
-) {
+/// What is known of all requests.
+struct Talk<'a> {
+    asked: &'a Mutex<Vec<String>>,
+    left: &'a Mutex<VecDeque<Reply>>,
+    hear: &'a mpsc::SyncSender<()>,
+}
+
+fn serve(tcp: TcpStream, config: &Arc<ServerConfig>, talk: &Talk<'_>) {
     let mut stream = StreamOwned::new(ServerConnection::new(Arc::clone(config)).unwrap(), tcp);
     let Some((head, body)) = read(&mut stream) else { return };
-    let Some(reply) = left.lock().unwrap().pop_front() else { return };
+    let Some(reply) = talk.left.lock().unwrap().pop_front() else { return };
     let who = stream.conn.peer_certificates().map(|_| " (certificate)").unwrap_or_default();
     let wanted = |name: &str| {
         let line = head.lines().find(|line| line.to_ascii_lowercase().starts_with(name));
@@ -171,7 +189,9 @@ fn serve(
     };
     let first = head.lines().next().unwrap().trim_end_matches(" HTTP/1.1");
     let headers = wanted("authorization") + &wanted("x-correlation-id");
-    asked.lock().unwrap().push(format!("{first}{who}{headers} {body}").trim_end().to_owned());
+    talk.asked.lock().unwrap().push(format!("{first}{who}{headers} {body}").trim_end().to_owned());
+    // A test that is over listens no more.
+    let _ = talk.hear.send(());
     let count = || serde_json::from_str::<Value>(&body).unwrap().as_array().unwrap().len();
     let (status, headers, document) = match reply {
         Reply::Json(status, document) => (status, "", document),
@@ -179,6 +199,10 @@ fn serve(
         Reply::All => (200, "", batch(count(), 0)),
         Reply::None => (207, "", batch(0, count())),
         Reply::HangUp => return,
+        Reply::Stall => {
+            let _ = stream.read(&mut [0]);
+            return;
+        }
     };
     let document = if document.is_null() { String::new() } else { document.to_string() };
     let length = document.len();
@@ -264,6 +288,11 @@ pub(crate) fn fed(mut program: Command, input: &str) -> Ended {
         program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // What ends before it has read everything does not want it.
     let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    awaited(child)
+}
+
+/// What came of a program that was started with pipes.
+pub(crate) fn awaited(child: Child) -> Ended {
     let output = child.wait_with_output().unwrap();
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }

@@ -6,6 +6,9 @@ use std::io::Write as _;
 use std::process::Command;
 
 use nix::pty::openpty;
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::stub::Reply;
@@ -79,6 +82,31 @@ fn a_list_asks_at_a_terminal_and_a_single_target_does_not() {
     let stub = Stub::start(vec![Reply::All]);
     stub.write("list", "task a\n");
     assert_eq!(at_terminal(stub.command("revoke --file list"), "").code, Some(0));
+}
+
+/// Seen failing with a dry run that listened for signals: Ctrl-C was swallowed, and the question still stood.
+#[test]
+fn ctrl_c_ends_the_question() {
+    let answers = json!([{"status": 200, "result": radius(false)}, {"status": 200, "result": radius(false)}]);
+    let stub =
+        Stub::start(vec![Reply::Json(200, json!({"answers": answers, "done": 2, "refused": 0})), Reply::All]);
+    stub.write("list", "task a\ntask b\n");
+    let pty = openpty(None, None).unwrap();
+    let mut program = stub.command("revoke --file list");
+    let end = || pty.slave.try_clone().unwrap();
+    let mut child = program.stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+    drop(program);
+    drop(pty.slave);
+    let mut master = File::from(pty.master);
+    let (mut text, mut buffer) = (String::new(), [0; 4096]);
+    while !text.contains("[y/N]") {
+        let some = master.read(&mut buffer).unwrap();
+        text += &String::from_utf8_lossy(&buffer[..some]);
+    }
+    kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
+    // For a program that has swallowed it.
+    let _ = master.write_all(b"n\n");
+    assert_eq!((child.wait().unwrap().code(), stub.asked().len()), (None, 1));
 }
 
 #[test]
