@@ -101,7 +101,7 @@ impl Site {
     pub(crate) fn meddle(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut bytes = std::fs::read(self.file(name)).unwrap();
         change(&mut bytes);
-        std::fs::write(self.file(name), bytes).unwrap();
+        self.replace(name, &bytes);
     }
 
     /// Changes the lines of a file.
@@ -109,7 +109,13 @@ impl Site {
         let text = std::fs::read_to_string(self.file(name)).unwrap();
         let mut lines: Vec<String> = text.split_inclusive('\n').map(str::to_owned).collect();
         change(&mut lines);
-        std::fs::write(self.file(name), lines.concat()).unwrap();
+        self.replace(name, lines.concat().as_bytes());
+    }
+
+    /// At once: a writer that looks meanwhile sees the old content or the new.
+    fn replace(&self, name: &str, content: &[u8]) {
+        std::fs::write(self.file("new"), content).unwrap();
+        std::fs::rename(self.file("new"), self.file(name)).unwrap();
     }
 
     pub(crate) fn cut(&self, name: &str, len: u64) {

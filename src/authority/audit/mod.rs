@@ -1,4 +1,48 @@
 //! The audit: one hash-chained JSON line for each event, on disk before the event is acknowledged.
+//!
+//! # Files
+//!
+//! ```text
+//! audit.00000000000000000001.jsonl   full, or found damaged; named for its first sequence, never written to again
+//! audit.00000000000000000733.jsonl   (`.1`, `.2` before `.jsonl` where a name was taken)
+//! audit.jsonl                        the one that is written to
+//! audit.head                         the last line on disk, for whoever cuts some off (`head`)
+//!
+//! {"sequence":1,"time":"2027-01-15T08:00:00.000Z","action":"revoke",..,"prev":"0000..","hash":"6b86.."}
+//! \__________________________________ hashed with SHA-256 ___________________________/         |
+//!                                                                   ,------------------------'
+//! {"sequence":2,"time":"2027-01-15T08:00:02.125Z","action":"call",..,"prev":"6b86..","hash":"d473.."}
+//! ```
+//!
+//! Over the boundaries of files too, a sequence is one more than that before it, `prev` is the hash of the line
+//! before (64 zeros in the first), and a time is not before that of the line before, even if the clock is set back.
+//! `hash` is the last member: what is hashed is the line up to `,"hash":"`. None of the files is ever deleted; older
+//! ones may be archived, and [`verify`] then starts midway.
+//!
+//! # Order of writes, and what a crash leaves
+//!
+//! | step | a crash after it leaves | and is gone on with |
+//! |---|---|---|
+//! | 1. `audit.head` is made, naming 0 | no lines | begin |
+//! | 2. lines are written | whole lines, then a torn one (or pages of zeros) after the head | whole lines count, the rest is cut off and an `audit_recovered` line says so |
+//! | 3. they are synced, callers are answered | a head one batch behind | the lines after it are chained to it: they count |
+//! | 4. the head is written and synced | | |
+//! | 5. a full file is renamed (after 4) | no `audit.jsonl`; the newest file ends with the head | a new one is begun |
+//! | 6. a new one is made | an empty `audit.jsonl` | the same |
+//!
+//! The head never leads, because it is written after the sync of what it names. Everything else is no crash: lines
+//! before the head that are missing or changed, lines after it that are not chained to it, a head file that is gone.
+//! Then the file is put aside as it is, and a new one begins with an `audit_recovered` line of outcome `failed` that
+//! names what was expected, with a sequence that nothing had. The same is done when somebody meddles with files that
+//! are in use. A gate starts and goes on either way; [`verify`] fails from then on.
+//!
+//! # What it proves
+//!
+//! Whoever changes, removes, repeats or reorders lines is found out, as long as he does not write everything after
+//! them anew. Nothing here is secret, so whoever may write to the whole directory can: then a head that was noted
+//! elsewhere (`status` answers with it) is no longer on the chain, and [`verify`] says so if it is given one. The same
+//! goes for a forged line after the last one while no gate runs, which looks like one written just before a crash, and
+//! for cutting off the last batch together with the newest slot of the head file.
 
 mod entry;
 mod files;

@@ -256,8 +256,8 @@ impl Walk {
             return Err(VerifyError::Broken(fault));
         }
         let last = self.last.as_ref().map(|(head, _)| head.clone()).unwrap_or_default();
-        for mark in self.marks.iter().filter(|mark| !mark.met) {
-            let (wanted, by) = (mark.head.sequence, mark.by);
+        if let Some(Mark { head, by, .. }) = self.marks.iter().find(|mark| !mark.met) {
+            let wanted = head.sequence;
             let reason = if wanted > last.sequence {
                 let (gone, ends) = (lines(last.sequence + 1, wanted), last.sequence);
                 format!("the chain ends with {ends}, but {by} names {wanted}: {gone} cut off")
