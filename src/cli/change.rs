@@ -1,278 +1,188 @@
-//! `portcullis revoke`, `suspend`, `reinstate`: one call of the admin API.
+//! `portcullis revoke`, `suspend`, `reinstate`: one change, and how it is told.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::sync::Arc;
-
-use bytes::Bytes;
-use clap::Args;
-use http::Request;
+use http::Method;
 use http::StatusCode;
-use http::Uri;
-use http::header::CONTENT_TYPE;
-use http::header::HOST;
-use http_body_util::Full;
-use serde_json::Map;
 use serde_json::Value;
 
 use super::DONE;
 use super::REFUSED;
-use super::UNREACHABLE;
 use super::USAGE;
+use super::answer::Answer;
+use super::batch;
+use super::blast::Blast;
+use super::blast::Consent;
 use super::complain;
-use crate::clock::Timestamp;
+use super::order::Change;
+use super::order::ChangeArgs;
+use super::order::Order;
+use super::output::Page;
+use super::output::counted;
+use super::output::print_document;
+use super::server::CallError;
+use super::server::Effect;
+use super::server::Server;
+use super::server::talk;
 use crate::revocation::Level;
-use crate::rig::client;
-use crate::rig::client::ClientError;
 
-/// What to change, where, and as whom.
-#[derive(Debug, Args)]
-pub(super) struct ChangeArgs {
-    /// certificate, key, principal (agent), token, task, chain, issuer or trust_domain.
-    #[arg(long)]
-    level: Level,
-    /// The target: a serial, a key's SHA-256, a SPIFFE ID, DNS name or agent id, a jti, a task id, a CA key id, ...
-    #[arg(long)]
-    target: String,
-    /// The issuer's key id, where the target is a serial.
-    #[arg(long)]
-    issuer: Option<String>,
-    /// Why; it is logged, audited and, where configured, told to the client.
-    #[arg(long)]
-    reason: Option<String>,
-    /// Hit only what was issued before: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    issued_before: Option<String>,
-    /// When what is hit has expired, and the entry may be forgotten: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    expires_at: Option<String>,
-    /// The admin listener.
-    #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL",
-        value_parser = server)]
-    server: Uri,
-    /// The authority that vouches for the server (PEM).
-    #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
-    cacert: PathBuf,
-    /// The administrator's certificate (PEM).
-    #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE")]
-    client_cert: PathBuf,
-    /// Its private key (PEM).
-    #[arg(long, env = "PORTCULLIS_CLIENT_KEY", value_name = "FILE")]
-    client_key: PathBuf,
-    /// Print the server's answer as it is.
-    #[arg(long)]
-    json: bool,
-}
+/// Where changes are sent.
+pub(super) const REVOCATIONS: &str = "/v1/revocations";
 
 impl ChangeArgs {
-    /// Sends the change, prints what came of it, and returns the exit code.
-    pub(super) fn send(self, action: &str, force: bool) -> u8 {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let answered = match runtime {
-            Ok(runtime) => runtime.block_on(self.call(action, force)),
-            Err(error) => {
-                complain(&error);
-                return REFUSED;
+    /// Sends what is asked for, prints what came of it, and returns the exit code.
+    pub(super) fn run(&self, order: Order) -> u8 {
+        if let Some(file) = &self.file {
+            return talk(batch::run(self, order, file));
+        }
+        match self.named(order) {
+            Ok(change) => talk(self.one(order, change)),
+            Err(reason) => {
+                complain(&format_args!("{}: {reason}", order.name()));
+                USAGE
             }
+        }
+    }
+
+    async fn one(&self, order: Order, change: Change) -> u8 {
+        let mut server = match Server::open(&self.server).await {
+            Ok(server) => server,
+            Err(error) => return error.told(Effect::Asks),
         };
-        match answered {
-            Ok((status, body)) => self.print(action, status, &body),
-            Err(error) => {
-                complain(&error);
-                if matches!(error, ClientError::Broken(..) | ClientError::Silent(..)) {
-                    complain(&"whether the change is in effect is not known; repeating it does no harm");
-                }
-                match error {
-                    ClientError::File(..) => USAGE,
-                    ClientError::Refused(..) => REFUSED,
-                    _ => UNREACHABLE,
-                }
+        if self.dry_run {
+            return self.dry_run(&mut server, order, change).await;
+        }
+        if change.is_mass() && !self.yes {
+            match self.consent(&mut server, order, &change).await {
+                Ok(()) => {}
+                Err(code) => return code,
             }
+        }
+        match send(&mut server, &change).await {
+            Ok(answer) => self.print(order, &change, &answer),
+            Err(error) => error.told(Effect::Changes),
         }
     }
 
-    async fn call(&self, action: &str, force: bool) -> Result<(StatusCode, Bytes), ClientError> {
-        let own = Some((self.client_cert.as_path(), self.client_key.as_path()));
-        let config = Arc::new(client::config_from_files(&self.cacert, own)?);
-        let unreachable = |reason: &str| ClientError::Unreachable(self.server.to_string(), reason.to_owned());
-        let authority = self.server.authority().ok_or_else(|| unreachable(SERVER))?;
-        let host = authority.host().trim_matches(['[', ']']).to_owned();
-        let addresses = tokio::net::lookup_host((host.as_str(), authority.port_u16().unwrap_or(9443))).await;
-        let addresses: Vec<SocketAddr> = addresses.map_err(|e| unreachable(&e.to_string()))?.collect();
-        let mut failure = unreachable("no address");
-        for address in addresses {
-            let request = Request::post("/v1/revocations")
-                .header(HOST, authority.as_str())
-                .header(CONTENT_TYPE, "application/json")
-                .body(Full::new(Bytes::from(self.body(action, force))))
-                .map_err(|e| unreachable(&e.to_string()))?;
-            match client::call(&config, address, &host, request).await {
-                Ok(answer) => return Ok((answer.status(), answer.into_body())),
-                // `localhost` may be two addresses of which one listens.
-                Err(error @ ClientError::Unreachable(..)) => failure = error,
-                Err(error) => return Err(error),
-            }
+    async fn dry_run(&self, server: &mut Server<'_>, order: Order, change: Change) -> u8 {
+        let change = Change { dry_run: true, ..change };
+        let answer = match send(server, &change).await {
+            Ok(answer) => answer,
+            Err(error) => return error.told(Effect::Asks),
+        };
+        let printed = if self.server.json { print_document(&answer.body) } else { DONE };
+        if !answer.is_done("dry_run") {
+            self.refused(order, &change, &answer);
+            return REFUSED;
         }
-        Err(failure)
+        if self.server.json {
+            return printed;
+        }
+        let mut page = Page::new();
+        page.line(&format_args!("dry run: {} {}", order.name(), change.subject()));
+        let blast = Blast::of([&answer.document]);
+        blast.show(&mut page);
+        let printed = page.print();
+        blast.warn();
+        printed
     }
 
-    fn body(&self, action: &str, force: bool) -> String {
-        let mut body = Map::new();
-        body.insert("action".into(), action.into());
-        body.insert("level".into(), self.level.name().into());
-        // As openssl prints a serial.
-        let target = self.target.strip_prefix("serial=").filter(|_| self.level == Level::Certificate);
-        body.insert("target".into(), target.unwrap_or(&self.target).into());
-        let optional = [("issuer", &self.issuer), ("reason", &self.reason)];
-        let times = [("issued_before", &self.issued_before), ("expires_at", &self.expires_at)];
-        for (name, value) in optional.into_iter().chain(times) {
-            if let Some(value) = value {
-                body.insert(name.into(), value.as_str().into());
-            }
+    /// Shows what would be hit, and asks; the exit code if it is not to be done.
+    async fn consent(&self, server: &mut Server<'_>, order: Order, change: &Change) -> Result<(), u8> {
+        let answer = send(server, &Change { dry_run: true, ..change.clone() }).await;
+        let answer = answer.map_err(|error| error.told(Effect::Asks))?;
+        if !answer.is_done("dry_run") {
+            self.refused(order, change, &answer);
+            return Err(REFUSED);
         }
-        if force {
-            body.insert("force".into(), true.into());
+        let blast = Blast::of([&answer.document]);
+        match blast.ask(order, &change.subject()) {
+            Consent::Given => Ok(()),
+            Consent::Refused(code) => Err(code),
         }
-        Value::Object(body).to_string()
     }
 
-    fn print(&self, action: &str, status: StatusCode, body: &[u8]) -> u8 {
-        let answer = Answer { status, document: serde_json::from_slice(body).unwrap_or(Value::Null) };
-        if self.json {
-            println!("{}", String::from_utf8_lossy(body));
-        } else if answer.is_done() {
-            println!("{action}: {}", answer.told(action, self.level));
+    fn print(&self, order: Order, change: &Change, answer: &Answer) -> u8 {
+        if self.server.json {
+            print_document(&answer.body);
+        } else if answer.is_done("id") {
+            let mut page = Page::new();
+            page.line(&format_args!("{}: {}", order.name(), told(order, change.level, answer)));
+            // It is done, whether or not anybody can be told.
+            page.print();
         }
         if answer.document["enforced"] == Value::Bool(false) {
-            complain(&"WARNING: the gate is in advisory mode: nothing is refused");
+            complain(&ADVISORY);
         }
-        if answer.is_done() {
+        if answer.is_done("id") {
             return DONE;
         }
-        complain(&format_args!("{action}: {} {}", status.as_u16(), answer.failure()));
-        if !answer.is_of_the_api() {
-            complain(&"is this the gate's port? the admin API listens elsewhere");
-        }
+        self.refused(order, change, answer);
         REFUSED
     }
-}
 
-/// What came back.
-struct Answer {
-    status: StatusCode,
-    document: Value,
-}
-
-impl Answer {
-    fn text(&self, name: &str) -> &str {
-        self.document.get(name).and_then(Value::as_str).unwrap_or_default()
-    }
-
-    fn number(&self, name: &str) -> u64 {
-        self.document.get(name).and_then(Value::as_u64).unwrap_or_default()
-    }
-
-    /// A service behind the gate may answer 200 to anything.
-    fn is_done(&self) -> bool {
-        self.status == StatusCode::OK && !self.text("id").is_empty()
-    }
-
-    /// Whether the admin API says this, as far as it can be told: it names what it did, or one of its own reasons.
-    fn is_of_the_api(&self) -> bool {
-        let code = self.text("code");
-        !self.text("id").is_empty() || (!code.is_empty() && !OF_THE_GATE.contains(&code))
-    }
-
-    fn told(&self, action: &str, level: Level) -> String {
-        let target = format!("{} {}", self.text("level"), self.text("target"));
-        if action == "reinstate" && self.document["changed"] == Value::Bool(false) {
-            return format!("nothing was suspended or revoked under {target}");
+    fn refused(&self, order: Order, change: &Change, answer: &Answer) {
+        answer.complain(order.name());
+        if answer.status == StatusCode::NOT_FOUND && answer.text("code") == UNKNOWN {
+            complain(&format_args!(
+                "NOTHING was {}: the gate has not seen {}; with --preemptive it is {} all the same",
+                order.done(),
+                change.subject(),
+                order.done(),
+            ));
         }
-        let effect = match (action, level, self.number("sessions_ended")) {
-            ("reinstate", ..) => String::new(),
-            (_, Level::Token | Level::Chain, _) => " kept; no token is read yet,".into(),
-            (.., 1) => " 1 session ended,".into(),
-            (.., ended) => format!(" {ended} sessions ended,"),
-        };
-        format!("{target} (id {}),{effect} generation {}", self.text("id"), self.number("generation"))
-    }
-
-    fn failure(&self) -> String {
-        let is = |name: &str| self.document.get(name).and_then(Value::as_bool);
-        let effective = match (is("effective"), is("durable")) {
-            (Some(true), Some(true)) => "in effect and on disk, but not complete: ",
-            (Some(true), _) => "in effect, but not on disk: ",
-            _ => "",
-        };
-        let reason = match self.text("error") {
-            "" => self.status.canonical_reason().unwrap_or("no problem document"),
-            reason => reason,
-        };
-        format!("{effective}{reason}")
     }
 }
 
-/// Reasons that only the gate has.
-const OF_THE_GATE: [&str; 5] =
-    ["identity_unclaimed", "identity_mismatch", "no_route", "upstream_failed", "upstream_timeout"];
+/// Said when what is denied is let in all the same.
+pub(super) const ADVISORY: &str = "WARNING: the gate is in advisory mode: nothing is refused";
+/// The code of a refusal to deny a serial that the gate has not seen.
+pub(super) const UNKNOWN: &str = "unknown_certificate";
 
-/// What `--server` is.
-const SERVER: &str = "https://HOST:PORT";
-
-fn server(text: &str) -> Result<Uri, &'static str> {
-    let uri: Uri = text.parse().map_err(|_| SERVER)?;
-    let fits = uri.scheme_str() == Some("https") && matches!(uri.path(), "" | "/");
-    if fits { Ok(uri) } else { Err(SERVER) }
+async fn send(server: &mut Server<'_>, change: &Change) -> Result<Answer, CallError> {
+    let body = serde_json::to_value(change).map_err(|error| CallError::Usage(error.to_string()))?;
+    server.call(&Method::POST, REVOCATIONS, Some(&body)).await
 }
 
-/// Checked here, and read where it counts.
-fn time(text: &str) -> Result<String, &'static str> {
-    let read = Timestamp::parse(text);
-    read.map(|_| text.to_owned()).ok_or("RFC 3339, such as 2026-11-22T12:00:00Z, or Unix seconds")
+fn told(order: Order, level: Level, answer: &Answer) -> String {
+    let target = format!("{} {}", answer.text("level"), answer.text("target"));
+    let lifts = matches!(order, Order::Reinstate { .. });
+    if lifts && answer.document["changed"] == Value::Bool(false) {
+        return format!("nothing was suspended or revoked under {target}");
+    }
+    let effect = match (level, answer.number("sessions_ended")) {
+        _ if lifts => String::new(),
+        (Level::Token | Level::Chain, _) => " kept; no token is read yet,".into(),
+        (_, ended) => format!(" {} ended,", counted(ended, "session")),
+    };
+    format!("{target} (id {}),{effect} generation {}", answer.text("id"), answer.number("generation"))
 }
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
     use serde_json::json;
 
+    use super::super::order::Unseen;
     use super::*;
-
-    fn answer(status: StatusCode, mut more: Value) -> Answer {
-        let mut document = json!({"id": "i", "level": "principal", "target": "a", "generation": 7});
-        document.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
-        Answer { status, document }
-    }
 
     #[test]
     fn it_is_told_what_came_of_it() {
-        let told = |action, level, more| answer(StatusCode::OK, more).told(action, level);
+        let told = |order, level, mut more: Value| {
+            let mut document = json!({"id": "i", "level": "principal", "target": "a", "generation": 7});
+            document.as_object_mut().unwrap().append(more.as_object_mut().unwrap());
+            let answer = Answer { status: StatusCode::OK, document, body: Bytes::new(), retry_after: None };
+            super::told(order, level, &answer)
+        };
+        let (revoke, reinstate) = (Order::Revoke(Unseen::Refused), Order::Reinstate { force: false });
         let principal = Level::Principal;
         for (sessions, words) in [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")] {
             let expected = format!("principal a (id i), {words} ended, generation 7");
-            assert_eq!(told("revoke", principal, json!({"sessions_ended": sessions})), expected);
+            assert_eq!(told(revoke, principal, json!({"sessions_ended": sessions})), expected);
         }
-        let lifted = told("reinstate", principal, json!({"changed": true}));
+        let lifted = told(reinstate, principal, json!({"changed": true}));
         assert_eq!(lifted, "principal a (id i), generation 7");
-        let nothing = told("reinstate", principal, json!({"changed": false}));
+        let nothing = told(reinstate, principal, json!({"changed": false}));
         assert_eq!(nothing, "nothing was suspended or revoked under principal a");
-        let token = told("revoke", Level::Token, json!({"level": "token", "sessions_ended": 0}));
+        let token = told(revoke, Level::Token, json!({"level": "token", "sessions_ended": 0}));
         assert_eq!(token, "token a (id i), kept; no token is read yet, generation 7");
-    }
-
-    #[test]
-    fn only_the_api_has_done_something() {
-        let done = answer(StatusCode::OK, json!({}));
-        assert!(done.is_done() && done.is_of_the_api());
-        let kept_in_memory =
-            answer(StatusCode::SERVICE_UNAVAILABLE, json!({"effective": true, "error": "disk full"}));
-        assert!(!kept_in_memory.is_done() && kept_in_memory.is_of_the_api());
-        assert_eq!(kept_in_memory.failure(), "in effect, but not on disk: disk full");
-        // The answer of a service behind the gate.
-        let of_a_service = Answer { status: StatusCode::OK, document: json!({"hello": "world"}) };
-        assert!(!of_a_service.is_done() && !of_a_service.is_of_the_api());
-        for (code, of_the_api) in [("admin_denied", true), ("bad_request", true), ("no_route", false)] {
-            let refusal = Answer { status: StatusCode::FORBIDDEN, document: json!({"code": code}) };
-            assert_eq!(refusal.is_of_the_api(), of_the_api, "{code}");
-        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io;
-use std::io::IsTerminal as _;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
@@ -13,6 +12,7 @@ use serde_json::Value;
 use super::DONE;
 use super::REFUSED;
 use super::complain;
+use super::output::is_coloured;
 use super::signals::Signals;
 use crate::clock::Clock;
 use crate::rig::demo::Act;
@@ -108,8 +108,7 @@ struct Story {
 
 impl Story {
     fn new(mute: bool) -> Self {
-        let colour = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-        Self { mute, colour }
+        Self { mute, colour: is_coloured(&io::stdout()) }
     }
 
     fn open(&self, stage: &Stage) {

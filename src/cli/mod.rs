@@ -1,18 +1,45 @@
 //! The command line.
 
+mod answer;
+mod audit;
+mod batch;
+mod blast;
+mod certificate;
 mod change;
+mod check;
 mod demo;
+mod list;
+mod order;
+mod output;
+mod pages;
+mod progress;
+mod question;
+mod revocations;
 mod run;
+mod server;
+mod sessions;
 mod signals;
+mod status;
 
+use std::io;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use clap::Subcommand;
 
-use change::ChangeArgs;
+use audit::AuditCommand;
+use check::CheckArgs;
 use demo::DemoArgs;
+use order::ChangeArgs;
+use order::Order;
+use order::Unseen;
+use pages::CompletionsArgs;
+use pages::ManArgs;
+use revocations::RevocationsArgs;
+use sessions::SessionsArgs;
+use status::StatusArgs;
 
 /// Done.
 pub(crate) const DONE: u8 = 0;
@@ -22,6 +49,8 @@ pub(crate) const REFUSED: u8 = 1;
 pub(crate) const USAGE: u8 = 2;
 /// Nobody answers there.
 pub(crate) const UNREACHABLE: u8 = 3;
+/// Some of it is done, and some is not.
+pub(crate) const PARTLY: u8 = 4;
 
 /// A TLS-terminating reverse proxy whose revocations bite at once.
 #[derive(Debug, Parser)]
@@ -33,17 +62,36 @@ pub struct Cli {
 
 const EXAMPLES: &str = "Examples:
   portcullis demo
+  portcullis validate --config config/sidecar.toml
   portcullis run --config config/sidecar.toml
-  portcullis check --config config/sidecar.toml
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
     --server https://localhost:9443 --cacert ca.pem --client-cert admin.pem --client-key admin.key
 
-Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable.
-Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key).";
+Exit codes: 0 done, 1 refused or failed, 2 usage or configuration, 3 unreachable, 4 partly done.
+Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (any configuration key);
+  PORTCULLIS_SERVER, PORTCULLIS_CACERT, PORTCULLIS_CLIENT_CERT and PORTCULLIS_CLIENT_KEY spare typing;
+  NO_COLOR=1 (no colours).";
 
-const TARGETS: &str = "Examples of targets:
-  --level principal    --target spiffe://lab.test/agent/a
-  --level principal    --target a                (an agent id; or a DNS name)
+const VALIDATE: &str = "Examples:
+  portcullis validate --config gate.toml
+  PORTCULLIS__GATE__LISTEN=0.0.0.0:443 portcullis validate --config gate.toml";
+
+const RUN: &str = "Examples:
+  portcullis run --config gate.toml
+  PORTCULLIS_LOG=debug portcullis run --config gate.toml";
+
+const DEMO: &str = "Examples:
+  portcullis demo
+  portcullis demo --once
+  portcullis demo --json | jq .";
+
+const REVOKE: &str = "Examples:
+  portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked'
+  portcullis revoke --level certificate --certificate a.pem
+  portcullis revoke --level trust_domain --target lab.test --dry-run
+  portcullis revoke --level certificate --file serials.txt --reason 'CA breach' --yes
+Examples of targets:
+  --level principal    --target a                (an agent id; or a DNS name, a SPIFFE ID)
   --level certificate  --target 0a:1b:2c         (a serial; also as openssl prints it, serial=0A1B2C)
   --level key          --target 9f86d0...        (the SHA-256 of a SubjectPublicKeyInfo)
   --level issuer       --target 3B:55:...        (a CA's subject key identifier)
@@ -54,36 +102,121 @@ How to find them:
   openssl x509 -in a.pem -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum | cut -d' ' -f1
   openssl x509 -in ca.pem -noout -ext subjectKeyIdentifier | tail -1";
 
+const SUSPEND: &str = "Examples:
+  portcullis suspend --level task --target t-42 --reason 'looking into it'
+  portcullis suspend --level key --certificate a.pem
+  cat agents.txt | portcullis suspend --level principal --file -
+See `portcullis revoke --help` for what a target may be.";
+
+const REINSTATE: &str = "Examples:
+  portcullis reinstate --level task --target t-42
+  portcullis reinstate --level principal --target spiffe://lab.test/agent/a --force --reason 'false alarm'
+  portcullis reinstate --file lifted.txt --dry-run
+See `portcullis revoke --help` for what a target may be.";
+
+const REVOCATIONS: &str = "Examples:
+  portcullis revocations --since 1h
+  portcullis revocations --level principal --state suspended --json
+  portcullis revocations 0192f0c1-7a11-7c3e-9d55-0123456789ab";
+
+const SESSIONS: &str = "Examples:
+  portcullis sessions
+  portcullis sessions --principal spiffe://lab.test/agent/a
+  portcullis sessions end 17 --reason 'stuck upload'";
+
+const STATUS: &str = "Examples:
+  portcullis status
+  portcullis status --json | jq .audit";
+
+const CHECK: &str = "Examples:
+  portcullis check --certificate a.pem
+  portcullis check --principal spiffe://lab.test/agent/a
+  portcullis check --serial 0a:1b:2c --issuer 3B:55:...
+Exit codes: 0 would be let in, 1 would be refused (or the question was).";
+
+const AUDIT: &str = "Examples:
+  portcullis audit list --since 1h
+  portcullis audit verify --dir state";
+
+const COMPLETIONS: &str = "Examples:
+  portcullis completions bash > /usr/share/bash-completion/completions/portcullis
+  portcullis completions zsh > ~/.zfunc/_portcullis";
+
+const MAN: &str = "Examples:
+  portcullis man | man -l -
+  portcullis man --dir /usr/local/share/man/man1";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start what a configuration names, until SIGTERM or Ctrl-C; then drain.
+    #[command(after_help = RUN)]
     Run {
         /// The configuration file (TOML).
         #[arg(long, env = "PORTCULLIS_CONFIG")]
         config: PathBuf,
     },
     /// Say whether a configuration would start, without taking a port or the state directory.
-    Check {
+    #[command(after_help = VALIDATE)]
+    Validate {
         /// The configuration file (TOML).
         #[arg(long, env = "PORTCULLIS_CONFIG")]
         config: PathBuf,
     },
     /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
+    #[command(after_help = DEMO)]
     Demo(DemoArgs),
     /// Revoke a target for good: its requests, connections and streams end now.
-    #[command(after_help = TARGETS)]
-    Revoke(ChangeArgs),
+    #[command(after_help = REVOKE)]
+    Revoke(DenyArgs),
     /// Suspend a target until it is reinstated.
-    #[command(after_help = TARGETS)]
-    Suspend(ChangeArgs),
+    #[command(after_help = SUSPEND)]
+    Suspend(DenyArgs),
     /// Lift a suspension; with --force, a revocation too.
+    #[command(after_help = REINSTATE)]
     Reinstate {
-        #[command(flatten)]
-        change: ChangeArgs,
         /// Lift a revocation too.
         #[arg(long)]
         force: bool,
+        #[command(flatten)]
+        change: Box<ChangeArgs>,
     },
+    /// List what is revoked and suspended, newest first; or tell what became of one change.
+    #[command(after_help = REVOCATIONS)]
+    Revocations(Box<RevocationsArgs>),
+    /// List who is connected, oldest first; or end a session.
+    #[command(after_help = SESSIONS)]
+    Sessions(Box<SessionsArgs>),
+    /// Say how a gate is: ready, on disk, how much it holds.
+    #[command(after_help = STATUS)]
+    Status(Box<StatusArgs>),
+    /// Say whether a credential would be let in, and if not, why.
+    #[command(after_help = CHECK)]
+    Check(Box<CheckArgs>),
+    /// Read the audit: who did what, and whether the record of it is whole.
+    #[command(subcommand, after_help = AUDIT)]
+    Audit(AuditCommand),
+    /// Print a script that completes commands and options in a shell.
+    #[command(after_help = COMPLETIONS)]
+    Completions(CompletionsArgs),
+    /// Print or write the manual.
+    #[command(after_help = MAN)]
+    Man(ManArgs),
+}
+
+/// What is denied.
+#[derive(Debug, clap::Args)]
+struct DenyArgs {
+    /// Also a serial that the gate has neither seen nor been told of.
+    #[arg(long)]
+    preemptive: bool,
+    #[command(flatten)]
+    change: Box<ChangeArgs>,
+}
+
+impl DenyArgs {
+    fn unseen(&self) -> Unseen {
+        if self.preemptive { Unseen::Denied } else { Unseen::Refused }
+    }
 }
 
 impl Cli {
@@ -91,11 +224,18 @@ impl Cli {
     pub fn run(self) -> ExitCode {
         let code = match self.command {
             Command::Run { config } => run::run(&config),
-            Command::Check { config } => run::check(&config),
+            Command::Validate { config } => run::validate(&config),
             Command::Demo(demo) => demo.run(),
-            Command::Revoke(change) => change.send("revoke", false),
-            Command::Suspend(change) => change.send("suspend", false),
-            Command::Reinstate { change, force } => change.send("reinstate", force),
+            Command::Revoke(deny) => deny.change.run(Order::Revoke(deny.unseen())),
+            Command::Suspend(deny) => deny.change.run(Order::Suspend(deny.unseen())),
+            Command::Reinstate { force, change } => change.run(Order::Reinstate { force }),
+            Command::Revocations(revocations) => revocations.run(),
+            Command::Sessions(sessions) => sessions.run(),
+            Command::Status(status) => status.run(),
+            Command::Check(check) => check.run(),
+            Command::Audit(audit) => audit.run(),
+            Command::Completions(completions) => completions.run(),
+            Command::Man(man) => man.run(),
         };
         ExitCode::from(code)
     }
@@ -103,5 +243,6 @@ impl Cli {
 
 /// Says on standard error why a command ends.
 pub(crate) fn complain(error: &dyn std::fmt::Display) {
-    eprintln!("portcullis: {error}");
+    // Nobody is left to tell if that fails.
+    let _ = writeln!(io::stderr(), "portcullis: {}", output::clean(error));
 }

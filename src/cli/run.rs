@@ -1,4 +1,4 @@
-//! `portcullis run` and `portcullis check`.
+//! `portcullis run` and `portcullis validate`.
 
 use std::path::Path;
 
@@ -6,6 +6,7 @@ use super::DONE;
 use super::REFUSED;
 use super::USAGE;
 use super::complain;
+use super::output::Page;
 use super::signals::Signals;
 use crate::app;
 use crate::clock::Clock;
@@ -59,7 +60,7 @@ fn serve(config: Config) -> Result<(), app::Error> {
 }
 
 /// Says whether a configuration would start.
-pub(super) fn check(file: &Path) -> u8 {
+pub(super) fn validate(file: &Path) -> u8 {
     let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
         // What would be warned of at start-up is warned of here.
         let _log = telemetry::init_log(config.log.format);
@@ -67,8 +68,9 @@ pub(super) fn check(file: &Path) -> u8 {
     });
     match checked {
         Ok(()) => {
-            println!("{}: ok", file.display());
-            DONE
+            let mut page = Page::new();
+            page.line(&format_args!("{}: ok", file.display()));
+            page.print()
         }
         Err(error) => {
             complain_of(&error);

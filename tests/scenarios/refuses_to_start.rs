@@ -13,7 +13,7 @@ use crate::upstream::Upstream;
 
 /// Checks and runs a site that must not start; both must say so, with all of `words`.
 async fn assert_refused(site: &Site, words: &[&str]) {
-    for command in ["check", "run"] {
+    for command in ["validate", "run"] {
         let ended = ended(site.command(command)).await;
         assert_eq!((ended.code, ended.out.as_str()), (Some(2), ""), "{command}: {ended:?}");
         assert_eq!(ended.err.lines().count(), 1, "{command}: {}", ended.err);
@@ -131,7 +131,7 @@ async fn an_environment_that_says_nothing_sensible() {
         ("SB_AGENT_MTLS_REQUIRED", "perhaps", "route: "),
         ("SB_AGENT_MTLS_CA_FILE", "/nowhere/ca.pem", "gate.tls.client_ca: /nowhere/ca.pem"),
     ] {
-        let mut command = site.command("check");
+        let mut command = site.command("validate");
         command.env(variable, value);
         let ended = ended(command).await;
         assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -152,7 +152,7 @@ async fn ports_that_are_taken() {
         let expected = format!("cannot listen on {address} ({section}.listen): Address already in use");
         assert!(ended.err.contains(&expected), "{}", ended.err);
         // `check` takes no ports, and does not ask whether others do.
-        assert_eq!(crate::process::ended(site.command("check")).await.code, Some(0));
+        assert_eq!(crate::process::ended(site.command("validate")).await.code, Some(0));
     }
 }
 
@@ -177,7 +177,7 @@ async fn the_state_of_another_gate() {
     let journal = site.path("state/revocations.redb");
     assert!(second.err.contains(journal.to_str().unwrap()), "{}", second.err);
     assert!(second.err.contains("in use by another process"), "{}", second.err);
-    assert_eq!(ended(site.command("check")).await.code, Some(0));
+    assert_eq!(ended(site.command("validate")).await.code, Some(0));
 }
 
 #[tokio::test]
@@ -203,7 +203,7 @@ async fn state_that_cannot_be_read() {
 #[tokio::test]
 async fn what_is_right_is_said_to_be() {
     let site = Site::new();
-    let ended = ended(site.command("check")).await;
+    let ended = ended(site.command("validate")).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.out, format!("{}: ok\n", site.path("portcullis.toml").display()));
     assert!(!site.path("state").exists());

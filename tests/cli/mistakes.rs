@@ -1,17 +1,19 @@
-//! The command line: what it says about a mistake, and the exit code.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+//! What is said about a mistake, and the exit code.
 
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::Command;
 
 use portcullis::clock::Clock;
 use portcullis::rig::stage::Stage;
 use rcgen::CertificateParams;
 use rcgen::KeyPair;
 use tempfile::TempDir;
+
+use crate::stub::Ended;
+use crate::stub::ended;
+use crate::stub::program;
 
 /// A directory with two certificates, each with its key.
 struct Files(TempDir);
@@ -42,37 +44,6 @@ impl Files {
         }
         ended(program)
     }
-}
-
-#[derive(Debug)]
-struct Ended {
-    code: Option<i32>,
-    out: String,
-    err: String,
-}
-
-impl Ended {
-    /// Ended with `code`, said nothing on standard output, and each of `said` on standard error.
-    fn said(&self, code: i32, said: &[&str]) {
-        assert_eq!((self.code, self.out.as_str()), (Some(code), ""), "{self:?}");
-        for what in said {
-            assert!(self.err.contains(what), "no `{what}` in {self:?}");
-        }
-    }
-}
-
-fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    for variable in ["SERVER", "CACERT", "CLIENT_CERT", "CLIENT_KEY", "CONFIG", "LOG"] {
-        program.env_remove(format!("PORTCULLIS_{variable}"));
-    }
-    program
-}
-
-fn ended(mut program: Command) -> Ended {
-    let output = program.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// An address at which nobody listens.
@@ -173,7 +144,7 @@ fn a_refused_certificate_and_a_wrong_port_are_told_apart() {
 
 #[test]
 fn a_configuration_that_cannot_be_read_is_called_one() {
-    for command in ["check", "run"] {
+    for command in ["validate", "run"] {
         let mut program = program();
         program.args([command, "--config", "/nowhere/nope.toml"]);
         ended(program).said(2, &["portcullis: configuration /nowhere/nope.toml: No such file"]);

@@ -1,0 +1,334 @@
+//! Many changes at once: sent in parts, counted, and told by their lines.
+
+use std::io;
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+use http::Method;
+use http::StatusCode;
+use serde_json::Value;
+
+use super::DONE;
+use super::PARTLY;
+use super::REFUSED;
+use super::USAGE;
+use super::answer::Answer;
+use super::answer::failure_of;
+use super::blast::Blast;
+use super::blast::Consent;
+use super::change::ADVISORY;
+use super::change::REVOCATIONS;
+use super::change::UNKNOWN;
+use super::complain;
+use super::list;
+use super::list::Line;
+use super::order::Change;
+use super::order::ChangeArgs;
+use super::order::Order;
+use super::output::Page;
+use super::output::cell;
+use super::output::counted;
+use super::output::print_document;
+use super::progress;
+use super::server::CallError;
+use super::server::Effect;
+use super::server::Server;
+use super::signals::Signals;
+
+/// So many changes are one call: answered long before a client gives up, and few enough to repeat.
+const PART: usize = 500;
+
+/// Reads a list, sends it, prints what came of it, and returns the exit code.
+pub(super) async fn run(args: &ChangeArgs, order: Order, file: &Path) -> u8 {
+    let lines = match list::read(args, order, file) {
+        Ok(lines) => lines,
+        Err(faults) => {
+            faults.iter().for_each(|fault| complain(fault));
+            complain(&format_args!("{}: nothing was sent", order.name()));
+            return USAGE;
+        }
+    };
+    let batch = Batch { args, order, name: list::name(file), lines };
+    match Server::open(&args.server).await {
+        Ok(mut server) => batch.run(&mut server).await,
+        Err(error) => error.told(Effect::Asks),
+    }
+}
+
+struct Batch<'a> {
+    args: &'a ChangeArgs,
+    order: Order,
+    name: String,
+    lines: Vec<Line>,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// The question what would be hit, whose answer is only for the next one.
+    Question,
+    /// The same, and the answer is what was asked for.
+    DryRun,
+    /// The changes.
+    Change,
+}
+
+/// What came back: the answers of the first lines, and why there are no more.
+struct Sent {
+    answers: Vec<(StatusCode, Value)>,
+    stop: Option<Stop>,
+    /// So many lines were sent last.
+    last: usize,
+}
+
+enum Stop {
+    Lost(CallError),
+    Refused(String),
+    TooLarge(String),
+    Interrupted,
+}
+
+impl Batch<'_> {
+    async fn run(&self, server: &mut Server<'_>) -> u8 {
+        if self.args.dry_run {
+            let sent = self.send(server, Mode::DryRun).await;
+            let printed = if self.args.server.json { DONE } else { self.print_dry_run(&sent) };
+            self.blast(&sent).warn();
+            self.complain(&sent, Mode::DryRun);
+            return self.code(&sent).max(printed);
+        }
+        let is_mass = self.lines.iter().any(|line| line.change.is_mass());
+        let asks = is_mass || (self.lines.len() > 1 && io::stdin().is_terminal());
+        if asks
+            && !self.args.yes
+            && let Consent::Refused(code) = self.consent(server).await
+        {
+            return code;
+        }
+        let sent = self.send(server, Mode::Change).await;
+        self.complain(&sent, Mode::Change);
+        if !self.args.server.json {
+            self.print(&sent);
+        }
+        self.code(&sent)
+    }
+
+    async fn consent(&self, server: &mut Server<'_>) -> Consent {
+        let sent = self.send(server, Mode::Question).await;
+        self.complain(&sent, Mode::Question);
+        if sent.stop.is_some() || sent.done() == 0 {
+            complain(&format_args!("{}: nothing was changed", self.order.name()));
+            return Consent::Refused(self.code(&sent));
+        }
+        let subject = format!("{} ({})", counted(self.lines.len() as u64, "target"), self.name);
+        self.blast(&sent).ask(self.order, &subject)
+    }
+
+    /// Sends the lines in parts; stops where an answer does not come or says nothing of the lines.
+    async fn send(&self, server: &mut Server<'_>, mode: Mode) -> Sent {
+        let mut sent = Sent { answers: Vec::with_capacity(self.lines.len()), stop: None, last: 0 };
+        let bar = match self.args.server.json {
+            true => progress::none(),
+            false => progress::bar(self.lines.len() as u64, self.order.name()),
+        };
+        // Once listened for, a signal ends nothing by itself: not before the last question was asked.
+        let mut signals = match mode {
+            Mode::Change => Signals::listen().ok(),
+            Mode::Question | Mode::DryRun => None,
+        };
+        let mut size = PART;
+        while let Some(part) = self.lines.get(sent.answers.len()..).filter(|rest| !rest.is_empty()) {
+            let part = part.get(..size).unwrap_or(part);
+            sent.last = part.len();
+            let answered = tokio::select! {
+                biased;
+                // Whoever stops a long list has to know how far it came.
+                () = interrupted(&mut signals) => Err(Stop::Interrupted),
+                answered = self.send_part(server, part, mode) => answered,
+            };
+            match answered {
+                Ok(answers) => sent.answers.extend(answers),
+                // Long names and reasons: the same again, in smaller parts.
+                Err(Stop::TooLarge(_)) if part.len() > 1 => size = part.len() / 2,
+                Err(stop) => {
+                    sent.stop = Some(stop);
+                    break;
+                }
+            }
+            bar.set_position(sent.answers.len() as u64);
+        }
+        bar.finish_and_clear();
+        sent
+    }
+
+    async fn send_part(
+        &self,
+        server: &mut Server<'_>,
+        part: &[Line],
+        mode: Mode,
+    ) -> Result<Vec<(StatusCode, Value)>, Stop> {
+        let changes = part.iter().map(|line| Change { dry_run: mode != Mode::Change, ..line.change.clone() });
+        let body = serde_json::to_value(changes.collect::<Vec<_>>());
+        let body = body.map_err(|error| Stop::Refused(error.to_string()))?;
+        let answer = server.call(&Method::POST, REVOCATIONS, Some(&body)).await.map_err(Stop::Lost)?;
+        if answer.status == StatusCode::PAYLOAD_TOO_LARGE {
+            return Err(Stop::TooLarge(unfit(&answer)));
+        }
+        if self.args.server.json && mode != Mode::Question {
+            print_document(&answer.body);
+        }
+        let answers = answers(&answer).filter(|answers| answers.len() == part.len());
+        answers.ok_or_else(|| Stop::Refused(unfit(&answer)))
+    }
+
+    /// Says which lines were refused, why there is no more, and where to go on.
+    fn complain(&self, sent: &Sent, mode: Mode) {
+        for (line, (status, document)) in self.lines.iter().zip(&sent.answers) {
+            if !status.is_success() {
+                complain(&format_args!(
+                    "{}:{} {}: {} {}",
+                    self.name,
+                    line.number,
+                    line.change.target,
+                    status.as_u16(),
+                    failure_of(document, *status),
+                ));
+            }
+        }
+        if sent.answers.iter().any(|(_, document)| document["enforced"] == Value::Bool(false)) {
+            complain(&ADVISORY);
+        }
+        let unknown = sent.answers.iter().filter(|(_, document)| document["code"] == UNKNOWN).count();
+        if unknown > 0 && mode == Mode::Change {
+            complain(&format_args!(
+                "NOT {}: {} that the gate has not seen; with --preemptive that is done all the same",
+                self.order.done(),
+                counted(unknown as u64, "certificate"),
+            ));
+        }
+        self.complain_of_stop(sent, mode);
+    }
+
+    fn complain_of_stop(&self, sent: &Sent, mode: Mode) {
+        let Some(stop) = &sent.stop else { return };
+        match stop {
+            Stop::Lost(error) => complain(error),
+            Stop::Interrupted => complain(&format_args!("{}: interrupted", self.order.name())),
+            Stop::Refused(reason) | Stop::TooLarge(reason) => {
+                complain(&format_args!("{}: {reason}", self.order.name()))
+            }
+        }
+        let (answered, all) = (sent.answers.len(), self.lines.len());
+        let Some(next) = self.lines.get(answered).filter(|_| mode == Mode::Change) else { return };
+        complain(&format_args!(
+            "{}: {answered} of {all} changes were answered; resume with line {} of {}",
+            self.order.name(),
+            next.number,
+            self.name,
+        ));
+        let in_doubt = self.lines.iter().skip(answered).take(sent.last).next_back();
+        if let Some(last) = in_doubt.filter(|_| stop.is_in_doubt()) {
+            complain(&format_args!(
+                "whether lines {} to {} are in effect is not known; repeating them does no harm",
+                next.number, last.number,
+            ));
+        }
+    }
+
+    fn print(&self, sent: &Sent) {
+        let refused = sent.answers.len() - sent.done();
+        let ended: u64 = sent.results().map(|result| result["sessions_ended"].as_u64().unwrap_or(0)).sum();
+        let ended = match self.order {
+            Order::Reinstate { .. } => String::new(),
+            _ => format!(", {} ended", counted(ended, "session")),
+        };
+        let mut page = Page::new();
+        page.line(&format_args!("{}: {} done, {refused} refused{ended}", self.order.name(), sent.done()));
+        // It is done, whether or not anybody can be told.
+        page.print();
+    }
+
+    fn print_dry_run(&self, sent: &Sent) -> u8 {
+        let mut page = Page::new();
+        let rows = self.lines.iter().zip(&sent.answers).map(|(line, (_, document))| {
+            let would = ["would_change", "known", "sessions", "certificates"];
+            let head = [line.number.to_string(), line.change.level.to_string(), line.change.target.clone()];
+            head.into_iter().chain(would.iter().map(|name| cell(document, name))).collect()
+        });
+        let head = ["LINE", "LEVEL", "TARGET", "CHANGES", "KNOWN", "SESSIONS", "CERTIFICATES"];
+        page.table(&head, rows.collect());
+        page.line(&"");
+        page.line(&format_args!(
+            "dry run: {} {}",
+            self.order.name(),
+            counted(self.lines.len() as u64, "target")
+        ));
+        self.blast(sent).show(&mut page);
+        page.print()
+    }
+
+    fn blast(&self, sent: &Sent) -> Blast {
+        Blast::of(sent.results())
+    }
+
+    fn code(&self, sent: &Sent) -> u8 {
+        match (&sent.stop, sent.done()) {
+            (Some(Stop::Lost(error)), _) if sent.answers.is_empty() => error.code(),
+            (Some(Stop::Lost(_)), _) => PARTLY,
+            (_, done) if done == self.lines.len() => DONE,
+            (_, 0) => REFUSED,
+            _ => PARTLY,
+        }
+    }
+}
+
+impl Stop {
+    /// Whether the server may have done what was sent last.
+    fn is_in_doubt(&self) -> bool {
+        match self {
+            Self::Lost(error) => error.is_in_doubt(),
+            Self::Interrupted => true,
+            Self::Refused(_) | Self::TooLarge(_) => false,
+        }
+    }
+}
+
+/// Waits for a signal; for ever, if none can be heard.
+async fn interrupted(signals: &mut Option<Signals>) {
+    match signals {
+        Some(signals) => signals.received().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Sent {
+    fn results(&self) -> impl Iterator<Item = &Value> {
+        self.answers.iter().filter(|(status, _)| status.is_success()).map(|(_, document)| document)
+    }
+
+    fn done(&self) -> usize {
+        self.results().count()
+    }
+}
+
+/// The answers to each change of a part, in its order.
+fn answers(answer: &Answer) -> Option<Vec<(StatusCode, Value)>> {
+    let all = answer.document.get("answers").filter(|_| answer.status.is_success())?.as_array()?;
+    let each = all.iter().map(|one| {
+        let status = u16::try_from(one["status"].as_u64()?).ok()?;
+        let document = one.get("result").or_else(|| one.get("problem"))?;
+        Some((StatusCode::from_u16(status).ok()?, document.clone()))
+    });
+    each.collect()
+}
+
+fn unfit(answer: &Answer) -> String {
+    let hint = match answer.is_of_the_api() || answer.document.get("answers").is_some() {
+        true => "",
+        false => "; is this the gate's port? the admin API listens elsewhere",
+    };
+    match answer.status.is_success() {
+        true => format!("the answer does not fit the changes{hint}"),
+        false => format!("{}{hint}", answer.failure()),
+    }
+}

@@ -1,0 +1,337 @@
+//! A server's admin API: where it is, as whom it is called, and the calls themselves.
+//!
+//! **Invariant:** a secret or a token is read from a file, and is neither an argument nor part of any message.
+
+use std::fmt::Write as _;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::StatusCode;
+use http::Uri;
+use http::header::AUTHORIZATION;
+use http::header::CONTENT_TYPE;
+use http::header::HOST;
+use http::header::RETRY_AFTER;
+use http_body_util::Full;
+use rustls::ClientConfig;
+use serde_json::Value;
+use serde_json::json;
+
+use super::REFUSED;
+use super::UNREACHABLE;
+use super::USAGE;
+use super::answer::Answer;
+use super::complain;
+use crate::rig::client;
+use crate::rig::client::ClientError;
+
+/// Where the admin API is, and as whom it is called.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(super) struct ServerArgs {
+    /// The admin listener.
+    #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL",
+        value_parser = server)]
+    server: Uri,
+    /// The authority that vouches for the server (PEM).
+    #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// The administrator's certificate (PEM).
+    #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    client_cert: Option<PathBuf>,
+    /// Its private key (PEM).
+    #[arg(long, env = "PORTCULLIS_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    client_key: Option<PathBuf>,
+    /// A file with an access token.
+    #[arg(long, env = "PORTCULLIS_TOKEN_FILE", value_name = "FILE", conflicts_with = "secret_file")]
+    token_file: Option<PathBuf>,
+    /// A file with an administrator's secret, for which the server gives a token.
+    #[arg(long, env = "PORTCULLIS_SECRET_FILE", value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+    /// What the audit ties this call to: an incident, a ticket (1 to 128 printable ASCII characters).
+    #[arg(long, env = "PORTCULLIS_CORRELATION_ID", value_name = "ID", value_parser = correlation)]
+    correlation_id: Option<String>,
+    /// Print the server's document as it is.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// Why a call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CallError {
+    /// The command line or a file is wrong; nothing was sent.
+    #[error("{0}")]
+    Usage(String),
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The secret was not taken.
+    #[error("{0}: the server gives no token for this secret: {1}")]
+    LogIn(String, String),
+}
+
+/// What may have come of a call that got no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effect {
+    /// It only asks.
+    Asks,
+    /// It changes something.
+    Changes,
+}
+
+impl CallError {
+    /// The exit code.
+    pub(super) fn code(&self) -> u8 {
+        match self {
+            Self::Usage(_) | Self::Client(ClientError::File(..)) => USAGE,
+            Self::LogIn(..) | Self::Client(ClientError::Refused(..)) => REFUSED,
+            Self::Client(_) => UNREACHABLE,
+        }
+    }
+
+    /// Whether the server may have done what it was asked, without having said so.
+    pub(super) fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Broken(..) | ClientError::Silent(..)))
+    }
+
+    /// Says what went wrong, and returns the exit code.
+    pub(super) fn told(&self, effect: Effect) -> u8 {
+        complain(self);
+        if effect == Effect::Changes && self.is_in_doubt() {
+            complain(&"whether the change is in effect is not known; repeating it does no harm");
+        }
+        self.code()
+    }
+}
+
+/// A server that can be called.
+pub(super) struct Server<'a> {
+    args: &'a ServerArgs,
+    tls: Arc<ClientConfig>,
+    token: Option<HeaderValue>,
+}
+
+/// How often one call waits because the server asks for it.
+const WAITS: usize = 10;
+/// The longest time that one wait takes, seconds.
+const LONGEST: u64 = 60;
+
+impl<'a> Server<'a> {
+    /// Reads the files that are named, and logs in if one of them is a secret.
+    pub(super) async fn open(args: &'a ServerArgs) -> Result<Self, CallError> {
+        let usage = |text: &str| Err(CallError::Usage(text.to_owned()));
+        let Some(cacert) = &args.cacert else {
+            return usage("--cacert is missing: the file of the authority that vouches for the server");
+        };
+        let own = args.client_cert.as_deref().zip(args.client_key.as_deref());
+        if own.is_none() && args.token_file.is_none() && args.secret_file.is_none() {
+            return usage(
+                "nothing says who is calling: give --client-cert and --client-key, --token-file or --secret-file",
+            );
+        }
+        let tls = Arc::new(client::config_from_files(cacert, own)?);
+        let mut server = Self { args, tls, token: None };
+        if let Some(file) = &args.token_file {
+            server.token = Some(bearer(&read(file)?).ok_or_else(|| unfit(file, "holds no access token"))?);
+        }
+        if let Some(file) = &args.secret_file {
+            server.log_in(file).await?;
+        }
+        Ok(server)
+    }
+
+    /// Asks for a document.
+    pub(super) async fn get(&mut self, path: &str) -> Result<Answer, CallError> {
+        self.call(&Method::GET, path, None).await
+    }
+
+    /// Makes a call; waits where the server asks for it.
+    pub(super) async fn call(
+        &mut self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, CallError> {
+        let answer = self.patiently(method, path, body).await?;
+        match &self.args.secret_file {
+            // A token lasts five minutes, a long list of changes may last longer.
+            Some(file) if answer.status == StatusCode::UNAUTHORIZED => {
+                self.log_in(file).await?;
+                self.patiently(method, path, body).await
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    async fn log_in(&mut self, file: &Path) -> Result<(), CallError> {
+        let secret = read(file)?;
+        if secret.is_empty() {
+            return Err(unfit(file, "holds no secret"));
+        }
+        self.token = None;
+        let body = json!({ "secret": secret });
+        let answer = self.patiently(&Method::POST, "/v1/admin/auth", Some(&body)).await?;
+        match bearer(answer.text("access_token")) {
+            Some(token) if answer.is_done("access_token") => self.token = Some(token),
+            _ => return Err(CallError::LogIn(file.display().to_string(), answer.failure())),
+        }
+        Ok(())
+    }
+
+    async fn patiently(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Answer, CallError> {
+        let mut waits = 0;
+        loop {
+            let answer = self.once(method, path, body).await?;
+            if answer.status != StatusCode::TOO_MANY_REQUESTS || waits == WAITS {
+                return Ok(answer);
+            }
+            waits += 1;
+            let seconds = answer.retry_after.unwrap_or(1).min(LONGEST);
+            complain(&format_args!("the server asks for patience: going on in {seconds} s"));
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
+    }
+
+    async fn once(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<Answer, CallError> {
+        let server = &self.args.server;
+        let unreachable = |reason: &str| ClientError::Unreachable(server.to_string(), reason.to_owned());
+        let authority = server.authority().ok_or_else(|| unreachable(SERVER))?;
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let addresses = tokio::net::lookup_host((host.as_str(), authority.port_u16().unwrap_or(9443))).await;
+        let addresses: Vec<SocketAddr> = addresses.map_err(|e| unreachable(&e.to_string()))?.collect();
+        let mut failure = unreachable("no address");
+        for address in addresses {
+            let request = self.request(method, path, body).map_err(|e| unreachable(&e.to_string()))?;
+            match client::call(&self.tls, address, &host, request).await {
+                Ok(answer) => return Ok(read_answer(answer)),
+                // `localhost` may be two addresses of which one listens.
+                Err(error @ ClientError::Unreachable(..)) => failure = error,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(failure.into())
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<Request<Full<Bytes>>, http::Error> {
+        let host = self.args.server.authority().map(|authority| authority.as_str()).unwrap_or_default();
+        let mut request = Request::builder().method(method).uri(path).header(HOST, host);
+        if let Some(id) = &self.args.correlation_id {
+            request = request.header("x-correlation-id", id);
+        }
+        if let Some(token) = &self.token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        if body.is_some() {
+            request = request.header(CONTENT_TYPE, "application/json");
+        }
+        request.body(Full::new(Bytes::from(body.map(Value::to_string).unwrap_or_default())))
+    }
+}
+
+fn read_answer(answer: http::Response<Bytes>) -> Answer {
+    let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+    let (status, body) = (answer.status(), answer.into_body());
+    Answer { status, document: serde_json::from_slice(&body).unwrap_or(Value::Null), body, retry_after }
+}
+
+fn read(file: &Path) -> Result<String, CallError> {
+    let text = std::fs::read_to_string(file).map_err(|error| unfit(file, &error.to_string()))?;
+    Ok(text.trim().to_owned())
+}
+
+fn unfit(file: &Path, reason: &str) -> CallError {
+    CallError::Usage(format!("{}: {reason}", file.display()))
+}
+
+fn bearer(token: &str) -> Option<HeaderValue> {
+    let plain = !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic());
+    let mut value = plain.then(|| HeaderValue::try_from(format!("Bearer {token}")).ok())??;
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// Runs a command that talks to a server, and returns its exit code.
+pub(super) fn talk(conversation: impl Future<Output = u8>) -> u8 {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    match runtime {
+        Ok(runtime) => runtime.block_on(conversation),
+        Err(error) => {
+            complain(&error);
+            REFUSED
+        }
+    }
+}
+
+/// The part of a URL behind the `?`, percent-encoded (RFC 3986, section 2.1), with the `?`; without what has no value.
+pub(super) fn query(pairs: &[(&str, Option<String>)]) -> String {
+    let given = pairs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+    given.fold(String::new(), |mut text, (name, value)| {
+        let _ = write!(text, "{}{name}={}", if text.is_empty() { '?' } else { '&' }, encoded(value));
+        text
+    })
+}
+
+/// A value as part of a path or a query: everything but RFC 3986's unreserved characters is percent-encoded.
+pub(super) fn encoded(value: &str) -> String {
+    value.bytes().fold(String::new(), |mut text, byte| {
+        match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+            true => text.push(char::from(byte)),
+            false => {
+                let _ = write!(text, "%{byte:02X}");
+            }
+        }
+        text
+    })
+}
+
+/// What `--server` is.
+const SERVER: &str = "https://HOST:PORT";
+
+fn server(text: &str) -> Result<Uri, &'static str> {
+    let uri: Uri = text.parse().map_err(|_| SERVER)?;
+    let fits = uri.scheme_str() == Some("https") && matches!(uri.path(), "" | "/") && uri.query().is_none();
+    if fits { Ok(uri) } else { Err(SERVER) }
+}
+
+fn correlation(text: &str) -> Result<String, &'static str> {
+    let fits = (1..=128).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if fits { Ok(text.to_owned()) } else { Err("1 to 128 printable ASCII characters") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_has_what_was_given() {
+        let pairs =
+            [("level", None), ("target", Some("spiffe://a/b c&d".to_owned())), ("limit", Some("1".into()))];
+        assert_eq!(query(&pairs), "?target=spiffe%3A%2F%2Fa%2Fb%20c%26d&limit=1");
+        assert_eq!(query(&[("level", None)]), "");
+    }
+
+    #[test]
+    fn a_token_is_one_word_and_not_shown() {
+        assert!(bearer("").is_none() && bearer("a b").is_none() && bearer("a\nb").is_none());
+        assert_eq!(format!("{:?}", bearer("abc").unwrap()), "Sensitive");
+    }
+}

@@ -1,0 +1,85 @@
+//! `portcullis status`: how a gate is.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::DONE;
+use super::answer::Answer;
+use super::change::ADVISORY;
+use super::complain;
+use super::output::Page;
+use super::output::cell;
+use super::output::shown;
+use super::question;
+use super::server::ServerArgs;
+
+/// Which gate.
+#[derive(Debug, Args)]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    server: ServerArgs,
+}
+
+impl StatusArgs {
+    /// Asks, prints, and returns the exit code.
+    pub(super) fn run(self) -> u8 {
+        question::ask(&self.server, "status", "/v1/status", "version", show)
+    }
+}
+
+fn show(answer: &Answer, page: &mut Page) -> u8 {
+    let document = &answer.document;
+    let ready = match (&document["ready"], answer.text("not_ready")) {
+        (Value::Bool(true), _) => "yes".to_owned(),
+        (_, "") => "no".to_owned(),
+        (_, reason) => format!("no: {reason}"),
+    };
+    page.field("ready", &ready);
+    for name in ["mode", "version", "started", "now", "generation", "durable", "sessions"] {
+        page.field_if(name, &cell(document, name));
+    }
+    page.field_if("certificates", &known(document));
+    let entries = &document["entries"];
+    page.field_if("entries", &format!("{}{}", cell(entries, "total"), parts(&entries["by_level"])));
+    page.field_if("layers", parts(&entries["by_layer"]).trim_start_matches(": "));
+    for feed in document["feeds"].as_array().into_iter().flatten() {
+        page.field("feed", &told(feed));
+    }
+    let audit = &document["audit"];
+    page.field_if("audit", [cell(audit, "sequence"), cell(audit, "hash")].join(":").trim_matches(':'));
+    let caller = &document["caller"];
+    page.field_if(
+        "you are",
+        [cell(caller, "actor"), cell(caller, "role")].join(", ").trim_matches([',', ' ']),
+    );
+    if answer.text("mode") == "advisory" {
+        complain(&ADVISORY);
+    }
+    if [&document["durable"], &audit["durable"]].contains(&&Value::Bool(false)) {
+        complain(&"WARNING: what is revoked now is not on disk: it would be forgotten in a restart");
+    }
+    DONE
+}
+
+fn known(document: &Value) -> String {
+    match cell(document, "certificates_known") {
+        none if none.is_empty() => none,
+        some => format!("{some} seen or told of"),
+    }
+}
+
+/// The members that are not zero: `: certificate 2, key 1`.
+fn parts(counts: &Value) -> String {
+    let some = counts.as_object().into_iter().flatten().filter(|(_, count)| **count != 0);
+    let some: Vec<String> = some.map(|(name, count)| format!("{name} {}", shown(count))).collect();
+    if some.is_empty() { String::new() } else { format!(": {}", some.join(", ")) }
+}
+
+/// Every member of a feed's document: what a feed says of itself differs from kind to kind.
+fn told(feed: &Value) -> String {
+    let Some(members) = feed.as_object() else {
+        return shown(feed);
+    };
+    let each: Vec<String> = members.iter().map(|(name, value)| format!("{name} {}", shown(value))).collect();
+    each.join(", ")
+}

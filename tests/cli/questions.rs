@@ -1,0 +1,157 @@
+//! The commands that only ask, and the end of a session.
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::stub::Reply;
+use crate::stub::Stub;
+use crate::stub::ended;
+use crate::stub::problem;
+
+fn run(line: &str, status: u16, document: Value) -> String {
+    Stub::start(vec![Reply::Json(status, document)]).run(line)
+}
+
+fn unreachable(line: &str) -> String {
+    Stub::start(vec![Reply::HangUp]).run(&format!("{line} --server https://127.0.0.1:1"))
+}
+
+fn revocations() -> Value {
+    json!({"revocations": [
+        {"id": "02", "state": "suspended", "level": "task", "target": "t-42", "reason": "looking into it",
+            "actor": "secret:oncall", "source": "live", "at": "2026-11-22T12:00:00.000Z"},
+        {"id": "01", "state": "revoked", "level": "certificate", "target": "0a1b", "issuer": "3b55",
+            "at": "2026-11-22T11:00:00.000Z", "issued_before": "2026-11-01T00:00:00.000Z"},
+    ], "total": 2, "offset": 0, "limit": 100})
+}
+
+#[test]
+fn revocations_are_listed() {
+    let mut told = Vec::new();
+    told.push(run("revocations", 200, revocations()));
+    let line = "revocations --level agent --target spiffe://a/b&c --state suspended --since 1792000000 --limit 2 --json";
+    told.push(run(line, 200, revocations()));
+    let mut part = revocations();
+    part["total"] = 7.into();
+    told.push(run("revocations --limit 2", 200, part));
+    let none = json!({"revocations": [], "total": 0, "offset": 0, "limit": 100});
+    told.push(run("revocations --source crl", 200, none));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn one_revocation_has_a_story() {
+    let mut told = Vec::new();
+    let event = |time: &str, outcome: &str| {
+        json!({"sequence": 4, "time": time, "action": "revoke", "outcome": outcome, "actor": "secret:oncall",
+            "address": "10.0.0.1:5", "correlation_id": "INC-7", "id": "01", "reason": "key leaked"})
+    };
+    let story = json!({"id": "01", "action": "revoke", "state": "revoked", "in_effect": true, "level": "principal",
+        "target": "a", "actor": "secret:oncall", "reason": "key leaked", "at": "2026-11-22T12:00:00.000Z",
+        "timeline": {"received": "2026-11-22T12:00:00.000Z", "effective_us": 41, "enforced_us": 380,
+            "durable_us": 2310, "recorded": "2026-11-22T12:00:00.003Z"},
+        "events": [event("2026-11-22T12:00:00.000Z", "applied"), event("2026-11-22T12:00:09.000Z", "refused")]});
+    told.push(run("revocations 01", 200, story));
+    let unknown = problem(404, "unknown_revocation", "no change 09 is known");
+    told.push(run("revocations 0/9", 404, unknown));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn sessions_are_listed_and_ended() {
+    let mut told = Vec::new();
+    let sessions = json!({"sessions": [
+        {"id": "17", "principal": "spiffe://lab.test/agent/a", "agent": "a", "serial": "0a1b", "issuer": "3b55",
+            "address": "10.0.0.1:5", "listener": "gate", "protocol": "http/2",
+            "since": "2026-11-22T12:00:00.000Z", "not_after": "2026-12-22T12:00:00.000Z"},
+        {"id": "18", "address": "10.0.0.2:6", "listener": "admin", "protocol": "http/1.1",
+            "since": "2026-11-22T12:01:00.000Z"},
+    ], "total": 2, "offset": 0, "limit": 100});
+    told.push(run("sessions --trust-domain lab.test --listener gate", 200, sessions));
+    let ended =
+        json!({"id": "17", "principal": "spiffe://lab.test/agent/a", "ended": true, "sessions_pending": 1});
+    told.push(run("sessions end 17 --reason stuck", 200, ended));
+    let unknown = problem(404, "unknown_session", "no session 17");
+    told.push(run("sessions end 17", 404, unknown));
+    told.push(Stub::start(vec![Reply::HangUp]).run("sessions end 17"));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+fn status() -> Value {
+    json!({"version": "0.1.0", "started": "2026-11-22T11:00:00.000Z", "now": "2026-11-22T12:00:00.000Z",
+        "mode": "strict", "ready": true, "generation": 7, "durable": true, "sessions": 12,
+        "entries": {"total": 3, "by_level": {"certificate": 2, "key": 0, "task": 1}, "by_layer": {"live": 3}},
+        "feeds": [], "audit": {"sequence": 9, "hash": "ab12", "durable": true}, "certificates_known": 5,
+        "caller": {"actor": "spiffe://lab.test/admin/ops", "role": "admin"}})
+}
+
+#[test]
+fn the_status_is_told() {
+    let mut told = Vec::new();
+    told.push(run("status", 200, status()));
+    told.push(run("status --json", 200, status()));
+    let mut bad = status();
+    bad["mode"] = "advisory".into();
+    bad["ready"] = false.into();
+    bad["not_ready"] = "draining".into();
+    bad["durable"] = false.into();
+    bad["feeds"] = json!([{"name": "crl", "stale": true}]);
+    told.push(run("status", 200, bad));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn a_credential_is_checked() {
+    let mut told = Vec::new();
+    let allowed = json!({"allowed": true, "principal": "a", "hits": [], "sessions": 2});
+    told.push(run("check --principal a", 200, allowed));
+    let hit = json!({"level": "task", "target": "t-42", "state": "revoked", "id": "01", "at": "2026-11-22T12:00:00.000Z",
+        "actor": "secret:oncall", "reason": "key leaked", "applies": true});
+    let refused = json!({"allowed": false, "code": "task_revoked", "reason": "key leaked", "hits": [hit], "sessions": 0,
+        "certificate": {"serial": "0a1b", "sha256": "ff", "key": "ee", "issuers": ["3b55"],
+            "not_after": "2026-12-22T12:00:00.000Z", "principal": "spiffe://lab.test/agent/a"}});
+    told.push(run("check --serial serial=0A1B --issuer 3b55", 200, refused.clone()));
+    told.push(run("check --task t-42 --issued-at 1792000000 --json", 200, refused));
+    for line in
+        ["check", "check --task t --key k", "check --certificate admin.key", "check --token t --issuer 3b"]
+    {
+        told.push(run(line, 200, json!({})));
+    }
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+/// The bytes of a certificate differ from run to run, so that they are looked for and not compared.
+#[test]
+fn a_certificate_is_checked_with_its_issuers() {
+    let stub = Stub::start(vec![Reply::Json(200, json!({"allowed": true, "hits": [], "sessions": 0}))]);
+    let read = |name: &str| std::fs::read_to_string(stub.path(name)).unwrap();
+    stub.write("chain.pem", read("admin.pem") + &read("ca.pem"));
+    assert_eq!(ended(stub.command("check --certificate chain.pem")).code, Some(0));
+    let asked = stub.asked();
+    let (path, issuers) = asked[0].split_once("&issuers=").unwrap();
+    assert!(path.starts_with("GET /v1/check?certificate=MII") && issuers.starts_with("MII"), "{asked:?}");
+}
+
+#[test]
+fn the_audit_is_listed() {
+    let event = json!({"sequence": 4, "time": "2026-11-22T12:00:00.000Z", "action": "revoke", "outcome": "refused",
+        "actor": "secret:oncall", "address": "10.0.0.1:5", "level": "task", "target": "t\u{1b}[2J", "code": "admin_denied"});
+    let events = json!({"events": [event], "total": 9, "offset": 3, "limit": 1});
+    let line = "audit list --actor secret:oncall --outcome refused --offset 3 --limit 1";
+    insta::assert_snapshot!(run(line, 200, events));
+}
+
+#[test]
+fn a_question_may_be_refused_or_unheard() {
+    let mut told = Vec::new();
+    for line in ["revocations", "sessions", "status", "check --task t", "audit list"] {
+        let denied = problem(403, "admin_denied", "spiffe://lab.test/agent/a has no role");
+        told.push(run(line, 403, denied));
+        told.push(run(line, 200, json!({"hello": "world"})));
+        told.push(unreachable(line));
+    }
+    told.push(run("revocations --since yesterday", 200, json!({})));
+    told.push(run("revocations 01 --limit 5", 200, json!({})));
+    told.push(run("sessions --limit 0", 200, json!({})));
+    insta::assert_snapshot!(told.join("\n"));
+}
