@@ -55,6 +55,7 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
     ),
     ("[admin]", "[admin]\nrole = 1", "dir/gate.toml:14: admin.role: unknown field `role`"),
+    ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 
 fn error(text: &str, environment: &[(&str, &str)]) -> String {

@@ -107,7 +107,7 @@ fn a_restart_goes_on_where_the_last_one_ended() {
         append(&audit, 7);
         assert_eq!(audit.head().sequence, round * 7);
         drop(audit);
-        // A clock that is set back does not put the lines out of their order.
+        // A clock that is set back does not put the lines out of their order. Seen failing with its bare time.
         site.clock = Clock::manual(Timestamp::from_secs(1_800_000_000 - 100 * i64::try_from(round).unwrap()));
     }
     let report = site.verify().unwrap();
@@ -115,7 +115,7 @@ fn a_restart_goes_on_where_the_last_one_ended() {
     assert!(site.lines().iter().all(|line| line["time"] == "2027-01-15T08:00:00.000Z"));
 }
 
-/// Seen failing with a writer that stamps lines when their callers come, and with two that share a sequence.
+/// Seen failing with a writer that gives its answers in another order than its lines.
 #[test]
 fn a_thousand_at_once_are_in_one_order() {
     let site = Site { max_bytes: 100_000, ..Site::new() };

@@ -2,7 +2,8 @@
 //! answered.
 //!
 //! What has to meet a full disk or to die is this test program itself, started again for one of the `helper_*` tests.
-//! Seen failing: an answer before the sync, lines that are dropped with the error, a torn write that is not cut off.
+//! Seen failing: an answer before the write, lines that are let go with the error, a torn write that is not cut off,
+//! a head file that is written before the lines.
 
 use std::io::BufRead as _;
 use std::io::BufReader;

@@ -11,9 +11,12 @@ use portcullis::authority::audit::Head;
 use portcullis::authority::audit::Query;
 use portcullis::authority::audit::find_in;
 use portcullis::authority::audit::verify;
+use proptest::prelude::Just;
 use proptest::prelude::ProptestConfig;
+use proptest::prelude::Strategy;
 use proptest::prelude::any;
 use proptest::prelude::prop;
+use proptest::prelude::prop_oneof;
 use proptest::prelude::proptest;
 
 use crate::site::CURRENT;
@@ -35,6 +38,11 @@ fn hashed(line: &str) -> String {
     line.split(",\"hash\":").next().unwrap().to_owned()
 }
 
+/// Any change, and often that of a letter's case, which leaves a hash the same number.
+fn flips() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(b'a' ^ b'A'), 1_u8..]
+}
+
 #[test]
 fn any_byte_of_any_line_can_be_changed_and_is_named() {
     let site = Site::with(30);
@@ -44,7 +52,7 @@ fn any_byte_of_any_line_can_be_changed_and_is_named() {
         .map(|name| (name.clone(), std::fs::read(site.file(&name)).unwrap()))
         .collect();
     assert!(files.len() >= 3);
-    proptest!(|(file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), flip in 1_u8..)| {
+    proptest!(|(file in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), flip in flips())| {
         let (name, bytes) = file.get(&files);
         let at = at.index(bytes.len());
         let line = bytes[..at].iter().filter(|byte| **byte == b'\n').count() + 1;
@@ -254,7 +262,7 @@ fn a_chain_written_anew_is_told_by_a_head_that_was_noted() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Seen failing with an index into the line, and a window that began within a character.
+    /// Seen failing with a split of a line that is shorter than a hash.
     #[test]
     fn nothing_that_a_directory_may_hold_panics(
         current in prop::collection::vec(any::<u8>(), 0..600),
