@@ -67,6 +67,15 @@ const COLUMNS: [(&str, &str); 8] = [
     ("ID", "id"),
 ];
 
+const CERTIFICATES: [(&str, &str); 6] = [
+    ("SERIAL", "serial"),
+    ("PRINCIPAL", "principal"),
+    ("NOT AFTER", "not_after"),
+    ("ALLOWED", "allowed"),
+    ("CODE", "code"),
+    ("SHA256", "sha256"),
+];
+
 impl CheckArgs {
     /// Asks, prints, and returns the exit code: 1 if it would be refused.
     pub(super) fn run(self) -> u8 {
@@ -110,12 +119,28 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
         true => page.verdict(Paint::Good, "would be let in", &why),
         false => page.verdict(Paint::Bad, "would be REFUSED", &why),
     }
-    let certificate = &answer.document["certificate"];
-    let principal = match cell(certificate, "principal") {
-        none if none.is_empty() => cell(&answer.document, "principal"),
-        some => some,
-    };
-    page.field_if("principal", &principal);
+    page.field_if("principal", &cell(&answer.document, "principal"));
+    let certificates = answer.document["certificates"].as_array().map(Vec::as_slice).unwrap_or_default();
+    match certificates {
+        [one] => detail(one, page),
+        [] => {}
+        many => page.field("certificates", &counted(many.len() as u64, "certificate")),
+    }
+    page.field("connected", &counted(answer.number("sessions"), "session"));
+    if answer.document["hits"].as_array().is_some_and(|hits| !hits.is_empty()) {
+        page.line(&"");
+        hits(answer, page);
+    }
+    if certificates.len() > 1 {
+        page.line(&"");
+        let rows =
+            certificates.iter().map(|one| CERTIFICATES.iter().map(|(_, name)| cell(one, name)).collect());
+        page.table(&CERTIFICATES.map(|(head, _)| head), rows.collect());
+    }
+    if is_allowed { DONE } else { REFUSED }
+}
+
+fn detail(certificate: &Value, page: &mut Page) {
     for name in ["serial", "key", "sha256"] {
         page.field_if(name, &cell(certificate, name));
     }
@@ -124,12 +149,6 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     for issuer in certificate["issuers"].as_array().into_iter().flatten() {
         page.field("issuer", &super::output::shown(issuer));
     }
-    page.field("connected", &counted(answer.number("sessions"), "session"));
-    if answer.document["hits"].as_array().is_some_and(|hits| !hits.is_empty()) {
-        page.line(&"");
-        hits(answer, page);
-    }
-    if is_allowed { DONE } else { REFUSED }
 }
 
 fn hits(answer: &Answer, page: &mut Page) {

@@ -108,9 +108,15 @@ fn a_credential_is_checked() {
     let hit = json!({"level": "task", "target": "t-42", "state": "revoked", "id": "01", "at": "2026-11-22T12:00:00.000Z",
         "actor": "secret:oncall", "reason": "key leaked", "applies": true});
     let refused = json!({"allowed": false, "code": "task_revoked", "reason": "key leaked", "hits": [hit], "sessions": 0,
-        "certificate": {"serial": "0a1b", "sha256": "ff", "key": "ee", "issuers": ["3b55"],
-            "not_after": "2026-12-22T12:00:00.000Z", "principal": "spiffe://lab.test/agent/a"}});
+        "principal": "spiffe://lab.test/agent/a",
+        "certificates": [{"serial": "0a1b", "sha256": "ff", "key": "ee", "issuers": ["3b55"], "allowed": false,
+            "not_before": "2026-11-22T12:00:00.000Z", "not_after": "2026-12-22T12:00:00.000Z",
+            "principal": "spiffe://lab.test/agent/a", "code": "task_revoked"}]});
     told.push(run("check --serial serial=0A1B --issuer 3b55", 200, refused.clone()));
+    let mut two = refused.clone();
+    two["certificates"] =
+        json!([refused["certificates"][0], {"serial": "0a1c", "allowed": true, "sha256": "fe"}]);
+    told.push(run("check --principal a", 200, two));
     told.push(run("check --task t-42 --issued-at 1792000000 --json", 200, refused));
     for line in
         ["check", "check --task t --key k", "check --certificate admin.key", "check --token t --issuer 3b"]
