@@ -8,6 +8,7 @@ mod process;
 mod upstream;
 
 mod administrators_decide;
+mod an_incident_is_handled;
 mod bystanders_go_on;
 mod certificates_are_read_strictly;
 mod certificates_are_remembered;

@@ -112,6 +112,15 @@ impl Site {
     }
 }
 
+impl Site {
+    /// A command that needs no gate.
+    pub(crate) fn tool(&self, command: &str, arguments: &str) -> Command {
+        let mut program = program();
+        program.current_dir(self.directory.path()).arg(command).args(arguments.split(' '));
+        program
+    }
+}
+
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     program.current_dir(Path::new("/")).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
