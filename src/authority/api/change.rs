@@ -155,7 +155,7 @@ struct Answer {
 /// Asking again is safe: the answer is 200, and `revoked_at` is renewed. With 503 a change is in effect, but not on
 /// disk, or not complete; ask again.
 #[utoipa::path(
-    post, path = "/v1/revocations", tag = "revocations", request_body = Changes, security(("bearer" = []), ()),
+    post, path = "/v1/revocations", operation_id = "change", tag = "revocations", request_body = Changes, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
@@ -214,7 +214,7 @@ pub(super) struct Revoked {
 
 /// Revoke one target for good: `POST /v1/revocations` for AgentWrit's clients.
 #[utoipa::path(
-    post, path = "/v1/revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
+    post, path = "/v1/revoke", operation_id = "revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "Done.", body = Revoked),
         (status = 400, description = "Malformed, or no such level.", body = ProblemDocument, content_type = "application/problem+json"),

@@ -186,7 +186,7 @@ pub(super) struct History {
 
 /// List what is revoked or suspended.
 #[utoipa::path(
-    get, path = "/v1/revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
+    get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the newest first.", body = Revocations),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
@@ -225,7 +225,7 @@ pub(super) async fn list(
 
 /// What became of one event: its timeline, and all that happened to its target.
 #[utoipa::path(
-    get, path = "/v1/revocations/{id}", tag = "revocations", security(("bearer" = []), ()),
+    get, path = "/v1/revocations/{id}", operation_id = "get_revocation", tag = "revocations", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "The id of an event.")),
     responses(
         (status = 200, description = "What became of it.", body = History),
