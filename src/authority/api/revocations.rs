@@ -25,6 +25,8 @@ use crate::revocation::Level;
 use crate::revocation::Standing;
 use crate::revocation::Target;
 
+/// The longest target that can be asked for, bytes.
+const MAX_TARGET: usize = 2048;
 /// The longest timeline, events.
 const MAX_EVENTS: usize = 1000;
 
@@ -199,6 +201,9 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Filter(mut wanted): Filter<Wanted>,
 ) -> Result<Json<Revocations>, Refusal> {
+    if wanted.target.as_ref().is_some_and(|name| name.is_empty() || name.len() > MAX_TARGET) {
+        return Err(Refusal::bad_request(format!("query: target: 1 to {MAX_TARGET} bytes")));
+    }
     if let (Some(level), Some(name)) = (wanted.level, &wanted.target) {
         let target = Target::parse(level, name, wanted.issuer.as_deref());
         let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
