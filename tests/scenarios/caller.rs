@@ -95,6 +95,17 @@ impl Caller {
         self.try_send(call, headers, body).await.unwrap()
     }
 
+    /// Posts a batch that takes longer than anything else that tests wait for. Over HTTP/1.1.
+    pub(crate) async fn try_slowly(&mut self, batch: &Value) -> Result<Answer, String> {
+        let Connection::Http1(connection) = &mut self.connection else { panic!("HTTP/1.1 only") };
+        let request = connection.request("POST", "/v1/revocations").header(JSON.0, JSON.1);
+        connection.slowly(request.body(full(batch.to_string())).unwrap()).await.map_err(|e| e.to_string())
+    }
+
+    pub(crate) async fn slowly(&mut self, batch: &Value) -> Answer {
+        self.try_slowly(batch).await.unwrap()
+    }
+
     /// One call, with a JSON body if there is one.
     pub(crate) async fn try_call(
         &mut self,

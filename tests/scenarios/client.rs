@@ -243,6 +243,13 @@ impl H1 {
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
+    /// The same, for as long as it takes.
+    pub(crate) async fn slowly(&mut self, request: Request<AnyBody>) -> hyper::Result<Answer> {
+        let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
     pub(crate) async fn get(&mut self, path: &str) -> Answer {
         self.try_get(path).await.unwrap()
     }

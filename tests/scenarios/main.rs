@@ -27,6 +27,7 @@ mod revoke_mid_response_body;
 mod revoke_open_streams;
 mod revoke_websocket;
 mod revoke_while_idle;
+mod revoked_administrators_are_out;
 mod roles_decide;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;

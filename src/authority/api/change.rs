@@ -30,6 +30,7 @@ use super::body;
 use super::decision::Applied;
 use super::decision::Decision;
 use super::decision::DryRun;
+use super::decision::TOO_LATE;
 use super::gatekeeper::Actor;
 use super::gatekeeper::Administrator;
 use super::gatekeeper::stand;
@@ -352,7 +353,7 @@ impl Api {
     async fn one_of_many(&self, change: &RawValue, actor: &Actor, guards: Option<Vec<Guard>>) -> Answer {
         let decided = match &guards {
             Some(_) => body::parse(change.get().as_bytes()).and_then(|change| self.decide(change, actor)),
-            None => Err(Refusal::unauthorized("the caller was revoked before this was carried out")),
+            None => Err(Refusal::unauthorized(TOO_LATE)),
         };
         let done = match decided {
             Ok(decision) => self.carry_out(decision, actor, guards.unwrap_or_default()).await,
