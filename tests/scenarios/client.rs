@@ -1,6 +1,7 @@
 //! Clients, each a real one: hyper for HTTP/1.1, h2 for HTTP/2, tungstenite for WebSockets, rustls under all.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub(crate) type H2Connection = h2::client::Connection<TlsStream<TcpStream>>;
 pub(crate) struct Client {
     config: Arc<ClientConfig>,
     address: SocketAddr,
+    from: Ipv4Addr,
     claim: Option<String>,
 }
 
@@ -77,7 +79,13 @@ impl Client {
             }
             None => builder.with_no_client_auth(),
         };
-        Self { config: Arc::new(config), address, claim: cert.and_then(|cert| cert.claim.clone()) }
+        let claim = cert.and_then(|cert| cert.claim.clone());
+        Self { config: Arc::new(config), address, from: Ipv4Addr::LOCALHOST, claim }
+    }
+
+    /// The same, from another address of this machine.
+    pub(crate) fn from(&self, from: Ipv4Addr) -> Self {
+        Self { from, ..self.clone() }
     }
 
     /// The same, with the same TLS sessions, at another address.
@@ -91,6 +99,7 @@ impl Client {
         config.alpn_protocols = vec![alpn.to_vec()];
         let socket = TcpSocket::new_v4()?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        socket.bind((self.from, 0).into())?;
         let tcp = socket.connect(self.address).await?;
         tcp.set_nodelay(true)?;
         let server = ServerName::try_from("localhost").unwrap();
@@ -224,9 +233,20 @@ impl H1 {
     /// One request without a body.
     pub(crate) async fn try_get(&mut self, path: &str) -> hyper::Result<Answer> {
         let request = self.request("GET", path).body(full("")).unwrap();
-        let response = self.send(request).await?;
-        let (parts, body) = response.into_parts();
+        self.exchange(request).await
+    }
+
+    /// One request, whatever it looks like.
+    pub(crate) async fn exchange(&mut self, request: Request<AnyBody>) -> hyper::Result<Answer> {
+        let (parts, body) = self.send(request).await?.into_parts();
         let body = within(body.collect()).await?.to_bytes();
+        Ok(Answer { status: parts.status, headers: parts.headers, body })
+    }
+
+    /// The same, for as long as it takes.
+    pub(crate) async fn slowly(&mut self, request: Request<AnyBody>) -> hyper::Result<Answer> {
+        let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        let body = body.collect().await?.to_bytes();
         Ok(Answer { status: parts.status, headers: parts.headers, body })
     }
 
@@ -295,7 +315,19 @@ impl H2 {
 
     /// One request without a body, whatever it looks like.
     pub(crate) async fn exchange(&mut self, request: Request<()>) -> Result<Answer, h2::Error> {
-        let (response, _) = self.send(request, true).await?;
+        self.exchange_with(request, Bytes::new()).await
+    }
+
+    /// One request with a body, unless that is empty.
+    pub(crate) async fn exchange_with(
+        &mut self,
+        request: Request<()>,
+        body: Bytes,
+    ) -> Result<Answer, h2::Error> {
+        let (response, mut stream) = self.send(request, body.is_empty()).await?;
+        if !body.is_empty() {
+            stream.send_data(body, true)?;
+        }
         let (parts, mut body) = within(response).await?.into_parts();
         let mut bytes = Vec::new();
         while let Some(chunk) = within(body.data()).await {

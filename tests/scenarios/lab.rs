@@ -25,6 +25,7 @@ use crate::client::Client;
 use crate::client::H1;
 use crate::pki::Ca;
 use crate::pki::Cert;
+use crate::pki::sha256;
 use crate::upstream::Upstream;
 use crate::upstream::full;
 
@@ -53,6 +54,8 @@ pub(crate) struct Plan {
     templates: String,
     claim: String,
     routes: Option<String>,
+    admin: String,
+    secrets: String,
     clock: Clock,
     files: Vec<(String, String)>,
 }
@@ -105,6 +108,29 @@ impl Plan {
         self
     }
 
+    /// One more line of `[admin]`.
+    pub(crate) fn admin(mut self, line: &str) -> Self {
+        writeln!(self.admin, "{line}").unwrap();
+        self
+    }
+
+    /// One more `[[admin.secret]]`: see [`secret`].
+    pub(crate) fn secret(mut self, name: &str, role: &str) -> Self {
+        let section =
+            format!("[[admin.secret]]\nname = \"{name}\"\nrole = \"{role}\"\nfile = \"{name}.secret\"");
+        writeln!(self.secrets, "{section}").unwrap();
+        self.file(&format!("{name}.secret"), &format!("{}\n", secret(name)))
+    }
+
+    /// Beside the administrators an operator, an auditor, and a secret for each role, named like it.
+    pub(crate) fn staffed(self) -> Self {
+        self.admin("operators = [\"operator.admin.test\"]")
+            .admin("auditors = [\"auditor.admin.test\"]")
+            .secret("admin", "admin")
+            .secret("operator", "operator")
+            .secret("auditor", "auditor")
+    }
+
     /// One more file beside the configuration.
     pub(crate) fn file(mut self, name: &str, text: &str) -> Self {
         self.files.push((name.to_owned(), text.to_owned()));
@@ -146,7 +172,7 @@ impl Plan {
     }
 
     fn text(&self, upstream: SocketAddr) -> String {
-        let Self { threads, gate, client_ca, domains, templates, claim, .. } = self;
+        let Self { threads, gate, client_ca, domains, templates, claim, admin, secrets, .. } = self;
         let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
         let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
         format!(
@@ -166,10 +192,12 @@ claim = {claim}
 [admin]
 listen = "127.0.0.1:0"
 allow = ["ops.admin.test", "second.admin.test"]
+{admin}
 [admin.tls]
 cert = "server.pem"
 key = "server.key"
 client_ca = ["ops.pem"]
+{secrets}
 [metrics]
 listen = "127.0.0.1:0"
 [state]
@@ -211,6 +239,8 @@ impl Lab {
             templates: r#"["spiffe://{trust_domain}/agent/{agent}", "dns:{agent}.lab.test"]"#.into(),
             claim: r#"{ header = "x-agent-id" }"#.into(),
             routes: None,
+            admin: String::new(),
+            secrets: String::new(),
             clock: Clock::system(),
             files: Vec::new(),
         }
@@ -297,6 +327,11 @@ impl Lab {
         Client::new(&self.root, cert, self.admin_address(), &[&TLS13])
     }
 
+    /// A client of the admin listener, as `NAME.admin.test`.
+    pub(crate) fn administrator(&self, name: &str) -> Client {
+        self.admin_client(Some(&self.ops.leaf().dns(&format!("{name}.admin.test")).issue()))
+    }
+
     /// Sends a change over the administrator's connection.
     pub(crate) async fn change(&mut self, change: Value) -> Answer {
         if self.admin.is_none() {
@@ -339,13 +374,15 @@ pub(crate) async fn plain(address: SocketAddr, path: &str) -> String {
 
 /// Sends a change over any connection to the admin listener.
 pub(crate) async fn post(connection: &mut H1, change: &Value) -> hyper::Result<Answer> {
-    use http_body_util::BodyExt as _;
     let request = connection
         .request("POST", "/v1/revocations")
         .header("content-type", "application/json")
         .body(full(change.to_string()))
         .unwrap();
-    let (parts, body) = connection.send(request).await?.into_parts();
-    let body = within(body.collect()).await?.to_bytes();
-    Ok(Answer { status: parts.status, headers: parts.headers, body })
+    connection.exchange(request).await
+}
+
+/// What the secret of that name is: see [`Plan::secret`].
+pub(crate) fn secret(name: &str) -> String {
+    sha256(format!("the secret of {name}").as_bytes())
 }

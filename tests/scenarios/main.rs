@@ -1,6 +1,7 @@
 //! Scenarios: each module is a promise to users, shown on real TLS and real sockets with a fresh authority.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
+mod caller;
 mod client;
 mod lab;
 mod pki;
@@ -29,6 +30,8 @@ mod revoke_mid_response_body;
 mod revoke_open_streams;
 mod revoke_websocket;
 mod revoke_while_idle;
+mod revoked_administrators_are_out;
+mod roles_decide;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;
 mod threads_share_the_load;

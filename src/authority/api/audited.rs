@@ -81,7 +81,7 @@ pub(super) struct Events {
 
 /// List who did what.
 #[utoipa::path(
-    get, path = "/v1/audit/events", tag = "operations", params(Wanted), security(("bearer" = []), ()),
+    get, path = "/v1/audit/events", operation_id = "list_audit_events", tag = "operations", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the newest first.", body = Events),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),

@@ -30,6 +30,7 @@ use super::body;
 use super::decision::Applied;
 use super::decision::Decision;
 use super::decision::DryRun;
+use super::decision::TOO_LATE;
 use super::gatekeeper::Actor;
 use super::gatekeeper::Administrator;
 use super::gatekeeper::stand;
@@ -155,7 +156,7 @@ struct Answer {
 /// Asking again is safe: the answer is 200, and `revoked_at` is renewed. With 503 a change is in effect, but not on
 /// disk, or not complete; ask again.
 #[utoipa::path(
-    post, path = "/v1/revocations", tag = "revocations", request_body = Changes, security(("bearer" = []), ()),
+    post, path = "/v1/revocations", operation_id = "change", tag = "revocations", request_body = Changes, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
@@ -214,7 +215,7 @@ pub(super) struct Revoked {
 
 /// Revoke one target for good: `POST /v1/revocations` for AgentWrit's clients.
 #[utoipa::path(
-    post, path = "/v1/revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
+    post, path = "/v1/revoke", operation_id = "revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "Done.", body = Revoked),
         (status = 400, description = "Malformed, or no such level.", body = ProblemDocument, content_type = "application/problem+json"),
@@ -351,7 +352,7 @@ impl Api {
     async fn one_of_many(&self, change: &RawValue, actor: &Actor, guards: Option<Vec<Guard>>) -> Answer {
         let decided = match &guards {
             Some(_) => body::parse(change.get().as_bytes()).and_then(|change| self.decide(change, actor)),
-            None => Err(Refusal::unauthorized("the caller was revoked before this was carried out")),
+            None => Err(Refusal::unauthorized(TOO_LATE)),
         };
         let done = match decided {
             Ok(decision) => self.carry_out(decision, actor, guards.unwrap_or_default()).await,

@@ -14,6 +14,7 @@ use super::Api;
 use super::change::Done;
 use super::change::FEED;
 use super::gatekeeper::Actor;
+use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::refusal::Refusal;
 use crate::authority::Entry;
@@ -34,6 +35,9 @@ use crate::session::Guard;
 const MAX_NAMES: usize = 100;
 /// Certificates of one target that are looked at, to name its principal.
 const MAX_SEEN: usize = 16;
+
+/// Why something is not carried out any more.
+pub(super) const TOO_LATE: &str = "the caller was revoked before this was carried out";
 
 /// What a caller may ask, and asks.
 pub(super) struct Decision {
@@ -139,45 +143,41 @@ impl Api {
             return Ok(Done::DryRun(self.preview(&event, &guards).await));
         }
         if !stand(&guards) {
-            return Err(Refusal::unauthorized("the caller was revoked before this was carried out"));
+            return Err(Refusal::unauthorized(TOO_LATE));
         }
         let (action, target) = (event.action, event.target.clone());
         let applied = match action {
-            Action::Reinstate => {
-                let applied = self.apply(event, actor).await;
-                drop(guards);
-                applied
-            }
-            Action::Revoke | Action::Suspend => {
-                let mut applying = Box::pin(self.apply(event, actor));
-                // The first step publishes and kills. The caller's own session may be among the killed, which end when
-                // their guards are gone.
-                let first = (&mut applying).now_or_never();
-                drop(guards);
-                match first {
-                    Some(applied) => applied,
-                    None => applying.await,
-                }
-            }
+            Action::Reinstate => self.lift(event, actor, guards).await,
+            Action::Revoke | Action::Suspend => self.apply(event, actor, guards).await.map_err(Refusal::from),
         };
-        let refused = |error| Refusal::from(error).about(action.name(), Some(&target));
-        applied.map(Done::Applied).map_err(refused)
+        applied.map(Done::Applied).map_err(|refusal| refusal.about(action.name(), Some(&target)))
+    }
+
+    /// What lets somebody in again is on record first, or it does not happen. That takes a while, after which the caller
+    /// must still be one who may.
+    async fn lift(&self, event: Event, actor: &Actor, guards: Vec<Guard>) -> Result<Applied, Refusal> {
+        let asked = Entry { outcome: "asked".into(), ..event_line(&event, actor) };
+        let asked = self.aimed(asked, &event.target).await;
+        let failed = |e| revocation::Error::Journal(JournalError::Write(format!("audit: {e}")));
+        tokio::select! {
+            biased;
+            () = any_killed(&guards) => return Err(Refusal::unauthorized(TOO_LATE)),
+            on_record = self.audit.append(asked) => on_record.map_err(failed)?,
+        };
+        Ok(self.apply(event, actor, guards).await?)
     }
 
     /// Applies an event, and writes down who did it, before anybody is told that it is done.
-    async fn apply(&self, event: Event, actor: &Actor) -> Result<Applied, revocation::Error> {
+    async fn apply(
+        &self,
+        event: Event,
+        actor: &Actor,
+        guards: Vec<Guard>,
+    ) -> Result<Applied, revocation::Error> {
         let received = (self.clock.now(), Instant::now());
         let (action, target) = (event.action, event.target.clone());
         let mut line = event_line(&event, actor);
-        if action == Action::Reinstate {
-            // What lets somebody in again is on record first, or it does not happen.
-            let asked = self.aimed(Entry { outcome: "asked".into(), ..line.clone() }, &target).await;
-            self.audit
-                .append(asked)
-                .await
-                .map_err(|e| revocation::Error::Journal(JournalError::Write(format!("audit: {e}"))))?;
-        }
-        let mut outcome = self.engine.apply(event).await?;
+        let mut outcome = self.take_in(event, guards).await?;
         self.observe(action, target.level(), received.1, &outcome);
         line = self.aimed(line, &target).await;
         line.at = Some(outcome.at);
@@ -197,6 +197,24 @@ impl Api {
             outcome.durable = Err(JournalError::Write(error));
         }
         Ok(self.applied((action, &target), outcome, principal, serial))
+    }
+
+    /// Lets go of the caller's credential as soon as the event is in effect.
+    async fn take_in(&self, event: Event, guards: Vec<Guard>) -> Result<Outcome, revocation::Error> {
+        if event.action == Action::Reinstate {
+            let outcome = self.engine.apply(event).await;
+            drop(guards);
+            return outcome;
+        }
+        let mut applying = Box::pin(self.engine.apply(event));
+        // The first step publishes and kills. The caller's own session may be among the killed, which end when their
+        // guards are gone.
+        let first = (&mut applying).now_or_never();
+        drop(guards);
+        match first {
+            Some(outcome) => outcome,
+            None => applying.await,
+        }
     }
 
     async fn write_down(&self, line: Entry) -> Result<(), String> {

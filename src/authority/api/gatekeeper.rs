@@ -147,7 +147,8 @@ fn refused(refusal: &Refusal) -> Response {
     axum::response::IntoResponse::into_response(refusal.clone())
 }
 
-async fn any_killed(guards: &[Guard]) {
+/// Waits until one of them is killed; for ever if there is none.
+pub(super) async fn any_killed(guards: &[Guard]) {
     match guards {
         [] => std::future::pending().await,
         [one] => drop(one.killed().await),

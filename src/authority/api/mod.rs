@@ -22,9 +22,10 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::Extension;
 use axum::middleware::from_fn_with_state;
-use axum::response::IntoResponse as _;
-use axum::routing::get;
+use axum::response::IntoResponse;
+use http::header::CONTENT_TYPE;
 use utoipa::OpenApi;
 use utoipa::openapi::security::HttpAuthScheme;
 use utoipa::openapi::security::HttpBuilder;
@@ -42,6 +43,7 @@ use crate::revocation::Engine;
 use crate::revocation::Registry;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
+use refusal::ProblemDocument;
 use refusal::Refusal;
 
 /// Where the document is, for anybody.
@@ -106,14 +108,29 @@ struct Document;
 /// The routes. Each request needs a [`Caller`] among its extensions.
 pub fn router(api: Arc<Api>) -> Router {
     let (router, document) = documented().split_for_parts();
-    let document = serde_json::to_string_pretty(&document).unwrap_or_default();
-    let serve = async move || ([(http::header::CONTENT_TYPE, "application/json")], document.clone());
+    let document: Arc<str> = serde_json::to_string_pretty(&document).unwrap_or_default().into();
     router
-        .route(OPENAPI, get(serve))
+        .layer(Extension(Served(document)))
         .fallback(async || Refusal::not_found().into_response())
         .method_not_allowed_fallback(async || Refusal::method_not_allowed().into_response())
         .layer(from_fn_with_state(Arc::clone(&api), gatekeeper::admit))
         .with_state(api)
+}
+
+/// The document, as it is served.
+#[derive(Clone)]
+struct Served(Arc<str>);
+
+/// This document. It needs no credential.
+#[utoipa::path(
+    get, path = "/openapi.json", operation_id = "get_openapi", tag = "operations",
+    responses(
+        (status = 200, description = "The document.", body = Object),
+        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+    )
+)]
+async fn get_openapi(Extension(Served(document)): Extension<Served>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], document.to_string())
 }
 
 /// What the API offers, as an OpenAPI 3.1 document (JSON); the same that it serves.
@@ -131,6 +148,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
     components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
     document.components = Some(components);
     OpenApiRouter::with_openapi(document)
+        .routes(routes!(get_openapi))
         .routes(routes!(change::post_revocations, revocations::list))
         .routes(routes!(revocations::one))
         .routes(routes!(change::post_revoke))

@@ -28,6 +28,8 @@ use crate::revocation::Registry;
 use crate::revocation::Standing;
 use crate::revocation::Target;
 
+/// The longest target that can be asked for, bytes.
+const MAX_TARGET: usize = 2048;
 /// The longest timeline, events.
 const MAX_EVENTS: usize = 1000;
 
@@ -196,7 +198,7 @@ pub(super) struct History {
 
 /// List what is revoked or suspended.
 #[utoipa::path(
-    get, path = "/v1/revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
+    get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the newest first.", body = Revocations),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
@@ -209,6 +211,9 @@ pub(super) async fn list(
     State(api): State<Arc<Api>>,
     Filter(mut wanted): Filter<Wanted>,
 ) -> Result<Json<Revocations>, Refusal> {
+    if wanted.target.as_ref().is_some_and(|name| name.is_empty() || name.len() > MAX_TARGET) {
+        return Err(Refusal::bad_request(format!("query: target: 1 to {MAX_TARGET} bytes")));
+    }
     if let (Some(level), Some(name)) = (wanted.level, &wanted.target) {
         let target = Target::parse(level, name, wanted.issuer.as_deref());
         let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
@@ -235,7 +240,7 @@ pub(super) async fn list(
 
 /// What became of one event: its timeline, and all that happened to its target.
 #[utoipa::path(
-    get, path = "/v1/revocations/{id}", tag = "revocations", security(("bearer" = []), ()),
+    get, path = "/v1/revocations/{id}", operation_id = "get_revocation", tag = "revocations", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "The id of an event.")),
     responses(
         (status = 200, description = "What became of it.", body = History),

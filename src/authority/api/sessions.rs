@@ -45,6 +45,7 @@ pub(super) struct Wanted {
     /// From this address, with or without port.
     address: Option<String>,
     /// On this listener.
+    #[param(inline)]
     listener: Option<Listener>,
     /// How many rows.
     #[serde(default)]
@@ -146,7 +147,7 @@ pub(super) struct Sessions {
 
 /// List who is connected.
 #[utoipa::path(
-    get, path = "/v1/sessions", tag = "sessions", params(Wanted), security(("bearer" = []), ()),
+    get, path = "/v1/sessions", operation_id = "list_sessions", tag = "sessions", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the oldest first.", body = Sessions),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
@@ -191,7 +192,7 @@ pub(super) struct Ended {
 
 /// End one session. Its credential is not denied: it may connect again.
 #[utoipa::path(
-    delete, path = "/v1/sessions/{id}", tag = "sessions", security(("bearer" = []), ()),
+    delete, path = "/v1/sessions/{id}", operation_id = "end_session", tag = "sessions", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "The id of a session."), Why),
     responses(
         (status = 200, description = "It has ended.", body = Ended),

@@ -81,7 +81,7 @@ struct CallerStatus {
 
 /// How the gate is.
 #[utoipa::path(
-    get, path = "/v1/status", tag = "operations", security(("bearer" = []), ()),
+    get, path = "/v1/status", operation_id = "get_status", tag = "operations", security(("bearer" = []), ()),
     responses(
         (status = 200, description = "How it is.", body = Status),
         (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),

@@ -48,7 +48,7 @@ pub(super) struct Token {
 ///
 /// Five a second from one address, ten at once. What is wrong with a secret is never said.
 #[utoipa::path(
-    post, path = "/v1/admin/auth", tag = "tokens", request_body = Login,
+    post, path = "/v1/admin/auth", operation_id = "buy_token", tag = "tokens", request_body = Login,
     responses(
         (status = 200, description = "A token.", body = Token),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
