@@ -17,6 +17,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio::task::yield_now;
 use utoipa::PartialSchema;
 use utoipa::ToSchema;
 use utoipa::openapi::Ref;
@@ -338,6 +339,8 @@ impl Api {
                 Some(answered) => put(&mut answers, answered),
                 None => in_hand.push(work),
             }
+            // Whoever else decides something has a turn after each.
+            yield_now().await;
             while in_hand.len() >= IN_HAND {
                 in_hand.next().await.into_iter().for_each(|answered| put(&mut answers, answered));
             }
