@@ -9,6 +9,7 @@ mod process;
 mod upstream;
 
 mod administrators_decide;
+mod bad_calls_are_refused;
 mod bystanders_go_on;
 mod certificates_are_read_strictly;
 mod certificates_are_remembered;

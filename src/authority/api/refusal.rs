@@ -19,6 +19,9 @@ use crate::problem::Problem;
 use crate::revocation;
 use crate::revocation::Target;
 
+/// The longest reason in words, characters: it is answered, logged and audited.
+const MAX_REASON: usize = 512;
+
 /// Why a call is refused. As a response it is unfinished: the gatekeeper gives it its request id and its audit line.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -61,7 +64,13 @@ pub(super) struct ProblemDocument {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { status, code, reason: reason.into(), about: None, retry_after: None }
+        // It may quote what was sent.
+        let mut reason: String = reason.into();
+        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+            reason.truncate(end);
+            reason.push('…');
+        }
+        Self { status, code, reason, about: None, retry_after: None }
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
