@@ -13,6 +13,7 @@ mod bad_calls_are_refused;
 mod bystanders_go_on;
 mod certificates_are_read_strictly;
 mod certificates_are_remembered;
+mod checks_agree_with_the_gate;
 mod claims_are_bound;
 mod disk_full_is_said;
 mod expiry_ends_sessions;

@@ -188,7 +188,11 @@ impl Api {
                 return Err(Refusal::bad_request(format!("query: certificate: {why}")));
             }
             Err(error) => {
-                let no = No { code: "certificate_untrusted", reason: error.to_string() };
+                let code = match error {
+                    identity::ChainError::Path(webpki::Error::CertExpired { .. }) => "certificate_expired",
+                    _ => "certificate_untrusted",
+                };
+                let no = No { code, reason: error.to_string() };
                 return Ok(self.verdict(Some(no), None, &[], 0));
             }
         };
@@ -200,7 +204,9 @@ impl Api {
         let mut verdict = self.verdict(no, seen.principal.clone(), &seen.targets, issued_at);
         verdict.sessions = self.live(|holder| holder.sha256.as_deref() == Some(&seen.sha256));
         verdict.certificates = vec![self.certificate(&seen)];
-        verdict.certificates.iter_mut().for_each(|certificate| certificate.allowed = verdict.allowed);
+        for certificate in &mut verdict.certificates {
+            (certificate.allowed, certificate.code) = (verdict.allowed, verdict.code.clone());
+        }
         Ok(verdict)
     }
 
@@ -317,6 +323,8 @@ impl Api {
         let code = match (denial, now < seen.not_after) {
             (Some(denial), _) => Some(denial.code()),
             (None, false) => Some("certificate_expired"),
+            // Which of the two it was is not remembered.
+            (None, true) if seen.principal.is_none() && !seen.authority => Some("identity_ambiguous"),
             (None, true) => None,
         };
         CertificateVerdict {
