@@ -33,6 +33,7 @@ mod revoked_administrators_are_out;
 mod roles_decide;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;
+mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;
 mod waiting_has_an_end;

@@ -264,7 +264,7 @@ impl Api {
 
     fn about(&self, line: Entry, refusal: &Refusal) -> Entry {
         let Some(about) = &refusal.about else { return line };
-        let line = Entry { action: about.action.into(), ..line };
+        let line = Entry { action: about.action.into(), id: about.event.clone(), ..line };
         match &about.target {
             Some(target) => self.aimed(line, target),
             None => line,

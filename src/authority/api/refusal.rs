@@ -38,6 +38,8 @@ pub(super) struct Refusal {
 pub(super) struct About {
     pub(super) action: &'static str,
     pub(super) target: Option<Target>,
+    /// The id of an event that is on record already.
+    pub(super) event: Option<String>,
 }
 
 /// A problem document (RFC 9457).
@@ -74,7 +76,13 @@ impl Refusal {
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
-        self.about = Some(Box::new(About { action, target: target.cloned() }));
+        self.about = Some(Box::new(About { action, target: target.cloned(), event: None }));
+        self
+    }
+
+    /// Of what was on record under this id before it was refused.
+    pub(super) fn of_event(mut self, id: &str) -> Self {
+        self.about.iter_mut().for_each(|about| about.event = Some(id.to_owned()));
         self
     }
 
