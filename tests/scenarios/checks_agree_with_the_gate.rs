@@ -47,8 +47,8 @@ async fn at_the_gate(lab: &Lab, cert: &Cert) -> String {
     serde_json::from_str::<Value>(body).unwrap()["code"].as_str().unwrap().to_owned()
 }
 
-/// Seen failing with a check that looks at the certificate and its principal alone, with one that takes the names of a
-/// certificate as they are, and with one that holds `issued_before` against the present.
+/// Seen failing with a check that looks at the certificate and its principal alone, and with one that holds
+/// `issued_before` against the present.
 #[tokio::test]
 async fn for_every_level_and_state() {
     let lab = Lab::plan().staffed().start().await;
@@ -107,8 +107,8 @@ async fn for_every_level_and_state() {
     }
 }
 
-/// Seen failing with an expired certificate that is only called untrusted, and with names that were refused and whose
-/// certificate, asked for by serial, was let in.
+/// Seen failing with an expired certificate that is only called untrusted, with a check that accepts any names, and with
+/// a certificate whose names were refused and that, asked for by serial, was let in.
 #[tokio::test]
 async fn for_certificates_that_nobody_revoked() {
     let lab = Lab::plan().staffed().start().await;

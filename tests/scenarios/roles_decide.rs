@@ -161,8 +161,7 @@ fn every_operation_is_in_the_matrix() {
     assert_eq!(documented, asked);
 }
 
-/// Seen failing with an operator who may lift by force, with an auditor who may end sessions, and with a dry run that
-/// takes what the change itself takes.
+/// Seen failing with an auditor who may end sessions, and with a dry run that takes what the change itself takes.
 #[tokio::test]
 async fn each_may_what_the_role_says_and_no_more() {
     let lab =

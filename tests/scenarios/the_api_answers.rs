@@ -53,7 +53,7 @@ async fn a_revocation_that_is_asked_again_is_renewed() {
     }
 }
 
-/// Seen failing with a dry run that publishes, and with one that counts the sessions of a principal alone.
+/// Seen failing with a dry run that is carried out.
 #[tokio::test]
 async fn a_dry_run_tells_all_and_changes_nothing() {
     let mut lab = Lab::plan().staffed().start().await;
@@ -316,7 +316,7 @@ async fn sessions_are_listed_by_whatever_is_asked() {
     }
 }
 
-/// Seen failing with an end that revokes, and with one that ends every session of the certificate.
+/// Seen failing with an end that takes every session of the certificate along.
 #[tokio::test]
 async fn a_session_that_is_ended_is_the_only_one() {
     let lab = Lab::plan().staffed().start().await;
