@@ -331,6 +331,10 @@ impl Api {
         for (i, change) in changes.iter().enumerate() {
             if guards.as_ref().is_some_and(|guards| !stand(guards)) {
                 guards = None;
+                // Those that are under way hold guards too, and her revocation waits for them: they go before the rest.
+                while let Some(answered) = in_hand.next().await {
+                    put(&mut answers, answered);
+                }
             }
             let (api, actor, strength) = (&self, &actor, guards.clone());
             let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });
