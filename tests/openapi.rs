@@ -1,5 +1,5 @@
 //! The OpenAPI document: complete, consistent, and the one that is committed. That the gate keeps to it is shown by
-//! `scenarios` (`the_document_is_kept`) and by `schemathesis`.
+//! `schemathesis`, and by the scenarios `roles_decide` and `bad_calls_are_refused`.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeSet;

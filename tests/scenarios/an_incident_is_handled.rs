@@ -39,6 +39,7 @@ impl Desk {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "one story, told straight through")]
 async fn from_the_first_look_to_the_proof() {
     let (site, upstream) = (Site::new(), Upstream::start().await);
     let (gate, at) = Process::start(site.run(upstream.address)).await;

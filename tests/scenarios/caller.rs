@@ -1,5 +1,9 @@
 //! One who calls the admin API: over HTTP/1.1 or HTTP/2, known by a certificate, by a token or not at all.
 
+use std::net::Ipv4Addr;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use http::header::AUTHORIZATION;
 use http::request;
@@ -176,4 +180,16 @@ pub(crate) fn query(pairs: &[(&str, &str)]) -> String {
         escaped.collect::<String>()
     };
     pairs.iter().map(|(key, value)| format!("{key}={}", escape(value))).collect::<Vec<_>>().join("&")
+}
+
+/// An address that nobody called from yet: how often an address calls is not what is asked here.
+pub(crate) fn fresh_address() -> Ipv4Addr {
+    static NEXT: [AtomicU8; 2] = [AtomicU8::new(1), AtomicU8::new(1)];
+    let last = NEXT[1].fetch_add(1, Ordering::Relaxed);
+    let middle = if last == u8::MAX {
+        NEXT[0].fetch_add(1, Ordering::Relaxed)
+    } else {
+        NEXT[0].load(Ordering::Relaxed)
+    };
+    Ipv4Addr::new(127, 1, middle, last)
 }

@@ -364,8 +364,16 @@ impl Lab {
 
 /// What a plain listener says.
 pub(crate) async fn plain(address: SocketAddr, path: &str) -> String {
+    plain_call(address, "GET", path, "").await
+}
+
+/// What a plain listener says to any call.
+pub(crate) async fn plain_call(address: SocketAddr, method: &str, path: &str, body: &str) -> String {
     let mut stream = within(TcpStream::connect(address)).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     within(stream.read_to_string(&mut text)).await.unwrap();

@@ -76,7 +76,7 @@ async fn revoke_in_the_middle(lab: &Lab, action: &str) {
     assert_eq!(when_it_returned, tasks(lab));
 }
 
-/// Seen failing with a batch that goes on whatever becomes of its caller.
+/// Seen failing with a batch that goes on whatever becomes of its caller: her revocation waits in vain.
 #[tokio::test]
 async fn in_the_middle_of_a_batch_of_revocations() {
     revoke_in_the_middle(&Lab::start().await, "revoke").await;
@@ -134,8 +134,8 @@ async fn open_call(lab: &Lab, token: &str) -> (Feeder, JoinHandle<Answer>) {
     (feeder, answer)
 }
 
-/// Seen failing without the gatekeeper's eye on the kill (the revocation waits in vain for a call that waits for its
-/// body), and, without the look at the credential before a change is carried out either, with the change in effect.
+/// Seen failing without the gatekeeper's eye on the kill: the revocation waits in vain for a call that waits for its
+/// body.
 #[tokio::test]
 async fn a_token_in_the_middle_of_a_call() {
     let lab = Lab::plan().staffed().start().await;

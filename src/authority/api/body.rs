@@ -5,6 +5,7 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::body::to_bytes;
 use axum::extract::FromRequestParts;
+use axum::extract::Path;
 use axum::extract::Query;
 use bytes::Bytes;
 use http::HeaderMap;
@@ -58,6 +59,26 @@ pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
     })?;
     json.end().map_err(|e| Refusal::bad_request(e.to_string()))?;
     Ok(parsed)
+}
+
+/// Parses a JSON object. An array of its members' values, which serde would take for one too, is none.
+pub(super) fn parse_object<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    match bytes.trim_ascii_start().first() {
+        Some(b'{') => parse(bytes),
+        _ => Err(Refusal::bad_request("a JSON object is expected")),
+    }
+}
+
+/// The `{id}` of a path.
+pub(super) struct Id(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        let read = Path::<String>::from_request_parts(parts, state).await;
+        read.map(|Path(id)| Self(id)).map_err(|e| Refusal::bad_request(format!("path: {e}")))
+    }
 }
 
 /// The query of a request; unknown and repeated keys are refused.

@@ -185,7 +185,7 @@ pub(super) async fn post_revocations(
     if bytes.trim_ascii_start().starts_with(b"[") {
         return api.change_many(&bytes, who).await.map(IntoResponse::into_response);
     }
-    let decision = api.decide(body::parse(&bytes)?, &who.actor)?;
+    let decision = api.decide(body::parse_object(&bytes)?, &who.actor)?;
     let done = Arc::clone(&api).in_a_task(decision, who).await?;
     Ok((done.status(), Json(done)).into_response())
 }
@@ -237,7 +237,7 @@ pub(super) async fn post_revoke(
     body: Body,
 ) -> Result<Json<Revoked>, Refusal> {
     let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
-    let Revoke { level: asked, target } = body::parse(&bytes)?;
+    let Revoke { level: asked, target } = body::parse_object(&bytes)?;
     let level: Level = asked.parse().map_err(|e| Refusal::bad_request(format!("level: {e}")))?;
     let change = Change {
         action: Action::Revoke,
@@ -331,6 +331,10 @@ impl Api {
         for (i, change) in changes.iter().enumerate() {
             if guards.as_ref().is_some_and(|guards| !stand(guards)) {
                 guards = None;
+                // Those that are under way hold guards too, and her revocation waits for them: they go before the rest.
+                while let Some(answered) = in_hand.next().await {
+                    put(&mut answers, answered);
+                }
             }
             let (api, actor, strength) = (&self, &actor, guards.clone());
             let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });
@@ -354,7 +358,9 @@ impl Api {
 
     async fn one_of_many(&self, change: &RawValue, actor: &Actor, guards: Option<Vec<Guard>>) -> Answer {
         let decided = match &guards {
-            Some(_) => body::parse(change.get().as_bytes()).and_then(|change| self.decide(change, actor)),
+            Some(_) => {
+                body::parse_object(change.get().as_bytes()).and_then(|change| self.decide(change, actor))
+            }
             None => Err(Refusal::unauthorized(TOO_LATE)),
         };
         let done = match decided {

@@ -67,7 +67,8 @@ pub(super) struct Question {
 /// Whether it would be let in, and why not.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Verdict {
-    /// Whether it would be let in. Of several certificates: all of them.
+    /// Whether it would be let in; of a serial that several certificates have, whether all of them would. Of a principal,
+    /// key or task it tells what stands against that itself; `certificates` tells what stands against each.
     allowed: bool,
     /// The code of the refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -195,7 +196,11 @@ impl Api {
                 return Err(Refusal::bad_request(format!("query: certificate: {why}")));
             }
             Err(error) => {
-                let no = No { code: "certificate_untrusted", reason: error.to_string() };
+                let code = match error {
+                    identity::ChainError::Path(webpki::Error::CertExpired { .. }) => "certificate_expired",
+                    _ => "certificate_untrusted",
+                };
+                let no = No { code, reason: error.to_string() };
                 return Ok(self.verdict(Some(no), None, &[], 0));
             }
         };
@@ -207,7 +212,9 @@ impl Api {
         let mut verdict = self.verdict(no, seen.principal.clone(), &seen.targets, issued_at);
         verdict.sessions = self.live(|holder| holder.sha256.as_deref() == Some(&seen.sha256));
         verdict.certificates = vec![self.certificate(&seen)];
-        verdict.certificates.iter_mut().for_each(|certificate| certificate.allowed = verdict.allowed);
+        for certificate in &mut verdict.certificates {
+            (certificate.allowed, certificate.code) = (verdict.allowed, verdict.code.clone());
+        }
         Ok(verdict)
     }
 
@@ -324,6 +331,8 @@ impl Api {
         let code = match (denial, now < seen.not_after) {
             (Some(denial), _) => Some(denial.code()),
             (None, false) => Some("certificate_expired"),
+            // Which of the two it was is not remembered.
+            (None, true) if seen.principal.is_none() && !seen.authority => Some("identity_ambiguous"),
             (None, true) => None,
         };
         CertificateVerdict {

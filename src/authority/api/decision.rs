@@ -145,12 +145,14 @@ impl Api {
         if !stand(&guards) {
             return Err(Refusal::unauthorized(TOO_LATE));
         }
-        let (action, target) = (event.action, event.target.clone());
+        let (action, target, id) = (event.action, event.target.clone(), event.id.clone());
         let applied = match action {
             Action::Reinstate => self.lift(event, actor, guards).await,
             Action::Revoke | Action::Suspend => self.apply(event, actor, guards).await.map_err(Refusal::from),
         };
-        applied.map(Done::Applied).map_err(|refusal| refusal.about(action.name(), Some(&target)))
+        applied
+            .map(Done::Applied)
+            .map_err(|refusal| refusal.about(action.name(), Some(&target)).of_event(&id))
     }
 
     /// What lets somebody in again is on record first, or it does not happen. That takes a while, after which the caller

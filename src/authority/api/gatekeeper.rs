@@ -265,7 +265,7 @@ impl Api {
 
     async fn about(&self, line: Entry, refusal: &Refusal) -> Entry {
         let Some(about) = &refusal.about else { return line };
-        let line = Entry { action: about.action.into(), ..line };
+        let line = Entry { action: about.action.into(), id: about.event.clone(), ..line };
         match &about.target {
             Some(target) => self.aimed(line, target).await,
             None => line,

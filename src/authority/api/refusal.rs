@@ -19,6 +19,9 @@ use crate::problem::Problem;
 use crate::revocation;
 use crate::revocation::Target;
 
+/// The longest reason in words, characters: it is answered, logged and audited.
+const MAX_REASON: usize = 512;
+
 /// Why a call is refused. As a response it is unfinished: the gatekeeper gives it its request id and its audit line.
 #[derive(Clone, Debug)]
 pub(super) struct Refusal {
@@ -35,6 +38,8 @@ pub(super) struct Refusal {
 pub(super) struct About {
     pub(super) action: &'static str,
     pub(super) target: Option<Target>,
+    /// The id of an event that is on record already.
+    pub(super) event: Option<String>,
 }
 
 /// A problem document (RFC 9457).
@@ -61,11 +66,23 @@ pub(super) struct ProblemDocument {
 
 impl Refusal {
     fn new(status: StatusCode, code: &'static str, reason: impl Into<String>) -> Self {
-        Self { status, code, reason: reason.into(), about: None, retry_after: None }
+        // It may quote what was sent.
+        let mut reason: String = reason.into();
+        if let Some((end, _)) = reason.char_indices().nth(MAX_REASON) {
+            reason.truncate(end);
+            reason.push('…');
+        }
+        Self { status, code, reason, about: None, retry_after: None }
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
-        self.about = Some(Box::new(About { action, target: target.cloned() }));
+        self.about = Some(Box::new(About { action, target: target.cloned(), event: None }));
+        self
+    }
+
+    /// Of what was on record under this id before it was refused.
+    pub(super) fn of_event(mut self, id: &str) -> Self {
+        self.about.iter_mut().for_each(|about| about.event = Some(id.to_owned()));
         self
     }
 

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::Path;
 use axum::extract::State;
 use serde::Deserialize;
 use serde::Serialize;
@@ -14,6 +13,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Filter;
+use super::body::Id;
 use super::decision::resolve;
 use super::listing::Limit;
 use super::listing::Moment;
@@ -252,10 +252,7 @@ pub(super) async fn list(
         (status = 500, description = "The audit cannot be read.", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn one(
-    State(api): State<Arc<Api>>,
-    Path(id): Path<String>,
-) -> Result<Json<History>, Refusal> {
+pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<History>, Refusal> {
     let entry = api.engine.select(|target, registers| {
         let mut standings = registers.standings();
         let found = standings.find(|(_, standing)| standing.stamp.1 == id);

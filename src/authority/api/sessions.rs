@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::Extension;
-use axum::extract::Path;
 use axum::extract::State;
+use futures_util::FutureExt as _;
 use serde::Deserialize;
 use serde::Serialize;
 use utoipa::IntoParams;
@@ -13,7 +13,10 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Filter;
+use super::body::Id;
+use super::decision::TOO_LATE;
 use super::gatekeeper::Administrator;
+use super::gatekeeper::stand;
 use super::listing::Limit;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
@@ -207,7 +210,7 @@ pub(super) struct Ended {
 pub(super) async fn end(
     State(api): State<Arc<Api>>,
     Extension(who): Extension<Administrator>,
-    Path(id): Path<String>,
+    Id(id): Id,
     Filter(why): Filter<Why>,
 ) -> Result<Json<Ended>, Refusal> {
     who.actor
@@ -259,10 +262,19 @@ impl Api {
         let session = self.engine.sessions().get(name).ok_or_else(unknown)?;
         let holder = Arc::clone(&session.credential().holder);
         drop(session);
-        // Her own session may be the one.
-        drop(guards);
+        if !stand(&guards) {
+            return Err(Refusal::unauthorized(TOO_LATE));
+        }
         let cause = Cause { code: "session_ended", reason: reason.clone().unwrap_or_default() };
-        let sessions_pending = self.engine.end_session(name, cause).await.ok_or_else(unknown)?;
+        let mut ending = Box::pin(self.engine.end_session(name, cause));
+        // The first step kills. Her own session may be the one, which ends when its guards are gone.
+        let first = (&mut ending).now_or_never();
+        drop(guards);
+        let ended = match first {
+            Some(ended) => ended,
+            None => ending.await,
+        };
+        let sessions_pending = ended.ok_or_else(unknown)?;
         let line = Entry {
             id: Some(id.to_owned()),
             principal: holder.principal.clone(),

@@ -69,7 +69,7 @@ pub(super) async fn post_auth(
     let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
     // What a parser says may quote what it read.
     let malformed = |_| Refusal::bad_request(r#"expected {"secret": "..."}"#);
-    let login: Login = body::parse(&bytes).map_err(malformed)?;
+    let login: Login = body::parse_object(&bytes).map_err(malformed)?;
     let bearer = api.access.holder(login.secret.as_bytes(), api.clock.now()).ok_or_else(denied)?;
     api.engine.judge(&api.credential(&bearer)).map_err(|_| denied())?;
     let line = Entry {
