@@ -246,7 +246,9 @@ fn read(stream: &mut impl Read) -> Option<(String, String)> {
 
 /// The program, without anything that the environment would tell it.
 pub(crate) fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    // Whoever runs the tests in the background may have them ignore Ctrl-C.
+    let mut program = Command::new("env");
+    program.args(["--default-signal=INT", env!("CARGO_BIN_EXE_portcullis")]);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("PORTCULLIS"))
     {
         program.env_remove(name);
