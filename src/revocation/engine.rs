@@ -33,6 +33,7 @@ use super::Target;
 use super::journal::Contents;
 use super::ledger::Ledger;
 use super::ledger::Merged;
+use super::ledger::PARTS;
 use super::outcome::code;
 use super::protocol;
 use super::registers::Entry;
@@ -178,7 +179,7 @@ impl Engine {
         let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
         let mut registers = known.unwrap_or_default();
         if event.is_refused(&registers) {
-            return Preview { changes: false, sessions: Vec::new() };
+            return Preview { changes: false, refused: true, sessions: Vec::new() };
         }
         let before = registers.entry();
         registers.merge(&Event { at: self.clamped(event.at), ..event.clone() });
@@ -189,7 +190,7 @@ impl Engine {
             sessions = self.sessions.matching(fingerprint, denied);
             sessions.retain(|session| session.cause().is_none());
         }
-        Preview { changes: after != before, sessions }
+        Preview { changes: after != before, refused: false, sessions }
     }
 
     /// Ends one session, whatever its credential, which is not denied and may come again. Returns how many sessions
@@ -253,10 +254,15 @@ impl Engine {
 
     /// What `pick` makes of the targets that anything is known of, in no order; without those it makes nothing of.
     ///
-    /// Every revocation waits while this runs, and every credential that is being denied: `pick` compares and copies,
-    /// and does nothing else. It must not call the engine.
+    /// A revocation that comes meanwhile waits for a small part of this, and may be seen or not. `pick` compares and
+    /// copies, and does nothing else: it must not call the engine.
     pub fn select<T>(&self, mut pick: impl FnMut(&Target, &Registers) -> Option<T>) -> Vec<T> {
-        self.ledger().iter().filter_map(|(target, registers)| pick(target, registers)).collect()
+        let mut picked = Vec::new();
+        for part in 0..PARTS {
+            let ledger = self.ledger();
+            picked.extend(ledger.part(part).filter_map(|(target, registers)| pick(target, registers)));
+        }
+        picked
     }
 
     /// Whether everything in effect is on disk.

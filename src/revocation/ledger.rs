@@ -13,10 +13,12 @@ use super::registers::Entry;
 use crate::clock::Timestamp;
 use crate::session::Fingerprint;
 
+/// In how many parts the ledger is, so that whoever looks at all of it can let others in between.
+pub(super) const PARTS: usize = 64;
+
 /// What every target that anything is known of is up to.
-#[derive(Default)]
 pub(super) struct Ledger {
-    targets: HashMap<Fingerprint, (Target, Registers)>,
+    parts: [HashMap<Fingerprint, (Target, Registers)>; PARTS],
     /// Targets that are revoked or suspended, by the level's place in [`Level::ALL`].
     counts: [usize; Level::ALL.len()],
 }
@@ -45,15 +47,21 @@ pub(super) struct Lapsed {
     pub(super) entries: Vec<(Fingerprint, Option<Entry>)>,
 }
 
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { parts: std::array::from_fn(|_| HashMap::new()), counts: [0; Level::ALL.len()] }
+    }
+}
+
 impl Ledger {
     /// What is known of a target.
     pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<&(Target, Registers)> {
-        self.targets.get(&fingerprint)
+        self.parts.get(part_of(fingerprint))?.get(&fingerprint)
     }
 
-    /// Everything that is known.
-    pub(super) fn iter(&self) -> impl Iterator<Item = &(Target, Registers)> {
-        self.targets.values()
+    /// What one part knows.
+    pub(super) fn part(&self, part: usize) -> impl Iterator<Item = &(Target, Registers)> {
+        self.parts.get(part).into_iter().flat_map(HashMap::values)
     }
 
     /// How many targets are revoked or suspended, in the order of [`Level::ALL`].
@@ -64,7 +72,7 @@ impl Ledger {
     /// Merges an event into the registers of its target.
     pub(super) fn merge(&mut self, fingerprint: Fingerprint, event: &Event) -> Merged {
         let blank = || (event.target.clone(), Registers::default());
-        let (_, registers) = self.targets.entry(fingerprint).or_insert_with(blank);
+        let (_, registers) = self.parts[part_of(fingerprint)].entry(fingerprint).or_insert_with(blank);
         let before = registers.entry();
         registers.merge(event);
         let after = registers.entry();
@@ -85,7 +93,7 @@ impl Ledger {
         let entry = registers.entry();
         if !registers.is_blank() {
             recount(&mut self.counts, target.level(), None, entry);
-            self.targets.insert(fingerprint, (target, registers));
+            self.parts[part_of(fingerprint)].insert(fingerprint, (target, registers));
         }
         (entry, lapsed)
     }
@@ -94,7 +102,7 @@ impl Ledger {
     pub(super) fn expire(&mut self, now: Timestamp, skew: Duration) -> Lapsed {
         let mut lapsed = Lapsed::default();
         let counts = &mut self.counts;
-        self.targets.retain(|fingerprint, (target, registers)| {
+        let mut look = |fingerprint: &Fingerprint, (target, registers): &mut (Target, Registers)| {
             let before = registers.entry();
             if registers.expire(now, skew) {
                 let after = registers.entry();
@@ -103,9 +111,14 @@ impl Ledger {
                 lapsed.targets.push(target.clone());
             }
             !registers.is_blank()
-        });
+        };
+        self.parts.iter_mut().for_each(|part| part.retain(&mut look));
         lapsed
     }
+}
+
+fn part_of(fingerprint: Fingerprint) -> usize {
+    usize::try_from(fingerprint.0 % PARTS as u128).unwrap_or_default()
 }
 
 fn recount(

@@ -58,6 +58,8 @@ pub struct Preview {
     /// Whether what the target's credentials are allowed would be another than now. Never for a reinstatement that
     /// would be refused for want of force.
     pub changes: bool,
+    /// Whether it would be refused: a reinstatement of what is revoked, without force.
+    pub refused: bool,
     /// The live sessions that it would end.
     pub sessions: Vec<Arc<Session>>,
 }
