@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::Extensions;
 use http::HeaderValue;
 use http::Request;
 use http::Response;
@@ -79,6 +80,11 @@ pub trait Handler: 'static {
         route: &Self::Route,
     ) -> Result<(), Refusal>;
 
+    /// Takes note of a refusal, before it is answered.
+    fn refused(&self, _: &Refusal, _: &Connection, _: RequestId) -> impl Future<Output = ()> {
+        std::future::ready(())
+    }
+
     /// Answers it.
     fn serve(
         &self,
@@ -131,6 +137,23 @@ pub struct Connection {
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
     served: Cell<bool>,
+    /// What the handler keeps about it.
+    extensions: RefCell<Extensions>,
+    standing: Rc<Standing>,
+}
+
+/// A socket that the accept loop hands over.
+pub(super) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) address: SocketAddr,
+    pub(super) standing: Rc<Standing>,
+}
+
+/// What the accept loop knows of a connection.
+#[derive(Default)]
+pub(super) struct Standing {
+    /// Its client is one for whom others make room.
+    pub(super) vouched: Cell<bool>,
 }
 
 impl Connection {
@@ -142,6 +165,16 @@ impl Connection {
     /// Keeps its session in the table; `None` of a connection that was refused from the start.
     pub fn guard(&self) -> Option<&Guard> {
         self.guard.as_ref()
+    }
+
+    /// What the handler keeps about it.
+    pub fn extensions(&self) -> &RefCell<Extensions> {
+        &self.extensions
+    }
+
+    /// Says that its client is one for whom others make room when connections are short.
+    pub fn vouch(&self) {
+        self.standing.vouched.set(true);
     }
 
     /// Where the other end is.
@@ -170,17 +203,17 @@ enum Barred {
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
 pub(super) async fn serve<H: Handler>(
     context: Rc<Context<H>>,
-    socket: TcpStream,
-    address: SocketAddr,
+    accepted: Accepted,
     drain: watch::Receiver<bool>,
 ) {
+    let Accepted { socket, address, standing } = accepted;
     let Some(stream) = shake_hands(&context, socket, address).await else {
         return;
     };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let connection = Rc::new(context.admit(&stream, origin));
+    let connection = Rc::new(Connection { standing, ..context.admit(&stream, origin) });
     let session = connection.guard.clone();
     let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
     if let (Some(guard), Ok(handle)) = (&guard, SockRef::from(&stream.get_ref().0.0).try_clone()) {
@@ -265,6 +298,8 @@ impl<H: Handler> Context<H> {
             tunnelled: Arc::default(),
             close: Notify::new(),
             served: Cell::new(false),
+            extensions: RefCell::default(),
+            standing: Rc::default(),
         }
     }
 
@@ -282,6 +317,7 @@ impl<H: Handler> Context<H> {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, id) {
                     connection.close.notify_one();
+                    self.handler.refused(&refusal, connection, id).await;
                     return response;
                 }
             }

@@ -1,5 +1,6 @@
 //! Listeners: one socket for each thread on one port, and the loop that accepts.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
@@ -12,12 +13,15 @@ use socket2::Socket;
 use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connection;
+use super::connection::Accepted;
 use super::connection::Context;
 use super::connection::Handler;
+use super::connection::Standing;
 
 const BACKLOG: i32 = 4096;
 /// How long the accept loop rests when it cannot accept, for instance for lack of file descriptors.
@@ -56,8 +60,18 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 pub struct Bounds {
     /// More wait in the kernel until one of these ends.
     pub connections: usize,
+    /// The bound is on connections that the handler does not vouch for, and the oldest of them makes room for a new one:
+    /// nobody keeps others out by holding connections open.
+    pub evicts: bool,
     /// From the drain on.
     pub drain: Duration,
+}
+
+impl Bounds {
+    /// How many connections there may be in all.
+    fn most(self) -> usize {
+        if self.evicts { self.connections.saturating_mul(8) } else { self.connections }
+    }
 }
 
 /// Accepts and serves until `drain` says so; then lets the open connections end, within its bounds.
@@ -70,13 +84,20 @@ pub async fn accept<H: Handler>(
     bounds: Bounds,
 ) -> usize {
     let mut connections = JoinSet::new();
+    let mut unknown = Unknown::default();
     let stop = drain.clone();
     loop {
         tokio::select! {
             _ = drain.wait_for(|drain| *drain) => break,
-            accepted = listener.accept(), if connections.len() < bounds.connections => match accepted {
+            accepted = listener.accept(), if connections.len() < bounds.most() => match accepted {
                 Ok((socket, address)) => {
-                    connections.spawn_local(connection::serve(Rc::clone(&context), socket, address, stop.clone()));
+                    let accepted = Accepted { socket, address, standing: Rc::default() };
+                    let standing = Rc::clone(&accepted.standing);
+                    let task = connections.spawn_local(connection::serve(Rc::clone(&context), accepted, stop.clone()));
+                    if bounds.evicts {
+                        unknown.0.push_back((task, standing));
+                        unknown.leave_room(bounds.connections);
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -96,9 +117,29 @@ pub async fn accept<H: Handler>(
     connections.len()
 }
 
+/// Connections that nobody has vouched for yet, the oldest first.
+#[derive(Default)]
+struct Unknown(VecDeque<(AbortHandle, Rc<Standing>)>);
+
+impl Unknown {
+    /// Ends the oldest until there are no more than `most`. Those that are vouched for do not count: there are as many
+    /// of them as administrators open.
+    fn leave_room(&mut self, most: usize) {
+        if self.0.len() <= most {
+            return;
+        }
+        self.0.retain(|(task, standing)| !task.is_finished() && !standing.vouched.get());
+        while self.0.len() > most {
+            self.0.pop_front().iter().for_each(|(task, _)| task.abort());
+        }
+    }
+}
+
 /// A panic ends one connection, never the others.
 fn report(ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended {
+    if let Err(error) = ended
+        && !error.is_cancelled()
+    {
         tracing::error!(%error, "a connection's task failed");
     }
 }

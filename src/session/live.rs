@@ -152,7 +152,7 @@ impl Session {
     }
 
     /// Waits until the last guard is gone.
-    pub(super) async fn ended(&self) {
+    pub async fn ended(&self) {
         loop {
             let ended = self.ended.notified();
             let mut ended = std::pin::pin!(ended);
@@ -181,6 +181,11 @@ impl Guard {
     /// The session.
     pub fn session(&self) -> &Session {
         &self.session
+    }
+
+    /// The session, for somebody who does not keep it in the table.
+    pub fn watched(&self) -> Arc<Session> {
+        Arc::clone(&self.session)
     }
 
     /// Why the session was killed; `None` while it lives.

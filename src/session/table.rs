@@ -54,6 +54,11 @@ impl Sessions {
         Guard::new(session, Arc::clone(self))
     }
 
+    /// Whether `fingerprint` is one of those that the credentials of live sessions share: an authority's, a trust domain's.
+    pub fn is_shared(&self, fingerprint: Fingerprint) -> bool {
+        self.mass.contains_key(&fingerprint)
+    }
+
     /// Kills every session of `fingerprint` for which `denied` has a cause, and returns them.
     pub fn kill(&self, fingerprint: Fingerprint, denied: impl Fn(&Credential) -> Option<Cause>) -> Killed {
         let (mut hit, mut fresh) = (Vec::new(), 0);
