@@ -159,7 +159,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
     let threads = threads.unwrap_or(1).max(1);
     let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
-    let bounds = Bounds { connections: (connections / threads).max(1), drain: config.gate.drain };
+    let connections = (connections / threads).max(1);
+    let bounds = Bounds { connections, evicts: false, drain: config.gate.drain };
     let listeners = bind("gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);

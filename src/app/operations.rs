@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
@@ -30,12 +29,17 @@ use crate::authority::Access;
 use crate::authority::Api;
 use crate::authority::Audit;
 use crate::authority::Caller;
+use crate::authority::Load;
+use crate::authority::Recognised;
 use crate::authority::Secret;
+use crate::authority::Tokens;
 use crate::clock::Clock;
 use crate::config;
 use crate::config::Config;
 use crate::config::ConfigError;
+use crate::identity::Binding;
 use crate::identity::DnsName;
+use crate::identity::Trust;
 use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Body;
@@ -53,7 +57,9 @@ use crate::telemetry::Health;
 use crate::telemetry::Metrics;
 
 /// The admin listener's bounds.
-const ADMIN: Bounds = Bounds { connections: 128, drain: Duration::from_secs(5) };
+const ADMIN: Bounds = Bounds { connections: 512, evicts: true, drain: Duration::from_secs(5) };
+/// How often refusals that were not audited one by one are summed up.
+const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often lapsed entries are looked for.
@@ -62,7 +68,7 @@ const EXPIRY: Duration = Duration::from_secs(60);
 /// What runs beside the gate: the admin listener, the plain listener, housekeeping.
 pub(super) struct Operations {
     shared: Shared,
-    admin: Option<(StdListener, Secured, Router)>,
+    admin: Option<(StdListener, Secured, Arc<Api>)>,
     metrics: Option<StdListener>,
     condition: Condition,
 }
@@ -86,9 +92,10 @@ impl Operations {
             };
             let opened = Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?;
             condition.audit = Some(opened.clone());
-            let api = shared.api(section, gate, opened, condition.clone())?;
+            let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
+            let api = shared.api(section, gate.binding(), trusted, (opened, condition.clone()))?;
             let listener = bind("admin.listen", section.listen, 1)?;
-            admin = listener.into_iter().next().map(|bound| (bound, secured, authority::router(api)));
+            admin = listener.into_iter().next().map(|bound| (bound, secured, api));
         }
         let metrics = match &config.metrics {
             Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
@@ -116,11 +123,15 @@ impl Operations {
                     // The sender lives until the gate has drained; losing it means the same.
                     let _ = drain.wait_for(|drain| *drain).await;
                 }
-                Some((listener, secured, router)) => {
+                Some((listener, secured, api)) => {
+                    spawn_local(sum_up(Arc::clone(&api)));
+                    let router = authority::router(Arc::clone(&api));
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason };
-                    let context = shared.context("admin", secured, rules, Admin(router));
+                    let context =
+                        shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
+                    api.sum_up().await;
                 }
             }
             Ok(())
@@ -129,7 +140,10 @@ impl Operations {
 }
 
 /// The handler of the admin listener.
-struct Admin(Router);
+struct Admin {
+    router: Router,
+    api: Arc<Api>,
+}
 
 impl Handler for Admin {
     type Route = ();
@@ -141,6 +155,13 @@ impl Handler for Admin {
     fn judge(&self, _: &Request<Incoming>, _: &Connection, (): &()) -> Result<(), Refusal> {
         // The API judges its callers itself: what they may do depends on what they ask.
         Ok(())
+    }
+
+    /// A revoked administrator gets no further than to her connection; that she tried is on record all the same.
+    async fn refused(&self, refusal: &Refusal, connection: &Connection, id: RequestId) {
+        let (principal, address) = (connection.peer().map(|peer| peer.principal()), connection.address());
+        let (_, code) = refusal.status();
+        self.api.record_denial(principal.unwrap_or_default(), code, address, &id.to_string()).await;
     }
 
     async fn serve(
@@ -157,8 +178,12 @@ impl Handler for Admin {
             address: connection.address(),
             request_id: id.to_string(),
             guard: connection.guard().cloned(),
+            tokens: connection.extensions().borrow_mut().get_or_insert_default::<Tokens>().clone(),
         });
-        let Ok(response) = self.0.clone().call(request.map(axum::body::Body::new)).await;
+        let Ok(response) = self.router.clone().call(request.map(axum::body::Body::new)).await;
+        if response.extensions().get::<Recognised>().is_some() {
+            connection.vouch();
+        }
         Ok(response.map(|body| Body::Other(body.map_err(Into::into).boxed_unsync())))
     }
 }
@@ -208,6 +233,14 @@ async fn keep_house(engine: Arc<Engine>) {
     }
 }
 
+async fn sum_up(api: Arc<Api>) {
+    let mut turns = tokio::time::interval(SUM_UP);
+    loop {
+        turns.tick().await;
+        api.sum_up().await;
+    }
+}
+
 async fn keep_registry(registry: Arc<Registry>) {
     let mut turns = tokio::time::interval(FLUSH);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -226,9 +259,9 @@ impl Shared {
     fn api(
         &self,
         section: &config::Admin,
-        gate: &Peers,
-        audit: Audit,
-        condition: Condition,
+        binding: &Binding,
+        [trust, admins]: [Arc<Trust>; 2],
+        (audit, condition): (Audit, Condition),
     ) -> Result<Arc<Api>, Error> {
         let names =
             section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
@@ -239,8 +272,9 @@ impl Shared {
             registry: Arc::clone(&self.registry),
             audit,
             access: Access::new(roles, load_secrets(&self.config, section)?, section.limits),
-            trust: Arc::clone(gate.trust()),
-            binding: gate.binding().clone(),
+            trust,
+            admins,
+            binding: binding.clone(),
             mode: mode.name(),
             enforces: mode == Mode::Strict,
             ready: Box::new(move || condition.ready()),
@@ -248,7 +282,7 @@ impl Shared {
             clock: self.clock.clone(),
             started: self.clock.now(),
             metrics: self.metrics.clone(),
-            suppressed: AtomicU64::new(0),
+            load: Load::default(),
         }))
     }
 }

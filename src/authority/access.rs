@@ -36,8 +36,8 @@ use crate::revocation::Target;
 
 /// How long a token lasts.
 pub(super) const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
-/// More tokens than this at once, and the oldest go.
-const MAX_TOKENS: usize = 1024;
+/// More tokens than this for one secret at once, and its oldest goes.
+const MAX_TOKENS: usize = 64;
 /// A shorter secret could be guessed.
 const MIN_SECRET: usize = 32;
 /// A longer one is a wrong file.
@@ -215,8 +215,9 @@ impl Access {
         let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_ref()));
         let mut tokens = self.tokens();
         tokens.retain(|_, other| is_fresh(other, bearer.issued_at));
-        if tokens.len() >= MAX_TOKENS {
-            let oldest = tokens.iter().min_by_key(|(_, other)| other.issued_at).map(|(digest, _)| *digest);
+        let own = || tokens.iter().filter(|(_, other)| other.actor == bearer.actor);
+        if own().count() >= MAX_TOKENS {
+            let oldest = own().min_by_key(|(_, other)| other.issued_at).map(|(digest, _)| *digest);
             oldest.map(|digest| tokens.remove(&digest));
         }
         tokens.insert(digest_of(token.as_bytes()), bearer);

@@ -162,6 +162,11 @@ impl Registry {
         }
     }
 
+    /// Whether `target` is the certificate or the key of an authority that was seen. Blocks on the disk, for a few reads.
+    pub fn is_of_authority(&self, target: &Target) -> bool {
+        self.find(target, Wanted::Own, usize::MAX).iter().any(|seen| seen.authority)
+    }
+
     /// How many certificates are known; one that is seen again counts twice until the next flush.
     pub fn len(&self) -> usize {
         let waiting = self.waiting();

@@ -10,6 +10,7 @@ mod upstream;
 
 mod administrators_decide;
 mod an_incident_is_handled;
+mod attackers_get_nowhere;
 mod bad_calls_are_refused;
 mod bystanders_go_on;
 mod certificates_are_read_strictly;

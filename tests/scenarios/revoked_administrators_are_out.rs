@@ -122,13 +122,13 @@ async fn an_operator_who_is_suspended_until_she_is_reinstated() {
 }
 
 /// A call with a token, in the middle of its body.
-async fn open_call(lab: &Lab, token: &str) -> (Feeder, JoinHandle<Answer>) {
+async fn open_call(lab: &Lab, token: &str) -> (Feeder, JoinHandle<hyper::Result<Answer>>) {
     let mut connection = lab.admin_client(None).h1().await;
     let (feeder, body) = feed();
     let request = connection.request("POST", "/v1/revocations").header(JSON.0, JSON.1);
     let request = request.header("authorization", format!("Bearer {token}")).body(body).unwrap();
     feeder.send(Frame::data(r#"{"action":"revoke","level":"task","#.into())).await.unwrap();
-    let answer = tokio::spawn(async move { connection.exchange(request).await.unwrap() });
+    let answer = tokio::spawn(async move { connection.exchange(request).await });
     let is_open = || lab.running().engine().sessions().list().iter().any(|one| one.protocol() == "bearer");
     until(is_open).await;
     (feeder, answer)
@@ -152,7 +152,10 @@ async fn a_token_in_the_middle_of_a_call() {
         let (feeder, answer) = open_call(&lab, token).await;
         let revoked = ops.done(&change).await;
         assert_eq!((&revoked["sessions_ended"], &revoked["sessions_pending"]), (&json!(1), &json!(0)));
-        within(answer).await.unwrap().assert_refused(code.0, code.1);
+        // Its connection is cut with it; that may be quicker than the answer.
+        if let Ok(answer) = within(answer).await.unwrap() {
+            answer.assert_refused(code.0, code.1);
+        }
         // The connection may be closed already.
         let _ = feeder.send(Frame::data(r#""target":"t"}"#.into())).await;
         assert_eq!(tasks(&lab), 0);

@@ -121,7 +121,7 @@ impl Wanted {
             level: level.map(|level| level.name().to_owned()),
             target,
             principal: either("principal", self.principal, "agent_id", self.agent_id)?,
-            serial: self.serial,
+            serial: self.serial.map(|serial| canonical(Level::Certificate, &serial)).transpose()?,
             id: self.id,
             correlation_id: self.correlation_id,
             since: self.since,
@@ -133,6 +133,12 @@ impl Wanted {
     }
 }
 
+/// The one spelling of a name.
+pub(super) fn canonical(level: Level, name: &str) -> Result<String, Refusal> {
+    let target = Target::parse(level, name, None);
+    target.map(|target| target.name().to_owned()).map_err(|e| Refusal::bad_request(format!("query: {e}")))
+}
+
 fn either(a: &str, of_a: Option<String>, b: &str, of_b: Option<String>) -> Result<Option<String>, Refusal> {
     match (of_a, of_b) {
         (Some(_), Some(_)) => Err(Refusal::bad_request(format!("query: {b} stands for {a}"))),
@@ -142,10 +148,8 @@ fn either(a: &str, of_a: Option<String>, b: &str, of_b: Option<String>) -> Resul
 
 impl Api {
     /// A page of the audit, read where it may take its time.
-    pub(super) async fn page_of(&self, query: Query) -> Result<Page, Refusal> {
-        let audit = self.audit.clone();
-        let found = tokio::task::spawn_blocking(move || audit.find(&query)).await;
-        let found = found.map_err(|e| Refusal::internal(e.to_string()))?;
+    pub(super) async fn page_of(self: &Arc<Self>, query: Query) -> Result<Page, Refusal> {
+        let found = self.at_leisure(move |api| api.audit.find(&query)).await?;
         found.map_err(|e| Refusal::internal(format!("audit: {e}")))
     }
 }

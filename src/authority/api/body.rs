@@ -1,52 +1,67 @@
 //! What callers send: JSON bodies and queries, read strictly.
 
-use std::time::Duration;
-
 use axum::body::Body;
-use axum::body::to_bytes;
 use axum::extract::FromRequestParts;
 use axum::extract::Path;
 use axum::extract::Query;
 use bytes::Bytes;
+use bytes::BytesMut;
 use http::HeaderMap;
+use http::header::CONTENT_LENGTH;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use http_body_util::BodyExt as _;
 use serde::de::DeserializeOwned;
+use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
+use super::Api;
 use super::refusal::Refusal;
 
-/// Reads a JSON body of at most `limit` bytes; as a whole it may take `patience`.
-pub(super) async fn read(
+/// A body that needs no room by itself, bytes.
+const SHORT: usize = 64 * 1024;
+
+/// Reads a JSON body of at most `limit` bytes; as a whole it may take [`Api::patience`]. A long one takes room, which is
+/// limited for all callers together, for as long as what is returned lives.
+pub(super) async fn read<'a>(
     headers: &HeaderMap,
     body: Body,
     limit: usize,
-    patience: Duration,
-) -> Result<Bytes, Refusal> {
+    api: &'a Api,
+) -> Result<(Bytes, Option<SemaphorePermit<'a>>), Refusal> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         return Err(Refusal::unsupported_media_type());
     }
-    match timeout(patience, to_bytes(body, limit)).await {
-        Ok(Ok(bytes)) => Ok(bytes),
-        Ok(Err(error)) => Err(match is_too_long(&error) {
-            true => Refusal::payload_too_large(limit),
-            false => Refusal::bad_request(error.to_string()),
-        }),
-        Err(_) => Err(Refusal::request_timeout()),
+    let announced =
+        headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > limit) {
+        return Err(Refusal::payload_too_large(limit));
     }
+    let reading = collect(body, limit, || api.load.room_for(announced.unwrap_or(limit)));
+    timeout(api.patience, reading).await.unwrap_or_else(|_| Err(Refusal::request_timeout()))
 }
 
-fn is_too_long(error: &axum::Error) -> bool {
-    let mut next: Option<&dyn std::error::Error> = Some(error);
-    while let Some(error) = next {
-        if error.is::<http_body_util::LengthLimitError>() {
-            return true;
+async fn collect<P>(
+    mut body: Body,
+    limit: usize,
+    room_for: impl Fn() -> Result<P, Refusal>,
+) -> Result<(Bytes, Option<P>), Refusal> {
+    let (mut bytes, mut room) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Refusal::bad_request(e.to_string()))?;
+        // Trailers say nothing.
+        let Ok(chunk) = frame.into_data() else { continue };
+        if bytes.len() + chunk.len() > limit {
+            return Err(Refusal::payload_too_large(limit));
         }
-        next = error.source();
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > SHORT && room.is_none() {
+            room = Some(room_for()?);
+        }
     }
-    false
+    Ok((bytes.freeze(), room))
 }
 
 /// Parses JSON, the whole of it, and names the place of a mistake.

@@ -1,5 +1,6 @@
 //! `POST /v1/revocations` and `POST /v1/revoke`: what is asked, read and held against the caller's role.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,14 +10,20 @@ use axum::extract::Extension;
 use axum::extract::State;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use bytes::Bytes;
 use futures_util::FutureExt as _;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use http::HeaderMap;
 use http::StatusCode;
 use serde::Deserialize;
+use serde::Deserializer;
 use serde::Serialize;
+use serde::de::Error as _;
+use serde::de::SeqAccess;
+use serde::de::Visitor;
 use serde_json::value::RawValue;
+use tokio::task::spawn_blocking;
 use tokio::task::yield_now;
 use utoipa::PartialSchema;
 use utoipa::ToSchema;
@@ -34,6 +41,7 @@ use super::decision::DryRun;
 use super::decision::TOO_LATE;
 use super::gatekeeper::Actor;
 use super::gatekeeper::Administrator;
+use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::listing::Moment;
 use super::refusal::ProblemDocument;
@@ -48,6 +56,8 @@ use crate::session::Guard;
 
 /// The largest body, bytes: a batch of the greatest size with some 800 bytes a change.
 const MAX_BODY: usize = 8 * 1024 * 1024;
+/// The largest body of one change, bytes.
+const MAX_ONE: usize = 64 * 1024;
 /// The most changes in one batch.
 const MAX_BATCH: usize = 10_000;
 /// How many of them wait for the journal at once.
@@ -181,9 +191,13 @@ pub(super) async fn post_revocations(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    // Until the answer is there: what is in hand is as large.
+    let (bytes, _room) = body::read(&headers, body, MAX_BODY, &api).await?;
     if bytes.trim_ascii_start().starts_with(b"[") {
-        return api.change_many(&bytes, who).await.map(IntoResponse::into_response);
+        return api.change_many(bytes, who).await;
+    }
+    if bytes.len() > MAX_ONE {
+        return Err(Refusal::payload_too_large(MAX_ONE));
     }
     let decision = api.decide(body::parse_object(&bytes)?, &who.actor)?;
     let done = Arc::clone(&api).in_a_task(decision, who).await?;
@@ -236,7 +250,7 @@ pub(super) async fn post_revoke(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Revoked>, Refusal> {
-    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    let (bytes, _) = body::read(&headers, body, MAX_ONE, &api).await?;
     let Revoke { level: asked, target } = body::parse_object(&bytes)?;
     let level: Level = asked.parse().map_err(|e| Refusal::bad_request(format!("level: {e}")))?;
     let change = Change {
@@ -281,12 +295,11 @@ impl Api {
             return Err(Refusal::bad_request("expires_at: in the past, so that nothing would be hit"));
         }
         let about = |refusal: Refusal| refusal.about(change.action.name(), Some(&target));
-        let (least, what) = change.takes();
-        who.require(least, &what).map_err(about)?;
-        let strikes = change.action != Action::Reinstate && !change.preemptive && !change.dry_run;
-        if strikes && target.level() == Level::Certificate && !self.knows_certificate(&target) {
-            return Err(about(Refusal::unknown_certificate(target.name())));
-        }
+        let may = self.may(&change, &target, who).map_err(about);
+        let refused = match change.dry_run {
+            true => may.err(),
+            false => may.map(|()| None)?,
+        };
         let at = self.engine.now_for(&target);
         let event = Event {
             reason: change.reason,
@@ -298,7 +311,18 @@ impl Api {
             force: change.force,
             ..Event::new(change.action, target, at)
         };
-        Ok(Decision { event, dry_run: change.dry_run })
+        Ok(Decision { event, dry_run: change.dry_run, refused })
+    }
+
+    /// Whether a caller may ask this, and it names something.
+    fn may(&self, change: &Change, target: &Target, who: &Actor) -> Result<(), Refusal> {
+        let (least, what) = change.takes(|| who.role < Some(Role::Admin) && self.is_of_authority(target));
+        who.require(least, &what)?;
+        let strikes = change.action != Action::Reinstate && !change.preemptive;
+        if strikes && target.level() == Level::Certificate && !self.knows_certificate(target) {
+            return Err(Refusal::unknown_certificate(target.name()));
+        }
+        Ok(())
     }
 
     /// A task of its own: a caller who revokes herself, or hangs up, ends the call, never the revocation.
@@ -308,11 +332,15 @@ impl Api {
         task.await.unwrap_or_else(|e| Err(Refusal::internal(e.to_string())))
     }
 
-    async fn change_many(self: &Arc<Self>, bytes: &[u8], who: Administrator) -> Result<Response, Refusal> {
-        let changes: Vec<Box<RawValue>> = body::parse(bytes)?;
-        if changes.is_empty() || changes.len() > MAX_BATCH {
-            let reason = format!("a batch of {}; 1 to {MAX_BATCH} may be asked", changes.len());
-            return Err(Refusal::bad_request(reason));
+    async fn change_many(self: &Arc<Self>, bytes: Bytes, who: Administrator) -> Result<Response, Refusal> {
+        // Megabytes: on another thread than that of everybody's revocations.
+        let parsed = spawn_blocking(move || body::parse(&bytes)).await;
+        let Batch(changes) = parsed.unwrap_or_else(|e| Err(Refusal::internal(e.to_string())))?;
+        if changes.is_empty() {
+            return Err(Refusal::bad_request(format!("a batch of 0; 1 to {MAX_BATCH} may be asked")));
+        }
+        if who.actor.role < Some(Role::Operator) && changes.iter().any(|change| !is_dry_run(change)) {
+            who.actor.require(Role::Operator, "a batch that is not all dry runs")?;
         }
         let task = tokio::spawn(Arc::clone(self).each(changes, who));
         let answers = task.await.map_err(|e| Refusal::internal(e.to_string()))?;
@@ -346,7 +374,14 @@ impl Api {
             // Whoever else decides something has a turn after each.
             yield_now().await;
             while in_hand.len() >= IN_HAND {
-                in_hand.next().await.into_iter().for_each(|answered| put(&mut answers, answered));
+                tokio::select! {
+                    biased;
+                    // Nobody waits for the journal to be rid of her.
+                    () = any_killed(guards.as_deref().unwrap_or_default()) => guards = None,
+                    answered = in_hand.next() => {
+                        answered.into_iter().for_each(|answered| put(&mut answers, answered));
+                    }
+                }
             }
         }
         drop(guards);
@@ -391,17 +426,60 @@ impl Done {
 
 impl Change {
     /// The least role that may ask this, and what it is called.
-    fn takes(&self) -> (Role, String) {
+    /// Whoever hits an authority's own certificate or key hits everything under it.
+    fn takes(&self, is_of_authority: impl FnOnce() -> bool) -> (Role, String) {
         let is_mass = matches!(self.level, Level::Issuer | Level::TrustDomain);
-        match (self.dry_run, self.force) {
-            (true, _) => (Role::Auditor, "a dry run".into()),
-            (_, true) => (Role::Admin, "a forced reinstatement".into()),
-            _ => {
-                let least = if is_mass { Role::Admin } else { Role::Operator };
-                (least, format!("to {} at level {}", self.action.name(), self.level))
+        match self.force {
+            true => (Role::Admin, "a forced reinstatement".into()),
+            _ if is_mass => (Role::Admin, format!("to {} at level {}", self.action.name(), self.level)),
+            _ if is_of_authority() => {
+                (Role::Admin, format!("to {} an authority's {}", self.action.name(), self.level))
             }
+            _ => (Role::Operator, format!("to {} at level {}", self.action.name(), self.level)),
         }
     }
+}
+
+/// A batch, of which no more is read than may be asked.
+struct Batch(Vec<Box<RawValue>>);
+
+impl<'de> Deserialize<'de> for Batch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(BatchVisitor).map(Self)
+    }
+}
+
+struct BatchVisitor;
+
+impl<'de> Visitor<'de> for BatchVisitor {
+    type Value = Vec<Box<RawValue>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an array of 1 to {MAX_BATCH} changes")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut changes: A) -> Result<Self::Value, A::Error> {
+        let mut batch = Vec::new();
+        while let Some(change) = changes.next_element()? {
+            if batch.len() == MAX_BATCH {
+                return Err(A::Error::custom(format!(
+                    "a batch of more than {MAX_BATCH}; 1 to {MAX_BATCH} may be asked"
+                )));
+            }
+            batch.push(change);
+        }
+        Ok(batch)
+    }
+}
+
+/// Whether a change says that it is one; nothing else of it need be right.
+fn is_dry_run(change: &RawValue) -> bool {
+    #[derive(Deserialize)]
+    struct Only {
+        #[serde(default)]
+        dry_run: bool,
+    }
+    serde_json::from_str::<Only>(change.get()).is_ok_and(|change| change.dry_run)
 }
 
 fn put(answers: &mut [Option<Answer>], (i, answer): (usize, Answer)) {

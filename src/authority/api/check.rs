@@ -11,7 +11,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
 use serde::Serialize;
-use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 use utoipa::ToSchema;
 
@@ -24,6 +23,7 @@ use super::refusal::Refusal;
 use super::revocations::Revocation;
 use crate::clock::Timestamp;
 use crate::identity;
+use crate::identity::Certificate;
 use crate::identity::DnsName;
 use crate::identity::Identity;
 use crate::identity::SpiffeId;
@@ -67,8 +67,8 @@ pub(super) struct Question {
 /// Whether it would be let in, and why not.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Verdict {
-    /// Whether it would be let in; of a serial that several certificates have, whether all of them would. Of a principal,
-    /// key or task it tells what stands against that itself; `certificates` tells what stands against each.
+    /// Whether it would be let in. Of a serial that several certificates have: whether all of them would. Of a principal,
+    /// key or task that the gate has seen valid certificates of: whether any of them would.
     allowed: bool,
     /// The code of the refusal.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -145,9 +145,7 @@ pub(super) async fn check(
     Filter(question): Filter<Question>,
 ) -> Result<Json<Verdict>, Refusal> {
     question.is_one()?;
-    // The registry is a file.
-    let verdict = spawn_blocking(move || api.check(&question)).await;
-    verdict.unwrap_or_else(|e| Err(Refusal::internal(e.to_string()))).map(Json)
+    api.at_leisure(move |api| api.check(&question)).await?.map(Json)
 }
 
 const ONE: &str = "query: exactly one of certificate, serial, principal, key, token, task";
@@ -173,7 +171,7 @@ impl Question {
 
 impl Api {
     fn check(&self, question: &Question) -> Result<Verdict, Refusal> {
-        let at = question.issued_at.unwrap_or_else(|| self.clock.now());
+        let at = question.issued_at;
         match question {
             Question { certificate: Some(leaf), issuers, .. } => self.check_chain(leaf, issuers.as_deref()),
             Question { serial: Some(serial), issuer, .. } => self.check_serial(serial, issuer.as_deref(), at),
@@ -195,14 +193,7 @@ impl Api {
             Err(identity::ChainError::Malformed(why)) => {
                 return Err(Refusal::bad_request(format!("query: certificate: {why}")));
             }
-            Err(error) => {
-                let code = match error {
-                    identity::ChainError::Path(webpki::Error::CertExpired { .. }) => "certificate_expired",
-                    _ => "certificate_untrusted",
-                };
-                let no = No { code, reason: error.to_string() };
-                return Ok(self.verdict(Some(no), None, &[], 0));
-            }
+            Err(error) => return Ok(self.verdict(Some(No::of_chain(&error, &leaf)), None, &[], 0)),
         };
         let names = chain.leaf.subject.clone();
         let identity = names.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
@@ -211,20 +202,24 @@ impl Api {
         let no = identity.as_ref().err().map(No::of_names);
         let mut verdict = self.verdict(no, seen.principal.clone(), &seen.targets, issued_at);
         verdict.sessions = self.live(|holder| holder.sha256.as_deref() == Some(&seen.sha256));
-        verdict.certificates = vec![self.certificate(&seen)];
-        for certificate in &mut verdict.certificates {
-            (certificate.allowed, certificate.code) = (verdict.allowed, verdict.code.clone());
-        }
+        let mut certificate = self.certificate(&seen).0;
+        (certificate.allowed, certificate.code) = (verdict.allowed, verdict.code.clone());
+        verdict.certificates = vec![certificate];
         Ok(verdict)
     }
 
-    fn check_serial(&self, serial: &str, issuer: Option<&str>, at: Timestamp) -> Result<Verdict, Refusal> {
+    fn check_serial(
+        &self,
+        serial: &str,
+        issuer: Option<&str>,
+        at: Option<Timestamp>,
+    ) -> Result<Verdict, Refusal> {
         let target = target(Level::Certificate, serial, issuer)?;
         let seen = self.registry.by_serial(target.name(), target.issuer());
         if seen.is_empty() {
             // Told of, but never seen.
             return match self.engine.standing(&target) {
-                Some(_) => Ok(self.verdict(None, None, &[target], at.secs())),
+                Some(_) => Ok(self.verdict(None, None, &[target], self.at(at))),
                 None => Err(Refusal::unknown_certificate(target.name())),
             };
         }
@@ -233,19 +228,17 @@ impl Api {
         targets.dedup();
         let issued_at = seen.iter().map(|seen| seen.issued_at).min().unwrap_or_default();
         let principal = seen.iter().find_map(|seen| seen.principal.clone());
+        // What stands against them is told; whether it hits is judged for each by itself.
         let mut verdict = self.verdict(None, principal, &targets, issued_at);
-        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
-        if let (true, Some(expired)) = (verdict.allowed, verdict.certificates.iter().find(|one| !one.allowed))
-        {
-            verdict.allowed = false;
-            verdict.code.clone_from(&expired.code);
-            verdict.reason = Some(format!("its certificate {} would be refused", expired.sha256));
-        }
+        let (certificates, refusals): (Vec<_>, Vec<_>) =
+            seen.iter().map(|seen| self.certificate(seen)).unzip();
+        verdict.decide(refusals.into_iter().flatten().next());
+        verdict.certificates = certificates;
         verdict.sessions = self.live(|holder| holder.serial.as_deref() == Some(target.name()));
         Ok(verdict)
     }
 
-    fn check_principal(&self, name: &str, at: Timestamp) -> Result<Verdict, Refusal> {
+    fn check_principal(&self, name: &str, at: Option<Timestamp>) -> Result<Verdict, Refusal> {
         let named = target(Level::Principal, name, None)?;
         let (mut targets, mut no) = (vec![named.clone()], None);
         match self.identify(named.name()) {
@@ -258,26 +251,51 @@ impl Api {
         }
         targets.sort();
         targets.dedup();
-        let mut verdict = self.verdict(no, Some(named.name().to_owned()), &targets, at.secs());
-        let seen = self.registry.by_target(&named, MAX_CERTIFICATES);
-        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
+        let mut verdict = self.verdict(no, Some(named.name().to_owned()), &targets, self.at(at));
+        self.add_certificates(&mut verdict, &named, at.is_none());
         let is_it = |name: Option<&str>| name == Some(named.name());
         verdict.sessions =
             self.live(|holder| is_it(holder.principal.as_deref()) || is_it(holder.agent.as_deref()));
         Ok(verdict)
     }
 
-    fn check_target(&self, level: Level, name: &str, at: Timestamp) -> Result<Verdict, Refusal> {
+    fn check_target(&self, level: Level, name: &str, at: Option<Timestamp>) -> Result<Verdict, Refusal> {
         let target = target(level, name, None)?;
-        let seen = self.registry.by_target(&target, MAX_CERTIFICATES);
-        let mut verdict =
-            self.verdict(None, resolve(&self.registry, &target).0, std::slice::from_ref(&target), at.secs());
-        verdict.certificates = seen.iter().map(|seen| self.certificate(seen)).collect();
+        let mut verdict = self.verdict(
+            None,
+            resolve(&self.registry, &target).0,
+            std::slice::from_ref(&target),
+            self.at(at),
+        );
+        self.add_certificates(&mut verdict, &target, at.is_none());
         verdict.sessions = match level {
             Level::Key => self.live(|holder| holder.key.as_deref() == Some(target.name())),
             _ => 0,
         };
         Ok(verdict)
+    }
+
+    /// Adds the certificates that the gate has seen of a principal, key or task. Where it has, and none of those that are
+    /// still valid would be let in, the verdict is no; unless they do not count, because it is about one issued at a time.
+    fn add_certificates(&self, verdict: &mut Verdict, target: &Target, count: bool) {
+        let seen = self.registry.by_target(target, MAX_CERTIFICATES);
+        let (certificates, refusals): (Vec<_>, Vec<_>) =
+            seen.iter().map(|seen| self.certificate(seen)).unzip();
+        let now = self.clock.now();
+        let valid = seen.iter().zip(refusals).filter(|(seen, _)| now < seen.not_after);
+        let refusals: Option<Vec<No>> = valid.map(|(_, refusal)| refusal).collect();
+        let first = refusals.and_then(|refusals| refusals.into_iter().next());
+        if let (true, true, Some(no)) = (count, verdict.allowed, first) {
+            let reason =
+                format!("no certificate that the gate has seen of it would be let in: {}", no.reason);
+            verdict.decide(Some(No { reason, ..no }));
+        }
+        verdict.certificates = certificates;
+    }
+
+    /// When a credential was issued that is asked about: now, if nothing else is said.
+    fn at(&self, asked: Option<Timestamp>) -> i64 {
+        asked.unwrap_or_else(|| self.clock.now()).secs()
     }
 
     /// Who has this name here; `None` for what is neither a SPIFFE ID nor a DNS name that the gate reads.
@@ -325,17 +343,18 @@ impl Api {
         self.engine.judge(&Credential { own, issued_at, ..Credential::default() }).err()
     }
 
-    fn certificate(&self, seen: &Seen) -> CertificateVerdict {
-        let now = self.clock.now();
-        let denial = self.denial(&seen.targets, seen.issued_at);
-        let code = match (denial, now < seen.not_after) {
-            (Some(denial), _) => Some(denial.code()),
-            (None, false) => Some("certificate_expired"),
+    /// Whether a certificate that was seen would be let in, by itself.
+    fn certificate(&self, seen: &Seen) -> (CertificateVerdict, Option<No>) {
+        let no = match self.denial(&seen.targets, seen.issued_at) {
+            Some(denial) => Some(No::of_denial(denial)),
+            None if self.clock.now() >= seen.not_after => Some(No::of_expiry(seen.not_after)),
             // Which of the two it was is not remembered.
-            (None, true) if seen.principal.is_none() && !seen.authority => Some("identity_ambiguous"),
-            (None, true) => None,
+            None if seen.principal.is_none() && !seen.authority => {
+                Some(No { code: "identity_ambiguous", reason: "its names are not accepted".into() })
+            }
+            None => None,
         };
-        CertificateVerdict {
+        let verdict = CertificateVerdict {
             serial: seen.serial.clone(),
             sha256: seen.sha256.clone(),
             key: seen.key.clone(),
@@ -343,9 +362,10 @@ impl Api {
             not_before: seen.not_before,
             not_after: seen.not_after,
             principal: seen.principal.clone(),
-            allowed: code.is_none(),
-            code: code.map(str::to_owned),
-        }
+            allowed: no.is_none(),
+            code: no.as_ref().map(|no| no.code.to_owned()),
+        };
+        (verdict, no)
     }
 
     fn live(&self, is_wanted: impl Fn(&crate::session::Holder) -> bool) -> usize {
@@ -354,7 +374,32 @@ impl Api {
     }
 }
 
+impl Verdict {
+    fn decide(&mut self, no: Option<No>) {
+        self.allowed = no.is_none();
+        (self.code, self.reason) = no.map(|no| (no.code.to_owned(), no.reason)).unzip();
+    }
+}
+
 impl No {
+    fn of_chain(error: &identity::ChainError, leaf: &CertificateDer<'_>) -> Self {
+        let untrusted = |reason| Self { code: "certificate_untrusted", reason };
+        match error {
+            identity::ChainError::Path(webpki::Error::CertExpired { .. }) => match Certificate::parse(leaf) {
+                Ok(certificate) => Self::of_expiry(certificate.not_after),
+                Err(error) => untrusted(error.to_string()),
+            },
+            identity::ChainError::Path(webpki::Error::UnknownIssuer) => {
+                untrusted("no path leads to an authority that the gate trusts (gate.tls.client_ca)".into())
+            }
+            error => untrusted(error.to_string()),
+        }
+    }
+
+    fn of_expiry(not_after: Timestamp) -> Self {
+        Self { code: "certificate_expired", reason: format!("it expired at {not_after}") }
+    }
+
     fn of_names(error: &identity::Error) -> Self {
         let code = match error {
             identity::Error::Foreign(_) => "trust_domain_denied",

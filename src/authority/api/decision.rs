@@ -29,12 +29,16 @@ use crate::revocation::Outcome;
 use crate::revocation::Registry;
 use crate::revocation::Seen;
 use crate::revocation::Target;
+use crate::revocation::Targets;
 use crate::session::Guard;
 
 /// The most names in one answer.
 const MAX_NAMES: usize = 100;
 /// Certificates of one target that are looked at, to name its principal.
 const MAX_SEEN: usize = 16;
+
+/// Certificates of one target that a dry run looks at.
+const MAX_PREVIEW: usize = 1000;
 
 /// Why something is not carried out any more.
 pub(super) const TOO_LATE: &str = "the caller was revoked before this was carried out";
@@ -43,6 +47,8 @@ pub(super) const TOO_LATE: &str = "the caller was revoked before this was carrie
 pub(super) struct Decision {
     pub(super) event: Event,
     pub(super) dry_run: bool,
+    /// Of a dry run: why it would be refused.
+    pub(super) refused: Option<Refusal>,
 }
 
 /// A change that is in effect.
@@ -121,12 +127,26 @@ pub(super) struct DryRun {
     sessions: usize,
     /// Different certificates among them.
     certificates: usize,
-    /// Whose they are; the first hundred.
+    /// Valid certificates that the gate has seen and that it would hit, connected or not; of so many as a thousand.
+    certificates_known: usize,
+    /// Whose all these are; the first hundred.
     principals: Vec<String>,
     /// How many principals there are.
     principals_total: usize,
     /// Whether the caller's own session is among them: this would lock the caller out.
     includes_caller: bool,
+    /// Why the change itself would be refused, if it would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    refused: Option<WouldRefuse>,
+}
+
+/// Why a change would be refused.
+#[derive(Serialize, ToSchema)]
+struct WouldRefuse {
+    status: u16,
+    code: &'static str,
+    error: String,
 }
 
 impl Api {
@@ -138,9 +158,9 @@ impl Api {
         actor: &Actor,
         guards: Vec<Guard>,
     ) -> Result<Done, Refusal> {
-        let Decision { event, dry_run } = decision;
+        let Decision { event, dry_run, refused } = decision;
         if dry_run {
-            return Ok(Done::DryRun(self.preview(&event, &guards).await));
+            return Ok(Done::DryRun(self.preview(&event, refused, &guards).await));
         }
         if !stand(&guards) {
             return Err(Refusal::unauthorized(TOO_LATE));
@@ -279,11 +299,20 @@ impl Api {
         }
     }
 
-    async fn preview(&self, event: &Event, guards: &[Guard]) -> DryRun {
-        let known = self.is_known(&event.target).await;
+    async fn preview(&self, event: &Event, refused: Option<Refusal>, guards: &[Guard]) -> DryRun {
+        let seen = self.seen_of(&event.target).await;
+        let known = !seen.is_empty() || self.engine.standing(&event.target).is_some();
         let preview = self.engine.preview(event);
+        let refused = refused
+            .or_else(|| preview.refused.then(|| revocation::Error::Revoked(event.target.clone()).into()));
         let holders = || preview.sessions.iter().map(|session| &session.credential().holder);
-        let principals: BTreeSet<&str> = holders().filter_map(|holder| holder.principal.as_deref()).collect();
+        let valid = || seen.iter().filter(|seen| self.clock.now() < seen.not_after && !seen.authority);
+        let strikes = event.action != Action::Reinstate;
+        let valid = || valid().filter(|_| strikes);
+        let hit = || valid().filter(|seen| event.issued_before.is_none_or(|before| seen.issued_at < before));
+        let connected = holders().filter_map(|holder| holder.principal.as_deref());
+        let principals: BTreeSet<&str> =
+            connected.chain(hit().filter_map(|seen| seen.principal.as_deref())).collect();
         let certificates: BTreeSet<&str> = holders().filter_map(|holder| holder.sha256.as_deref()).collect();
         let own = |id| guards.iter().any(|guard| guard.session().id() == id);
         DryRun {
@@ -296,8 +325,14 @@ impl Api {
             known,
             sessions: preview.sessions.len(),
             certificates: certificates.len(),
+            certificates_known: hit().count(),
             principals: principals.iter().take(MAX_NAMES).map(|&name| name.to_owned()).collect(),
             principals_total: principals.len(),
+            refused: refused.map(|refusal| WouldRefuse {
+                status: refusal.status.as_u16(),
+                code: refusal.code,
+                error: refusal.reason,
+            }),
             includes_caller: preview.sessions.iter().any(|session| own(session.id())),
         }
     }
@@ -309,11 +344,20 @@ impl Api {
             || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
     }
 
-    /// Whether the gate has seen what a target names, or was told of it.
-    async fn is_known(&self, target: &Target) -> bool {
+    /// Whether a target is an authority's own certificate or key, as far as it is configured, was seen or is in use: what
+    /// hits it hits everything under it.
+    pub(super) fn is_of_authority(&self, target: &Target) -> bool {
+        let is_it = |authority| Targets::of_authority(std::slice::from_ref(authority)).own.contains(target);
+        matches!(target.level(), Level::Certificate | Level::Key)
+            && (self.trust.authorities().chain(self.admins.authorities()).any(is_it)
+                || self.engine.sessions().is_shared(self.engine.fingerprinter().target(target))
+                || self.registry.is_of_authority(target))
+    }
+
+    /// The certificates that a target names, as far as the gate has seen them.
+    async fn seen_of(&self, target: &Target) -> Vec<Seen> {
         let (registry, of) = (Arc::clone(&self.registry), target.clone());
-        let seen = move || !registry.by_target(&of, 1).is_empty();
-        self.engine.standing(target).is_some() || spawn_blocking(seen).await.unwrap_or_default()
+        spawn_blocking(move || registry.by_target(&of, MAX_PREVIEW)).await.unwrap_or_default()
     }
 
     /// An audit line about a target; whose it is, as far as the gate has seen it.

@@ -1,7 +1,10 @@
 //! Who is let in to the API, as what; and the audit line of everybody who is not.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -10,6 +13,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use http::HeaderMap;
 use http::HeaderValue;
+use http::Method;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
 use http::header::CACHE_CONTROL;
@@ -22,14 +26,18 @@ use super::refusal::Refusal;
 use crate::authority::Entry;
 use crate::authority::Role;
 use crate::authority::access::Bearer;
+use crate::revocation::Denial;
 use crate::session::Credential;
 use crate::session::Guard;
 use crate::session::Holder;
 use crate::session::Origin;
+use crate::session::Session;
 
 /// The longest correlation id, bytes.
 const MAX_CORRELATION: usize = 128;
 const CORRELATION: &str = "x-correlation-id";
+/// How much of a path is logged and audited, characters.
+const MAX_PATH: usize = 256;
 
 /// Somebody who was let in.
 #[derive(Clone)]
@@ -106,31 +114,36 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     };
     let admitted = match path.as_str() {
         OPENAPI => unless_too_often(api.access.count_stranger(caller.address.ip())),
-        AUTH => unless_too_often(api.access.count_login(caller.address.ip())),
+        AUTH if request.method() == Method::POST => {
+            unless_too_often(api.access.count_login(caller.address.ip()))
+        }
+        AUTH => unless_too_often(api.access.count_stranger(caller.address.ip())),
         _ => api.recognise(&caller, request.headers(), &call).map(Some),
     };
-    let known =
-        admitted.as_ref().ok().and_then(Option::as_ref).map(|administrator| administrator.actor.clone());
-    let mut response = match admitted {
+    let known = admitted.as_ref().ok().and_then(Option::as_ref).map(|known| known.actor.clone());
+    let (mut response, actor) = match admitted {
         Ok(administrator) => {
             let guards = administrator.as_ref().map_or_else(Vec::new, |known| known.guards.clone());
             request.extensions_mut().insert(call.clone());
             administrator.map(|administrator| request.extensions_mut().insert(administrator));
-            tokio::select! {
+            let response = tokio::select! {
                 biased;
-                // The connection of a revoked certificate ends by itself; a token has no connection of its own.
+                // Its connection is about to end; nothing more is done on it until then.
                 () = any_killed(&guards) => refused(&Refusal::unauthorized(REVOKED)),
                 response = next.run(request) => response,
-            }
+            };
+            (response, known.clone().map(Box::new))
         }
-        Err(refusal) => refused(&refusal),
+        Err((refusal, actor)) => (refused(&refusal), actor),
     };
+    if known.is_some() {
+        response.extensions_mut().insert(Recognised);
+    }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let Some(refusal) = response.extensions_mut().remove::<Refusal>() else {
         return response;
     };
-    let actor = known.unwrap_or_else(|| Actor { name: String::new(), role: None, call });
-    api.record(&refusal, &actor, (&method, &path)).await;
+    let actor = actor.unwrap_or_else(|| Box::new(Actor { name: String::new(), role: None, call }));
     let mut answer = refusal.respond(&caller.request_id);
     // Such as `Allow`.
     for (name, value) in response.headers() {
@@ -138,7 +151,56 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
             answer.headers_mut().insert(name, value.clone());
         }
     }
+    if known.is_some() {
+        answer.extensions_mut().insert(Recognised);
+    }
+    // A task of its own: who hangs up is on record all the same.
+    let recorded = tokio::spawn(async move { api.record(&refusal, &actor, (&method, &path)).await });
+    if let Err(error) = recorded.await {
+        tracing::error!(%error, "audit: a refusal was not recorded");
+    }
     answer
+}
+
+/// Marks an answer to somebody who was let in.
+#[derive(Clone, Copy, Debug)]
+pub struct Recognised;
+
+/// The tokens that were used on one connection, each with a session that lasts as long as the connection: a token's
+/// revocation ends the connections that it was used on, with whatever of an answer is still under way.
+#[derive(Clone, Debug, Default)]
+pub struct Tokens(Arc<Mutex<HashMap<String, Guard>>>);
+
+impl Tokens {
+    /// The session of a token, which begins if it has none.
+    fn session(
+        &self,
+        jti: &str,
+        connection: Option<&Guard>,
+        admit: impl FnOnce() -> Result<Guard, Denial>,
+    ) -> Option<Guard> {
+        let mut tokens = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(guard) = tokens.get(jti) {
+            return Some(guard.clone()).filter(|guard| guard.cause().is_none());
+        }
+        let guard = admit().ok()?;
+        tokens.insert(jti.to_owned(), guard.clone());
+        if let Some(connection) = connection.map(Guard::watched) {
+            tokio::spawn(tie(guard.clone(), connection));
+        }
+        Some(guard)
+    }
+}
+
+/// Ends a connection with a token. The token's session lasts until the connection is over, so that whoever revokes the
+/// token waits for that.
+async fn tie(token: Guard, connection: Arc<Session>) {
+    let cause = tokio::select! {
+        () = connection.ended() => return,
+        cause = token.killed() => cause.clone(),
+    };
+    connection.kill(cause);
+    connection.ended().await;
 }
 
 const REVOKED: &str = "the credential was revoked";
@@ -159,9 +221,12 @@ pub(super) async fn any_killed(guards: &[Guard]) {
     }
 }
 
+/// Somebody who is not let in, and why.
+type Refused = (Refusal, Option<Box<Actor>>);
+
 /// Anybody is let in, if not too often.
-fn unless_too_often(counted: Result<(), Duration>) -> Result<Option<Administrator>, Refusal> {
-    counted.map(|()| None).map_err(Refusal::rate_limited)
+fn unless_too_often(counted: Result<(), Duration>) -> Result<Option<Administrator>, Refused> {
+    counted.map(|()| None).map_err(|wait| (Refusal::rate_limited(wait), None))
 }
 
 /// What the caller calls the matter, if it can be written down as it is.
@@ -174,43 +239,48 @@ fn correlation(headers: &HeaderMap) -> Option<String> {
 
 impl Api {
     /// Who calls. An `Authorization` header counts before a certificate: who sends one means to be known by it.
-    fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refusal> {
+    fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refused> {
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         let known = match (authorizations.next(), authorizations.next()) {
             (None, _) => self.by_certificate(caller, call),
-            (Some(value), None) => self.by_token(caller, value, call),
-            (Some(_), Some(_)) => Err(Refusal::unauthorized("more than one authorization")),
+            (Some(value), None) => self.by_token(caller, value, call).map_err(|refusal| (refusal, None)),
+            (Some(_), Some(_)) => Err((Refusal::unauthorized("more than one authorization"), None)),
         };
-        let administrator = known.map_err(|refusal| {
+        let administrator = known.map_err(|(refusal, actor)| {
             let counted = self.access.count_stranger(caller.address.ip());
-            counted.map_or_else(Refusal::rate_limited, |()| refusal)
+            (counted.map_or_else(Refusal::rate_limited, |()| refusal), actor)
         })?;
-        self.access.count_call(&administrator.actor.name).map_err(Refusal::rate_limited)?;
-        Ok(administrator)
+        match self.access.count_call(&administrator.actor.name) {
+            Ok(()) => Ok(administrator),
+            Err(wait) => Err((Refusal::rate_limited(wait), Some(Box::new(administrator.actor)))),
+        }
     }
 
-    fn by_certificate(&self, caller: &Caller, call: &Call) -> Result<Administrator, Refusal> {
+    fn by_certificate(&self, caller: &Caller, call: &Call) -> Result<Administrator, Refused> {
         let Some(principal) = &caller.principal else {
-            return Err(Refusal::unauthorized(match &caller.refused {
+            let reason = match &caller.refused {
                 None => "an administrator's certificate or a Bearer token is required".to_owned(),
                 Some(why) => format!("the certificate's names are not accepted: {why}"),
-            }));
+            };
+            return Err((Refusal::unauthorized(reason), None));
         };
-        let role = self.access.role(principal).ok_or_else(|| Refusal::admin_denied(principal))?;
-        let guards = caller.guard.iter().cloned().collect();
-        let actor = Actor { name: principal.clone(), role: Some(role), call: call.clone() };
-        Ok(Administrator { actor, guards })
+        let actor = Actor { name: principal.clone(), role: self.access.role(principal), call: call.clone() };
+        if actor.role.is_none() {
+            return Err((Refusal::admin_denied(principal), Some(Box::new(actor))));
+        }
+        Ok(Administrator { actor, guards: caller.guard.iter().cloned().collect() })
     }
 
     fn by_token(&self, caller: &Caller, value: &HeaderValue, call: &Call) -> Result<Administrator, Refusal> {
-        const GENERIC: &str = "the token is missing, wrong, expired or revoked";
+        let generic = || Refusal::unauthorized("the token is missing, wrong, expired or revoked");
         let text = value.as_bytes();
         let token = text.split_at_checked(7).filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
         let bearer = token.and_then(|(_, token)| self.access.bearer(token.trim_ascii(), self.clock.now()));
-        let bearer = bearer.ok_or_else(|| Refusal::unauthorized(GENERIC))?;
+        let bearer = bearer.ok_or_else(generic)?;
         let origin = Origin { peer: caller.address, listener: "admin", protocol: "bearer" };
-        let guard = self.engine.admit(Arc::new(self.credential(&bearer)), origin);
-        let guard = guard.map_err(|_| Refusal::unauthorized(GENERIC))?;
+        let admit = || self.engine.admit(Arc::new(self.credential(&bearer)), origin);
+        let guard = caller.tokens.session(&bearer.jti, caller.guard.as_ref(), admit).ok_or_else(generic)?;
+        self.engine.check(guard.session()).map_err(|_| generic())?;
         let guards = caller.guard.iter().cloned().chain([guard]).collect();
         let actor = Actor { name: bearer.actor, role: Some(bearer.role), call: call.clone() };
         Ok(Administrator { actor, guards })
@@ -223,12 +293,18 @@ impl Api {
         Credential { own, mass: Vec::new(), issued_at: bearer.issued_at.secs(), holder: holder.into() }
     }
 
-    /// Logs a refusal, and writes it to the audit before it is answered. What strangers do is written so often only;
-    /// the next line tells how many are missing.
+    /// Logs a refusal, and writes it to the audit before it is answered. What strangers do, and who calls too often, is
+    /// written so often only; what is missing is summed up.
     pub(super) async fn record(&self, refusal: &Refusal, actor: &Actor, (method, path): (&str, &str)) {
+        let is_cheap = actor.role.is_none() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
+        if is_cheap && !self.access.is_worth_a_line() {
+            self.load.suppress();
+            return;
+        }
         let Call { address, request_id, .. } = &actor.call;
         let name = actor.name.as_str();
         let (code, reason) = (refusal.code, refusal.reason.as_str());
+        let path: String = path.chars().take(MAX_PATH).collect();
         tracing::warn!(
             request_id,
             address,
@@ -239,27 +315,59 @@ impl Api {
             reason,
             "admin request refused"
         );
-        if matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
-            && refusal.about.is_none()
-        {
+        let is_lost = matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
+        if is_lost && refusal.about.is_none() {
             return;
         }
-        if actor.role.is_none() && !self.access.is_worth_a_line() {
-            self.suppressed.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        let suppressed = self.suppressed.swap(0, Ordering::Relaxed);
         let line = Entry {
             code: Some(code.into()),
             reason: Some(reason.to_owned()),
             method: Some(method.to_owned()),
-            path: Some(path.chars().take(256).collect()),
-            suppressed: (suppressed > 0).then_some(suppressed),
+            path: Some(path),
+            suppressed: self.load.suppressed(),
             ..actor.line("call", "refused")
         };
         let line = self.about(line, refusal).await;
+        self.put_on_record(line).await;
+    }
+
+    /// Puts on record that somebody was turned away who is denied altogether.
+    pub async fn record_denial(
+        &self,
+        principal: &str,
+        code: &'static str,
+        address: SocketAddr,
+        request_id: &str,
+    ) {
+        if !self.access.is_worth_a_line() {
+            self.load.suppress();
+            return;
+        }
+        let request_id = request_id.to_owned();
+        let call = Call { address: address.to_string(), correlation_id: request_id.clone(), request_id };
+        let actor = Actor { name: principal.to_owned(), role: self.access.role(principal), call };
+        let suppressed = self.load.suppressed();
+        let line = Entry { code: Some(code.into()), suppressed, ..actor.line("call", "refused") };
+        self.put_on_record(line).await;
+    }
+
+    /// Puts on record how many refusals were not written one by one.
+    pub async fn sum_up(&self) {
+        if let Some(suppressed) = self.load.suppressed() {
+            tracing::warn!(suppressed, "admin requests refused");
+            let line = Entry {
+                action: "call".into(),
+                outcome: "refused".into(),
+                suppressed: Some(suppressed),
+                ..Entry::default()
+            };
+            self.put_on_record(line).await;
+        }
+    }
+
+    async fn put_on_record(&self, line: Entry) {
         if let Err(error) = self.audit.append(line).await {
-            tracing::error!(%error, request_id, "audit: cannot write");
+            tracing::error!(%error, "audit: cannot write");
         }
     }
 

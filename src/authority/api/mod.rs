@@ -10,6 +10,7 @@ mod check;
 mod decision;
 mod gatekeeper;
 mod listing;
+mod load;
 mod refusal;
 mod revocations;
 mod sessions;
@@ -18,7 +19,6 @@ mod token;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use axum::Router;
@@ -43,6 +43,9 @@ use crate::revocation::Engine;
 use crate::revocation::Registry;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
+pub use gatekeeper::Recognised;
+pub use gatekeeper::Tokens;
+pub use load::Load;
 use refusal::ProblemDocument;
 use refusal::Refusal;
 
@@ -64,6 +67,8 @@ pub struct Caller {
     pub request_id: String,
     /// Keeps the connection's session in the table.
     pub guard: Option<Guard>,
+    /// The tokens that were used on the connection.
+    pub tokens: Tokens,
 }
 
 /// What the API acts on.
@@ -76,8 +81,10 @@ pub struct Api {
     pub audit: Audit,
     /// Who may.
     pub access: Access,
-    /// Whom the gate trusts, and under which names: for `GET /v1/check`.
+    /// Whom the gate trusts: for `GET /v1/check`.
     pub trust: Arc<Trust>,
+    /// Whom the admin listener trusts.
+    pub admins: Arc<Trust>,
     /// The gate's rules for names.
     pub binding: Binding,
     /// The gate's mode, `strict` or `advisory`.
@@ -94,8 +101,8 @@ pub struct Api {
     pub started: Timestamp,
     /// What is counted.
     pub metrics: Metrics,
-    /// Refusals that were not written to the audit since the last that was.
-    pub suppressed: AtomicU64,
+    /// What is under way.
+    pub load: Load,
 }
 
 #[derive(OpenApi)]

@@ -119,6 +119,12 @@ impl Refusal {
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", reason) }
     }
 
+    pub(super) fn busy() -> Self {
+        let retry_after = Some(Duration::ZERO);
+        let reason = "too much is being sent at once";
+        Self { retry_after, ..Self::new(StatusCode::SERVICE_UNAVAILABLE, "busy", reason) }
+    }
+
     pub(super) fn request_timeout() -> Self {
         Self::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", "the body made no progress")
     }

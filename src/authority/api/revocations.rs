@@ -1,5 +1,8 @@
 //! `GET /v1/revocations`: what stands, and what became of each event.
 
+use std::cmp::Ordering;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -7,7 +10,6 @@ use axum::extract::State;
 use serde::Deserialize;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 use utoipa::ToSchema;
 
@@ -219,23 +221,12 @@ pub(super) async fn list(
         let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
         wanted.issuer = target.issuer().map(str::to_owned);
         wanted.target = Some(target.name().to_owned());
+    } else if let Some(issuer) = &wanted.issuer {
+        let issuer = Target::parse(Level::Issuer, issuer, None);
+        wanted.issuer =
+            Some(issuer.map_err(|e| Refusal::bad_request(format!("query: {e}")))?.name().to_owned());
     }
-    let rows = api.engine.select(|target, registers| {
-        let is_wanted = wanted.level.is_none_or(|level| level == target.level())
-            && fits(wanted.target.as_deref(), Some(target.name()))
-            && fits(wanted.issuer.as_deref(), target.issuer());
-        is_wanted.then(|| {
-            let rows =
-                registers.standings().map(|(state, standing)| Revocation::new(target, state, standing));
-            rows.filter(|row| wanted.takes(row)).collect::<Vec<_>>()
-        })
-    });
-    let mut rows: Vec<Revocation> = rows.into_iter().flatten().collect();
-    let total = rows.len();
-    rows.sort_unstable_by(|a, b| (b.at, &b.id).cmp(&(a.at, &a.id)));
-    let rows = rows.into_iter().skip(wanted.offset).take(wanted.limit.0).collect();
-    let revocations = api.named(rows).await?;
-    Ok(Json(Revocations { revocations, total, offset: wanted.offset, limit: wanted.limit.0 }))
+    api.at_leisure(move |api| api.page(&wanted)).await.map(Json)
 }
 
 /// What became of one event: its timeline, and all that happened to its target.
@@ -253,12 +244,8 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<History>, Refusal> {
-    let entry = api.engine.select(|target, registers| {
-        let mut standings = registers.standings();
-        let found = standings.find(|(_, standing)| standing.stamp.1 == id);
-        found.map(|(state, standing)| (target.clone(), Revocation::new(target, state, standing)))
-    });
-    let entry = entry.into_iter().next();
+    let wanted = id.clone();
+    let entry = api.at_leisure(move |api| api.standing_by(&wanted)).await?;
     let told = api.look_up(Query { id: Some(id.clone()), ..oldest_first() }).await?;
     let of_audit = || told.last().and_then(target_of);
     let unknown = || Refusal::unknown("unknown_revocation", &id);
@@ -270,7 +257,7 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
         ..oldest_first()
     });
     let events = events.await?;
-    let entry = api.named(entry.into_iter().map(|(_, entry)| entry).collect()).await?.pop();
+    let entry = entry.map(|(_, entry)| entry);
     Ok(Json(History {
         state: api.fate(&target, entry.as_ref(), told.last()),
         in_effect: entry.is_some(),
@@ -285,24 +272,82 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
 }
 
 impl Wanted {
-    fn takes(&self, row: &Revocation) -> bool {
-        self.state.is_none_or(|state| state == row.state)
-            && fits(self.source.as_deref(), row.source.as_deref())
-            && self.since.is_none_or(|since| row.at >= since)
-            && self.until.is_none_or(|until| row.at <= until)
+    fn takes(&self, state: revocation::State, standing: &Standing) -> bool {
+        let at = standing.stamp.0;
+        self.state.is_none_or(|wanted| wanted == state.into())
+            && fits(self.source.as_deref(), standing.source.as_deref())
+            && self.since.is_none_or(|since| at >= since)
+            && self.until.is_none_or(|until| at <= until)
+    }
+}
+
+/// An entry by its age.
+struct Newest(Revocation);
+
+impl Newest {
+    fn stamp(&self) -> (Timestamp, &str) {
+        (self.0.at, &self.0.id)
+    }
+}
+
+impl PartialEq for Newest {
+    fn eq(&self, other: &Self) -> bool {
+        self.stamp() == other.stamp()
+    }
+}
+
+impl Eq for Newest {}
+
+impl PartialOrd for Newest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Newest {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.stamp().cmp(&other.stamp())
     }
 }
 
 impl Api {
-    /// Entries with the names behind them.
-    async fn named(&self, rows: Vec<Revocation>) -> Result<Vec<Revocation>, Refusal> {
-        let registry = Arc::clone(&self.registry);
-        let named = spawn_blocking(move || rows.into_iter().map(|row| row.named(&registry)).collect());
-        named.await.map_err(|e| Refusal::internal(e.to_string()))
+    /// A page of entries, the newest first. Keeps no more of them in memory than the page and those before it.
+    fn page(&self, wanted: &Wanted) -> Revocations {
+        let (mut total, mut newest) = (0, BinaryHeap::new());
+        let most = wanted.offset.saturating_add(wanted.limit.0);
+        self.engine.select(|target, registers| {
+            let is_wanted = wanted.level.is_none_or(|level| level == target.level())
+                && fits(wanted.target.as_deref(), Some(target.name()))
+                && fits(wanted.issuer.as_deref(), target.issuer());
+            let standings = registers.standings().filter(|_| is_wanted);
+            for (state, standing) in standings.filter(|(state, standing)| wanted.takes(*state, standing)) {
+                total += 1;
+                let oldest = newest.peek().map(|Reverse(Newest(row))| (row.at, row.id.as_str()));
+                if newest.len() < most || oldest < Some((standing.stamp.0, standing.stamp.1.as_str())) {
+                    newest.push(Reverse(Newest(Revocation::new(target, state, standing))));
+                    if newest.len() > most {
+                        newest.pop();
+                    }
+                }
+            }
+            None::<()>
+        });
+        let rows = newest.into_sorted_vec().into_iter().skip(wanted.offset).map(|Reverse(Newest(row))| row);
+        let revocations = rows.map(|row| row.named(&self.registry)).collect();
+        Revocations { revocations, total, offset: wanted.offset, limit: wanted.limit.0 }
+    }
+
+    /// The entry that stands by an event, if any does.
+    fn standing_by(&self, id: &str) -> Option<(Target, Revocation)> {
+        let found = self.engine.select(|target, registers| {
+            let (state, standing) = registers.standings().find(|(_, standing)| standing.stamp.1 == id)?;
+            Some((target.clone(), Revocation::new(target, state, standing)))
+        });
+        found.into_iter().next().map(|(target, entry)| (target, entry.named(&self.registry)))
     }
 
     /// Events of the audit, looked for where it may take its time.
-    pub(super) async fn look_up(&self, query: Query) -> Result<Vec<Value>, Refusal> {
+    pub(super) async fn look_up(self: &Arc<Self>, query: Query) -> Result<Vec<Value>, Refusal> {
         self.page_of(query).await.map(|page| page.events)
     }
 

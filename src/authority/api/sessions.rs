@@ -12,6 +12,7 @@ use utoipa::IntoParams;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::audited::canonical;
 use super::body::Filter;
 use super::body::Id;
 use super::decision::TOO_LATE;
@@ -23,6 +24,7 @@ use super::refusal::Refusal;
 use crate::authority::Entry;
 use crate::authority::Role;
 use crate::clock::Timestamp;
+use crate::revocation::Level;
 use crate::session;
 use crate::session::Cause;
 use crate::session::SessionId;
@@ -159,12 +161,16 @@ pub(super) struct Sessions {
         (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
     )
 )]
-pub(super) async fn list(State(api): State<Arc<Api>>, Filter(wanted): Filter<Wanted>) -> Json<Sessions> {
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    Filter(wanted): Filter<Wanted>,
+) -> Result<Json<Sessions>, Refusal> {
+    let wanted = wanted.canonical()?;
     let found: Vec<_> =
         api.engine.sessions().list().into_iter().filter(|session| wanted.takes(session)).collect();
     let page = found.iter().skip(wanted.offset).take(wanted.limit.0);
     let sessions = page.map(|session| session.as_ref().into()).collect();
-    Json(Sessions { sessions, total: found.len(), offset: wanted.offset, limit: wanted.limit.0 })
+    Ok(Json(Sessions { sessions, total: found.len(), offset: wanted.offset, limit: wanted.limit.0 }))
 }
 
 /// Why a session is to end.
@@ -225,6 +231,18 @@ pub(super) async fn end(
 }
 
 impl Wanted {
+    /// The same with names in their one spelling.
+    fn canonical(self) -> Result<Self, Refusal> {
+        let spelt = |level, name: Option<String>| name.map(|name| canonical(level, &name)).transpose();
+        Ok(Self {
+            serial: spelt(Level::Certificate, self.serial)?,
+            key: spelt(Level::Key, self.key)?,
+            issuer: spelt(Level::Issuer, self.issuer)?,
+            trust_domain: spelt(Level::TrustDomain, self.trust_domain)?,
+            ..self
+        })
+    }
+
     fn takes(&self, session: &session::Session) -> bool {
         let holder = session.credential().holder.as_ref();
         let is = |wanted: &Option<String>, found: Option<&str>| {

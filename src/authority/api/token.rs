@@ -66,7 +66,7 @@ pub(super) async fn post_auth(
     body: Body,
 ) -> Result<Json<Token>, Refusal> {
     let denied = || Refusal::unauthorized("the secret is wrong or revoked").about("authenticate", None);
-    let bytes = body::read(&headers, body, MAX_BODY, api.patience).await?;
+    let (bytes, _) = body::read(&headers, body, MAX_BODY, &api).await?;
     // What a parser says may quote what it read.
     let malformed = |_| Refusal::bad_request(r#"expected {"secret": "..."}"#);
     let login: Login = body::parse_object(&bytes).map_err(malformed)?;
