@@ -10,6 +10,7 @@ use serde_json::json;
 use super::DONE;
 use super::REFUSED;
 use super::complain;
+use super::order::level;
 use super::output::Page;
 use super::output::counted;
 use super::output::print_document;
@@ -48,8 +49,8 @@ const LIST: &str = "Examples:
 const VERIFY: &str = "Examples:
   portcullis audit verify --dir state
   portcullis audit verify --dir state --expect 1204:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
-A head that was noted outside of this machine (`portcullis status` shows it) is what tells if the newest lines were cut
-off, or all of it was written anew.
+A head that was noted outside of this machine (`portcullis status` shows it) is
+what tells if the newest lines were cut off, or all of it was written anew.
 Exit codes: 0 it is whole, 1 it is not, or it cannot be read.";
 
 /// Which audit.
@@ -72,17 +73,17 @@ pub(super) struct ListArgs {
     /// Done by this actor alone: a principal, or secret:NAME.
     #[arg(long)]
     actor: Option<String>,
-    /// revoke, suspend, reinstate, end_session, authenticate, call or audit_recovered alone.
-    #[arg(long)]
+    /// This alone.
+    #[arg(long, value_parser = ACTIONS)]
     action: Option<String>,
     /// The same, under the name that other systems use.
     #[arg(long)]
     event_type: Option<String>,
-    /// applied, effective_not_durable, asked, refused, failed ... alone.
-    #[arg(long)]
+    /// With this outcome alone.
+    #[arg(long, value_parser = OUTCOMES)]
     outcome: Option<String>,
     /// Of this level alone.
-    #[arg(long)]
+    #[arg(long, value_parser = level())]
     level: Option<Level>,
     /// About this target alone.
     #[arg(long)]
@@ -102,6 +103,9 @@ pub(super) struct ListArgs {
     /// About this change alone.
     #[arg(long)]
     id: Option<String>,
+    /// Of calls with this --correlation-id alone.
+    #[arg(long, value_name = "ID")]
+    correlated: Option<String>,
     /// At this time or later: RFC 3339, Unix seconds, or how long ago (1h).
     #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<String>,
@@ -117,6 +121,11 @@ pub(super) struct ListArgs {
     server: ServerArgs,
 }
 
+/// What the audit calls what was asked, and what became of it.
+const ACTIONS: [&str; 7] =
+    ["revoke", "suspend", "reinstate", "end_session", "authenticate", "call", "audit_recovered"];
+const OUTCOMES: [&str; 6] = ["applied", "effective_not_durable", "asked", "refused", "failed", "recovered"];
+
 const COLUMNS: [(&str, &str); 10] = [
     ("TIME", "time"),
     ("ACTION", "action"),
@@ -126,8 +135,8 @@ const COLUMNS: [(&str, &str); 10] = [
     ("ACTOR", "actor"),
     ("ADDRESS", "address"),
     ("CODE", "code"),
-    ("REASON", "reason"),
     ("ID", "id"),
+    ("REASON", "reason"),
 ];
 
 impl AuditCommand {
@@ -157,6 +166,7 @@ impl ListArgs {
             ("serial", self.serial),
             ("task_id", self.task_id),
             ("id", self.id),
+            ("correlation_id", self.correlated),
             ("since", self.since),
             ("until", self.until),
             ("limit", number(self.window.limit)),
@@ -212,6 +222,7 @@ impl ListArgs {
             principal: self.principal.clone().or(self.agent_id.clone()),
             serial: self.serial.clone(),
             id: self.id.clone(),
+            correlation_id: self.correlated.clone(),
             since: time(&self.since),
             until: time(&self.until),
             limit: size(self.window.limit, usual.limit),

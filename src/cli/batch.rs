@@ -1,5 +1,6 @@
 //! Many changes at once: sent in parts, counted, and told by their lines.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -17,9 +18,14 @@ use super::answer::failure_of;
 use super::blast::Blast;
 use super::blast::Consent;
 use super::change::ADVISORY;
+use super::change::NOTHING_TO_LIFT;
 use super::change::REVOCATIONS;
 use super::change::UNKNOWN;
 use super::complain;
+use super::failure::CallError;
+use super::failure::Effect;
+use super::fate::Fate;
+use super::fate::foreseen;
 use super::list;
 use super::list::Line;
 use super::order::Change;
@@ -30,13 +36,13 @@ use super::output::cell;
 use super::output::counted;
 use super::output::print_document;
 use super::progress;
-use super::server::CallError;
-use super::server::Effect;
 use super::server::Server;
 use super::signals::Signals;
 
 /// So many changes are one call: answered long before a client gives up, and few enough to repeat.
 const PART: usize = 500;
+/// So many lines with one and the same answer are named.
+const NAMED: usize = 10;
 
 /// Reads a list, sends it, prints what came of it, and returns the exit code.
 pub(super) async fn run(args: &ChangeArgs, order: Order, file: &Path) -> u8 {
@@ -177,24 +183,17 @@ impl Batch<'_> {
         if self.args.server.json && mode != Mode::Question {
             print_document(&answer.body);
         }
-        let answers = answers(&answer).filter(|answers| answers.len() == part.len());
+        let answers = answers(&answer).map(|answers| match mode {
+            Mode::Change => answers,
+            Mode::Question | Mode::DryRun => answers.into_iter().map(foreseen).collect(),
+        });
+        let answers = answers.filter(|answers| answers.len() == part.len());
         answers.ok_or_else(|| Stop::Refused(unfit(&answer)))
     }
 
     /// Says which lines were refused, why there is no more, and where to go on.
     fn complain(&self, sent: &Sent, mode: Mode) {
-        for (line, (status, document)) in self.lines.iter().zip(&sent.answers) {
-            if !status.is_success() {
-                complain(&format_args!(
-                    "{}:{} {}: {} {}",
-                    self.name,
-                    line.number,
-                    line.change.target,
-                    status.as_u16(),
-                    failure_of(document, *status),
-                ));
-            }
-        }
+        self.complain_of_lines(sent);
         if sent.answers.iter().any(|(_, document)| document["enforced"] == Value::Bool(false)) {
             complain(&ADVISORY);
         }
@@ -207,6 +206,34 @@ impl Batch<'_> {
             ));
         }
         self.complain_of_stop(sent, mode);
+    }
+
+    /// Names the lines that were not done. Of what is one and the same for thousands, the first ones.
+    fn complain_of_lines(&self, sent: &Sent) {
+        let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
+        for (line, (status, document)) in self.lines.iter().zip(&sent.answers) {
+            let (told, kind) = match Fate::of(*status, document) {
+                Fate::Done => continue,
+                Fate::Idle => {
+                    let subject = line.change.subject();
+                    (format!("{NOTHING_TO_LIFT} {subject}"), format!("{NOTHING_TO_LIFT} them"))
+                }
+                Fate::Kept | Fate::Incomplete | Fate::Refused => {
+                    let told = format!("{} {}", status.as_u16(), failure_of(document, *status));
+                    let kind = document["code"].as_str().map(|code| format!("{} {code}", status.as_u16()));
+                    (told.clone(), kind.unwrap_or(told))
+                }
+            };
+            let count = kinds.entry(kind).or_default();
+            *count += 1;
+            if *count <= NAMED {
+                let (name, number, target) = (&self.name, line.number, &line.change.target);
+                complain(&format_args!("{name}:{number} {target}: {told}"));
+            }
+        }
+        for (kind, count) in kinds.into_iter().filter(|(_, count)| *count > NAMED) {
+            complain(&format_args!("... and {} more with the same answer: {kind}", count - NAMED));
+        }
     }
 
     fn complain_of_stop(&self, sent: &Sent, mode: Mode) {
@@ -236,14 +263,23 @@ impl Batch<'_> {
     }
 
     fn print(&self, sent: &Sent) {
-        let refused = sent.answers.len() - sent.done();
-        let ended: u64 = sent.results().map(|result| result["sessions_ended"].as_u64().unwrap_or(0)).sum();
-        let ended = match self.order {
-            Order::Reinstate { .. } => String::new(),
-            _ => format!(", {} ended", counted(ended, "session")),
-        };
+        let count = |fate| sent.fates().filter(|(one, _)| *one == fate).count();
+        let mut words = vec![format!("{} done", count(Fate::Done))];
+        let rare = [
+            (Fate::Idle, "nothing to lift"),
+            (Fate::Kept, "in effect but not on disk"),
+            (Fate::Incomplete, "in effect but not complete"),
+        ];
+        let rare = rare.into_iter().filter(|(fate, _)| count(*fate) > 0);
+        words.extend(rare.map(|(fate, told)| format!("{} {told}", count(fate))));
+        words.push(format!("{} refused", count(Fate::Refused)));
+        if !matches!(self.order, Order::Reinstate { .. }) {
+            let hit = sent.fates().filter(|(fate, _)| *fate != Fate::Refused);
+            let ended: u64 = hit.map(|(_, result)| result["sessions_ended"].as_u64().unwrap_or(0)).sum();
+            words.push(format!("{} ended", counted(ended, "session")));
+        }
         let mut page = Page::new();
-        page.line(&format_args!("{}: {} done, {refused} refused{ended}", self.order.name(), sent.done()));
+        page.line(&format_args!("{}: {}", self.order.name(), words.join(", ")));
         // It is done, whether or not anybody can be told.
         page.print();
     }
@@ -308,6 +344,10 @@ impl Sent {
 
     fn done(&self) -> usize {
         self.results().count()
+    }
+
+    fn fates(&self) -> impl Iterator<Item = (Fate, &Value)> {
+        self.answers.iter().map(|(status, document)| (Fate::of(*status, document), document))
     }
 }
 

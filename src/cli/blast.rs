@@ -27,6 +27,8 @@ pub(super) struct Blast {
     principals: BTreeSet<String>,
     principals_total: u64,
     includes_caller: bool,
+    /// What one of them would be refused with.
+    refusal: Option<String>,
 }
 
 /// Whether it is to be done.
@@ -55,6 +57,7 @@ impl Blast {
             blast.principals_total += number("principals_total").max(names.len() as u64);
             blast.principals.extend(names.into_iter().map(str::to_owned));
             blast.includes_caller |= answer["includes_caller"] == Value::Bool(true);
+            blast.refusal = refusal(answer).map(|(_, told)| told).or(blast.refusal);
             blast
         })
     }
@@ -64,6 +67,9 @@ impl Blast {
         // What several changes hit is counted by each of them.
         let most = if self.changes > 1 { "at most " } else { "" };
         match (self.changes, self.would_change) {
+            (0..=1, _) if self.refusal.is_some() => {
+                page.line(&format_args!("would be refused  {}", self.refusal.as_deref().unwrap_or_default()))
+            }
             (0..=1, 0) => page.field("would change", &"nothing: it is so already"),
             (0..=1, _) => page.field("would change", &"yes"),
             (all, some) => page.field("would change", &format_args!("{some} of {all}")),
@@ -85,6 +91,21 @@ impl Blast {
             some if some as u64 == self.principals_total => format!(": {}", names.join(", ")),
             _ => format!(": {}, ...", names.join(", ")),
         }
+    }
+
+    /// Whether whoever asks would be shut out himself.
+    pub(super) fn includes_caller(&self) -> bool {
+        self.includes_caller
+    }
+
+    /// Whether something is hit that the gate has not seen.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.unknown > 0
+    }
+
+    /// With what it would be refused: `CODE: ERROR`.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.as_deref()
     }
 
     /// Says if whoever asks would be shut out himself.
@@ -124,6 +145,17 @@ impl Blast {
     }
 }
 
+/// With what status a change would be refused, and why: `CODE: ERROR`.
+pub(super) fn refusal(answer: &Value) -> Option<(u64, String)> {
+    let refused = answer.get("refused").filter(|refused| refused.is_object())?;
+    let text = |name: &str| refused[name].as_str().unwrap_or_default();
+    let told = match (text("code"), text("error")) {
+        (one, "") | ("", one) => one.to_owned(),
+        (code, error) => format!("{code}: {error}"),
+    };
+    Some((refused["status"].as_u64().unwrap_or_default(), told))
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -142,5 +174,8 @@ mod tests {
         assert!(blast.includes_caller && !Blast::of([&one]).includes_caller);
         assert_eq!((blast.names(), Blast::of([&one]).names()), (": a, b, ...".into(), ": a".into()));
         assert_eq!(Blast::of([&json!({})]).names(), "");
+        let refused = json!({"refused": {"status": 409, "code": "revoked", "error": "it is revoked"}});
+        assert_eq!(refusal(&refused), Some((409, "revoked: it is revoked".into())));
+        assert_eq!((refusal(&one), refusal(&json!({"refused": false}))), (None, None));
     }
 }

@@ -41,7 +41,17 @@ pub(super) fn target(file: &Path, level: Level) -> Result<(String, Option<String
             };
             Ok((name, None))
         }
-        level => Err(format!("--certificate names a certificate, a key or a principal, no {level}")),
+        Level::Issuer if !certificate.signs => Err(unfit("not the certificate of an authority")),
+        Level::Issuer => match certificate.key_id {
+            Some(id) => Ok((id.to_string(), None)),
+            None => Err(unfit("has no subject key id")),
+        },
+        Level::TrustDomain => {
+            let subject = certificate.subject.map_err(|error| unfit(&error.to_string()))?;
+            let id = subject.spiffe.ok_or_else(|| unfit("has no SPIFFE ID, and so no trust domain"))?;
+            Ok((id.trust_domain().to_owned(), None))
+        }
+        level => Err(format!("--certificate names no {level}")),
     }
 }
 
@@ -71,11 +81,15 @@ mod tests {
         let parsed = Certificate::parse(&read(&files.certificate).unwrap()[0]).unwrap();
         let root = Certificate::parse(&read(&pki.ca()).unwrap()[0]).unwrap();
         let named = |level| target(&files.certificate, level).unwrap();
-        let issuer = root.key_id.map(|id| id.to_string());
+        let issuer = root.key_id.as_ref().map(|id| id.to_string());
         assert!(issuer.is_some());
         assert_eq!(named(Level::Certificate), (parsed.serial.to_string(), issuer));
         assert_eq!(named(Level::Key), (parsed.key.to_string(), None));
         assert_eq!(named(Level::Principal), ("spiffe://demo.test/agent/alice".into(), None));
+        assert_eq!(named(Level::TrustDomain), ("demo.test".into(), None));
+        let key_id = root.key_id.unwrap().to_string();
+        assert_eq!(target(&pki.ca(), Level::Issuer), Ok((key_id, None)));
+        assert!(target(&files.certificate, Level::Issuer).is_err());
         assert!(target(&files.certificate, Level::Task).is_err());
         assert!(target(&files.key, Level::Key).unwrap_err().ends_with("holds no certificate"));
     }

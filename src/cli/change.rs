@@ -12,14 +12,14 @@ use super::batch;
 use super::blast::Blast;
 use super::blast::Consent;
 use super::complain;
+use super::failure::CallError;
+use super::failure::Effect;
 use super::order::Change;
 use super::order::ChangeArgs;
 use super::order::Order;
 use super::output::Page;
 use super::output::counted;
 use super::output::print_document;
-use super::server::CallError;
-use super::server::Effect;
 use super::server::Server;
 use super::server::talk;
 use crate::revocation::Level;
@@ -50,14 +50,13 @@ impl ChangeArgs {
         if self.dry_run {
             return self.dry_run(&mut server, order, change).await;
         }
-        if change.is_mass() && !self.yes {
-            match self.consent(&mut server, order, &change).await {
-                Ok(()) => {}
-                Err(code) => return code,
-            }
-        }
+        let ahead = match self.look_ahead(&mut server, order, &change).await {
+            Ok(ahead) => ahead,
+            Err(code) => return code,
+        };
         match send(&mut server, &change).await {
-            Ok(answer) => self.print(order, &change, &answer),
+            Ok(answer) => self.print(order, &change, &answer, &ahead),
+            Err(error) if ahead.includes_caller() => error.told(Effect::ChangesCaller),
             Err(error) => error.told(Effect::Changes),
         }
     }
@@ -82,37 +81,75 @@ impl ChangeArgs {
         blast.show(&mut page);
         let printed = page.print();
         blast.warn();
-        printed
+        match blast.refusal() {
+            Some(_) => REFUSED,
+            None => printed,
+        }
     }
 
-    /// Shows what would be hit, and asks; the exit code if it is not to be done.
-    async fn consent(&self, server: &mut Server<'_>, order: Order, change: &Change) -> Result<(), u8> {
-        let answer = send(server, &Change { dry_run: true, ..change.clone() }).await;
-        let answer = answer.map_err(|error| error.told(Effect::Asks))?;
+    /// What the change would hit; the exit code if it is not to be done. Asks before much is hit, or the caller.
+    async fn look_ahead(&self, server: &mut Server<'_>, order: Order, change: &Change) -> Result<Blast, u8> {
+        let asks = change.is_mass() && !self.yes;
+        if matches!(order, Order::Reinstate { .. }) && !asks {
+            return Ok(Blast::default());
+        }
+        let answer = match send(server, &Change { dry_run: true, ..change.clone() }).await {
+            Ok(answer) => answer,
+            // Who wants no questions is not kept from a revocation by the answer to one.
+            Err(error) if self.yes && error.is_in_doubt() => return Ok(Blast::default()),
+            Err(error) => {
+                let code = error.told(Effect::Asks);
+                complain(&format_args!("{}: nothing was changed", order.name()));
+                return Err(code);
+            }
+        };
         if !answer.is_done("dry_run") {
+            if !asks {
+                // The call itself says why.
+                return Ok(Blast::default());
+            }
             self.refused(order, change, &answer);
             return Err(REFUSED);
         }
-        let blast = Blast::of([&answer.document]);
-        match blast.ask(order, &change.subject()) {
-            Consent::Given => Ok(()),
+        let ahead = Blast::of([&answer.document]);
+        match ahead.refusal() {
+            Some(refusal) if change.is_mass() => {
+                complain(&format_args!("{}: refused: {refusal}; nothing was changed", order.name()));
+                return Err(REFUSED);
+            }
+            Some(_) => return Ok(ahead),
+            None => {}
+        }
+        if self.yes || !(asks || ahead.includes_caller()) {
+            ahead.warn();
+            return Ok(ahead);
+        }
+        match ahead.ask(order, &change.subject()) {
+            Consent::Given => Ok(ahead),
             Consent::Refused(code) => Err(code),
         }
     }
 
-    fn print(&self, order: Order, change: &Change, answer: &Answer) -> u8 {
+    fn print(&self, order: Order, change: &Change, answer: &Answer, ahead: &Blast) -> u8 {
+        let is_done = answer.is_done("id");
         if self.server.json {
             print_document(&answer.body);
-        } else if answer.is_done("id") {
+        } else if is_done {
             let mut page = Page::new();
-            page.line(&format_args!("{}: {}", order.name(), told(order, change.level, answer)));
+            page.line(&told(order, change.level, answer));
             // It is done, whether or not anybody can be told.
             page.print();
         }
         if answer.document["enforced"] == Value::Bool(false) {
             complain(&ADVISORY);
         }
-        if answer.is_done("id") {
+        if is_done && ahead.is_unknown() && is_of_connections(change.level) {
+            let subject = change.subject();
+            complain(&format_args!(
+                "note: the gate has not seen {subject}; nothing is connected under that name"
+            ));
+        }
+        if is_done {
             return DONE;
         }
         self.refused(order, change, answer);
@@ -146,14 +183,27 @@ fn told(order: Order, level: Level, answer: &Answer) -> String {
     let target = format!("{} {}", answer.text("level"), answer.text("target"));
     let lifts = matches!(order, Order::Reinstate { .. });
     if lifts && answer.document["changed"] == Value::Bool(false) {
-        return format!("nothing was suspended or revoked under {target}");
+        return format!("{NOTHING_TO_LIFT} {target}");
     }
-    let effect = match (level, answer.number("sessions_ended")) {
-        _ if lifts => String::new(),
-        (Level::Token | Level::Chain, _) => " kept; no token is read yet,".into(),
-        (_, ended) => format!(" {} ended,", counted(ended, "session")),
+    let (ended, note) = match level {
+        _ if lifts => (String::new(), ""),
+        Level::Token | Level::Chain => (String::new(), UNREAD),
+        _ => (format!(", {} ended", counted(answer.number("sessions_ended"), "session")), ""),
     };
-    format!("{target} (id {}),{effect} generation {}", answer.text("id"), answer.number("generation"))
+    let (id, generation) = (answer.text("id"), answer.number("generation"));
+    format!("{} {target} (id {id}){ended}, generation {generation}{note}", order.done())
+}
+
+/// Said of a reinstatement that changed nothing, before its target.
+pub(super) const NOTHING_TO_LIFT: &str = "nothing was suspended or revoked under";
+const UNREAD: &str = "; the gate reads no tokens of agents yet, admin tokens are refused at once";
+
+/// Whether what is connected is known by a target of this level.
+fn is_of_connections(level: Level) -> bool {
+    match level {
+        Level::Principal | Level::Key | Level::Task | Level::Issuer | Level::TrustDomain => true,
+        Level::Certificate | Level::Token | Level::Chain => false,
+    }
 }
 
 #[cfg(test)]
@@ -175,14 +225,14 @@ mod tests {
         let (revoke, reinstate) = (Order::Revoke(Unseen::Refused), Order::Reinstate { force: false });
         let principal = Level::Principal;
         for (sessions, words) in [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")] {
-            let expected = format!("principal a (id i), {words} ended, generation 7");
+            let expected = format!("revoked principal a (id i), {words} ended, generation 7");
             assert_eq!(told(revoke, principal, json!({"sessions_ended": sessions})), expected);
         }
         let lifted = told(reinstate, principal, json!({"changed": true}));
-        assert_eq!(lifted, "principal a (id i), generation 7");
+        assert_eq!(lifted, "reinstated principal a (id i), generation 7");
         let nothing = told(reinstate, principal, json!({"changed": false}));
         assert_eq!(nothing, "nothing was suspended or revoked under principal a");
         let token = told(revoke, Level::Token, json!({"level": "token", "sessions_ended": 0}));
-        assert_eq!(token, "token a (id i), kept; no token is read yet, generation 7");
+        assert_eq!(token, format!("revoked token a (id i), generation 7{UNREAD}"));
     }
 }

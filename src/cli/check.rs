@@ -56,15 +56,16 @@ pub(super) struct CheckArgs {
     server: ServerArgs,
 }
 
-const COLUMNS: [(&str, &str); 8] = [
+const COLUMNS: [(&str, &str); 9] = [
     ("STATE", "state"),
     ("APPLIES", "applies"),
     ("LEVEL", "level"),
     ("TARGET", "target"),
     ("AT", "at"),
     ("ACTOR", "actor"),
-    ("REASON", "reason"),
+    ("ISSUED BEFORE", "issued_before"),
     ("ID", "id"),
+    ("REASON", "reason"),
 ];
 
 const CERTIFICATES: [(&str, &str); 6] = [
@@ -142,6 +143,9 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
 
 fn detail(certificate: &Value, page: &mut Page) {
     for name in ["serial", "key", "sha256"] {
+        page.field_if(name, &cell(certificate, name));
+    }
+    for name in ["allowed", "code"] {
         page.field_if(name, &cell(certificate, name));
     }
     page.field_if("not before", &cell(certificate, "not_before"));

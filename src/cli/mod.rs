@@ -8,6 +8,8 @@ mod certificate;
 mod change;
 mod check;
 mod demo;
+mod failure;
+mod fate;
 mod list;
 mod order;
 mod output;
@@ -23,11 +25,17 @@ mod status;
 
 use std::io;
 use std::io::Write as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::ArgMatches;
+use clap::CommandFactory;
+use clap::FromArgMatches;
 use clap::Parser;
 use clap::Subcommand;
+use clap::builder::OsStr;
+use clap::builder::Resettable;
 
 use audit::AuditCommand;
 use check::CheckArgs;
@@ -52,10 +60,14 @@ pub(crate) const UNREACHABLE: u8 = 3;
 /// Some of it is done, and some is not.
 pub(crate) const PARTLY: u8 = 4;
 
+/// The command line as it was given.
+#[derive(Debug)]
+pub struct Cli(Line);
+
 /// A TLS-terminating reverse proxy whose revocations bite at once.
 #[derive(Debug, Parser)]
 #[command(name = "portcullis", version, after_help = EXAMPLES)]
-pub struct Cli {
+struct Line {
     #[command(subcommand)]
     command: Command,
 }
@@ -87,7 +99,8 @@ const DEMO: &str = "Examples:
 
 const REVOKE: &str = "Examples:
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked'
-  portcullis revoke --level certificate --certificate a.pem
+  portcullis revoke --certificate a.pem
+  portcullis revoke --level principal --target a --issued-before now --reason 'key leaked'
   portcullis revoke --level trust_domain --target lab.test --dry-run
   portcullis revoke --level certificate --file serials.txt --reason 'CA breach' --yes
 Examples of targets:
@@ -122,7 +135,7 @@ const REVOCATIONS: &str = "Examples:
 const SESSIONS: &str = "Examples:
   portcullis sessions
   portcullis sessions --principal spiffe://lab.test/agent/a
-  portcullis sessions end 17 --reason 'stuck upload'";
+  portcullis sessions end 5f0c2a9b00000011 --reason 'stuck upload'";
 
 const STATUS: &str = "Examples:
   portcullis status
@@ -152,15 +165,15 @@ enum Command {
     #[command(after_help = RUN)]
     Run {
         /// The configuration file (TOML).
-        #[arg(long, env = "PORTCULLIS_CONFIG")]
-        config: PathBuf,
+        #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Say whether a configuration would start, without taking a port or the state directory.
     #[command(after_help = VALIDATE)]
     Validate {
         /// The configuration file (TOML).
-        #[arg(long, env = "PORTCULLIS_CONFIG")]
-        config: PathBuf,
+        #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
     },
     /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
     #[command(after_help = DEMO)]
@@ -219,12 +232,34 @@ impl DenyArgs {
     }
 }
 
+impl Parser for Cli {}
+
+impl CommandFactory for Cli {
+    fn command() -> clap::Command {
+        usable(<Line as CommandFactory>::command(), "portcullis")
+    }
+
+    fn command_for_update() -> clap::Command {
+        usable(<Line as CommandFactory>::command_for_update(), "portcullis")
+    }
+}
+
+impl FromArgMatches for Cli {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Line::from_arg_matches(matches).map(Self)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)
+    }
+}
+
 impl Cli {
     /// Does what the command line says.
     pub fn run(self) -> ExitCode {
-        let code = match self.command {
-            Command::Run { config } => run::run(&config),
-            Command::Validate { config } => run::validate(&config),
+        let code = match self.0.command {
+            Command::Run { config } => configured(config.as_deref(), run::run),
+            Command::Validate { config } => configured(config.as_deref(), run::validate),
             Command::Demo(demo) => demo.run(),
             Command::Revoke(deny) => deny.change.run(Order::Revoke(deny.unseen())),
             Command::Suspend(deny) => deny.change.run(Order::Suspend(deny.unseen())),
@@ -238,6 +273,41 @@ impl Cli {
             Command::Man(man) => man.run(),
         };
         ExitCode::from(code)
+    }
+}
+
+/// The command, with what `derive` cannot say of it and of all below it.
+fn usable(command: clap::Command, path: &str) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_env().and_then(std::env::var_os) {
+        // Whoever empties a variable wants it to count for nothing; an empty path would be an error.
+        Some(value) if value.is_empty() => arg.env(Resettable::<OsStr>::Reset),
+        _ => arg,
+    });
+    // Beside an error, clap's own usage names every option that the environment sets, as if all were required.
+    let usage = command.clone().bin_name(path).render_usage().to_string();
+    let usage = usage.strip_prefix("Usage: ").unwrap_or(&usage).to_owned();
+    let command = command.override_usage(usage).mut_subcommands(|below| {
+        let path = format!("{path} {}", below.get_name());
+        usable(below, &path)
+    });
+    // What stands behind the options is filled like prose, unless it is part of the template: a command line that was
+    // broken somewhere cannot be copied.
+    match command.get_after_help().map(ToString::to_string) {
+        Some(examples) => command.help_template(format!("{TEMPLATE}{examples}")),
+        None => command,
+    }
+}
+
+/// As clap has it, up to the options.
+const TEMPLATE: &str = "{before-help}{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}\n\n";
+
+fn configured(config: Option<&Path>, run: impl FnOnce(&Path) -> u8) -> u8 {
+    match config.filter(|config| !config.as_os_str().is_empty()) {
+        Some(config) => run(config),
+        None => {
+            complain(&"--config is missing: the configuration file (or PORTCULLIS_CONFIG)");
+            USAGE
+        }
     }
 }
 

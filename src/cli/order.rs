@@ -4,9 +4,13 @@ use std::path::PathBuf;
 
 use clap::ArgGroup;
 use clap::Args;
+use clap::builder::PossibleValue;
+use clap::builder::PossibleValuesParser;
+use clap::builder::TypedValueParser;
 use serde::Serialize;
 
 use super::certificate;
+use super::question::moment;
 use super::server::ServerArgs;
 use crate::clock::Timestamp;
 use crate::revocation::Action;
@@ -62,13 +66,14 @@ impl Change {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["target", "certificate", "file"])))]
 pub(super) struct ChangeArgs {
-    /// certificate, key, principal (agent), token, task, chain, issuer or trust_domain.
-    #[arg(long, required_unless_present = "file")]
+    /// What the target is; with --certificate, a certificate if nothing else is said.
+    #[arg(long, value_parser = level())]
     pub(super) level: Option<Level>,
     /// The target: a serial, a key's SHA-256, a SPIFFE ID, DNS name or agent id, a jti, a task id, a CA key id, ...
     #[arg(long)]
     target: Option<String>,
-    /// Read the target from a certificate (PEM): its serial and issuer, its key or its principal, as --level says.
+    /// Read the target from a certificate (PEM): its serial and issuer, its key, its principal or its trust domain,
+    /// as --level says; for an issuer, the authority's own certificate.
     #[arg(long, value_name = "FILE")]
     certificate: Option<PathBuf>,
     /// Many changes, one a line: TARGET (with --level), or LEVEL TARGET [ISSUER], or a JSON object; # comments.
@@ -81,8 +86,8 @@ pub(super) struct ChangeArgs {
     /// Why; it is logged, audited and, where configured, told to the client.
     #[arg(long)]
     reason: Option<String>,
-    /// Hit only what was issued before: RFC 3339, or Unix seconds.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    /// Hit only what was issued before: RFC 3339, Unix seconds, how long ago (1h), or now.
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     issued_before: Option<String>,
     /// When what is hit has expired, and the entry may be forgotten: RFC 3339, or Unix seconds.
     #[arg(long, value_name = "TIME", value_parser = time)]
@@ -90,7 +95,7 @@ pub(super) struct ChangeArgs {
     /// Change nothing; say what would be hit.
     #[arg(long)]
     pub(super) dry_run: bool,
-    /// Do not ask: needed for an issuer or a trust domain where nobody sits at a terminal.
+    /// Do not ask: needed for an issuer, a trust domain or yourself where nobody sits at a terminal.
     #[arg(long, short)]
     pub(super) yes: bool,
     #[command(flatten)]
@@ -161,16 +166,26 @@ impl ChangeArgs {
 
     /// The one change that the command line names; why it names none.
     pub(super) fn named(&self, order: Order) -> Result<Change, String> {
-        let level = self.level.ok_or("--level is missing")?;
         let Some(file) = &self.certificate else {
+            let level = self.level.ok_or("--level is missing: what the target is, such as principal")?;
             let target = self.target.as_deref().ok_or("--target is missing")?;
             let change = Change { issuer: self.issuer.clone(), ..self.change(order, level, target) };
             return change.checked();
         };
+        let level = self.level.unwrap_or(Level::Certificate);
         let (target, issuer) = certificate::target(file, level)?;
         let issuer = self.issuer.clone().or(issuer);
         Change { issuer, ..self.change(order, level, &target) }.checked()
     }
+}
+
+/// A level, by a name that shells can complete.
+pub(super) fn level() -> impl TypedValueParser<Value = Level> {
+    let names = Level::ALL.map(|level| match level {
+        Level::Principal => PossibleValue::new(level.name()).alias("agent"),
+        level => PossibleValue::new(level.name()),
+    });
+    PossibleValuesParser::new(names).try_map(|name| name.parse::<Level>())
 }
 
 /// Checked here, and read where it counts.

@@ -76,11 +76,30 @@ fn page(command: &Command) -> io::Result<String> {
     Ok(with_examples(&String::from_utf8_lossy(&page)))
 }
 
-/// What stands behind the options are examples, and a command line that was filled like prose cannot be copied.
+/// What stands behind the options are examples, and a command line that was filled like prose cannot be copied. What
+/// follows them has sections of its own.
 fn with_examples(page: &str) -> String {
     let Some((before, extra)) = page.split_once(".SH EXTRA\n") else {
         return page.to_owned();
     };
     let (examples, after) = extra.find(".SH ").map_or((extra, ""), |at| extra.split_at(at));
-    format!("{before}.SH EXAMPLES\n.nf\n{examples}.fi\n{after}")
+    let mut sections = String::new();
+    let mut is_first = true;
+    for line in examples.lines() {
+        match (line, line.split_once(':')) {
+            ("Examples:", _) if is_first => sections += ".SH EXAMPLES\n.nf\n",
+            (_, Some(("Exit codes", codes))) => section(&mut sections, "EXIT STATUS", codes),
+            (_, Some(("Environment", variables))) => section(&mut sections, "ENVIRONMENT", variables),
+            _ => {
+                sections += line;
+                sections.push('\n');
+            }
+        }
+        is_first = false;
+    }
+    format!("{before}{sections}.fi\n{after}")
+}
+
+fn section(sections: &mut String, name: &str, text: &str) {
+    *sections += &format!(".fi\n.SH \"{name}\"\n{}\n", text.trim());
 }

@@ -1,5 +1,7 @@
 //! Commands that only ask: one GET, one page. And the options that several of them have.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::Value;
 
@@ -7,10 +9,10 @@ use super::DONE;
 use super::REFUSED;
 use super::answer::Answer;
 use super::complain;
+use super::failure::Effect;
 use super::output::Page;
 use super::output::cell;
 use super::output::print_document;
-use super::server::Effect;
 use super::server::Server;
 use super::server::ServerArgs;
 use super::server::talk;
@@ -85,16 +87,20 @@ pub(super) fn table(document: &Value, page: &mut Page, member: &str, columns: &[
     DONE
 }
 
-/// A point in time, or how long ago it was: RFC 3339, Unix seconds, `90s`, `1h`, `2days`.
+/// A point in time, or how long ago it was: RFC 3339, Unix seconds, `90s`, `1h`, `2days`, `now`.
 pub(super) fn moment(text: &str) -> Result<String, &'static str> {
     if Timestamp::parse(text).is_some() {
         return Ok(text.to_owned());
     }
-    let ago = humantime::parse_duration(text).ok().and_then(|ago| i64::try_from(ago.as_millis()).ok());
+    let ago = match text {
+        "now" => Some(Duration::ZERO),
+        text => humantime::parse_duration(text).ok(),
+    };
+    let ago = ago.and_then(|ago| i64::try_from(ago.as_millis()).ok());
     let at = ago.map(|ago| Timestamp::from_millis(Clock::system().now().millis().saturating_sub(ago)));
     // What is so long ago that it cannot be written is no time.
     let at = at.map(|at| at.to_string()).filter(|at| Timestamp::parse(at).is_some());
-    at.ok_or("RFC 3339, such as 2026-11-22T12:00:00Z, Unix seconds, or how long ago, such as 1h")
+    at.ok_or("RFC 3339, such as 2026-11-22T12:00:00Z, Unix seconds, or how long ago, such as 1h, or now")
 }
 
 /// A number as the value of a query.
@@ -104,8 +110,6 @@ pub(super) fn number(number: Option<u64>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
@@ -116,6 +120,10 @@ mod tests {
         let before = Clock::system().now();
         let at = Timestamp::parse(&moment("1h").unwrap()).unwrap();
         assert!(at.since(before) == Duration::ZERO && before.since(at) <= Duration::from_secs(3600));
+        let now = Timestamp::parse(&moment("now").unwrap()).unwrap();
+        assert!(
+            now.since(before) < Duration::from_secs(3600) && before.since(now) <= Duration::from_millis(1)
+        );
         for nonsense in ["", "yesterday", "h", "9999999years"] {
             assert!(moment(nonsense).is_err(), "{nonsense}");
         }

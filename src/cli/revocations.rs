@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::DONE;
 use super::answer::Answer;
+use super::order::level;
 use super::output::Page;
 use super::output::cell;
 use super::question;
@@ -24,7 +25,7 @@ pub(super) struct RevocationsArgs {
     #[arg(conflicts_with_all = ["level", "target", "issuer", "state", "source", "since", "until", "limit", "offset"])]
     id: Option<String>,
     /// Of this level alone.
-    #[arg(long)]
+    #[arg(long, value_parser = level())]
     level: Option<Level>,
     /// Of this target alone.
     #[arg(long)]
@@ -63,9 +64,9 @@ const COLUMNS: [(&str, &str); 9] = [
     ("ISSUER", "issuer"),
     ("AT", "at"),
     ("ACTOR", "actor"),
-    ("REASON", "reason"),
     ("ISSUED BEFORE", "issued_before"),
     ("ID", "id"),
+    ("REASON", "reason"),
 ];
 
 impl RevocationsArgs {
@@ -73,7 +74,8 @@ impl RevocationsArgs {
     pub(super) fn run(self) -> u8 {
         if let Some(id) = &self.id {
             let path = format!("/v1/revocations/{}", encoded(id));
-            return question::ask(&self.server, "revocations", &path, "id", story);
+            let name = format!("revocations: change {id}");
+            return question::ask(&self.server, &name, &path, "id", story);
         }
         let pairs = [
             ("level", self.level.map(|level| level.name().to_owned())),
@@ -98,21 +100,37 @@ fn story(answer: &Answer, page: &mut Page) -> u8 {
     let is_in_effect = answer.document["in_effect"] == Value::Bool(true);
     let effect = if is_in_effect { "in effect" } else { "not in effect" };
     page.field("id", &answer.text("id"));
-    page.field(
-        "change",
-        &format_args!("{} {} {}", answer.text("action"), answer.text("level"), answer.text("target")),
-    );
+    let events = answer.document["events"].as_array().map(Vec::as_slice).unwrap_or_default();
+    // What is in effect no more has no entry, and what a feed brought has no event.
+    let event = events.iter().find(|event| event["id"] == answer.document["id"]).unwrap_or(&Value::Null);
+    let entry = &answer.document["entry"];
+    let change = [&cell(event, "action"), answer.text("level"), answer.text("target")].join(" ");
+    page.field("change", &change.trim_start());
     page.field("state", &format_args!("{}, {effect}", answer.text("state")));
-    for name in ["issuer", "principal", "serial", "at", "actor", "source", "reason"] {
-        page.field_if(name, answer.text(name));
+    page.field_if("issuer", answer.text("issuer"));
+    for (name, in_event) in [("principal", "principal"), ("serial", "serial"), ("at", "time")] {
+        page.field_if(name, &either(entry, name, event, in_event));
+    }
+    for name in ["actor", "source", "reason"] {
+        page.field_if(name, &either(entry, name, event, name));
+    }
+    for (words, name) in [("issued before", "issued_before"), ("expires", "expires_at")] {
+        page.field_if(words, &cell(entry, name));
     }
     timeline(&answer.document["timeline"], page);
-    let events = answer.document["events"].as_array().map(Vec::as_slice).unwrap_or_default();
     if !events.is_empty() {
         page.line(&"");
         events.iter().for_each(|event| page.line(&told(event)));
     }
     DONE
+}
+
+/// A member of the entry; else what the event calls the same.
+fn either(entry: &Value, name: &str, event: &Value, in_event: &str) -> String {
+    match cell(entry, name) {
+        none if none.is_empty() => cell(event, in_event),
+        some => some,
+    }
 }
 
 fn timeline(timeline: &Value, page: &mut Page) {
@@ -129,8 +147,13 @@ fn timeline(timeline: &Value, page: &mut Page) {
 /// An event of the audit in one line.
 pub(super) fn told(event: &Value) -> String {
     let words = ["time", "action", "outcome"].map(|name| cell(event, name));
-    let more =
-        [("by", "actor"), ("from", "address"), ("for", "correlation_id"), ("code", "code"), ("id", "id")];
+    let more = [
+        ("by", "actor"),
+        ("from", "address"),
+        ("correlation id", "correlation_id"),
+        ("code", "code"),
+        ("id", "id"),
+    ];
     let more = more.into_iter().filter_map(|(word, name)| {
         let value = cell(event, name);
         (!value.is_empty()).then(|| format!(" {word} {value}"))

@@ -27,10 +27,9 @@ use serde_json::Value;
 use serde_json::json;
 
 use super::REFUSED;
-use super::UNREACHABLE;
-use super::USAGE;
 use super::answer::Answer;
 use super::complain;
+use super::failure::CallError;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 
@@ -46,10 +45,10 @@ pub(super) struct ServerArgs {
     #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
     cacert: Option<PathBuf>,
     /// The administrator's certificate (PEM).
-    #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE", requires = "client_key")]
+    #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE")]
     client_cert: Option<PathBuf>,
     /// Its private key (PEM).
-    #[arg(long, env = "PORTCULLIS_CLIENT_KEY", value_name = "FILE", requires = "client_cert")]
+    #[arg(long, env = "PORTCULLIS_CLIENT_KEY", value_name = "FILE")]
     client_key: Option<PathBuf>,
     /// A file with an access token.
     #[arg(long, env = "PORTCULLIS_TOKEN_FILE", value_name = "FILE", conflicts_with = "secret_file")]
@@ -65,51 +64,25 @@ pub(super) struct ServerArgs {
     pub(super) json: bool,
 }
 
-/// Why a call came to nothing.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum CallError {
-    /// The command line or a file is wrong; nothing was sent.
-    #[error("{0}")]
-    Usage(String),
-    /// No answer.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The secret was not taken.
-    #[error("{0}: the server gives no token for this secret: {1}")]
-    LogIn(String, String),
-}
-
-/// What may have come of a call that got no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Effect {
-    /// It only asks.
-    Asks,
-    /// It changes something.
-    Changes,
-}
-
-impl CallError {
-    /// The exit code.
-    pub(super) fn code(&self) -> u8 {
-        match self {
-            Self::Usage(_) | Self::Client(ClientError::File(..)) => USAGE,
-            Self::LogIn(..) | Self::Client(ClientError::Refused(..)) => REFUSED,
-            Self::Client(_) => UNREACHABLE,
-        }
-    }
-
-    /// Whether the server may have done what it was asked, without having said so.
-    pub(super) fn is_in_doubt(&self) -> bool {
-        matches!(self, Self::Client(ClientError::Broken(..) | ClientError::Silent(..)))
-    }
-
-    /// Says what went wrong, and returns the exit code.
-    pub(super) fn told(&self, effect: Effect) -> u8 {
-        complain(self);
-        if effect == Effect::Changes && self.is_in_doubt() {
-            complain(&"whether the change is in effect is not known; repeating it does no harm");
-        }
-        self.code()
+impl ServerArgs {
+    /// An error of a file, with the option that names the file.
+    fn named(&self, error: ClientError) -> ClientError {
+        let (file, reason) = match error {
+            ClientError::File(file, reason) => (file, reason),
+            ClientError::OtherKey(key, cert) => {
+                return ClientError::OtherKey(format!("--client-key {key}"), format!("--client-cert {cert}"));
+            }
+            other => return other,
+        };
+        let all = [
+            ("--cacert", &self.cacert),
+            ("--client-cert", &self.client_cert),
+            ("--client-key", &self.client_key),
+        ];
+        let is_it =
+            |path: &Option<PathBuf>| path.as_ref().is_some_and(|path| path.display().to_string() == file);
+        let options: Vec<&str> = all.iter().filter(|(_, path)| is_it(path)).map(|(name, _)| *name).collect();
+        ClientError::File(format!("{} {file}", options.join(", ")).trim().to_owned(), reason)
     }
 }
 
@@ -132,16 +105,28 @@ impl<'a> Server<'a> {
         let Some(cacert) = &args.cacert else {
             return usage("--cacert is missing: the file of the authority that vouches for the server");
         };
-        let own = args.client_cert.as_deref().zip(args.client_key.as_deref());
+        let own = match (&args.client_cert, &args.client_key) {
+            (Some(_), None) => {
+                return usage("--client-key is missing: the private key of the certificate in --client-cert");
+            }
+            (None, Some(_)) => {
+                return usage("--client-cert is missing: the certificate of the private key in --client-key");
+            }
+            (cert, key) => cert.as_deref().zip(key.as_deref()),
+        };
         if own.is_none() && args.token_file.is_none() && args.secret_file.is_none() {
             return usage(
                 "nothing says who is calling: give --client-cert and --client-key, --token-file or --secret-file",
             );
         }
-        let tls = Arc::new(client::config_from_files(cacert, own)?);
+        let tls = client::config_from_files(cacert, own).map_err(|error| args.named(error))?;
+        let tls = Arc::new(tls);
         let mut server = Self { args, tls, token: None };
         if let Some(file) = &args.token_file {
-            server.token = Some(bearer(&read(file)?).ok_or_else(|| unfit(file, "holds no access token"))?);
+            server.token = Some(
+                bearer(&read("--token-file", file)?)
+                    .ok_or_else(|| unfit("--token-file", file, "holds no access token"))?,
+            );
         }
         if let Some(file) = &args.secret_file {
             server.log_in(file).await?;
@@ -173,9 +158,9 @@ impl<'a> Server<'a> {
     }
 
     async fn log_in(&mut self, file: &Path) -> Result<(), CallError> {
-        let secret = read(file)?;
+        let secret = read("--secret-file", file)?;
         if secret.is_empty() {
-            return Err(unfit(file, "holds no secret"));
+            return Err(unfit("--secret-file", file, "holds no secret"));
         }
         self.token = None;
         let body = json!({ "secret": secret });
@@ -253,13 +238,13 @@ fn read_answer(answer: http::Response<Bytes>) -> Answer {
     Answer { status, document: serde_json::from_slice(&body).unwrap_or(Value::Null), body, retry_after }
 }
 
-fn read(file: &Path) -> Result<String, CallError> {
-    let text = std::fs::read_to_string(file).map_err(|error| unfit(file, &error.to_string()))?;
+fn read(option: &str, file: &Path) -> Result<String, CallError> {
+    let text = std::fs::read_to_string(file).map_err(|error| unfit(option, file, &error.to_string()))?;
     Ok(text.trim().to_owned())
 }
 
-fn unfit(file: &Path, reason: &str) -> CallError {
-    CallError::Usage(format!("{}: {reason}", file.display()))
+fn unfit(option: &str, file: &Path, reason: &str) -> CallError {
+    CallError::Usage(format!("{option} {}: {reason}", file.display()))
 }
 
 fn bearer(token: &str) -> Option<HeaderValue> {

@@ -7,13 +7,13 @@ use http::Method;
 
 use super::DONE;
 use super::answer::Answer;
+use super::failure::CallError;
+use super::failure::Effect;
 use super::output::Page;
 use super::output::counted;
 use super::question;
 use super::question::Window;
 use super::question::number;
-use super::server::CallError;
-use super::server::Effect;
 use super::server::Server;
 use super::server::ServerArgs;
 use super::server::encoded;
@@ -62,7 +62,7 @@ enum SessionsCommand {
 
 const END: &str = "Examples:
   portcullis sessions --principal spiffe://lab.test/agent/a
-  portcullis sessions end 17 --reason 'stuck upload'
+  portcullis sessions end 5f0c2a9b00000011 --reason 'stuck upload'
 To keep it out, revoke or suspend its certificate, key or principal.";
 
 /// Which session ends.
@@ -122,7 +122,10 @@ impl SessionsArgs {
 impl EndArgs {
     async fn run(self) -> u8 {
         match self.call().await {
-            Ok(answer) => question::print(&self.server, "sessions end", &answer, ("ended", ended)),
+            Ok(answer) => {
+                let name = format!("sessions end: session {}", self.id);
+                question::print(&self.server, &name, &answer, ("ended", ended))
+            }
             Err(error) => error.told(Effect::Changes),
         }
     }

@@ -26,6 +26,7 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use rustls::AlertDescription;
+use rustls::CertificateError;
 use rustls::ClientConfig;
 use rustls::ConfigBuilder;
 use rustls::ProtocolVersion;
@@ -35,6 +36,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::ServerName;
+use rustls::pki_types::pem;
 use rustls::pki_types::pem::PemObject as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -57,12 +59,18 @@ pub enum ClientError {
     /// A file that cannot be used.
     #[error("{0}: {1}")]
     File(String, String),
+    /// A private key, and the certificate to which it does not belong.
+    #[error("{0}: not the key of the certificate in {1}")]
+    OtherKey(String, String),
     /// Nobody listens there, or not in time.
     #[error("cannot reach {0}: {1}")]
     Unreachable(String, String),
     /// The client's certificate was not accepted; in TLS 1.3 that is told after the client's part of the handshake.
-    #[error("{0} refused this certificate in the handshake: {1}; nothing was changed")]
+    #[error("{0} does not accept this certificate: {1}")]
     Refused(String, &'static str),
+    /// The server's certificate was not accepted.
+    #[error("{0} is not trusted: {1}")]
+    Untrusted(String, CertificateError),
     /// The request was sent, and no answer came in time.
     #[error("{0} took the request and gave no answer within {1:?}")]
     Silent(String, Duration),
@@ -104,10 +112,13 @@ pub fn config_from_files(ca: &Path, own: Option<(&Path, &Path)>) -> Result<Clien
         return Ok(builder.with_no_client_auth());
     };
     let chain = certificates(cert)?;
-    let read = PrivateKeyDer::from_pem_file(key).map_err(|e| unusable(key, &e))?;
+    let read = PrivateKeyDer::from_pem_file(key).map_err(|error| match error {
+        pem::Error::NoItemsFound => unusable(key, &"holds no private key"),
+        error => unreadable(key, error),
+    })?;
     builder.with_client_auth_cert(chain, read).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
-            unusable(key, &format_args!("not the key of the certificate in {}", cert.display()))
+            ClientError::OtherKey(key.display().to_string(), cert.display().to_string())
         }
         error => ClientError::File(format!("{}, {}", cert.display(), key.display()), error.to_string()),
     })
@@ -118,7 +129,14 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError
     match read {
         Ok(found) if found.is_empty() => Err(unusable(path, &"holds no certificate")),
         Ok(found) => Ok(found),
-        Err(error) => Err(unusable(path, &error)),
+        Err(error) => Err(unreadable(path, error)),
+    }
+}
+
+fn unreadable(path: &Path, error: pem::Error) -> ClientError {
+    match error {
+        pem::Error::Io(error) => unusable(path, &error),
+        error => unusable(path, &format_args!("{error}")),
     }
 }
 
@@ -150,6 +168,9 @@ fn not_shaken(address: SocketAddr, error: &io::Error) -> ClientError {
         return ClientError::Refused(address.to_string(), why);
     }
     let reason = match cause::<rustls::Error>(error) {
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            return ClientError::Untrusted(address.to_string(), why.clone());
+        }
         Some(rustls::Error::InvalidMessage(_)) => "does not speak TLS: is this the metrics port?".into(),
         _ => error.to_string(),
     };

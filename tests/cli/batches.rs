@@ -74,6 +74,27 @@ fn what_was_refused_is_named_by_its_line() {
     insta::assert_snapshot!(told.join("\n"));
 }
 
+#[test]
+fn thousands_of_one_answer_are_told_in_a_few_lines() {
+    let stub = stub(&long(30), vec![Reply::None]);
+    let mut told = vec![brief(&stub, "revoke --level principal --file list")];
+    let kept = json!({"status": 503, "result": {"id": "3", "effective": true, "durable": false, "error": "disk full",
+        "sessions_ended": 1}});
+    let answers = json!({"answers": vec![kept; 12], "done": 0, "refused": 12});
+    let stub = self::stub(&long(12), vec![Reply::Json(207, answers)]);
+    told.push(brief(&stub, "revoke --level principal --file list"));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+/// Seen failing with lines that were counted as done.
+#[test]
+fn what_did_not_stand_cannot_be_lifted() {
+    let result = |changed: bool| json!({"status": 200, "result": {"id": "1", "action": "reinstate", "changed": changed}});
+    let answers = json!({"answers": [result(true), result(false), result(true)], "done": 3, "refused": 0});
+    let line = "reinstate --level principal --file list";
+    insta::assert_snapshot!(stub(LIST, vec![Reply::Json(200, answers)]).run(line));
+}
+
 /// What the batch says when its part of the answers is of another length is in the last case.
 #[test]
 fn a_batch_that_is_refused_as_a_whole_changes_nothing() {
@@ -150,7 +171,8 @@ fn a_dry_run_of_a_list_adds_up() {
             json!({"answers": [
                 {"status": 200, "result": radius(true)},
                 {"status": 200, "result": unknown},
-                {"status": 400, "problem": problem(400, "bad_request", "no such task")},
+                {"status": 200, "result": {"dry_run": true, "would_change": false,
+                    "refused": {"status": 409, "code": "revoked", "error": "it is revoked"}}},
             ], "done": 2, "refused": 1}),
         )
     };

@@ -37,6 +37,20 @@ fn every_command_has_help_with_examples() {
     }
 }
 
+/// Seen failing with examples that stood in `after_help` alone: clap fills it like prose.
+#[test]
+fn an_example_is_never_broken() {
+    for command in COMMANDS {
+        let help = |columns: &str| {
+            let mut program = program();
+            program.args(command.split_whitespace()).arg("--help").env("COLUMNS", columns);
+            ended(program).out
+        };
+        let examples = |help: &str| help.split_once("\nExamples:\n").unwrap().1.to_owned();
+        assert_eq!(examples(&help("80")), examples(&help("400")), "{command}");
+    }
+}
+
 #[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
@@ -61,12 +75,16 @@ fn every_command_has_a_manual_page() {
         let name = format!("portcullis {command}").trim().replace(' ', "-");
         let page = std::fs::read_to_string(pages.join(format!("{name}.1"))).unwrap();
         let title = format!(".TH {name} 1");
-        assert!(page.contains(&title) && page.contains(".SH EXAMPLES\n.nf\nExamples:\n"), "{name}: {page}");
+        assert!(page.contains(&title) && page.contains(".SH EXAMPLES\n.nf\n"), "{name}: {page}");
+        assert!(!page.contains("Examples:\n") && !page.contains("Exit codes:"), "{name}: {page}");
     }
     assert_eq!(std::fs::read_dir(&pages).unwrap().count(), COMMANDS.len());
     let mut program = crate::stub::program();
     program.arg("man");
-    assert!(ended(program).out.contains(".TH portcullis 1"));
+    let page = ended(program).out;
+    for part in [".TH portcullis 1", "\n.SH \"EXIT STATUS\"\n0 done", "\n.SH \"ENVIRONMENT\"\n"] {
+        assert!(page.contains(part), "no {part}: {page}");
+    }
     let mut program = crate::stub::program();
     program.args(["man", "--dir", "/proc/nowhere"]);
     ended(program).said(1, &["portcullis: man: /proc/nowhere: "]);

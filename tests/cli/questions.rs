@@ -46,13 +46,24 @@ fn one_revocation_has_a_story() {
         json!({"sequence": 4, "time": time, "action": "revoke", "outcome": outcome, "actor": "secret:oncall",
             "address": "10.0.0.1:5", "correlation_id": "INC-7", "id": "01", "reason": "key leaked"})
     };
-    let story = json!({"id": "01", "action": "revoke", "state": "revoked", "in_effect": true, "level": "principal",
-        "target": "a", "actor": "secret:oncall", "reason": "key leaked", "at": "2026-11-22T12:00:00.000Z",
+    let entry = json!({"id": "01", "state": "revoked", "level": "principal", "target": "a", "actor": "secret:oncall",
+        "reason": "key leaked", "source": "live", "at": "2026-11-22T12:00:00.000Z",
+        "issued_before": "2026-11-01T00:00:00.000Z"});
+    let story = json!({"id": "01", "state": "revoked", "in_effect": true, "level": "principal", "target": "a",
+        "entry": entry,
         "timeline": {"received": "2026-11-22T12:00:00.000Z", "effective_us": 41, "enforced_us": 380,
             "durable_us": 2310, "recorded": "2026-11-22T12:00:00.003Z"},
         "events": [event("2026-11-22T12:00:00.000Z", "applied"), event("2026-11-22T12:00:09.000Z", "refused")]});
-    told.push(run("revocations 01", 200, story));
-    let unknown = problem(404, "unknown_revocation", "no change 09 is known");
+    told.push(run("revocations 01", 200, story.clone()));
+    let mut lifted = story.clone();
+    lifted["state"] = "reinstated".into();
+    lifted["in_effect"] = false.into();
+    lifted.as_object_mut().unwrap().remove("entry");
+    told.push(run("revocations 01", 200, lifted));
+    let mut of_a_feed = story;
+    of_a_feed["events"] = json!([]);
+    told.push(run("revocations 01", 200, of_a_feed));
+    let unknown = problem(404, "unknown_revocation", "none has the id `0/9`");
     told.push(run("revocations 0/9", 404, unknown));
     insta::assert_snapshot!(told.join("\n"));
 }
@@ -71,7 +82,7 @@ fn sessions_are_listed_and_ended() {
     let ended =
         json!({"id": "17", "principal": "spiffe://lab.test/agent/a", "ended": true, "sessions_pending": 1});
     told.push(run("sessions end 17 --reason stuck", 200, ended));
-    let unknown = problem(404, "unknown_session", "no session 17");
+    let unknown = problem(404, "unknown_session", "none has the id `17`");
     told.push(run("sessions end 17", 404, unknown));
     told.push(Stub::start(vec![Reply::HangUp]).run("sessions end 17"));
     insta::assert_snapshot!(told.join("\n"));
@@ -106,7 +117,7 @@ fn a_credential_is_checked() {
     let allowed = json!({"allowed": true, "principal": "a", "hits": [], "sessions": 2});
     told.push(run("check --principal a", 200, allowed));
     let hit = json!({"level": "task", "target": "t-42", "state": "revoked", "id": "01", "at": "2026-11-22T12:00:00.000Z",
-        "actor": "secret:oncall", "reason": "key leaked", "applies": true});
+        "actor": "secret:oncall", "reason": "key leaked", "applies": true, "issued_before": "2026-11-22T12:00:00.000Z"});
     let refused = json!({"allowed": false, "code": "task_revoked", "reason": "key leaked", "hits": [hit], "sessions": 0,
         "principal": "spiffe://lab.test/agent/a",
         "certificates": [{"serial": "0a1b", "sha256": "ff", "key": "ee", "issuers": ["3b55"], "allowed": false,
@@ -143,7 +154,7 @@ fn the_audit_is_listed() {
     let event = json!({"sequence": 4, "time": "2026-11-22T12:00:00.000Z", "action": "revoke", "outcome": "refused",
         "actor": "secret:oncall", "address": "10.0.0.1:5", "level": "task", "target": "t\u{1b}[2J", "code": "admin_denied"});
     let events = json!({"events": [event], "total": 9, "offset": 3, "limit": 1});
-    let line = "audit list --actor secret:oncall --outcome refused --offset 3 --limit 1";
+    let line = "audit list --actor secret:oncall --correlated INC-7 --outcome refused --offset 3 --limit 1";
     insta::assert_snapshot!(run(line, 200, events));
 }
 
