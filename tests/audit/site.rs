@@ -81,6 +81,10 @@ impl Site {
         audit::verify(self.path(), None, &mut |_, _| {})
     }
 
+    pub(crate) fn verify_from(&self, from: u64) -> Result<Report, VerifyError> {
+        audit::verify_from(self.path(), from, None, &mut |_, _| {})
+    }
+
     pub(crate) fn verify_with(&self, expected: &Head) -> Result<Report, VerifyError> {
         audit::verify(self.path(), Some(expected), &mut |_, _| {})
     }
@@ -92,7 +96,10 @@ impl Site {
 
     /// What is wrong first, as `FILE:LINE` without the directory, and why.
     pub(crate) fn named(&self) -> (String, String) {
-        let fault = self.fault();
+        self.name(self.fault())
+    }
+
+    pub(crate) fn name(&self, fault: Fault) -> (String, String) {
         let file = fault.file.strip_prefix(self.path()).unwrap().display().to_string();
         (fault.line.map_or(file.clone(), |line| format!("{file}:{line}")), fault.reason)
     }
@@ -128,6 +135,11 @@ pub(crate) fn fault(verified: Result<Report, VerifyError>) -> Fault {
         Err(VerifyError::Broken(fault)) => *fault,
         other => panic!("no fault: {other:?}"),
     }
+}
+
+/// How many lines somebody asked for: every file but the first begins with one that nobody did.
+pub(crate) fn asked(report: &Report) -> u64 {
+    report.events + 1 - report.files as u64
 }
 
 pub(crate) fn read(line: &str) -> Value {

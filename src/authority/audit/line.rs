@@ -20,7 +20,9 @@ const SEAL: &[u8] = br#","hash":""#;
 const CLOSE: &[u8] = br#""}"#;
 /// The action of lines that the audit writes about itself.
 pub(super) const RECOVERED: &str = "audit_recovered";
-/// The outcome of such a line when more is wrong than a write that was interrupted.
+/// The action of the first line of a file that goes on with the one before it.
+pub(super) const CONTINUED: &str = "audit_continued";
+/// The outcome of a line of `RECOVERED` when more is wrong than a write that was interrupted.
 pub(super) const FAILED: &str = "failed";
 /// The last time that RFC 3339 can express: what is written must be readable again.
 const LAST_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
@@ -59,6 +61,8 @@ pub(super) struct Link {
     pub(super) head: Head,
     pub(super) prev: String,
     pub(super) time: Timestamp,
+    /// Whether a file may begin with it, besides the first line of all.
+    pub(super) opens: bool,
     /// The outcome and reason of a line that the audit wrote about itself.
     pub(super) recovery: Option<(String, String)>,
 }
@@ -88,11 +92,13 @@ impl Link {
         if !(1..=LAST_SEQUENCE).contains(&members.sequence) || !is_hash(&members.prev) {
             return Err("it is not a line of an audit: no such sequence or previous hash".into());
         }
+        let restarts = members.action == RECOVERED && members.outcome == FAILED;
+        let opens = restarts || members.action == CONTINUED;
         let recovery = (members.action == RECOVERED)
             .then(|| (members.outcome, members.reason.unwrap_or_else(|| "no reason given".into())));
         let hash = String::from_utf8_lossy(sealed).into_owned();
         let head = Head { sequence: members.sequence, hash };
-        Ok(Self { head, prev: members.prev, time: members.time, recovery })
+        Ok(Self { head, prev: members.prev, time: members.time, opens, recovery })
     }
 
     /// What is wrong with this line behind `last`, if anything.
