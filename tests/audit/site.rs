@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portcullis::authority::Audit;
 use portcullis::authority::AuditConfig;
@@ -148,6 +149,19 @@ pub(crate) fn read(line: &str) -> Value {
 
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Waits for a thread of the audit; gives up after a minute.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    runtime().block_on(async {
+        let polling = async {
+            let mut often = tokio::time::interval(Duration::from_millis(5));
+            while !done() {
+                often.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), polling).await.expect("it never came");
+    });
 }
 
 /// The entry of a revocation of `agent-NUMBER`.

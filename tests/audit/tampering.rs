@@ -26,6 +26,7 @@ use crate::site::Site;
 use crate::site::append;
 use crate::site::fault;
 use crate::site::read;
+use crate::site::wait_until;
 
 /// A line as the format has it, with its hash made to fit.
 fn sealed(hashed: &str) -> String {
@@ -127,6 +128,31 @@ fn the_front_of_a_file_can_be_cut_away_anywhere_and_is_missed() {
         }
         site.verify().unwrap();
     }
+}
+
+/// Opening looks at the newest lines alone. Seen failing without the check that comes after it.
+#[test]
+fn what_was_changed_long_ago_is_said_once_a_gate_has_started() {
+    let site = Site::with(60);
+    let first = site.files()[0].clone();
+    site.meddle_lines(&first, |lines| lines[3] = lines[3].replace("agent-3", "agent-9"));
+    let audit = site.open();
+    wait_until(|| audit.fault().is_some());
+    let reason = "sequence 4: it was changed: its hash does not fit it";
+    assert_eq!(audit.fault(), Some(format!("{}:4: {reason}", site.file(&first).display())));
+    append(&audit, 1);
+}
+
+/// Seen failing with a fault that the check alone can set.
+#[test]
+fn what_is_changed_while_a_gate_runs_is_a_fault_too() {
+    let site = Site::new();
+    let audit = site.open();
+    append(&audit, 5);
+    assert_eq!(audit.fault(), None);
+    site.cut(CURRENT, 0);
+    append(&audit, 1);
+    assert!(audit.fault().unwrap().contains("there are no lines, but 5 was written"));
 }
 
 #[test]

@@ -49,6 +49,7 @@
 //! while no gate runs, which looks like one written just before a crash; and for cutting off the last batch together with
 //! the newest slot of the head file.
 
+mod check;
 mod entry;
 mod files;
 mod find;
