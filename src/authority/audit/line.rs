@@ -6,12 +6,12 @@ use std::io::BufRead;
 use std::io::Read as _;
 
 use aws_lc_rs::digest;
-use serde::Deserialize;
 
 use super::MAX_LINE;
 use super::head::Head;
 use super::head::LAST_SEQUENCE;
 use super::head::is_hash;
+use super::members::Members;
 use crate::clock::Timestamp;
 
 /// Between what is hashed and the hash.
@@ -67,16 +67,6 @@ pub(super) struct Link {
     pub(super) recovery: Option<(String, String)>,
 }
 
-#[derive(Deserialize)]
-struct Members {
-    sequence: u64,
-    time: Timestamp,
-    action: String,
-    outcome: String,
-    reason: Option<String>,
-    prev: String,
-}
-
 impl Link {
     /// Reads a line without its newline; the error says what is wrong with it.
     pub(super) fn parse(line: &[u8]) -> Result<Self, String> {
@@ -88,7 +78,7 @@ impl Link {
         if hash(hashed).as_bytes() != sealed {
             return Err("it was changed: its hash does not fit it".into());
         }
-        let members: Members = serde_json::from_slice(line).map_err(|e| format!("it does not parse: {e}"))?;
+        let members = Members::parse(line).map_err(|e| format!("it does not parse: {e}"))?;
         if !(1..=LAST_SEQUENCE).contains(&members.sequence) || !is_hash(&members.prev) {
             return Err("it is not a line of an audit: no such sequence or previous hash".into());
         }

@@ -55,6 +55,7 @@ mod files;
 mod find;
 mod head;
 mod line;
+mod members;
 mod recover;
 mod store;
 mod tail;
