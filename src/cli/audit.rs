@@ -49,8 +49,11 @@ const LIST: &str = "Examples:
 const VERIFY: &str = "Examples:
   portcullis audit verify --dir state
   portcullis audit verify --dir state --expect 1204:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+  portcullis audit verify --dir state --from 733
 A head that was noted outside of this machine (`portcullis status` shows it) is
-what tells if the newest lines were cut off, or all of it was written anew.
+what tells if the newest lines were cut off, or all of it was written anew or put
+back as it once was. If whole older files were archived, say with --from what is
+left: the sequence in the name of the oldest file that is here.
 Exit codes: 0 it is whole, 1 it is not, or it cannot be read.";
 
 /// Which audit.
@@ -62,6 +65,10 @@ pub(super) struct VerifyArgs {
     /// A head that was noted before: it must be part of the record.
     #[arg(long, value_name = "SEQUENCE:HASH")]
     expect: Option<Head>,
+    /// Older files were archived: only lines from this sequence on must be here.
+    #[arg(long, value_name = "SEQUENCE", default_value_t = 1, hide_default_value = true,
+        value_parser = clap::value_parser!(u64).range(1..))]
+    from: u64,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
@@ -122,9 +129,18 @@ pub(super) struct ListArgs {
 }
 
 /// What the audit calls what was asked, and what became of it.
-const ACTIONS: [&str; 7] =
-    ["revoke", "suspend", "reinstate", "end_session", "authenticate", "call", "audit_recovered"];
-const OUTCOMES: [&str; 6] = ["applied", "effective_not_durable", "asked", "refused", "failed", "recovered"];
+const ACTIONS: [&str; 8] = [
+    "revoke",
+    "suspend",
+    "reinstate",
+    "end_session",
+    "authenticate",
+    "call",
+    "audit_recovered",
+    "audit_continued",
+];
+const OUTCOMES: [&str; 7] =
+    ["applied", "effective_not_durable", "asked", "refused", "failed", "recovered", "lost"];
 
 const COLUMNS: [(&str, &str); 10] = [
     ("TIME", "time"),
@@ -235,7 +251,7 @@ impl ListArgs {
 impl VerifyArgs {
     fn run(self) -> u8 {
         let bar = if self.json { progress::none() } else { progress::bytes("audit") };
-        let verified = audit::verify(&self.dir, self.expect.as_ref(), &mut |done, all| {
+        let verified = audit::verify_from(&self.dir, self.from, self.expect.as_ref(), &mut |done, all| {
             bar.set_length(all);
             bar.set_position(done);
         });
@@ -252,14 +268,16 @@ impl VerifyArgs {
         }
         let mut page = Page::new();
         let (events, files) = (counted(report.events, "event"), counted(report.files as u64, "file"));
-        page.line(&format_args!("{}: whole: {events} in {files}", self.dir.display()));
+        let dir = self.dir.display();
+        match report.starts_midway {
+            true => page
+                .line(&format_args!("{dir}: whole from {} on: {events} in {files}", report.first_sequence)),
+            false => page.line(&format_args!("{dir}: whole: {events} in {files}")),
+        }
         page.field("first", &report.first_sequence);
         page.field("head", &report.head);
         for (sequence, reason) in &report.recoveries {
             page.field("mended", &format_args!("at {sequence}: {reason}"));
-        }
-        if report.starts_midway {
-            complain(&format_args!("older files than the one of {} are not here", report.first_sequence));
         }
         if report.torn_tail {
             complain(&"the last line is not complete: it is being written, or a gate was killed");

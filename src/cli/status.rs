@@ -47,6 +47,7 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     }
     let audit = &document["audit"];
     page.field_if("audit", [cell(audit, "sequence"), cell(audit, "hash")].join(":").trim_matches(':'));
+    page.field_if("AUDIT FAULT", &cell(audit, "fault"));
     let caller = &document["caller"];
     page.field_if(
         "you are",

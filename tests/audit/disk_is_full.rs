@@ -14,7 +14,6 @@ use std::process::Child;
 use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
-use std::time::Duration;
 
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
@@ -32,6 +31,7 @@ use crate::site::append;
 use crate::site::entry;
 use crate::site::runtime;
 use crate::site::try_append;
+use crate::site::wait_until;
 
 /// Tells a helper which state directory is its own. Without it a helper has nothing to do.
 const STATE: &str = "PORTCULLIS_TEST_STATE";
@@ -72,19 +72,6 @@ fn open(state: &Path) -> Audit {
 fn limit(bytes: u64) {
     let (_, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
     setrlimit(Resource::RLIMIT_FSIZE, bytes, hard).unwrap();
-}
-
-/// Waits for the writer's thread; gives up after a minute.
-fn wait_until(done: impl Fn() -> bool) {
-    runtime().block_on(async {
-        let polling = async {
-            let mut often = tokio::time::interval(Duration::from_millis(5));
-            while !done() {
-                often.tick().await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(60), polling).await.expect("it never came");
-    });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use portcullis::authority::Audit;
 use portcullis::authority::AuditConfig;
@@ -54,7 +55,15 @@ impl Site {
     }
 
     pub(crate) fn open(&self) -> Audit {
-        self.try_open().unwrap()
+        // A test beside this one that starts a program has for a moment all files open twice, with their locks.
+        let tries = (0..200).map(|_| {
+            let opened = self.try_open();
+            if matches!(opened, Err(AuditError::InUse(_))) {
+                std::thread::park_timeout(std::time::Duration::from_millis(5));
+            }
+            opened
+        });
+        tries.filter(|opened| !matches!(opened, Err(AuditError::InUse(_)))).next().unwrap().unwrap()
     }
 
     pub(crate) fn try_open(&self) -> Result<Audit, AuditError> {
@@ -81,6 +90,10 @@ impl Site {
         audit::verify(self.path(), None, &mut |_, _| {})
     }
 
+    pub(crate) fn verify_from(&self, from: u64) -> Result<Report, VerifyError> {
+        audit::verify_from(self.path(), from, None, &mut |_, _| {})
+    }
+
     pub(crate) fn verify_with(&self, expected: &Head) -> Result<Report, VerifyError> {
         audit::verify(self.path(), Some(expected), &mut |_, _| {})
     }
@@ -92,7 +105,10 @@ impl Site {
 
     /// What is wrong first, as `FILE:LINE` without the directory, and why.
     pub(crate) fn named(&self) -> (String, String) {
-        let fault = self.fault();
+        self.name(self.fault())
+    }
+
+    pub(crate) fn name(&self, fault: Fault) -> (String, String) {
         let file = fault.file.strip_prefix(self.path()).unwrap().display().to_string();
         (fault.line.map_or(file.clone(), |line| format!("{file}:{line}")), fault.reason)
     }
@@ -130,12 +146,30 @@ pub(crate) fn fault(verified: Result<Report, VerifyError>) -> Fault {
     }
 }
 
+/// How many lines somebody asked for: every file but the first begins with one that nobody did.
+pub(crate) fn asked(report: &Report) -> u64 {
+    report.events + 1 - report.files as u64
+}
+
 pub(crate) fn read(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
 }
 
 pub(crate) fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Waits for a thread of the audit; gives up after a minute.
+pub(crate) fn wait_until(done: impl Fn() -> bool) {
+    runtime().block_on(async {
+        let polling = async {
+            let mut often = tokio::time::interval(Duration::from_millis(5));
+            while !done() {
+                often.tick().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), polling).await.expect("it never came");
+    });
 }
 
 /// The entry of a revocation of `agent-NUMBER`.

@@ -52,6 +52,17 @@ fn a_record_that_is_whole_is_called_so() {
     insta::assert_snapshot!(told.join("\n"));
 }
 
+/// Seen failing with a walk that begins with whatever line comes first.
+#[test]
+fn a_record_without_its_beginning_is_whole_only_if_that_is_said() {
+    let site = site(30);
+    std::fs::remove_file(site.path().join("audit.00000000000000000001.jsonl")).unwrap();
+    let lines =
+        ["audit verify --dir .", "audit verify --dir . --from 13", "audit verify --dir . --from 13 --json"];
+    let told = lines.map(|line| run(&site, line));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
 /// Seen failing with an exit code of 0 for whatever is found.
 #[test]
 fn a_record_that_was_changed_is_not_called_whole() {

@@ -70,6 +70,10 @@ struct AuditStatus {
     hash: String,
     /// Whether every line is on disk.
     durable: bool,
+    /// The first damage that was found in it, as `FILE:LINE: reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    fault: Option<String>,
 }
 
 /// Who asks.
@@ -113,7 +117,12 @@ pub(super) async fn status(
             by_layer: BTreeMap::from([("live", total)]),
         },
         feeds: [],
-        audit: AuditStatus { sequence: head.sequence, hash: head.hash, durable: api.audit.is_durable() },
+        audit: AuditStatus {
+            sequence: head.sequence,
+            hash: head.hash,
+            durable: api.audit.is_durable(),
+            fault: api.audit.fault(),
+        },
         certificates_known: api.registry.len(),
         caller: CallerStatus { actor: who.actor.name, role: who.actor.role },
     })

@@ -15,7 +15,8 @@ const CLIPPED: usize = 8 * 1024;
 /// What is `None`, and an address or id that is empty, is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// What was asked: `revoke`, `suspend`, `reinstate`, `end_session`, `authenticate`, `call`, `audit_recovered`.
+    /// What was asked: `revoke`, `suspend`, `reinstate`, `end_session`, `authenticate`, `call`, `audit_recovered`,
+    /// `audit_continued`.
     pub action: Cow<'static, str>,
     /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed` and the like.
     pub outcome: Cow<'static, str>,

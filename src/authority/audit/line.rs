@@ -6,12 +6,12 @@ use std::io::BufRead;
 use std::io::Read as _;
 
 use aws_lc_rs::digest;
-use serde::Deserialize;
 
 use super::MAX_LINE;
 use super::head::Head;
 use super::head::LAST_SEQUENCE;
 use super::head::is_hash;
+use super::members::Members;
 use crate::clock::Timestamp;
 
 /// Between what is hashed and the hash.
@@ -20,7 +20,9 @@ const SEAL: &[u8] = br#","hash":""#;
 const CLOSE: &[u8] = br#""}"#;
 /// The action of lines that the audit writes about itself.
 pub(super) const RECOVERED: &str = "audit_recovered";
-/// The outcome of such a line when more is wrong than a write that was interrupted.
+/// The action of the first line of a file that goes on with the one before it.
+pub(super) const CONTINUED: &str = "audit_continued";
+/// The outcome of a line of `RECOVERED` when more is wrong than a write that was interrupted.
 pub(super) const FAILED: &str = "failed";
 /// The last time that RFC 3339 can express: what is written must be readable again.
 const LAST_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
@@ -59,18 +61,10 @@ pub(super) struct Link {
     pub(super) head: Head,
     pub(super) prev: String,
     pub(super) time: Timestamp,
+    /// Whether a file may begin with it, besides the first line of all.
+    pub(super) opens: bool,
     /// The outcome and reason of a line that the audit wrote about itself.
     pub(super) recovery: Option<(String, String)>,
-}
-
-#[derive(Deserialize)]
-struct Members {
-    sequence: u64,
-    time: Timestamp,
-    action: String,
-    outcome: String,
-    reason: Option<String>,
-    prev: String,
 }
 
 impl Link {
@@ -84,15 +78,17 @@ impl Link {
         if hash(hashed).as_bytes() != sealed {
             return Err("it was changed: its hash does not fit it".into());
         }
-        let members: Members = serde_json::from_slice(line).map_err(|e| format!("it does not parse: {e}"))?;
+        let members = Members::parse(line).map_err(|e| format!("it does not parse: {e}"))?;
         if !(1..=LAST_SEQUENCE).contains(&members.sequence) || !is_hash(&members.prev) {
             return Err("it is not a line of an audit: no such sequence or previous hash".into());
         }
+        let restarts = members.action == RECOVERED && members.outcome == FAILED;
+        let opens = restarts || members.action == CONTINUED;
         let recovery = (members.action == RECOVERED)
             .then(|| (members.outcome, members.reason.unwrap_or_else(|| "no reason given".into())));
         let hash = String::from_utf8_lossy(sealed).into_owned();
         let head = Head { sequence: members.sequence, hash };
-        Ok(Self { head, prev: members.prev, time: members.time, recovery })
+        Ok(Self { head, prev: members.prev, time: members.time, opens, recovery })
     }
 
     /// What is wrong with this line behind `last`, if anything.

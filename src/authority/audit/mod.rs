@@ -16,8 +16,11 @@
 //!
 //! Over the boundaries of files too, a sequence is one more than that before it, `prev` is the hash of the line
 //! before (64 zeros in the first), and a time is not before that of the line before, even if the clock is set back.
-//! `hash` is the last member: what is hashed is the line up to `,"hash":"`. None of the files is ever deleted; older
-//! ones may be archived, and [`verify`] then starts midway.
+//! `hash` is the last member: what is hashed is the line up to `,"hash":"`.
+//!
+//! A file begins with sequence 1, with an `audit_continued` line, or with the `audit_recovered` line of outcome `failed`
+//! that the next section tells of: any other first line says that those before it were cut away. None of the files is
+//! ever deleted. Older ones may be archived, whole: [`verify`] wants sequence 1, [`verify_from`] is told what is left.
 //!
 //! # Order of writes, and what a crash leaves
 //!
@@ -29,6 +32,7 @@
 //! | 4. the head is written and synced | | |
 //! | 5. a full file is renamed (after 4) | no `audit.jsonl`; the newest file ends with the head | a new one is begun |
 //! | 6. a new one is made | an empty `audit.jsonl` | the same |
+//! | 7. its `audit_continued` line is written, with what follows | as 2 | as 2 |
 //!
 //! The head never leads, because it is written after the sync of what it names. Everything else is no crash: lines
 //! before the head that are missing or changed, lines after it that are not chained to it, a head file that is gone.
@@ -41,14 +45,17 @@
 //! Whoever changes, removes, repeats or reorders lines is found out, as long as he does not write everything after
 //! them anew. Nothing here is secret, so whoever may write to the whole directory can: then a head that was noted
 //! elsewhere (`status` answers with it) is no longer on the chain, and [`verify`] says so if it is given one. The same
-//! goes for a forged line after the last one while no gate runs, which looks like one written just before a crash, and
-//! for cutting off the last batch together with the newest slot of the head file.
+//! goes for an old copy of the directory that is put back, `audit.head` included; for a forged line after the last one
+//! while no gate runs, which looks like one written just before a crash; and for cutting off the last batch together with
+//! the newest slot of the head file.
 
+mod check;
 mod entry;
 mod files;
 mod find;
 mod head;
 mod line;
+mod members;
 mod recover;
 mod store;
 mod tail;
@@ -73,6 +80,7 @@ pub use verify::Fault;
 pub use verify::Report;
 pub use verify::VerifyError;
 pub use verify::verify;
+pub use verify::verify_from;
 
 /// The longest line, bytes.
 const MAX_LINE: usize = 1024 * 1024;

@@ -15,6 +15,7 @@ use super::head::FILE;
 use super::head::Head;
 use super::head::LAST_SEQUENCE;
 use super::head::Remembered;
+use super::line::CONTINUED;
 use super::line::FAILED;
 use super::line::RECOVERED;
 use super::tail;
@@ -70,6 +71,8 @@ pub(super) struct Recovered {
     pub(super) len: u64,
     /// The sequence of its first line; `None` if it has none.
     pub(super) first: Option<u64>,
+    /// Whether its first line is to say that it goes on with the file before it.
+    pub(super) goes_on: bool,
     /// The last line, in it or before it.
     pub(super) head: Head,
     /// Its time.
@@ -95,6 +98,16 @@ pub(super) fn notice(outcome: &'static str, reason: String) -> Entry {
         outcome: outcome.into(),
         actor: "portcullis".into(),
         reason: Some(reason),
+        ..Entry::default()
+    }
+}
+
+/// The first line of a file that goes on with the one before it: a file that has lost it has lost its front.
+pub(super) fn continued() -> Entry {
+    Entry {
+        action: CONTINUED.into(),
+        outcome: "applied".into(),
+        actor: "portcullis".into(),
         ..Entry::default()
     }
 }
@@ -168,7 +181,8 @@ fn resume(
         tracing::warn!(file = %directory.join(CURRENT).display(), reason, "audit: recovered");
         notices.push(notice("recovered", reason));
     }
-    Ok((Recovered { file, len: end.whole, first, head: end.head, time: end.time }, notices))
+    let goes_on = first.is_none() && end.head.sequence > 0;
+    Ok((Recovered { file, len: end.whole, first, goes_on, head: end.head, time: end.time }, notices))
 }
 
 fn restart(
@@ -199,7 +213,8 @@ fn restart(
     tracing::error!(directory = %directory.display(), reason, "audit: damaged; it goes on in a new file");
     let file = files::begin(directory)?;
     let time = Timestamp::from_millis(0);
-    Ok((Recovered { file, len: 0, first: None, head, time }, vec![notice(FAILED, reason)]))
+    // It begins with this notice, which is no continuation.
+    Ok((Recovered { file, len: 0, first: None, goes_on: false, head, time }, vec![notice(FAILED, reason)]))
 }
 
 /// The greatest sequence that any of it claims, so that none is given twice, and the hash that was expected.

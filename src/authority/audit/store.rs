@@ -18,6 +18,7 @@ use super::head::HeadFile;
 use super::line::seal;
 use super::recover::Expected;
 use super::recover::Recovered;
+use super::recover::continued;
 use super::recover::notice;
 use super::recover::recover;
 use super::trail::Receipt;
@@ -89,6 +90,7 @@ impl Store {
     }
 
     /// Writes as many lines as go into one file and one batch, and returns where they stand, once they are on disk.
+    /// A line that begins a file stands behind one that says so, which has no receipt.
     pub(super) fn commit<'a>(
         &mut self,
         lines: impl Iterator<Item = (Timestamp, &'a str)>,
@@ -96,13 +98,19 @@ impl Store {
         let (mut text, mut receipts) = (String::new(), Vec::new());
         let (mut head, mut last) = (self.now.head.clone(), self.now.time);
         for (time, members) in lines {
-            let sealed = seal(&head, time.max(last), members);
+            let mut sealed = seal(&head, time.max(last), members);
             let grown = size(text.len()).saturating_add(size(sealed.text.len()));
             if self.now.len.saturating_add(grown) > self.max_bytes {
                 if !text.is_empty() {
                     break;
                 }
                 self.rotate()?;
+            }
+            if text.is_empty() && self.now.first.is_none() && self.now.goes_on {
+                // In one write with the line behind it: a batch without receipts would pass for the last.
+                let opening = seal(&head, time.max(last), &continued().members()?);
+                sealed = seal(&opening.head, opening.time, members);
+                text.push_str(&opening.text);
             }
             text.push_str(&sealed.text);
             (head, last) = (sealed.head, sealed.time);
@@ -112,7 +120,8 @@ impl Store {
             }
         }
         self.write(&text)?;
-        self.now.first = self.now.first.or_else(|| receipts.first().map(|first| first.sequence));
+        let next = self.now.head.sequence + 1;
+        self.now.first = self.now.first.or((!text.is_empty()).then_some(next));
         (self.now.head, self.now.time) = (head, last);
         self.remembered = self.remembered && receipts.is_empty();
         Ok(receipts)
@@ -149,7 +158,7 @@ impl Store {
         self.remember()?;
         files::put_aside(&self.directory, first)?;
         self.now.file = files::begin(&self.directory)?;
-        (self.now.first, self.now.len) = (None, 0);
+        (self.now.first, self.now.goes_on, self.now.len) = (None, true, 0);
         Ok(())
     }
 }

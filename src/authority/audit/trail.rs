@@ -19,10 +19,12 @@ use super::Entry;
 use super::Head;
 use super::Page;
 use super::Query;
+use super::check::Check;
 use super::files;
 use super::files::CURRENT;
 use super::find;
 use super::store::Store;
+use super::verify::Survey;
 use super::writer::Append;
 use super::writer::Shared;
 use super::writer::Writer;
@@ -52,13 +54,16 @@ struct Inner {
     queue: Option<mpsc::Sender<Append>>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
+    /// Ends when it is dropped.
+    _check: Check,
 }
 
 impl Audit {
     /// Opens the audit of a state directory, or begins it. One process alone has it open.
     ///
     /// An audit that is damaged does not keep the gate from starting: what was found is put aside, and the damage is
-    /// in the log, in the first line of the new file, and in what [`verify`](super::verify) says ever after.
+    /// in the log, in the first line of the new file, and in what [`verify`](super::verify) says ever after. Here the
+    /// newest lines are looked at; then a thread of its own reads them all, once, for [`fault`](Self::fault).
     pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, AuditError> {
         let (store, wrong) = Store::open(directory, config.max_bytes)?;
         let mut writer = Writer::new(store, directory.join(CURRENT), clock.clone());
@@ -70,10 +75,12 @@ impl Audit {
         let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let (queue, inbox) = mpsc::channel(QUEUE);
         let shared = writer.shared();
+        let survey = Survey::take(directory).map_err(failed)?;
+        let check = Check::begin(directory.to_owned(), survey, Arc::clone(&shared)).map_err(failed)?;
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("audit".into()).spawn(run).map_err(failed)?;
         let (directory, queue, thread) = (directory.to_owned(), Some(queue), Some(thread));
-        Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread })))
+        Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread, _check: check })))
     }
 
     /// Whether a state directory's audit has anything in it.
@@ -117,6 +124,12 @@ impl Audit {
     /// Whether every line that was to be written is on disk.
     pub fn is_durable(&self) -> bool {
         self.0.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// What was found wrong with what is on disk first, since it was opened: as `FILE:LINE: ...` or in the words of the
+    /// line that the audit wrote about itself. `None` also while the lines are still being read.
+    pub fn fault(&self) -> Option<String> {
+        self.0.shared.fault()
     }
 
     /// Looks for events among those that are on disk now, and no others, however long it takes. Blocks.

@@ -36,7 +36,7 @@ pub struct Report {
     pub first_sequence: u64,
     /// The last line.
     pub head: Head,
-    /// The oldest file is not the first: older ones were archived, or taken away.
+    /// The oldest file is not the first: it is whole from `first_sequence` on.
     pub starts_midway: bool,
     /// The newest file ends in the middle of a line that nobody was told is written: it is being written, or the
     /// process was killed.
@@ -88,39 +88,78 @@ pub enum VerifyError {
 
 /// Walks through all files of a directory, whether a gate writes to them or not. Blocks.
 ///
-/// `expected` is a head that was noted elsewhere, and must be on the chain. `progress` is called with the bytes done
-/// and the bytes in all.
+/// They must begin with sequence 1. `expected` is a head that was noted elsewhere, and must be on the chain. `progress`
+/// is called with the bytes done and the bytes in all.
 pub fn verify(
     directory: &Path,
     expected: Option<&Head>,
     progress: &mut dyn FnMut(u64, u64),
 ) -> Result<Report, VerifyError> {
+    verify_from(directory, 1, expected, progress)
+}
+
+/// The same where older files were archived: all lines must be here that have the sequence `from` or a later one.
+pub fn verify_from(
+    directory: &Path,
+    from: u64,
+    expected: Option<&Head>,
+    progress: &mut dyn FnMut(u64, u64),
+) -> Result<Report, VerifyError> {
     let failed = |error| VerifyError::Read { path: directory.to_owned(), error };
-    // The head first, then the files: lines that are written meanwhile come after it.
-    let remembered = head::remembered(directory).map_err(failed)?;
-    let (sources, foreign) = files::view(directory).map_err(failed)?;
-    let mut walk = Walk::new(At { file: directory.join(files::CURRENT), line: None });
-    if let Remembered::Head(head) = &remembered {
-        walk.marks.push(Mark::new(head, FILE));
+    let survey = Survey::take(directory).map_err(failed)?;
+    let mut watch = |done, all| {
+        progress(done, all);
+        Ok(())
+    };
+    survey.verify(from, expected, &mut watch)
+}
+
+/// What there was at one moment, to be walked through at leisure.
+pub(super) struct Survey {
+    directory: PathBuf,
+    remembered: Remembered,
+    sources: Vec<Source>,
+    foreign: Vec<String>,
+}
+
+impl Survey {
+    pub(super) fn take(directory: &Path) -> io::Result<Self> {
+        // The head first, then the files: lines that are written meanwhile come after it.
+        let remembered = head::remembered(directory)?;
+        let (sources, foreign) = files::view(directory)?;
+        Ok(Self { directory: directory.to_owned(), remembered, sources, foreign })
     }
-    walk.marks.extend(expected.map(|head| Mark::new(head, "the head that was noted")));
-    let place = |file: &str| At { file: directory.join(file), line: None };
-    if sources.is_empty() && remembered == Remembered::Missing {
-        return Err(walk.broken(&place(files::CURRENT), None, "there is no audit here".into()));
-    }
-    let all = sources.iter().map(|source| source.len).sum();
-    let mut done = 0;
-    for source in &sources {
-        walk.file(source, &mut |read| progress(done + read, all))?;
-        done += source.len;
-    }
-    if let Some(name) = foreign.first() {
-        return Err(walk.broken(&place(name), None, "it is no file of this audit".into()));
-    }
-    match remembered {
-        Remembered::Missing => Err(walk.broken(&place(FILE), None, "it is missing".into())),
-        Remembered::Unreadable => Err(walk.broken(&place(FILE), None, "it cannot be read".into())),
-        Remembered::Head(_) => walk.end(),
+
+    /// `watch` is called with the bytes done and the bytes in all; an error of its own ends the walk.
+    pub(super) fn verify(
+        &self,
+        from: u64,
+        expected: Option<&Head>,
+        watch: &mut dyn FnMut(u64, u64) -> io::Result<()>,
+    ) -> Result<Report, VerifyError> {
+        let place = |file: &str| At { file: self.directory.join(file), line: None };
+        let mut walk = Walk::new(place(files::CURRENT), from);
+        if let Remembered::Head(head) = &self.remembered {
+            walk.marks.push(Mark::new(head, FILE));
+        }
+        walk.marks.extend(expected.map(|head| Mark::new(head, "the head that was noted")));
+        if self.sources.is_empty() && self.remembered == Remembered::Missing {
+            return Err(walk.broken(&place(files::CURRENT), None, "there is no audit here".into()));
+        }
+        let all = self.sources.iter().map(|source| source.len).sum();
+        let mut done = 0;
+        for source in &self.sources {
+            walk.file(source, &mut |read| watch(done + read, all))?;
+            done += source.len;
+        }
+        if let Some(name) = self.foreign.first() {
+            return Err(walk.broken(&place(name), None, "it is no file of this audit".into()));
+        }
+        match self.remembered {
+            Remembered::Missing => Err(walk.broken(&place(FILE), None, "it is missing".into())),
+            Remembered::Unreadable => Err(walk.broken(&place(FILE), None, "it cannot be read".into())),
+            Remembered::Head(_) => walk.end(),
+        }
     }
 }
 
@@ -146,6 +185,8 @@ impl Mark {
 }
 
 struct Walk {
+    /// What comes before this line need not be here.
+    from: u64,
     report: Report,
     /// The last line, and its time.
     last: Option<(Head, Timestamp)>,
@@ -157,11 +198,15 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(next: At) -> Self {
-        Self { report: Report::default(), last: None, next, marks: Vec::new(), first_fault: None }
+    fn new(next: At, from: u64) -> Self {
+        Self { from, report: Report::default(), last: None, next, marks: Vec::new(), first_fault: None }
     }
 
-    fn file(&mut self, source: &Source, progress: &mut dyn FnMut(u64)) -> Result<(), VerifyError> {
+    fn file(
+        &mut self,
+        source: &Source,
+        watch: &mut dyn FnMut(u64) -> io::Result<()>,
+    ) -> Result<(), VerifyError> {
         let mut at = At { file: source.path.clone(), line: Some(0) };
         let failed = |error| VerifyError::Read { path: source.path.clone(), error };
         let file = source.open().map_err(failed)?;
@@ -185,10 +230,10 @@ impl Walk {
             }
             if lines.read >= told + TOLD {
                 told = lines.read;
-                progress(told);
+                watch(told).map_err(failed)?;
             }
         }
-        progress(source.len);
+        watch(source.len).map_err(failed)?;
         self.next = at;
         Ok(())
     }
@@ -205,6 +250,9 @@ impl Walk {
                 let reason = format!("the audit was found damaged: {reason}");
                 self.first_fault = Some(Box::new(self.fault(at, Some(sequence), reason)));
             }
+        }
+        if at.line == Some(1) && sequence > 1 && !link.opens {
+            return broken(self, "no file begins with this line: those before it were cut away".into());
         }
         let misfit = match &self.last {
             Some((last, _)) if restarts && sequence > last.sequence => None,
@@ -232,6 +280,11 @@ impl Walk {
         let sequence = link.head.sequence;
         self.report.first_sequence = sequence;
         self.report.starts_midway = sequence > 1;
+        if sequence > self.from {
+            let missing = lines(1, sequence - 1);
+            let hint = format!("if older files were archived on purpose, verify with --from {sequence}");
+            return Some(format!("all begins here: {missing} missing; {hint}"));
+        }
         let before = Head { sequence: sequence - 1, hash: link.prev.clone() };
         if sequence == 1 && before != Head::default() {
             return Some("it is the first, but has a line before it".into());

@@ -10,6 +10,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -23,6 +24,7 @@ use tokio::time::timeout;
 use super::AuditError;
 use super::Entry;
 use super::Head;
+use super::line::FAILED;
 use super::recover::notice;
 use super::store::Store;
 use super::trail::Receipt;
@@ -52,6 +54,26 @@ pub(super) struct Shared {
     pub(super) durable: AtomicBool,
     /// Lines of callers who found no room in the queue.
     pub(super) missed: Mutex<Kept>,
+    /// The first thing that was found wrong with what is on disk.
+    fault: OnceLock<String>,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let head = ArcSwap::from_pointee(Head::default());
+        Self { head, durable: AtomicBool::new(true), missed: Mutex::default(), fault: OnceLock::new() }
+    }
+}
+
+impl Shared {
+    /// Remembers what is wrong, if nothing was before.
+    pub(super) fn blame(&self, fault: String) {
+        let _ = self.fault.set(fault);
+    }
+
+    pub(super) fn fault(&self) -> Option<String> {
+        self.fault.get().cloned()
+    }
 }
 
 struct Line {
@@ -116,11 +138,8 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(store: Store, path: PathBuf, clock: Clock) -> Self {
-        let shared = Arc::new(Shared {
-            head: ArcSwap::from_pointee(store.head().clone()),
-            durable: AtomicBool::new(true),
-            missed: Mutex::default(),
-        });
+        let shared = Arc::new(Shared::default());
+        shared.head.store(Arc::new(store.head().clone()));
         Self { store, path, clock, notices: Kept::default(), pending: Kept::default(), shared }
     }
 
@@ -165,6 +184,8 @@ impl Writer {
     /// Takes in what the audit has to say of itself.
     pub(super) fn note(&mut self, entries: Vec<Entry>) {
         let time = self.clock.now();
+        let failed = entries.iter().filter(|entry| entry.outcome == FAILED);
+        failed.filter_map(|entry| entry.reason.clone()).for_each(|reason| self.shared.blame(reason));
         for members in entries.into_iter().filter_map(|entry| entry.members().ok()) {
             self.notices.push(Line { members, time, done: None });
         }
