@@ -56,14 +56,14 @@ impl Site {
 
     pub(crate) fn open(&self) -> Audit {
         // A test beside this one that starts a program has for a moment all files open twice, with their locks.
-        let tries = (0..200).map(|_| {
+        let mut tries = (0..200).map(|_| {
             let opened = self.try_open();
             if matches!(opened, Err(AuditError::InUse(_))) {
                 std::thread::park_timeout(std::time::Duration::from_millis(5));
             }
             opened
         });
-        tries.filter(|opened| !matches!(opened, Err(AuditError::InUse(_)))).next().unwrap().unwrap()
+        tries.find(|opened| !matches!(opened, Err(AuditError::InUse(_)))).unwrap().unwrap()
     }
 
     pub(crate) fn try_open(&self) -> Result<Audit, AuditError> {
