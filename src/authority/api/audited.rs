@@ -16,6 +16,7 @@ use super::listing::Limit;
 use super::listing::Moment;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
+use super::refusal::Refusals;
 use crate::authority::audit::Page;
 use crate::authority::audit::Query;
 use crate::clock::Timestamp;
@@ -84,11 +85,8 @@ pub(super) struct Events {
     get, path = "/v1/audit/events", operation_id = "list_audit_events", tag = "operations", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the newest first.", body = Events),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "The audit cannot be read.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn events(

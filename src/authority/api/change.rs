@@ -44,8 +44,10 @@ use super::gatekeeper::Administrator;
 use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::listing::Moment;
+use super::refusal::BodyRefusals;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
+use super::refusal::Refusals;
 use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::Action;
@@ -171,18 +173,13 @@ struct Answer {
     responses(
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
-        (status = 400, description = "Malformed; nothing was changed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "Over 8 MiB.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
+        Refusals,
+        BodyRefusals,
     )
 )]
 pub(super) async fn post_revocations(
@@ -233,15 +230,10 @@ pub(super) struct Revoked {
     post, path = "/v1/revoke", operation_id = "revoke", tag = "revocations", request_body = Revoke, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "Done.", body = Revoked),
-        (status = 400, description = "Malformed, or no such level.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "Over 8 MiB.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
+        BodyRefusals,
     )
 )]
 pub(super) async fn post_revoke(

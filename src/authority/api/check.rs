@@ -20,6 +20,7 @@ use super::decision::resolve;
 use super::listing::Moment;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
+use super::refusal::Refusals;
 use super::revocations::Revocation;
 use crate::clock::Timestamp;
 use crate::identity;
@@ -133,11 +134,8 @@ struct No {
     get, path = "/v1/check", tag = "revocations", params(Question), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "The verdict.", body = Verdict),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn check(

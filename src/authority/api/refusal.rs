@@ -11,6 +11,7 @@ use http::header::CONTENT_TYPE;
 use http::header::RETRY_AFTER;
 use http::header::WWW_AUTHENTICATE;
 use serde::Serialize;
+use utoipa::IntoResponses;
 use utoipa::ToSchema;
 
 use crate::problem;
@@ -62,6 +63,39 @@ pub(super) struct ProblemDocument {
     detail: String,
     /// What the log and the audit call the request.
     request_id: String,
+}
+
+/// How every call may be refused.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes answers")]
+pub(super) enum Refusals {
+    /// Malformed; nothing was changed.
+    #[response(status = 400, content_type = "application/problem+json")]
+    Malformed(ProblemDocument),
+    /// No credential that counts.
+    #[response(status = 401, content_type = "application/problem+json")]
+    Unauthorized(ProblemDocument),
+    /// Not by this caller.
+    #[response(status = 403, content_type = "application/problem+json")]
+    Forbidden(ProblemDocument),
+    /// Too many calls.
+    #[response(status = 429, content_type = "application/problem+json")]
+    TooMany(ProblemDocument),
+}
+
+/// How a call that has a body may be refused besides.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes answers")]
+pub(super) enum BodyRefusals {
+    /// The body made no progress.
+    #[response(status = 408, content_type = "application/problem+json")]
+    Timeout(ProblemDocument),
+    /// Too long.
+    #[response(status = 413, content_type = "application/problem+json")]
+    TooLarge(ProblemDocument),
+    /// Not JSON.
+    #[response(status = 415, content_type = "application/problem+json")]
+    NotJson(ProblemDocument),
 }
 
 impl Refusal {

@@ -22,6 +22,7 @@ use super::listing::Moment;
 use super::listing::fits;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
+use super::refusal::Refusals;
 use crate::authority::audit::Query;
 use crate::clock::Timestamp;
 use crate::revocation;
@@ -203,10 +204,7 @@ pub(super) struct History {
     get, path = "/v1/revocations", operation_id = "list_revocations", tag = "revocations", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the newest first.", body = Revocations),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn list(
@@ -235,12 +233,9 @@ pub(super) async fn list(
     params(("id" = String, Path, description = "The id of an event.")),
     responses(
         (status = 200, description = "What became of it.", body = History),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "No such event.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 500, description = "The audit cannot be read.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<History>, Refusal> {

@@ -21,6 +21,7 @@ use super::gatekeeper::stand;
 use super::listing::Limit;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
+use super::refusal::Refusals;
 use crate::authority::Entry;
 use crate::authority::Role;
 use crate::clock::Timestamp;
@@ -155,10 +156,7 @@ pub(super) struct Sessions {
     get, path = "/v1/sessions", operation_id = "list_sessions", tag = "sessions", params(Wanted), security(("bearer" = []), ()),
     responses(
         (status = 200, description = "A page, the oldest first.", body = Sessions),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn list(
@@ -205,12 +203,9 @@ pub(super) struct Ended {
     params(("id" = String, Path, description = "The id of a session."), Why),
     responses(
         (status = 200, description = "It has ended.", body = Ended),
-        (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 404, description = "No such session.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "It has ended, but that is not on record.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn end(

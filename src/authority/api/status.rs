@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::gatekeeper::Administrator;
-use super::refusal::ProblemDocument;
+use super::refusal::Refusals;
 use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::Level;
@@ -88,9 +88,7 @@ struct CallerStatus {
     get, path = "/v1/status", operation_id = "get_status", tag = "operations", security(("bearer" = []), ()),
     responses(
         (status = 200, description = "How it is.", body = Status),
-        (status = 401, description = "No credential that counts.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 403, description = "Not by this caller.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 429, description = "Too many calls.", body = ProblemDocument, content_type = "application/problem+json"),
+        Refusals,
     )
 )]
 pub(super) async fn status(

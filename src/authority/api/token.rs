@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::Api;
 use super::body;
 use super::gatekeeper::Call;
+use super::refusal::BodyRefusals;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
 use crate::authority::Entry;
@@ -53,10 +54,8 @@ pub(super) struct Token {
         (status = 200, description = "A token.", body = Token),
         (status = 400, description = "Malformed.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 401, description = "Not a secret, or one that was revoked.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 408, description = "The body made no progress.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 413, description = "Too long.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 415, description = "Not JSON.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 429, description = "Too many attempts.", body = ProblemDocument, content_type = "application/problem+json"),
+        BodyRefusals,
     )
 )]
 pub(super) async fn post_auth(
