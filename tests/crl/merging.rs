@@ -122,7 +122,7 @@ fn forges() -> impl Strategy<Value = Vec<Forge>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Seen failing where the last of several deltas counted, instead of the newest.
+    /// Seen failing where the last of several lists counted, instead of the newest.
     #[test]
     fn the_order_does_not_matter(
         (given, shuffled) in forges()
