@@ -5,6 +5,7 @@ use portcullis::revocation::crl::Issuers;
 use portcullis::revocation::crl::Limits;
 use portcullis::revocation::crl::Verified;
 use rcgen::BasicConstraints;
+use rcgen::CustomExtension;
 use rcgen::IsCa;
 use rcgen::KeyUsagePurpose;
 
@@ -176,6 +177,11 @@ fn only_authorities_below_known_ones_are_added() {
     let mut leaf = params("A");
     leaf.is_ca = IsCa::NoCa;
     assert!(add(&root.below(leaf)).unwrap_err().contains("not an authority"));
+    let mut odd = params("A");
+    let mut unknown = CustomExtension::from_oid_content(&[2, 999, 1], vec![5, 0]);
+    unknown.set_criticality(true);
+    odd.custom_extensions.push(unknown);
+    assert!(add(&root.below(odd)).unwrap_err().contains("critical and unknown"));
     let mut narrow = params("N");
     narrow.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     let narrow = root.below(narrow);

@@ -2,6 +2,8 @@
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::ParsedExtension;
+use x509_parser::extensions::X509Extension;
 use x509_parser::prelude::FromDer;
 
 use super::Signer;
@@ -64,6 +66,9 @@ impl Issuers {
     pub fn add_intermediate(&mut self, der: &CertificateDer<'_>) -> Result<(), IssuerError> {
         let certificate = Certificate::parse(der).map_err(IssuerError::Malformed)?;
         let parsed = parse(der)?;
+        if parsed.extensions().iter().any(is_unknown) {
+            return Err(IssuerError::Extensions(certificate.subject_dn));
+        }
         let above = self.candidates.iter().filter(|above| above.name == parsed.issuer().as_raw());
         let above: Vec<&Candidate> = above.filter(|above| is_signed_by(der, &above.spki)).collect();
         let Some(above) = above.iter().find(|above| above.signs_certificates && above.below != Some(0))
@@ -176,6 +181,15 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, IssuerE
     Ok(parsed)
 }
 
+/// Whether an extension must be understood and is not (RFC 5280, section 4.2).
+fn is_unknown(extension: &X509Extension<'_>) -> bool {
+    let is_read = !matches!(
+        extension.parsed_extension(),
+        ParsedExtension::UnsupportedExtension { .. } | ParsedExtension::ParseError { .. }
+    );
+    extension.critical && !is_read
+}
+
 fn is_signed_by(der: &CertificateDer<'_>, spki: &[u8]) -> bool {
     let read = || {
         let mut outer = Reader::new(der, 0).expect(SEQUENCE, "not a certificate")?.inside();
@@ -196,8 +210,8 @@ pub enum IssuerError {
     /// Not a certificate.
     #[error("{0}")]
     Malformed(ChainError),
-    /// Its extensions cannot be read, or are there twice.
-    #[error("{0}: its key usage or basic constraints cannot be read")]
+    /// Its extensions cannot be read, are there twice, or must be understood and are not.
+    #[error("{0}: an extension that cannot be read, or is critical and unknown")]
     Extensions(String),
     /// Its certificate does not say that it is an authority (RFC 5280, section 4.2.1.9).
     #[error("{0}: not an authority")]
