@@ -10,6 +10,7 @@ use portcullis::revocation::crl::Number;
 use portcullis::revocation::crl::Reason;
 use portcullis::revocation::crl::Verified;
 
+use super::accept;
 use super::forge::CRL_NUMBER;
 use super::forge::Ca;
 use super::forge::Forge;
@@ -48,6 +49,13 @@ fn a_list_says_what_it_is() {
     assert!(crl.scope.is_all());
     assert_eq!(revoked["0a1b"], Reason::Unspecified);
     assert_eq!(revoked["02"], Reason::KeyCompromise);
+}
+
+#[test]
+fn an_entry_says_when() {
+    let ca = Ca::root("A");
+    let list = accept(&Forge::number(7).revokes(1).sign(&ca), &ca.issuers());
+    assert_eq!(list.entries().next().unwrap().revoked_at().to_string(), "2026-10-01T12:00:00.000Z");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use super::der::Fault;
 use super::der::INTEGER;
 use super::der::Reader;
 use super::der::SEQUENCE;
+use super::der::Value;
 use super::der::dotted;
 use super::extension::Extension;
 use super::moment;
@@ -17,13 +18,19 @@ use crate::identity::SerialRef;
 pub struct Entry<'a> {
     /// Its serial number.
     pub serial: SerialRef<'a>,
-    /// When the authority revoked it.
-    pub revoked_at: Timestamp,
-    /// Why.
+    /// Why it is on the list.
     pub reason: Reason,
+    /// Its time, as it stands: most who walk through a list do not look at it.
+    revoked_at: &'a [u8],
 }
 
 impl Entry<'_> {
+    /// When the authority revoked it.
+    pub fn revoked_at(&self) -> Timestamp {
+        // The survey has read it: there is always one.
+        moment::of(self.revoked_at).unwrap_or(Timestamp::MAX)
+    }
+
     /// Whether it is suspended only (`certificateHold`).
     pub fn is_held(&self) -> bool {
         self.reason == Reason::CertificateHold
@@ -103,7 +110,7 @@ impl<'a> Iterator for Entries<'a> {
                 continue;
             };
             let reason = raw.reason().ok()?;
-            return Some(Entry { serial, revoked_at: raw.revoked_at, reason });
+            return Some(Entry { serial, reason, revoked_at: raw.revoked_at.body });
         }
         None
     }
@@ -143,6 +150,7 @@ pub(super) fn survey(entries: Reader<'_>, is_delta: bool) -> Result<Count, Error
 fn judge(rest: &mut Reader<'_>, is_delta: bool) -> Result<bool, Error> {
     let at = rest.at();
     let raw = Raw::read(rest)?;
+    moment::read(raw.revoked_at)?;
     if raw.reason()? == Reason::RemoveFromCrl && !is_delta {
         return Err(Fault { at, what: "removeFromCRL in a list that is not a delta" }.into());
     }
@@ -157,10 +165,10 @@ fn serial_of(mut rest: Reader<'_>) -> Option<SerialRef<'_>> {
     SerialRef::from_der(fields.expect(INTEGER, "no serial").ok()?.body)
 }
 
-/// An entry whose extensions are still unread.
+/// An entry whose time and extensions are still unread.
 struct Raw<'a> {
     serial: &'a [u8],
-    revoked_at: Timestamp,
+    revoked_at: Value<'a>,
     extensions: Reader<'a>,
 }
 
@@ -169,7 +177,7 @@ impl<'a> Raw<'a> {
     fn read(rest: &mut Reader<'a>) -> Result<Self, Fault> {
         let mut fields = rest.expect(SEQUENCE, "not an entry")?.inside();
         let serial = fields.expect(INTEGER, "an entry without a serial")?.body;
-        let revoked_at = moment::read(fields.next()?)?;
+        let revoked_at = fields.next()?;
         Ok(Self { serial, revoked_at, extensions: fields })
     }
 

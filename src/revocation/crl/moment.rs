@@ -15,40 +15,38 @@ pub(super) fn is_time(tag: Option<u8>) -> bool {
 /// one says nothing else, so it is read for any year.
 #[inline]
 pub(super) fn read(value: Value<'_>) -> Result<Timestamp, Fault> {
-    let secs = match (value.tag, value.body) {
-        (UTC_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 2 => {
-            let rest = [*a, *b, *c, *d, *e, *f, *g, *h, *i, *j];
-            number(year).map(|year| if year >= 50 { 1900 + year } else { 2000 + year }).zip(Some(rest))
+    let is_form = matches!((value.tag, value.body.len()), (UTC_TIME, 13) | (GENERALIZED_TIME, 15));
+    let at = if is_form { of(value.body) } else { None };
+    at.ok_or_else(|| value.fault("not a time of the form YYMMDDhhmmssZ or YYYYMMDDhhmmssZ"))
+}
+
+/// The time of either form: their lengths differ.
+#[inline]
+pub(super) fn of(text: &[u8]) -> Option<Timestamp> {
+    let (year, rest) = match *text {
+        [a, b, ref rest @ ..] if rest.len() == 11 => {
+            let year = pair(a, b)?;
+            (if year >= 50 { 1900 + year } else { 2000 + year }, rest)
         }
-        (GENERALIZED_TIME, [year @ .., a, b, c, d, e, f, g, h, i, j, b'Z']) if year.len() == 4 => {
-            number(year).zip(Some([*a, *b, *c, *d, *e, *f, *g, *h, *i, *j]))
-        }
-        _ => None,
+        [a, b, c, d, ref rest @ ..] => (pair(a, b)? * 100 + pair(c, d)?, rest),
+        _ => return None,
     };
-    secs.and_then(|(year, rest)| seconds(year, &rest))
-        .map(Timestamp::from_secs)
-        .ok_or_else(|| value.fault("not a time of the form YYMMDDhhmmssZ or YYYYMMDDhhmmssZ"))
-}
-
-#[inline]
-fn number(digits: &[u8]) -> Option<i64> {
-    digits.iter().try_fold(0, |number, digit| match digit {
-        b'0'..=b'9' => Some(number * 10 + i64::from(digit - b'0')),
-        _ => None,
-    })
-}
-
-/// `MMDDhhmmss` of a year, in seconds since the Unix epoch.
-#[inline]
-fn seconds(year: i64, rest: &[u8; 10]) -> Option<i64> {
-    let [a, b, c, d, e, f, g, h, i, j] = *rest;
-    let (month, day) = (number(&[a, b])?, number(&[c, d])?);
-    let (hour, minute, second) = (number(&[e, f])?, number(&[g, h])?, number(&[i, j])?);
+    let &[a, b, c, d, e, f, g, h, i, j, b'Z'] = rest else {
+        return None;
+    };
+    let (month, day) = (pair(a, b)?, pair(c, d)?);
+    let (hour, minute, second) = (pair(e, f)?, pair(g, h)?, pair(i, j)?);
     let is_clock = hour < 24 && minute < 60 && second < 60;
     if !is_clock || !(1..=12).contains(&month) || day < 1 || day > days_of(year, month) {
         return None;
     }
-    Some(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second)
+    Some(Timestamp::from_secs(days(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second))
+}
+
+#[inline]
+fn pair(tens: u8, ones: u8) -> Option<i64> {
+    let (tens, ones) = (tens.wrapping_sub(b'0'), ones.wrapping_sub(b'0'));
+    if tens < 10 && ones < 10 { Some(i64::from(tens * 10 + ones)) } else { None }
 }
 
 #[inline]
