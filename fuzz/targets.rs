@@ -2,6 +2,10 @@
 //!
 //! **Invariant:** whatever these parsers accept has one spelling, and can be named by a revocation.
 
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use portcullis::clock::Timestamp;
 use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
 use portcullis::identity::Claim;
@@ -12,6 +16,8 @@ use portcullis::identity::Identity;
 use portcullis::identity::KeyId;
 use portcullis::identity::PathClaim;
 use portcullis::identity::Serial;
+use portcullis::identity::SerialRef;
+use portcullis::identity::SerialText;
 use portcullis::identity::SpiffeId;
 use portcullis::identity::Subject;
 use portcullis::identity::Template;
@@ -19,6 +25,22 @@ use portcullis::identity::TrustDomain;
 use portcullis::identity::ambiguous_path;
 use portcullis::revocation::Level;
 use portcullis::revocation::Target;
+use portcullis::revocation::crl::Issuers;
+use portcullis::revocation::crl::Kind;
+use portcullis::revocation::crl::Known;
+use portcullis::revocation::crl::Limits;
+use portcullis::revocation::crl::List;
+use portcullis::revocation::crl::Mark;
+use portcullis::revocation::crl::Verdict;
+use portcullis::revocation::crl::Verified;
+use portcullis::revocation::crl::merge;
+use rcgen::BasicConstraints;
+use rcgen::CertificateParams;
+use rcgen::DnType;
+use rcgen::IsCa;
+use rcgen::KeyPair;
+use rcgen::KeyUsagePurpose;
+use rcgen::SigningKey as _;
 use rustls::pki_types::CertificateDer;
 
 const PREFIX: &str = "/api/v1/agents/";
@@ -87,6 +109,83 @@ pub(crate) fn path_claim(bytes: &[u8]) {
         }
         Claim::Ambiguous(why) => assert!(!why.is_empty()),
     }
+}
+
+/// A revocation list: as it was fetched, and as if the authority `CN=A` (Ed25519) had signed these very bytes, because
+/// nothing else gets past the signature.
+pub(crate) fn crl(bytes: &[u8]) {
+    let (issuers, key) = authority();
+    let now = Timestamp::from_secs(1_792_000_000);
+    let read = |bytes: Bytes| match Verified::read(&bytes, issuers, &Limits::default(), now) {
+        Ok(verified) => Some(verified),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains(char::is_control) && text.len() < 2048, "{text:?}");
+            None
+        }
+    };
+    read(Bytes::copy_from_slice(bytes));
+    let Ok(signature) = key.sign(bytes) else {
+        return;
+    };
+    let algorithm = [0x30, 5, 6, 3, 0x2b, 0x65, 0x70];
+    let body = [bytes, &algorithm, &[3, 65, 0], &signature].concat();
+    let length = u32::try_from(body.len()).unwrap_or_default().to_be_bytes();
+    let skip = length.iter().take_while(|byte| **byte == 0).count();
+    let header = match body.len() {
+        0..=0x7f => vec![0x30, length[3]],
+        _ => [&[0x30, 0x84 - skip as u8], &length[skip..]].concat(),
+    };
+    if let Some(list) = read(Bytes::from([header, body].concat())).and_then(in_force) {
+        entries_of(&list);
+    }
+}
+
+fn authority() -> &'static (Issuers, KeyPair) {
+    static AUTHORITY: OnceLock<(Issuers, KeyPair)> = OnceLock::new();
+    AUTHORITY.get_or_init(|| {
+        let make = || {
+            let mut params = CertificateParams::default();
+            params.distinguished_name.push(DnType::CommonName, "A");
+            params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            params.key_usages = vec![KeyUsagePurpose::CrlSign];
+            let key = KeyPair::generate_for(&rcgen::PKCS_ED25519)?;
+            let certificate = params.self_signed(&key)?;
+            Ok::<_, rcgen::Error>((certificate.der().clone(), key))
+        };
+        let (der, key) = make().unwrap_or_else(|error| panic!("{error}"));
+        let mut issuers = Issuers::new();
+        issuers.add_anchor(&der).unwrap_or_else(|error| panic!("{error}"));
+        (issuers, key)
+    })
+}
+
+fn in_force(verified: Verified) -> Option<List> {
+    let crl = verified.crl();
+    assert!(crl.this_update <= crl.next_update);
+    let full = match crl.kind {
+        Kind::Full => None,
+        Kind::Delta { base } => Some(Mark { number: Some(base), ..crl.mark() }),
+    };
+    match verified.after(&Known { full, delta: None }) {
+        Ok(Verdict::New(list)) => Some(list),
+        _ => None,
+    }
+}
+
+fn entries_of(list: &List) {
+    assert_eq!(list.entries().count() as u64, list.crl().entries);
+    let is_delta = list.crl().kind != Kind::Full;
+    for entry in list.entries() {
+        let serial = Serial::from(entry.serial);
+        assert_eq!(entry.serial.write(&mut SerialText::default()), serial.as_str().as_bytes());
+        assert_eq!(SerialRef::from_der(entry.serial.as_bytes()), Some(entry.serial));
+        assert_eq!(revocable(Level::Certificate, serial.as_str()), serial.as_str());
+        assert!(is_delta || !entry.is_removed());
+    }
+    let mut merged = 0;
+    merge(std::slice::from_ref(list), |_, _| merged += 1);
+    assert_eq!(merged, list.entries().filter(|entry| !entry.is_removed()).count());
 }
 
 fn binding() -> Binding {

@@ -28,6 +28,11 @@ fn certificate() {
 }
 
 #[test]
+fn crl() {
+    replay("crl", targets::crl);
+}
+
+#[test]
 fn path_claim() {
     replay("path_claim", targets::path_claim);
 }
@@ -44,5 +49,5 @@ fn every_target_is_replayed() {
     let mut targets: Vec<String> =
         entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     targets.sort();
-    assert_eq!(targets, ["certificate", "path_claim", "spiffe_id"]);
+    assert_eq!(targets, ["certificate", "crl", "path_claim", "spiffe_id"]);
 }

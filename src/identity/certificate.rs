@@ -123,6 +123,12 @@ impl Certificate {
     }
 }
 
+/// How a distinguished name (DER) is written (RFC 2253), cut after 256 characters; `None` if it cannot be read.
+pub fn name_text(der: &[u8]) -> Option<String> {
+    let (_, name) = X509Name::from_der(der).ok()?;
+    Some(distinguished_name(&name).chars().take(256).collect())
+}
+
 /// SHA-256, as a key id.
 pub(super) fn sha256(bytes: &[u8]) -> KeyId {
     KeyId::from_bytes(digest::digest(&digest::SHA256, bytes).as_ref())

@@ -40,6 +40,80 @@ impl Serial {
     }
 }
 
+/// A serial number where it stands, borrowed: the shortest two's complement of it, big-endian.
+///
+/// Lists hold millions; each is compared and hashed without being copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SerialRef<'a>(&'a [u8]);
+
+impl<'a> SerialRef<'a> {
+    /// From the contents of a DER INTEGER, minimal or not; `None` if they are empty, or over 64 bytes: a certificate
+    /// with such a serial is never let in.
+    #[inline]
+    pub fn from_der(contents: &'a [u8]) -> Option<Self> {
+        let mut rest = contents;
+        // The first byte is needed only where it alone gives the sign.
+        while let [0x00, 0x00..=0x7f, ..] | [0xff, 0x80..=0xff, ..] = rest {
+            rest = rest.get(1..)?;
+        }
+        Some(Self(rest)).filter(|_| !rest.is_empty() && rest.len() <= MAX_BYTES)
+    }
+
+    /// The canonical bytes: the shortest two's complement, big-endian, 1 to 64 of them.
+    pub fn as_bytes(self) -> &'a [u8] {
+        self.0
+    }
+
+    /// The canonical text of the same [`Serial`], written into `text`.
+    #[inline]
+    pub fn write(self, text: &mut SerialText) -> &[u8] {
+        let magnitude = match self.0 {
+            [0x80..=0xff, ..] => return self.write_negative(text),
+            [0x00, rest @ ..] if !rest.is_empty() => rest,
+            all => all,
+        };
+        let length = magnitude.len() * 2;
+        text.0.chunks_exact_mut(2).zip(magnitude).for_each(|(to, byte)| to.copy_from_slice(&digits(*byte)));
+        text.0.get(..length).unwrap_or_default()
+    }
+
+    #[cold]
+    fn write_negative(self, text: &mut SerialText) -> &[u8] {
+        let serial = Serial::from_der(self.0);
+        text.0.iter_mut().zip(serial.as_str().bytes()).for_each(|(to, from)| *to = from);
+        text.0.get(..serial.as_str().len()).unwrap_or_default()
+    }
+}
+
+impl From<SerialRef<'_>> for Serial {
+    fn from(serial: SerialRef<'_>) -> Self {
+        Self::from_der(serial.0)
+    }
+}
+
+impl fmt::Display for SerialRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Serial::from(*self).fmt(f)
+    }
+}
+
+/// Room for the text of one serial.
+#[derive(Clone, Copy, Debug)]
+pub struct SerialText([u8; MAX_BYTES * 2 + 1]);
+
+impl Default for SerialText {
+    fn default() -> Self {
+        Self([0; MAX_BYTES * 2 + 1])
+    }
+}
+
+/// The two digits of a byte.
+#[inline]
+fn digits(byte: u8) -> [u8; 2] {
+    let digit = |nibble: u8| nibble + if nibble < 10 { b'0' } else { b'a' - 10 };
+    [digit(byte >> 4), digit(byte & 0x0f)]
+}
+
 impl fmt::Display for Serial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -101,6 +175,36 @@ mod tests {
         assert_eq!(Serial::from_der(&[0xff]), Serial::parse("-1").unwrap());
         assert_eq!(Serial::from_der(&[0x80, 0x00]), Serial::parse("-8000").unwrap());
         assert_ne!(Serial::from_der(&[0xff]), Serial::from_der(&[0x00, 0xff]));
+    }
+
+    #[test]
+    fn a_borrowed_serial_is_written_like_an_owned_one() {
+        let long = [&[0x80][..], &[0; 63]].concat();
+        for contents in [
+            &[0][..],
+            &[0, 0],
+            &[1],
+            &[0, 0, 1],
+            &[0, 0x80, 1],
+            &[0x7f, 0xa9],
+            &[0xff],
+            &[0xff, 0xff],
+            &[0x80],
+            &[0xff, 0x7f],
+            &[0x7f; 64],
+            &long,
+        ] {
+            let (serial, mut text) = (SerialRef::from_der(contents).unwrap(), SerialText::default());
+            let owned = Serial::from_der(contents);
+            assert_eq!(serial.write(&mut text), owned.as_str().as_bytes(), "{contents:x?}");
+            assert_eq!(Serial::from(serial), owned);
+            assert_eq!(SerialRef::from_der(serial.as_bytes()), Some(serial));
+        }
+        assert_eq!(SerialRef::from_der(&[0, 0, 7]), SerialRef::from_der(&[7]));
+        assert_eq!(SerialRef::from_der(&[0xff, 0xff]), SerialRef::from_der(&[0xff]));
+        assert_eq!(SerialRef::from_der(&[]), None);
+        assert_eq!(SerialRef::from_der(&[1; 65]), None);
+        assert_eq!(SerialRef::from_der(&[0; 65]), SerialRef::from_der(&[0]));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use super::Target;
 use super::Targets;
 use crate::identity::Error;
 use crate::identity::Identity;
+use crate::identity::KeyId;
+use crate::identity::SerialRef;
+use crate::identity::SerialText;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 use crate::session::Fingerprint;
@@ -53,15 +56,43 @@ impl Fingerprinter {
         }
     }
 
+    /// Makes the fingerprints of one issuer's certificates: what they have in common is hashed once.
+    pub fn certificates_of(&self, issuer: &KeyId) -> CertificateFingerprinter {
+        CertificateFingerprinter { start: self.start(Level::Certificate, issuer.as_str()) }
+    }
+
     fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
+        finish(self.start(level, issuer), name.as_bytes())
+    }
+
+    fn start(&self, level: Level, issuer: &str) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u8(level as u8);
         hasher.write_u64(issuer.len() as u64);
         hasher.write(issuer.as_bytes());
-        hasher.write_u64(name.len() as u64);
-        hasher.write(name.as_bytes());
-        Fingerprint(hasher.finish128().as_u128())
+        hasher
     }
+}
+
+/// Makes the fingerprints of one issuer's certificates, for lists that name millions of them.
+#[derive(Clone, Copy)]
+pub struct CertificateFingerprinter {
+    start: SipHasher13,
+}
+
+impl CertificateFingerprinter {
+    /// The fingerprint of the certificate with this serial, the same as [`Fingerprinter::target`] has for it.
+    #[inline]
+    pub fn serial(&self, serial: SerialRef<'_>) -> Fingerprint {
+        finish(self.start, serial.write(&mut SerialText::default()))
+    }
+}
+
+#[inline]
+fn finish(mut hasher: SipHasher13, name: &[u8]) -> Fingerprint {
+    hasher.write_u64(name.len() as u64);
+    hasher.write(name);
+    Fingerprint(hasher.finish128().as_u128())
 }
 
 #[cfg(test)]
@@ -83,5 +114,16 @@ mod tests {
             assert!(all.iter().skip(i + 1).all(|b| a != b));
         }
         assert_eq!(print(Level::Task, "", "t"), print(Level::Task, "", "t"));
+    }
+
+    #[test]
+    fn a_serial_in_a_list_and_its_target_have_one_fingerprint() {
+        let prints = Fingerprinter::random().unwrap();
+        let issuer = KeyId::from_bytes(&[0xab; 32]);
+        for (der, text) in [(&[0, 0x0a, 0x1b][..], "0a1b"), (&[0xff], "-01"), (&[0], "00")] {
+            let target = Target::parse(Level::Certificate, text, Some(issuer.as_str())).unwrap();
+            let serial = SerialRef::from_der(der).unwrap();
+            assert_eq!(prints.certificates_of(&issuer).serial(serial), prints.target(&target));
+        }
     }
 }

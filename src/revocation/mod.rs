@@ -4,6 +4,7 @@
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
 mod certificates;
+pub mod crl;
 mod engine;
 mod event;
 mod fingerprint;
@@ -28,6 +29,7 @@ use serde::Deserialize;
 pub use engine::Engine;
 pub use event::Action;
 pub use event::Event;
+pub use fingerprint::CertificateFingerprinter;
 pub use fingerprint::Fingerprinter;
 pub use journal::Journal;
 pub use journal::JournalError;
