@@ -37,15 +37,7 @@ pub(super) fn retire(layer: Arc<Layer>) {
         return;
     }
     // If there is no thread to be had it is freed here.
-    let _ = sync::spawn("set", move || free(layer));
-}
-
-/// Whoever reads it has a share in it; the last one to let go of it frees it, and that is not to be a reader.
-pub(super) fn free(mut layer: Arc<Layer>) {
-    while let Err(shared) = Arc::try_unwrap(layer) {
-        layer = shared;
-        sync::wait_for_readers();
-    }
+    let _ = sync::spawn("set", move || sync::free(layer));
 }
 
 struct Rebuild {

@@ -187,7 +187,7 @@ impl Shared {
         let (shared, theirs) = (Arc::clone(self), Arc::clone(&old));
         let work = move || {
             rebuild::run(&shared, &theirs);
-            rebuild::free(theirs);
+            sync::free(theirs);
         };
         // Without another thread a publication that waits is better than one that has no room.
         if sync::spawn("set", work).is_err() {

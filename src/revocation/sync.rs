@@ -1,6 +1,7 @@
 //! What the set is made of that the model checker has to see: `tests/set_loom.rs` compiles the same files over its own.
 
 use std::io;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
@@ -22,7 +23,10 @@ pub(super) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Res
     thread::Builder::new().name(name.into()).spawn(work).map(drop)
 }
 
-/// Lets readers come to the end of what they are reading.
-pub(super) fn wait_for_readers() {
-    thread::park_timeout(Duration::from_millis(1));
+/// Frees what readers may still have a share in: the last one to let go of it frees it, and that is not to be a reader.
+pub(super) fn free<T>(mut value: Arc<T>) {
+    while let Err(shared) = Arc::try_unwrap(value) {
+        value = shared;
+        thread::park_timeout(Duration::from_millis(1));
+    }
 }
