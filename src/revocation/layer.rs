@@ -100,6 +100,7 @@ impl Layer {
     /// layer must not be full.
     pub(super) fn put(&self, tally: &mut Tally, key: Key, entry: Option<Entry>) {
         let plain = entry.is_some_and(is_plain);
+        self.table.touch(key);
         match self.table.find(key, self.table.glance(key)) {
             None => self.put_new(tally, key, entry),
             Some(Found { mark: Mark::Plain, .. }) if plain => {}

@@ -93,6 +93,15 @@ impl Table {
         Glance { group, tags: self.tags[group].load(Ordering::Acquire) }
     }
 
+    /// Asks the memory for the slots of a key's own group, which whoever inserts it is going to write: with the tags, not
+    /// after them.
+    pub(super) fn touch(&self, key: Key) {
+        let first = key.part(self.tags.len()) * GROUP;
+        for slot in [first, first + GROUP / 2] {
+            let _ = self.keys[slot][0].load(Ordering::Relaxed);
+        }
+    }
+
     /// Follows a glance at a key's group up.
     pub(super) fn find(&self, key: Key, glance: Glance) -> Option<Found> {
         let Glance { mut group, mut tags } = glance;
