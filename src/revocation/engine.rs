@@ -1,7 +1,6 @@
 //! The engine: admit, check, revoke and reinstate, side by side.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -25,6 +24,7 @@ use super::Event;
 use super::Fingerprinter;
 use super::Journal;
 use super::JournalError;
+use super::LayerBuilder;
 use super::Level;
 use super::Outcome;
 use super::Preview;
@@ -343,15 +343,17 @@ impl Engine {
     fn load(&self, contents: Contents) {
         let now = self.clock.now();
         let mut ledger = self.ledger();
-        let mut entries = HashMap::with_capacity(contents.len());
+        let mut entries = LayerBuilder::default();
         let mut lapsed = Vec::new();
         for row in contents {
             let fingerprint = self.fingerprinter.target(&row.0);
             let (entry, outdated) = ledger.load(fingerprint, row, now, self.skew);
-            entries.extend(entry.map(|entry| (fingerprint, entry)));
+            if let Some(entry) = entry {
+                entries.push(fingerprint, entry);
+            }
             lapsed.extend(outdated);
         }
-        self.set.load(entries);
+        self.set.load(entries.build());
         drop(ledger);
         if !lapsed.is_empty() {
             self.journal.expire(lapsed, now, self.skew);

@@ -3,21 +3,27 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod builder;
 mod certificates;
+mod conditions;
 pub mod crl;
 mod engine;
 mod event;
 mod fingerprint;
 mod journal;
+mod layer;
 mod ledger;
 mod outcome;
 pub mod protocol;
+mod rebuild;
 mod registers;
 mod registry;
 mod row;
 mod seen;
 mod set;
 mod storage;
+mod sync;
+mod table;
 mod target;
 mod targets;
 
@@ -26,6 +32,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use builder::LayerBuilder;
+pub use builder::NewLayer;
 pub use engine::Engine;
 pub use event::Action;
 pub use event::Event;
@@ -36,11 +44,15 @@ pub use journal::JournalError;
 pub use outcome::Denial;
 pub use outcome::Outcome;
 pub use outcome::Preview;
+#[doc(hidden)]
+pub use registers::Entry;
 pub use registers::Registers;
 pub use registers::Standing;
 pub use registers::State;
 pub use registry::Registry;
 pub use seen::Seen;
+#[doc(hidden)]
+pub use set::Set;
 pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;

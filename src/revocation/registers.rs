@@ -91,17 +91,31 @@ impl State {
 
 /// What the engine needs to know of a target on the request path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
+pub struct Entry {
     /// Revoked for credentials issued before this, Unix seconds; `i64::MAX` for all; `i64::MIN` for none.
-    pub(super) revoked_before: i64,
+    pub revoked_before: i64,
     /// Suspended for credentials issued before this, likewise.
-    pub(super) suspended_before: i64,
+    pub suspended_before: i64,
 }
 
 impl Entry {
+    /// Revoked, whatever was issued when.
+    pub const REVOKED: Self = Self { revoked_before: i64::MAX, suspended_before: i64::MIN };
+    /// Suspended, likewise.
+    pub const SUSPENDED: Self = Self { revoked_before: i64::MIN, suspended_before: i64::MAX };
+
+    /// What both deny together.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self {
+            revoked_before: self.revoked_before.max(other.revoked_before),
+            suspended_before: self.suspended_before.max(other.suspended_before),
+        }
+    }
+
     /// Whether it denies a credential issued at `issued_at`: `Some(false)` if that is revoked, `Some(true)` if it is
     /// suspended only.
-    pub(super) fn denies(self, issued_at: i64) -> Option<bool> {
+    pub fn denies(self, issued_at: i64) -> Option<bool> {
         let revoked = issued_at < self.revoked_before;
         (revoked || issued_at < self.suspended_before).then_some(!revoked)
     }
