@@ -6,9 +6,8 @@ use std::hint::black_box;
 use aws_lc_rs::digest;
 use bytes::Bytes;
 use portcullis::revocation::Fingerprinter;
-use portcullis::revocation::crl::Known;
 use portcullis::revocation::crl::Limits;
-use portcullis::revocation::crl::Verdict;
+use portcullis::revocation::crl::Lists;
 use portcullis::revocation::crl::Verified;
 
 #[path = "../tests/crl/forge.rs"]
@@ -31,15 +30,13 @@ fn measure(count: u64) {
         let hash = timed(count, || digest::digest(&digest::SHA256, &list).as_ref().len()).0;
         let read = |list: &Bytes| Verified::read(list, &issuers, &Limits::default(), forge::now()).unwrap();
         let (whole, verified) = timed(count, || read(&list));
-        let Verdict::New(list) = verified.after(&Known::default()).unwrap() else {
-            panic!("not new");
-        };
-        let (walk, sum) =
-            timed(count, || list.entries().map(|entry| u64::from(entry.is_held())).sum::<u64>());
-        black_box(sum);
-        let of_issuer = prints.certificates_of(&list.crl().issuer.key);
-        let print = || list.entries().fold(0, |sum, entry| sum ^ of_issuer.serial(entry.serial).0);
-        let (walk_and_print, sum) = timed(count, print);
+        let issuer = verified.crl().issuer.key.clone();
+        let mut lists = Lists::default();
+        lists.accept(verified).unwrap();
+        let mut sum = 0;
+        let walk = timed(count, || lists.each(|_, entry| sum += u128::from(entry.is_held()))).0;
+        let of_issuer = prints.certificates_of(&issuer);
+        let walk_and_print = timed(count, || lists.each(|_, entry| sum ^= of_issuer.serial(entry.serial).0)).0;
         black_box(sum);
         let survey = whole - hash;
         println!(

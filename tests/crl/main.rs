@@ -15,13 +15,11 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use portcullis::identity::Serial;
 use portcullis::revocation::crl::Crl;
+use portcullis::revocation::crl::Entry;
 use portcullis::revocation::crl::Error;
 use portcullis::revocation::crl::Issuers;
-use portcullis::revocation::crl::Kind;
-use portcullis::revocation::crl::Known;
 use portcullis::revocation::crl::Limits;
-use portcullis::revocation::crl::List;
-use portcullis::revocation::crl::Mark;
+use portcullis::revocation::crl::Lists;
 use portcullis::revocation::crl::Reason;
 use portcullis::revocation::crl::Verdict;
 use portcullis::revocation::crl::Verified;
@@ -30,17 +28,19 @@ fn read(list: &Bytes, issuers: &Issuers) -> Result<Verified, Error> {
     Verified::read(list, issuers, &Limits::default(), forge::now())
 }
 
-/// The list, which must be good and new; of a delta, the base is known.
-fn accept(list: &Bytes, issuers: &Issuers) -> List {
+/// The list, which must be good, and what it says about itself.
+fn accept(list: &Bytes, issuers: &Issuers) -> (Crl, Lists) {
     let verified = read(list, issuers).unwrap();
-    let full = match verified.crl().kind {
-        Kind::Full => None,
-        Kind::Delta { base } => Some(Mark { number: Some(base), ..verified.crl().mark() }),
-    };
-    match verified.after(&Known { full, delta: None }).unwrap() {
-        Verdict::New(list) => list,
-        other => panic!("{other:?}"),
-    }
+    let (crl, mut lists) = (verified.crl().clone(), Lists::default());
+    assert_eq!(lists.accept(verified), Ok(Verdict::New));
+    (crl, lists)
+}
+
+/// What lists name, in their order.
+fn entries(lists: &Lists) -> Vec<Entry<'_>> {
+    let mut entries = Vec::new();
+    lists.each(|_, entry| entries.push(entry));
+    entries
 }
 
 /// Why the list is refused, in words.
@@ -55,13 +55,9 @@ fn refused(list: &Bytes, issuers: &Issuers, part: &str) {
     assert!(!error.contains('\n'), "{error}");
 }
 
-/// What a list revokes: its serials with their reasons.
-fn revoked(list: &List) -> BTreeMap<String, Reason> {
-    list.entries().map(|entry| (Serial::from(entry.serial).to_string(), entry.reason)).collect()
-}
-
-/// What a good list says, and about whom.
+/// What a good list says, and about whom: the serials with their reasons.
 fn good(list: &Bytes, issuers: &Issuers) -> (Crl, BTreeMap<String, Reason>) {
-    let list = accept(list, issuers);
-    (list.crl().clone(), revoked(&list))
+    let (crl, lists) = accept(list, issuers);
+    let named = |entry: Entry<'_>| (Serial::from(entry.serial).to_string(), entry.reason);
+    (crl, entries(&lists).into_iter().map(named).collect())
 }

@@ -11,6 +11,7 @@ use portcullis::revocation::crl::Reason;
 use portcullis::revocation::crl::Verified;
 
 use super::accept;
+use super::entries;
 use super::forge::CRL_NUMBER;
 use super::forge::Ca;
 use super::forge::Forge;
@@ -54,8 +55,8 @@ fn a_list_says_what_it_is() {
 #[test]
 fn an_entry_says_when() {
     let ca = Ca::root("A");
-    let list = accept(&Forge::number(7).revokes(1).sign(&ca), &ca.issuers());
-    assert_eq!(list.entries().next().unwrap().revoked_at().to_string(), "2026-10-01T12:00:00.000Z");
+    let (_, lists) = accept(&Forge::number(7).revokes(1).sign(&ca), &ca.issuers());
+    assert_eq!(entries(&lists)[0].revoked_at().to_string(), "2026-10-01T12:00:00.000Z");
 }
 
 #[test]

@@ -62,7 +62,18 @@ pub enum Kind {
     },
 }
 
-/// What is remembered of an accepted list. The greater of two is the newer: by number, then by time.
+impl Kind {
+    /// The number of the earliest list that it says more than: of a full one, the least there is.
+    pub(super) fn starts_at(self) -> Number {
+        match self {
+            Self::Full => Number::from(0),
+            Self::Delta { base } => base,
+        }
+    }
+}
+
+/// Which of two lists is the newer. The greater is the newer: by number, then by time. A number is above
+/// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark {
     /// Its number.
@@ -71,23 +82,4 @@ pub struct Mark {
     pub this_update: Timestamp,
     /// The hash over what is signed, see [`Crl::digest`].
     pub digest: [u8; 32],
-}
-
-/// The lists last accepted of one signer (by key) and scope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Known {
-    /// The full one.
-    pub full: Option<Mark>,
-    /// The delta.
-    pub delta: Option<Mark>,
-}
-
-impl Known {
-    /// Takes note of a list that was accepted.
-    pub fn note(&mut self, crl: &Crl) {
-        match crl.kind {
-            Kind::Full => self.full = Some(crl.mark()),
-            Kind::Delta { .. } => self.delta = Some(crl.mark()),
-        }
-    }
 }

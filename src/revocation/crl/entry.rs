@@ -87,7 +87,7 @@ impl Reason {
 
 /// Walks through the entries of a list that was verified.
 #[derive(Clone, Debug)]
-pub struct Entries<'a> {
+pub(super) struct Entries<'a> {
     rest: Reader<'a>,
 }
 

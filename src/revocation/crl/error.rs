@@ -106,13 +106,15 @@ pub enum Error {
         /// Its own.
         number: String,
     },
-    /// A delta whose base is not known.
-    #[error("a delta on list {base}, but the full list that is known has number {number}", number = shown(*known))]
-    Base {
+    /// Too many deltas that say more than the full list, none of which covers another.
+    #[error("a delta on list {base}, after {max} others; the full list that is known has number {number}", number = shown(*known))]
+    Deltas {
         /// The number of its base.
         base: Number,
         /// The number of the full list.
         known: Option<Number>,
+        /// How many are kept.
+        max: usize,
     },
     /// Older than what is known.
     #[error("number {number} is below the known {known}: an old list")]
@@ -127,6 +129,12 @@ pub enum Error {
     Repeated {
         /// The number.
         number: Number,
+    },
+    /// A list without a number, after one that had one.
+    #[error("no number, but the known list has number {known}: an old list, or no longer numbered")]
+    Unnumbered {
+        /// The number of the last one.
+        known: Number,
     },
     /// Without numbers: not newer than what is known.
     #[error("issued at {this_update}, no later than the known list of {known}, and without a number to tell")]

@@ -7,9 +7,7 @@ use super::Entries;
 use super::Error;
 use super::Issuers;
 use super::Kind;
-use super::Known;
 use super::Limits;
-use super::Mark;
 use super::Number;
 use super::algorithm::Signed;
 use super::der::BIT_STRING;
@@ -31,24 +29,13 @@ pub struct Verified {
     list: List,
 }
 
-/// A list that is in force: its entries count.
+/// A list whose entries may be read.
 #[derive(Clone, Debug)]
-pub struct List {
+pub(super) struct List {
     der: Bytes,
     /// Where the entries are in `der`.
     entries: std::ops::Range<usize>,
     crl: Crl,
-}
-
-/// What a list is to those that are known.
-#[derive(Clone, Debug)]
-pub enum Verdict {
-    /// Newer than what is known: it takes effect.
-    New(List),
-    /// What is known, once more.
-    Unchanged(Crl),
-    /// A delta that is no newer than the full list that is known: all it says is in there.
-    Superseded(Crl),
 }
 
 impl Verified {
@@ -90,51 +77,20 @@ impl Verified {
         &self.list.crl
     }
 
-    /// Compares it with the lists last accepted of the same signer and scope (RFC 5280, sections 5.2.3 and 5.2.4).
-    pub fn after(self, known: &Known) -> Result<Verdict, Error> {
-        let crl = &self.list.crl;
-        let Kind::Delta { base } = crl.kind else {
-            return self.follow(known.full);
-        };
-        let full = known.full.and_then(|full| full.number);
-        match (crl.number, full) {
-            (Some(number), Some(full)) if full >= base && number <= full => {
-                Ok(Verdict::Superseded(self.list.crl))
-            }
-            (_, Some(full)) if full >= base => self.follow(known.delta),
-            (_, full) => Err(Error::Base { base, known: full }),
-        }
-    }
-
-    fn follow(self, last: Option<Mark>) -> Result<Verdict, Error> {
-        let Some(last) = last else {
-            return Ok(Verdict::New(self.list));
-        };
-        let new = self.list.crl.mark();
-        if new.digest == last.digest {
-            return Ok(Verdict::Unchanged(self.list.crl));
-        }
-        match (new.number, last.number) {
-            (Some(number), Some(known)) if number < known => Err(Error::Fallen { number, known }),
-            (Some(number), Some(known)) if number == known => Err(Error::Repeated { number }),
-            (Some(_), Some(_)) => Ok(Verdict::New(self.list)),
-            // Without numbers only the times can tell.
-            _ if new.this_update <= last.this_update => {
-                Err(Error::Earlier { this_update: new.this_update, known: last.this_update })
-            }
-            _ => Ok(Verdict::New(self.list)),
-        }
+    /// For who compares it with the lists before it.
+    pub(super) fn into_list(self) -> List {
+        self.list
     }
 }
 
 impl List {
     /// What it says about itself.
-    pub fn crl(&self) -> &Crl {
+    pub(super) fn crl(&self) -> &Crl {
         &self.crl
     }
 
     /// Its entries, in its order; [`Crl::entries`] of them. A serial may be there twice.
-    pub fn entries(&self) -> Entries<'_> {
+    pub(super) fn entries(&self) -> Entries<'_> {
         let bytes = self.der.get(self.entries.clone()).unwrap_or_default();
         Entries::new(Reader::new(bytes, self.entries.start))
     }

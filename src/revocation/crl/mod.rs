@@ -1,8 +1,8 @@
 //! Certificate revocation lists (RFC 5280, section 5): bytes in, verdict out. No network, no files, no clock.
 //!
 //! [`Verified::read`] takes one list apart, finds the authority that signed it and verifies the signature;
-//! [`Verified::after`] compares it with the lists before it; [`List::entries`] walks through what it revokes, without a
-//! copy. [`merge`] says what several lists of one authority, full and delta, say together.
+//! [`Lists::accept`] compares it with those of the same authority that are known; [`Lists::each`] walks through what
+//! they revoke together, full and delta, without a copy.
 //!
 //! **Invariant:** no entry leaves this room before the signature of its list has held, every entry of it has been read
 //! once, and it is newer than what is known. A list that is not understood in whole is refused in whole, by name.
@@ -16,7 +16,7 @@ mod extension;
 mod input;
 mod issuers;
 mod list;
-mod merge;
+mod lists;
 mod moment;
 mod number;
 mod scope;
@@ -25,22 +25,19 @@ use std::time::Duration;
 
 pub use about::Crl;
 pub use about::Kind;
-pub use about::Known;
 pub use about::Mark;
 pub use about::Signer;
-pub use entry::Entries;
+use entry::Entries;
 pub use entry::Entry;
 pub use entry::Reason;
 pub use error::Error;
 pub use issuers::IssuerError;
 pub use issuers::Issuers;
 pub use issuers::SignerFault;
-pub use list::List;
-pub use list::Verdict;
+use list::List;
 pub use list::Verified;
-pub use merge::Part;
-pub use merge::merge;
-pub use merge::parts;
+pub use lists::Lists;
+pub use lists::Verdict;
 pub use number::Number;
 pub use scope::Scope;
 

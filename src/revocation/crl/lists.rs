@@ -1,0 +1,143 @@
+//! The lists of one authority that count, and what they say together. The order in which they came does not matter.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+
+use super::Crl;
+use super::Entry;
+use super::Error;
+use super::Kind;
+use super::List;
+use super::Mark;
+use super::Number;
+use super::Scope;
+use super::Verified;
+use crate::identity::SerialRef;
+
+/// More deltas of one scope, none of which covers another, are not kept: a full list is missing.
+const MAX_DELTAS: usize = 16;
+
+/// The lists of one signer that count: of each scope the newest full one, and the deltas that say more.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    parts: BTreeMap<Scope, Part>,
+}
+
+/// What became of a list that was taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It counts from now on.
+    New,
+    /// What is known, once more.
+    Unchanged,
+    /// A delta that is no newer than the full list that is known: all it says is in there.
+    Superseded,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Part {
+    full: Option<List>,
+    /// Newer than `full`, by number; each later one has a later base, or it would cover those before it.
+    deltas: Vec<List>,
+}
+
+impl Lists {
+    /// Takes in a list of this signer (RFC 5280, sections 5.2.3 and 5.2.4).
+    ///
+    /// A list that is older than what is known is refused. A delta whose base is not known yet counts for what it adds.
+    pub fn accept(&mut self, verified: Verified) -> Result<Verdict, Error> {
+        let list = verified.into_list();
+        let part = self.parts.entry(list.crl().scope.clone()).or_default();
+        match list.crl().kind {
+            Kind::Full => part.accept_full(list),
+            Kind::Delta { base } => part.accept_delta(list, base),
+        }
+    }
+
+    /// What each of them says about itself.
+    pub fn crls(&self) -> impl Iterator<Item = &Crl> {
+        self.parts.values().flat_map(Part::lists).map(List::crl)
+    }
+
+    /// Gives `sink` every certificate that is revoked or suspended, with the list that says so.
+    ///
+    /// A certificate may come more than once; it is suspended if all of its entries are, else revoked. `removeFromCRL`
+    /// lifts a suspension and never a revocation: it takes an entry off that is held, and leaves any other.
+    /// Needs memory for the entries that a delta takes off, nothing else.
+    pub fn each<'l>(&'l self, mut sink: impl FnMut(&'l Crl, Entry<'l>)) {
+        self.parts.values().for_each(|part| part.each(&mut sink));
+    }
+}
+
+impl Part {
+    fn accept_full(&mut self, list: List) -> Result<Verdict, Error> {
+        let new = list.crl().mark();
+        if let Some(known) = self.full.as_ref().map(|known| known.crl().mark()) {
+            if known.digest == new.digest {
+                return Ok(Verdict::Unchanged);
+            }
+            if new < known {
+                return Err(older(new, known));
+            }
+        }
+        self.deltas.retain(|delta| delta.crl().number > new.number);
+        self.full = Some(list);
+        Ok(Verdict::New)
+    }
+
+    fn accept_delta(&mut self, list: List, base: Number) -> Result<Verdict, Error> {
+        let new = list.crl().mark();
+        if self.number() >= new.number {
+            return Ok(Verdict::Superseded);
+        }
+        for known in self.deltas.iter().map(List::crl) {
+            if known.digest == new.digest {
+                return Ok(Verdict::Unchanged);
+            }
+            if known.mark() > new && known.kind.starts_at() <= base {
+                return Err(older(new, known.mark()));
+            }
+        }
+        self.deltas.retain(|known| known.crl().mark() > new || known.crl().kind.starts_at() < base);
+        if self.deltas.len() >= MAX_DELTAS {
+            return Err(Error::Deltas { base, known: self.number(), max: MAX_DELTAS });
+        }
+        let at = self.deltas.partition_point(|known| known.crl().mark() < new);
+        self.deltas.insert(at, list);
+        Ok(Verdict::New)
+    }
+
+    fn lists(&self) -> impl Iterator<Item = &List> {
+        self.full.iter().chain(&self.deltas)
+    }
+
+    fn number(&self) -> Option<Number> {
+        self.full.as_ref().and_then(|full| full.crl().number)
+    }
+
+    fn each<'l>(&'l self, sink: &mut impl FnMut(&'l Crl, Entry<'l>)) {
+        // The newest that fits the full list may also take entries off it; those that do not fit only add.
+        let fits = |delta: &&List| self.number() >= Some(delta.crl().kind.starts_at());
+        let fitting = self.deltas.iter().rfind(fits);
+        let removed: HashSet<SerialRef<'_>> = fitting.map_or_else(HashSet::new, |delta| {
+            delta.entries().filter(Entry::is_removed).map(|entry| entry.serial).collect()
+        });
+        if let Some(full) = &self.full {
+            let stays = |entry: &Entry<'_>| !(entry.is_held() && removed.contains(&entry.serial));
+            full.entries().filter(stays).for_each(|entry| sink(full.crl(), entry));
+        }
+        for delta in fitting.into_iter().chain(self.deltas.iter().filter(|delta| !fits(delta))) {
+            let adds = delta.entries().filter(|entry| !entry.is_removed());
+            adds.for_each(|entry| sink(delta.crl(), entry));
+        }
+    }
+}
+
+fn older(new: Mark, known: Mark) -> Error {
+    match (new.number, known.number) {
+        (Some(number), Some(known)) if number < known => Error::Fallen { number, known },
+        (Some(number), _) => Error::Repeated { number },
+        (None, Some(known)) => Error::Unnumbered { known },
+        (None, None) => Error::Earlier { this_update: new.this_update, known: known.this_update },
+    }
+}
