@@ -36,7 +36,8 @@ fn measure(count: u64) {
         let mut sum = 0;
         let walk = timed(count, || lists.each(|_, entry| sum += u128::from(entry.is_held()))).0;
         let of_issuer = prints.certificates_of(&issuer);
-        let walk_and_print = timed(count, || lists.each(|_, entry| sum ^= of_issuer.serial(entry.serial).0)).0;
+        let walk_and_print =
+            timed(count, || lists.each(|_, entry| sum ^= of_issuer.serial(entry.serial).0)).0;
         black_box(sum);
         let survey = whole - hash;
         println!(

@@ -117,6 +117,15 @@ impl Set {
         self.replace(name, None)
     }
 
+    /// The names of the layers beside the live one that have an entry for a fingerprint, and what it is.
+    pub fn named(&self, fingerprint: Fingerprint) -> Vec<(Arc<str>, Entry)> {
+        let layers = self.shared.layers.load();
+        let named = layers.named.iter();
+        named
+            .filter_map(|(name, layer)| Some((Arc::clone(name), layer.find(Key::from(fingerprint))?)))
+            .collect()
+    }
+
     /// Bytes that all layers take, but for what the allocator adds.
     pub fn bytes(&self) -> usize {
         let layers = self.shared.layers.load();

@@ -71,6 +71,20 @@ impl Sessions {
         Killed { sessions: hit, fresh }
     }
 
+    /// Kills every session, whatever it is of, for which `denied` has a cause. Whoever begins meanwhile and is not hit
+    /// checks after what was published before this.
+    pub fn kill_denied(&self, denied: impl Fn(&Credential) -> Option<Cause>) -> Killed {
+        let (mut hit, mut fresh) = (Vec::new(), 0);
+        // No shard is locked while a credential is looked at.
+        for session in self.list() {
+            if let Some(cause) = denied(session.credential()) {
+                fresh += usize::from(session.kill(cause));
+                hit.push(session);
+            }
+        }
+        Killed { sessions: hit, fresh }
+    }
+
     /// The sessions of `fingerprint` whose credential `denied` says it of: those that [`Self::kill`] would hit. Those
     /// that are ending already are among them.
     pub fn matching(

@@ -31,6 +31,7 @@ use crate::identity::SpiffeId;
 use crate::identity::Subject;
 use crate::revocation::Denial;
 use crate::revocation::Level;
+use crate::revocation::Listed;
 use crate::revocation::Seen;
 use crate::revocation::Target;
 use crate::revocation::Targets;
@@ -216,9 +217,14 @@ impl Api {
         let seen = self.registry.by_serial(target.name(), target.issuer());
         if seen.is_empty() {
             // Told of, but never seen.
-            return match self.engine.standing(&target) {
-                Some(_) => Ok(self.verdict(None, None, &[target], self.at(at))),
-                None => Err(Refusal::unknown_certificate(target.name())),
+            let listed = self.engine.listed(std::slice::from_ref(&target)).into_iter();
+            let mut targets: Vec<Target> = listed.map(|listed| listed.target).collect();
+            targets.sort();
+            targets.dedup();
+            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
+            return match targets.is_empty() {
+                false => Ok(self.verdict(None, None, &targets, self.at(at))),
+                true => Err(Refusal::unknown_certificate(target.name())),
             };
         }
         let mut targets: Vec<Target> = seen.iter().flat_map(|seen| seen.targets.clone()).collect();
@@ -323,7 +329,7 @@ impl Api {
             };
             registers.standings().map(hit).collect::<Vec<_>>()
         });
-        let hits = hits.collect();
+        let hits = hits.chain(self.listed(targets)).collect();
         let (code, reason) = no.map(|no| (no.code.to_owned(), no.reason)).unzip();
         Verdict {
             allowed: code.is_none(),
@@ -334,6 +340,16 @@ impl Api {
             hits,
             sessions: 0,
         }
+    }
+
+    /// What revocation lists say of them. A serial alone stands beside the same with its issuer, who alone can say it.
+    fn listed(&self, targets: &[Target]) -> Vec<Hit> {
+        let named: Vec<Target> = targets.iter().filter(|target| target.issuer().is_some()).cloned().collect();
+        let hit = |listed: Listed| Hit {
+            applies: true,
+            entry: Revocation::new(&listed.target, listed.state, &listed.standing).named(&self.registry),
+        };
+        self.engine.listed(&named).into_iter().map(hit).collect()
     }
 
     fn denial(&self, targets: &[Target], issued_at: i64) -> Option<Denial> {

@@ -91,7 +91,7 @@ impl From<revocation::State> for StateName {
 /// One entry of the revocation set, and why it is there.
 #[derive(Clone, Serialize, ToSchema)]
 pub(super) struct Revocation {
-    /// The id of the event.
+    /// The id of the event; of an entry of a revocation list, which list it is.
     pub(super) id: String,
     pub(super) state: StateName,
     pub(super) level: Level,

@@ -1,0 +1,185 @@
+//! The revocation lists in force, by who signed them: each signer's are one layer of the set, replaced whole.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use super::Denial;
+use super::Entry;
+use super::Fingerprinter;
+use super::LayerBuilder;
+use super::Level;
+use super::NewLayer;
+use super::Standing;
+use super::State;
+use super::Target;
+use super::crl;
+use super::crl::Crl;
+use super::crl::Lists;
+use super::crl::Verdict;
+use super::crl::Verified;
+use crate::identity::KeyId;
+use crate::identity::Serial;
+use crate::identity::SerialText;
+use crate::session::Killed;
+
+/// What became of a revocation list.
+#[must_use = "it is enforced only when the sessions that it hit have ended"]
+#[derive(Debug)]
+pub struct ListOutcome {
+    /// What the list says about itself.
+    pub crl: Crl,
+    /// What it is to those that were known.
+    pub verdict: Verdict,
+    /// The generation of the set that holds it.
+    pub generation: u64,
+    /// How long it took, from being taken in, until every reader saw it.
+    pub effective_after: Duration,
+    /// The sessions that it hit.
+    pub killed: Killed,
+}
+
+/// The entry of a revocation list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// The certificate: the list's signer and the serial.
+    pub target: Target,
+    /// What stands.
+    pub state: State,
+    /// By whom, when and why.
+    pub standing: Standing,
+}
+
+/// The lists in force.
+#[derive(Default)]
+pub(super) struct InForce {
+    /// Held by whoever takes a list in: one after the other.
+    turn: Mutex<()>,
+    by_signer: Mutex<BTreeMap<KeyId, Arc<Lists>>>,
+}
+
+impl InForce {
+    /// Compares a list with those of its signer, and gives `publish` the layer that they make together, under its name.
+    /// Of a list that says nothing new nothing is made.
+    pub(super) fn accept(
+        &self,
+        verified: Verified,
+        prints: &Fingerprinter,
+        publish: impl FnOnce(&str, NewLayer),
+    ) -> Result<Verdict, crl::Error> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let signer = verified.crl().issuer.key.clone();
+        let mut lists = self.of(&signer).map_or_else(Lists::default, |lists| Lists::clone(&lists));
+        let verdict = lists.accept(verified)?;
+        if verdict == Verdict::New {
+            let layer = layer(&lists, prints);
+            // Before anything can hit it: whoever is asked why finds it.
+            self.by_signer().insert(signer.clone(), Arc::new(lists));
+            publish(signer.as_str(), layer);
+        }
+        drop(turn);
+        Ok(verdict)
+    }
+
+    /// What each list says about itself, by signer.
+    pub(super) fn crls(&self) -> Vec<Crl> {
+        let lists: Vec<Arc<Lists>> = self.by_signer().values().map(Arc::clone).collect();
+        lists.iter().flat_map(|lists| lists.crls().cloned()).collect()
+    }
+
+    /// Why the layer of this name denies a certificate, as far as it can be said without reading the list.
+    pub(super) fn explain(&self, layer: &str, suspended: bool) -> Denial {
+        let lists = KeyId::parse(layer).and_then(|signer| self.of(&signer));
+        let newest = lists.as_ref().and_then(|lists| lists.crls().max_by_key(|crl| crl.mark()));
+        let reason = newest.map_or_else(|| "a revocation list".to_owned(), title);
+        Denial { level: Level::Certificate, suspended, reason }
+    }
+
+    /// Every entry for one of these certificates; of a serial alone, in the lists of every signer. Reads the lists from
+    /// start to end, some 20 ns an entry, and holds no lock meanwhile.
+    pub(super) fn find(&self, targets: &[Target]) -> Vec<Listed> {
+        let certificates = || targets.iter().filter(|target| target.level() == Level::Certificate);
+        let mut found = Vec::new();
+        if certificates().next().is_none() {
+            return found;
+        }
+        let all: Vec<Arc<Lists>> = self.by_signer().values().map(Arc::clone).collect();
+        for lists in all {
+            let is_theirs = |target: &&Target| target.issuer().is_none_or(|id| speaks_for(&lists, id));
+            let serials: HashSet<&[u8]> =
+                certificates().filter(is_theirs).map(|target| target.name().as_bytes()).collect();
+            if !serials.is_empty() {
+                find_in(&lists, &serials, &mut found);
+            }
+        }
+        found
+    }
+
+    fn of(&self, signer: &KeyId) -> Option<Arc<Lists>> {
+        self.by_signer().get(signer).map(Arc::clone)
+    }
+
+    fn by_signer(&self) -> MutexGuard<'_, BTreeMap<KeyId, Arc<Lists>>> {
+        self.by_signer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// All that the lists of one signer revoke, as one layer.
+fn layer(lists: &Lists, prints: &Fingerprinter) -> NewLayer {
+    let mut signers = BTreeMap::new();
+    for crl in lists.crls() {
+        signers.entry(&crl.issuer.key).or_insert_with(|| prints.certificates_of(&crl.issuer.key));
+        for key in &crl.issuer.also {
+            signers.entry(key).or_insert_with(|| prints.certificates_of(key));
+        }
+    }
+    let mut entries = LayerBuilder::default();
+    lists.each(|_, entry| {
+        let denied = if entry.is_held() { Entry::SUSPENDED } else { Entry::REVOKED };
+        for prints in signers.values() {
+            entries.push(prints.serial(entry.serial), denied);
+        }
+    });
+    entries.build()
+}
+
+fn speaks_for(lists: &Lists, issuer: &str) -> bool {
+    let mut signers = lists.crls().map(|crl| &crl.issuer);
+    signers.any(|signer| {
+        let mut ids = std::iter::once(&signer.key).chain(&signer.key_id).chain(&signer.also);
+        ids.any(|id| id.as_str() == issuer)
+    })
+}
+
+fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
+    lists.each(|crl, entry| {
+        let mut text = SerialText::default();
+        if serials.contains(entry.serial.write(&mut text)) {
+            let serial = Serial::from(entry.serial);
+            let standing = Standing {
+                stamp: (entry.revoked_at(), title(crl)),
+                reason: Some(entry.reason.name().to_owned()),
+                actor: Some(crl.issuer.name.clone()),
+                source: Some("crl".to_owned()),
+                issued_before: None,
+                expires_at: None,
+            };
+            let target = Target::of(Level::Certificate, Some(crl.issuer.key.as_str()), serial.as_str());
+            let state = if entry.is_held() { State::Suspended } else { State::Revoked };
+            found.push(Listed { target, state, standing });
+        }
+    });
+}
+
+/// A list in a few words.
+fn title(crl: &Crl) -> String {
+    let signer = &crl.issuer.name;
+    match crl.number {
+        Some(number) => format!("revocation list {number} of {signer}"),
+        None => format!("revocation list of {signer}, issued at {}", crl.this_update),
+    }
+}
