@@ -1,4 +1,4 @@
-//! What the revocation set costs: `cargo bench --bench engine -- [--entries N] [--rounds N] [--json]`.
+//! What the revocation set costs: `cargo bench --bench engine -- [--entries N] [--rounds N] [--only set|lists] [--json]`.
 //!
 //! Three subjects, in turns, round by round: the set of the engine; `dashmap`; and `hashbrown`, which is the standard
 //! library's `HashSet`: bare where it is read, behind an `ArcSwap` that each publication clones where it is written. The
@@ -8,6 +8,7 @@
 //! the tables themselves say.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot run says so by a panic")]
 
+mod lists;
 mod subjects;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,12 @@ const BLOCK: usize = 500;
 const WATCH: Duration = Duration::from_millis(500);
 
 fn main() {
+    let arguments: Vec<String> = std::env::args().collect();
+    if let [_, flag, subject, list, ca] = arguments.as_slice()
+        && flag == "--ingest"
+    {
+        return lists::ingest(subject, list.as_ref(), ca.as_ref());
+    }
     let options = Options::parse();
     match options.memory.as_deref() {
         Some(Portcullis::NAME) => return memory::<Portcullis>(options.entries),
@@ -53,10 +60,15 @@ fn main() {
     let mut report = Report { entries: options.entries, figures: BTreeMap::new() };
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}", options.rounds);
-        subject::<Portcullis>(&mut report);
-        subject::<Dash>(&mut report);
-        subject::<Brown>(&mut report);
-        unchanged(&mut report);
+        if options.asks_for("set") {
+            subject::<Portcullis>(&mut report);
+            subject::<Dash>(&mut report);
+            subject::<Brown>(&mut report);
+            unchanged(&mut report);
+        }
+        if options.asks_for("lists") {
+            lists::measure(&mut report);
+        }
     }
     if options.json { report.lines() } else { report.table() }
 }
@@ -65,13 +77,18 @@ struct Options {
     entries: u64,
     rounds: usize,
     json: bool,
+    only: Option<String>,
     /// Only that subject's memory is measured: what this program asks of another of its kind, which has used none yet.
     memory: Option<String>,
 }
 
 impl Options {
+    fn asks_for(&self, part: &str) -> bool {
+        self.only.as_deref().is_none_or(|only| only == part)
+    }
+
     fn parse() -> Self {
-        let mut options = Self { entries: 1_000_000, rounds: 5, json: false, memory: None };
+        let mut options = Self { entries: 1_000_000, rounds: 5, json: false, only: None, memory: None };
         let mut arguments = std::env::args().skip(1);
         while let Some(argument) = arguments.next() {
             if argument == "--memory" {
@@ -84,6 +101,7 @@ impl Options {
                 "--entries" => options.entries = number(),
                 "--rounds" => options.rounds = usize::try_from(number()).expect("a small number"),
                 "--json" => options.json = true,
+                "--only" => options.only = arguments.next(),
                 _ => {} // cargo's own
             }
         }
