@@ -29,6 +29,13 @@ impl Default for LayerBuilder {
 }
 
 impl LayerBuilder {
+    /// For about so many entries, so that no part has to be moved when it grows.
+    pub fn with_room(entries: usize) -> Self {
+        // Keys are hashes: the parts hardly differ.
+        let part = entries / PARTS + entries / PARTS / 16;
+        Self { plain: (0..PARTS).map(|_| Vec::with_capacity(part)).collect(), conditional: Vec::new() }
+    }
+
     /// Adds an entry. Of several for one fingerprint, each counts: what one of them denies is denied.
     pub fn push(&mut self, fingerprint: Fingerprint, entry: Entry) {
         let key = Key::from(fingerprint);

@@ -130,17 +130,19 @@ impl InForce {
 
 /// All that the lists of one signer revoke, as one layer.
 fn layer(lists: &Lists, prints: &Fingerprinter) -> NewLayer {
-    let mut signers = BTreeMap::new();
+    let mut signers: Vec<&KeyId> = Vec::new();
     for crl in lists.crls() {
-        signers.entry(&crl.issuer.key).or_insert_with(|| prints.certificates_of(&crl.issuer.key));
-        for key in &crl.issuer.also {
-            signers.entry(key).or_insert_with(|| prints.certificates_of(key));
-        }
+        signers.push(&crl.issuer.key);
+        signers.extend(&crl.issuer.also);
     }
-    let mut entries = LayerBuilder::default();
+    signers.sort();
+    signers.dedup();
+    let prints: Vec<_> = signers.into_iter().map(|signer| prints.certificates_of(signer)).collect();
+    let count = lists.crls().map(|crl| usize::try_from(crl.entries).unwrap_or_default()).sum::<usize>();
+    let mut entries = LayerBuilder::with_room(count * prints.len());
     lists.each(|_, entry| {
         let denied = if entry.is_held() { Entry::SUSPENDED } else { Entry::REVOKED };
-        for prints in signers.values() {
+        for prints in &prints {
             entries.push(prints.serial(entry.serial), denied);
         }
     });
