@@ -206,6 +206,21 @@ WORKS = {
 }
 
 
+def need(*tools):
+    for tool in tools:
+        if not shutil.which(tool):
+            sys.exit(f"{tool} is missing (Debian: apt-get install nginx haproxy wrk nghttp2-client openssl gcc)")
+
+
+def prepare(d):
+    """The authority, and what makes the load generators present a certificate."""
+    make_pki(d)
+    shim = d / "present_cert.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "present_cert.c", "-ldl"], check=True)
+    os.environ.update(BENCH_CERT=str(d / "agent.pem"), BENCH_KEY=str(d / "agent.key"))
+    return shim
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -213,18 +228,13 @@ def main():
     parser.add_argument("--portcullis", type=pathlib.Path, default=HERE.parent / "target/dist/portcullis")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
     options = parser.parse_args()
-    for tool in ("nginx", "haproxy", "wrk", "h2load", "openssl", "gcc"):
-        if not shutil.which(tool):
-            sys.exit(f"{tool} is missing (Debian: apt-get install nginx haproxy wrk nghttp2-client openssl gcc)")
+    need("nginx", "haproxy", "wrk", "h2load", "openssl", "gcc")
     if not options.portcullis.exists():
         sys.exit(f"{options.portcullis} is missing: cargo build --profile dist")
     with tempfile.TemporaryDirectory() as d:
         d = pathlib.Path(d)
         d.chmod(0o755)
-        make_pki(d)
-        shim = d / "present_cert.so"
-        subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", shim, HERE / "present_cert.c", "-ldl"], check=True)
-        os.environ.update(BENCH_CERT=str(d / "agent.pem"), BENCH_KEY=str(d / "agent.key"))
+        shim = prepare(d)
         lab = Lab(d, options.portcullis.resolve())
         try:
             measure(lab, shim, options)

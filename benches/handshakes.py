@@ -1,0 +1,181 @@
+#!/usr/bin/env python3
+"""Full mutual handshakes with a long revocation list, beside the same without one, on Portcullis and on nginx.
+
+Each proxy runs twice, with nothing revoked and with --entries certificates: nginx has them on a CRL, Portcullis took
+them from its admin API and restored them from its journal. CPU time per handshake (one request each) in turn, medians
+of the rounds, and the rate with the list in per cent of the rate without it; then memory.
+
+Needs what side_by_side.py needs.
+
+  cargo build --profile dist && benches/handshakes.py --entries 1000000
+"""
+import argparse
+import base64
+import json
+import os
+import pathlib
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import side_by_side as side
+
+
+def der(tag, *parts):
+    body = b"".join(parts)
+    if len(body) < 0x80:
+        return bytes([tag, len(body)]) + body
+    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
+    return bytes([tag, 0x80 | len(length)]) + length + body
+
+
+def revocation_list(d, serials):
+    """A CRL (RFC 5280, section 5.1) of the bench's authority, signed by openssl; PEM."""
+    subject = subprocess.run(["openssl", "x509", "-in", "ca.pem", "-outform", "DER"], cwd=d, check=True,
+                             capture_output=True).stdout
+    # The subject of the certificate is the issuer of the list; of a root both are one Name, the fourth field.
+    fields = subject[4:][4:]
+    for _ in range(3):  # version, serial, signature algorithm
+        fields = fields[2 + fields[1]:]
+    name = fields[:2 + fields[1]]
+    algorithm = der(0x30, bytes.fromhex("06082a8648ce3d040302"))
+    now = time.gmtime()
+    stamp = lambda at: der(0x17, time.strftime("%y%m%d%H%M%SZ", at).encode())
+    revoked = stamp(now)
+    entries = b"".join(der(0x30, der(2, serial), revoked) for serial in serials)
+    number = der(0x30, bytes.fromhex("0603551d14"), der(4, der(2, b"\1")))
+    signed = der(0x30, der(2, b"\1"), algorithm, name, stamp(now), stamp(time.gmtime(time.time() + 86400)),
+                 der(0x30, entries), der(0xa0, der(0x30, number)))
+    (d / "tbs").write_bytes(signed)
+    subprocess.run(["openssl", "dgst", "-sha256", "-sign", "ca.key", "-out", "tbs.sig", "tbs"], cwd=d, check=True)
+    whole = der(0x30, signed, algorithm, der(3, b"\0", (d / "tbs.sig").read_bytes()))
+    text = base64.encodebytes(whole).decode()
+    (d / "crl.pem").write_text(f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n")
+
+
+class Lab(side.Lab):
+    def __init__(self, d, portcullis, entries):
+        self.d, self.processes, self.proxies, self.binary = d, {}, {}, portcullis
+        random.seed(1)
+        serials = [b"\x40" + random.randbytes(15) for _ in range(entries)]
+        revocation_list(d, serials)
+        self.up = side.free_port()
+        self.start_nginx("upstream", f"server {{ listen 127.0.0.1:{self.up} backlog=4096; "
+                                     f"location / {{ return 200 '{side.BODY}'; }} }}")
+        for name, crl in (("nginx", ""), ("nginx-revoked", "ssl_crl crl.pem;")):
+            self.start_nginx_mtls(name, side.free_port(), crl)
+        self.start_gate("portcullis", [])
+        self.start_gate("portcullis-revoked", serials)
+        for name, port in [("upstream", self.up), *self.proxies.items()]:
+            self.wait(name, port)
+
+    def start_nginx_mtls(self, name, port, crl):
+        self.proxies[name] = port
+        self.start_nginx(name, f"""
+  upstream u {{ server 127.0.0.1:{self.up}; keepalive 256; keepalive_requests 100000000; }}
+  server {{ listen 127.0.0.1:{port} ssl http2 backlog=4096;
+    ssl_certificate server.pem; ssl_certificate_key server.key; ssl_protocols TLSv1.3;
+    ssl_client_certificate ca.pem; ssl_verify_client on; {crl}
+    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}""")
+
+    def start_gate(self, name, serials):
+        port, admin, state = side.free_port(), side.free_port(), name
+        config = self.d / f"{state}.toml"
+        config.write_text(f"""
+[gate]
+listen = "127.0.0.1:{port}"
+threads = 1
+[gate.tls]
+cert = "server.pem"
+key = "server.key"
+client_ca = ["ca.pem"]
+[identity]
+trust_domains = ["lab.test"]
+templates = ["spiffe://{{trust_domain}}/agent/{{agent}}"]
+claim = {{ header = "x-agent-id" }}
+[[route]]
+upstream = ["http://127.0.0.1:{self.up}"]
+[admin]
+listen = "127.0.0.1:{admin}"
+allow = ["spiffe://lab.test/agent/agent"]
+[state]
+dir = "{state}"
+""")
+        self.proxies[name] = port
+        run = ("run", "--config", config.name)
+        self.start(name, str(self.binary), *run)
+        self.wait(name, port)
+        if not serials:
+            return
+        (self.d / "serials").write_text("".join(f"{serial.hex()}\n" for serial in serials))
+        print(f"revoking {len(serials)} certificates ...", file=sys.stderr)
+        subprocess.run([str(self.binary), "revoke", "--server", f"https://localhost:{admin}", "--cacert", "ca.pem",
+                        "--client-cert", "agent.pem", "--client-key", "agent.key", "--level", "certificate", "--file", "serials",
+                        "--preemptive", "--yes", "--reason", "bench"], cwd=self.d, check=True,
+                       stdout=subprocess.DEVNULL)
+        # What is measured is a gate that restored them.
+        self.processes[name].terminate()
+        self.processes[name].wait(60)
+        started = time.monotonic()
+        self.start(name, str(self.binary), *run)
+        self.wait(name, port)
+        print(f"restarted in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+    def wait(self, name, port):
+        # A long list takes nginx seconds to read.
+        for _ in range(20):
+            try:
+                return super().wait(name, port)
+            except SystemExit:
+                if self.processes[name].poll() is not None:
+                    raise
+        raise SystemExit(f"{name} did not start")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--entries", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--seconds", type=int, default=3)
+    parser.add_argument("--portcullis", type=pathlib.Path, default=side.HERE.parent / "target/dist/portcullis")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of the table")
+    options = parser.parse_args()
+    side.need("nginx", "wrk", "openssl", "gcc")
+    with tempfile.TemporaryDirectory() as d:
+        d = pathlib.Path(d)
+        d.chmod(0o755)
+        shim = side.prepare(d)
+        lab = Lab(d, options.portcullis.resolve(), options.entries)
+        try:
+            measure(lab, shim, options)
+        finally:
+            lab.stop()
+
+
+def measure(lab, shim, options):
+    results = {name: [] for name in lab.proxies}
+    for number in range(1, options.rounds + 1):
+        print(f"round {number} of {options.rounds}", file=sys.stderr)
+        for name, port in lab.proxies.items():
+            before = lab.cpu(name)
+            os.environ["LD_PRELOAD"] = str(shim)
+            requests, rate = side.wrk(port, options.seconds, "-c8", "-H", "Connection: close")
+            os.environ.pop("LD_PRELOAD")
+            results[name].append(((lab.cpu(name) - before) / max(requests, 1) * 1e6, rate))
+    if not options.json:
+        print("| proxy | CPU µs a handshake | handshakes/s | of the rate without | memory MiB |\n|---|---|---|---|---|")
+    rate_of = lambda name: statistics.median(rate for _, rate in results[name])
+    for name in lab.proxies:
+        cpu = statistics.median(cpu for cpu, _ in results[name])
+        share = rate_of(name) / rate_of(name.split("-")[0])
+        row = {"proxy": name, "entries": options.entries if "revoked" in name else 0, "cpu_us": round(cpu, 1),
+               "handshakes_s": round(rate_of(name)), "share": round(share, 3), "memory_mib": round(lab.memory(name), 1)}
+        print(json.dumps(row) if options.json else
+              f"| {name} | {cpu:.1f} | {rate_of(name):.0f} | {share:.1%} | {row['memory_mib']} |")
+
+
+if __name__ == "__main__":
+    main()
