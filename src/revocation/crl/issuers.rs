@@ -19,12 +19,13 @@ use crate::identity::KeyId;
 /// The authorities that may sign lists: those that are trusted as they are, and those that lead to them.
 ///
 /// One name may belong to several keys (an authority with a new key); a list is then by the one whose key verifies it.
+/// One key may have several certificates (renewed, cross-signed); a list is good if it is by any one of them.
 #[derive(Clone, Debug, Default)]
 pub struct Issuers {
     candidates: Vec<Candidate>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     /// The subject, DER, and how it is written.
     name: Vec<u8>,
@@ -71,26 +72,23 @@ impl Issuers {
         }
         let above = self.candidates.iter().filter(|above| above.name == parsed.issuer().as_raw());
         let above: Vec<&Candidate> = above.filter(|above| is_signed_by(der, &above.spki)).collect();
-        let Some(above) = above.iter().find(|above| above.signs_certificates && above.below != Some(0))
-        else {
+        let may = above.iter().filter(|above| above.signs_certificates && above.below != Some(0));
+        let candidates = may
+            .map(|above| Candidate::of(&certificate, &parsed, Some(above)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if candidates.is_empty() {
             return Err(match above.is_empty() {
                 true => IssuerError::Unknown(certificate.subject_dn),
                 false => IssuerError::NotAllowed(certificate.subject_dn),
             });
-        };
-        let candidate = Candidate::of(&certificate, &parsed, Some(above))?;
-        self.push(candidate);
+        }
+        candidates.into_iter().for_each(|candidate| self.push(candidate));
         Ok(())
     }
 
     fn push(&mut self, new: Candidate) {
-        let is_same =
-            |old: &&mut Candidate| old.name == new.name && old.spki == new.spki && old.anchor == new.anchor;
-        match self.candidates.iter_mut().find(is_same) {
-            // Renewed on the same key: the one that lasts longer counts.
-            Some(old) if new.not_after > old.not_after => *old = new,
-            Some(_) => {}
-            None => self.candidates.push(new),
+        if !self.candidates.contains(&new) {
+            self.candidates.push(new);
         }
     }
 
@@ -119,8 +117,11 @@ impl Issuers {
     }
 
     fn describe(&self, found: &Candidate) -> Signer {
-        let same =
-            self.candidates.iter().filter(|other| other.name == found.name && other.anchor == found.anchor);
+        let named = || self.candidates.iter().filter(|other| other.name == found.name);
+        // Every anchor that its key stands under: which certificate came first makes no difference.
+        let anchors: Vec<&KeyId> =
+            named().filter(|other| other.key == found.key).map(|other| &other.anchor).collect();
+        let same = named().filter(|other| anchors.contains(&&other.anchor));
         let mut also: Vec<KeyId> =
             same.map(|other| other.key.clone()).filter(|key| *key != found.key).collect();
         also.sort();
