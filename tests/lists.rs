@@ -164,6 +164,28 @@ fn an_authority_with_a_new_key_speaks_for_the_old_one() {
     assert_eq!(engine.listed(&[certificate(&old, 1)]).len(), 1);
 }
 
+/// Seen failing where the same list once more was nothing new, whoever it speaks for by now.
+#[test]
+fn a_list_speaks_for_an_authority_that_is_added_later() {
+    let (engine, root) = (engine(), Ca::root("R"));
+    let (old, new) = (root.below(forge::params("A")), root.below(forge::params("A")));
+    let mut issuers = root.issuers();
+    issuers.add_intermediate(&new.der).unwrap();
+    let full = Forge::number(1).revokes(1).sign(&new);
+    let delta = Forge::delta(2, 1).revokes(2).sign(&new);
+    for list in [&full, &delta] {
+        assert_eq!(take_in_bytes(&engine, &issuers, list).unwrap().verdict, Verdict::New);
+    }
+    issuers.add_intermediate(&old.der).unwrap();
+    for (serial, list) in [(1, &full), (2, &delta)] {
+        let session = admit(&engine, &certificate(&old, serial + 2)).unwrap();
+        let outcome = take_in_bytes(&engine, &issuers, list).unwrap();
+        assert!(denied(&engine, &certificate(&old, serial)), "{:?}", outcome.verdict);
+        assert_eq!((outcome.killed.count(), session.cause()), (0, None));
+        assert_eq!(take_in_bytes(&engine, &issuers, list).unwrap().verdict, Verdict::Unchanged);
+    }
+}
+
 #[test]
 fn a_list_that_is_refused_leaves_the_last_one_in_force() {
     let (engine, ca) = (engine(), Ca::root("A"));

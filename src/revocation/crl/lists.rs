@@ -72,11 +72,14 @@ impl Lists {
 impl Part {
     fn accept_full(&mut self, list: List) -> Result<Verdict, Error> {
         let new = list.crl().mark();
-        if let Some(known) = self.full.as_ref().map(|known| known.crl().mark()) {
-            if known.digest == new.digest {
+        if let Some(known) = self.full.as_ref().map(List::crl) {
+            // Not by the digest alone: its signer may speak for more keys by now.
+            if known == list.crl() {
                 return Ok(Verdict::Unchanged);
             }
-            if new < known {
+            let known = known.mark();
+            // A number does not make a list newer than one without: there time decides.
+            if new < known || (known.number.is_none() && new.this_update < known.this_update) {
                 return Err(older(new, known));
             }
         }
@@ -91,7 +94,7 @@ impl Part {
             return Ok(Verdict::Superseded);
         }
         for known in self.deltas.iter().map(List::crl) {
-            if known.digest == new.digest {
+            if known == list.crl() {
                 return Ok(Verdict::Unchanged);
             }
             if known.mark() > new && known.kind.starts_at() <= base {
@@ -136,8 +139,8 @@ impl Part {
 fn older(new: Mark, known: Mark) -> Error {
     match (new.number, known.number) {
         (Some(number), Some(known)) if number < known => Error::Fallen { number, known },
-        (Some(number), _) => Error::Repeated { number },
+        (Some(number), Some(_)) => Error::Repeated { number },
         (None, Some(known)) => Error::Unnumbered { known },
-        (None, None) => Error::Earlier { this_update: new.this_update, known: known.this_update },
+        (_, None) => Error::Earlier { this_update: new.this_update, known: known.this_update },
     }
 }
