@@ -186,6 +186,50 @@ fn a_list_speaks_for_an_authority_that_is_added_later() {
     }
 }
 
+/// Seen failing where the first layer with an entry had the word.
+#[test]
+fn revoked_outranks_suspended_whoever_says_so_first() {
+    let root = Ca::root("R");
+    let (old, new) = (root.below(forge::params("A")), root.below(forge::params("A")));
+    let mut issuers = root.issuers();
+    issuers.add_intermediate(&old.der).unwrap();
+    issuers.add_intermediate(&new.der).unwrap();
+    let held = Forge::number(1).revokes_for(1, HOLD).sign(&old);
+    let revoked = Forge::number(2).revokes(1).sign(&new);
+    let target = certificate(&old, 1);
+    for lists in [[&held, &revoked], [&revoked, &held]] {
+        let engine = engine();
+        for list in lists {
+            let _ = take_in_bytes(&engine, &issuers, list).unwrap();
+        }
+        assert_eq!(admit(&engine, &target).unwrap_err().code(), "certificate_revoked");
+    }
+    // What was told of it live is no exception.
+    let engine = engine();
+    apply(&engine, Event::new(Action::Suspend, target.clone(), forge::now()));
+    let _ = take_in_bytes(&engine, &issuers, &revoked).unwrap();
+    let denial = admit(&engine, &target).unwrap_err();
+    assert_eq!(denial.code(), "certificate_revoked");
+    assert!(denial.reason.starts_with("revocation list 2 of "), "{denial:?}");
+}
+
+/// Seen failing where the reason was that of a revocation which does not hit this certificate.
+#[test]
+fn the_reason_is_that_of_who_denies() {
+    let (engine, ca) = (engine(), Ca::root("A"));
+    let target = certificate(&ca, 1);
+    let earlier = Event {
+        issued_before: Some(-1),
+        reason: Some("those of last year".to_owned()),
+        ..Event::new(Action::Revoke, target.clone(), forge::now())
+    };
+    apply(&engine, earlier);
+    assert!(!denied(&engine, &target));
+    enforce(&engine, &ca, &Forge::number(1).revokes(1));
+    let denial = admit(&engine, &target).unwrap_err();
+    assert!(denial.reason.starts_with("revocation list 1 of "), "{denial:?}");
+}
+
 #[test]
 fn a_list_that_is_refused_leaves_the_last_one_in_force() {
     let (engine, ca) = (engine(), Ca::root("A"));
