@@ -230,6 +230,23 @@ fn the_reason_is_that_of_who_denies() {
     assert!(denial.reason.starts_with("revocation list 1 of "), "{denial:?}");
 }
 
+/// Seen failing where lists were told apart by their signer's key alone: the one of the new name took the place of the one
+/// of the old, and the next of the old was refused.
+#[test]
+fn an_authority_with_a_new_name_for_its_key_replaces_nothing_of_the_old() {
+    let (engine, root, ca) = (engine(), Ca::root("R"), Ca::root("A"));
+    let mut issuers = ca.issuers();
+    issuers.add_anchor(&root.der).unwrap();
+    issuers.add_intermediate(&root.crosses(&ca, &forge::params("B"))).unwrap();
+    let renamed = |forge: Forge| Forge { issuer: Some(Ca::root("B").name()), ..forge };
+    for list in
+        [Forge::number(5).revokes(1), renamed(Forge::number(6).revokes(2)), Forge::number(6).revokes(3)]
+    {
+        assert_eq!(take_in_bytes(&engine, &issuers, &list.sign(&ca)).unwrap().verdict, Verdict::New);
+    }
+    assert_eq!([1, 2, 3].map(|serial| denied(&engine, &certificate(&ca, serial))), [false, true, true]);
+}
+
 #[test]
 fn a_list_that_is_refused_leaves_the_last_one_in_force() {
     let (engine, ca) = (engine(), Ca::root("A"));

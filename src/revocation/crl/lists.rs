@@ -17,10 +17,11 @@ use crate::identity::SerialRef;
 /// More deltas of one scope, none of which covers another, are not kept: a full list is missing.
 const MAX_DELTAS: usize = 16;
 
-/// The lists of one signer that count: of each scope the newest full one, and the deltas that say more.
+/// The lists of one signer's key that count: of each name and scope the newest full one, and the deltas that say more.
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
-    parts: BTreeMap<Scope, Part>,
+    /// By name too: what a key says under a new name replaces nothing that it said under another.
+    parts: BTreeMap<(String, Scope), Part>,
 }
 
 /// What became of a list that was taken in.
@@ -47,7 +48,8 @@ impl Lists {
     /// A list that is older than what is known is refused. A delta whose base is not known yet counts for what it adds.
     pub fn accept(&mut self, verified: Verified) -> Result<Verdict, Error> {
         let list = verified.into_list();
-        let part = self.parts.entry(list.crl().scope.clone()).or_default();
+        let crl = list.crl();
+        let part = self.parts.entry((crl.issuer.name.clone(), crl.scope.clone())).or_default();
         match list.crl().kind {
             Kind::Full => part.accept_full(list),
             Kind::Delta { base } => part.accept_delta(list, base),
