@@ -101,6 +101,10 @@ fn the_right_key_with_the_wrong_name_is_refused() {
     forge.issuer = Some(other.name());
     refused(&forge.sign(&ca), &ca.issuers(), "issuer CN=B: no authority of this name");
     refused(&Forge::number(1).sign(&ca), &Issuers::new(), "issuer CN=A: no authority of this name");
+    // Seen failing where it was said to be unknown: both names looked alike.
+    let attribute = [tlv(0x06, &[0x55, 4, 3]), tlv(0x13, b"a")].concat();
+    forge.issuer = Some(tlv(0x30, &tlv(0x31, &tlv(0x30, &attribute))));
+    refused(&forge.sign(&ca), &ca.issuers(), "issuer CN=a: an authority spells this name in other bytes");
 }
 
 #[test]

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::identity::Certificate;
 use crate::identity::ChainError;
 use crate::identity::KeyId;
+use crate::identity::name_text;
 
 /// The authorities that may sign lists: those that are trusted as they are, and those that lead to them.
 ///
@@ -104,7 +105,7 @@ impl Issuers {
         now: Timestamp,
     ) -> Result<Signer, SignerFault> {
         let key_id = key_id.map(KeyId::from_bytes);
-        let mut fault = SignerFault::Unknown;
+        let mut fault = self.unknown(name);
         for candidate in self.candidates.iter().filter(|candidate| candidate.name == name) {
             let verdict = match candidate.may_sign(key_id.as_ref(), now) {
                 Ok(()) if signed.is_by(&candidate.spki) => return Ok(self.describe(candidate)),
@@ -114,6 +115,14 @@ impl Issuers {
             fault = fault.max(verdict);
         }
         Err(fault)
+    }
+
+    /// Why nobody is found under a name: two spellings of one look alike where they are shown.
+    fn unknown(&self, name: &[u8]) -> SignerFault {
+        let text = name_text(name).unwrap_or_default();
+        let shown = |candidate: &Candidate| name_text(&candidate.name).unwrap_or_default();
+        let looks_alike = self.candidates.iter().any(|other| shown(other).eq_ignore_ascii_case(&text));
+        if looks_alike { SignerFault::Spelling } else { SignerFault::Unknown }
     }
 
     fn describe(&self, found: &Candidate) -> Signer {
@@ -231,6 +240,9 @@ pub enum SignerFault {
     /// No authority of that name.
     #[error("no authority of this name is known")]
     Unknown,
+    /// An authority's name looks the same, and has other bytes (RFC 5280, section 5.1.2.3).
+    #[error("an authority spells this name in other bytes: string types, upper and lower case")]
+    Spelling,
     /// The name is right, the key that the list names is another (RFC 5280, section 5.2.1).
     #[error("the list names another key than the authority of this name has")]
     KeyId,
