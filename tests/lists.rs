@@ -164,6 +164,89 @@ fn an_authority_with_a_new_key_speaks_for_the_old_one() {
     assert_eq!(engine.listed(&[certificate(&old, 1)]).len(), 1);
 }
 
+/// Seen failing where the same list once more was nothing new, whoever it speaks for by now.
+#[test]
+fn a_list_speaks_for_an_authority_that_is_added_later() {
+    let (engine, root) = (engine(), Ca::root("R"));
+    let (old, new) = (root.below(forge::params("A")), root.below(forge::params("A")));
+    let mut issuers = root.issuers();
+    issuers.add_intermediate(&new.der).unwrap();
+    let full = Forge::number(1).revokes(1).sign(&new);
+    let delta = Forge::delta(2, 1).revokes(2).sign(&new);
+    for list in [&full, &delta] {
+        assert_eq!(take_in_bytes(&engine, &issuers, list).unwrap().verdict, Verdict::New);
+    }
+    issuers.add_intermediate(&old.der).unwrap();
+    for (serial, list) in [(1, &full), (2, &delta)] {
+        let session = admit(&engine, &certificate(&old, serial + 2)).unwrap();
+        let outcome = take_in_bytes(&engine, &issuers, list).unwrap();
+        assert!(denied(&engine, &certificate(&old, serial)), "{:?}", outcome.verdict);
+        assert_eq!((outcome.killed.count(), session.cause()), (0, None));
+        assert_eq!(take_in_bytes(&engine, &issuers, list).unwrap().verdict, Verdict::Unchanged);
+    }
+}
+
+/// Seen failing where the first layer with an entry had the word.
+#[test]
+fn revoked_outranks_suspended_whoever_says_so_first() {
+    let root = Ca::root("R");
+    let (old, new) = (root.below(forge::params("A")), root.below(forge::params("A")));
+    let mut issuers = root.issuers();
+    issuers.add_intermediate(&old.der).unwrap();
+    issuers.add_intermediate(&new.der).unwrap();
+    let held = Forge::number(1).revokes_for(1, HOLD).sign(&old);
+    let revoked = Forge::number(2).revokes(1).sign(&new);
+    let target = certificate(&old, 1);
+    for lists in [[&held, &revoked], [&revoked, &held]] {
+        let engine = engine();
+        for list in lists {
+            let _ = take_in_bytes(&engine, &issuers, list).unwrap();
+        }
+        assert_eq!(admit(&engine, &target).unwrap_err().code(), "certificate_revoked");
+    }
+    // What was told of it live is no exception.
+    let engine = engine();
+    apply(&engine, Event::new(Action::Suspend, target.clone(), forge::now()));
+    let _ = take_in_bytes(&engine, &issuers, &revoked).unwrap();
+    let denial = admit(&engine, &target).unwrap_err();
+    assert_eq!(denial.code(), "certificate_revoked");
+    assert!(denial.reason.starts_with("revocation list 2 of "), "{denial:?}");
+}
+
+/// Seen failing where the reason was that of a revocation which does not hit this certificate.
+#[test]
+fn the_reason_is_that_of_who_denies() {
+    let (engine, ca) = (engine(), Ca::root("A"));
+    let target = certificate(&ca, 1);
+    let earlier = Event {
+        issued_before: Some(-1),
+        reason: Some("those of last year".to_owned()),
+        ..Event::new(Action::Revoke, target.clone(), forge::now())
+    };
+    apply(&engine, earlier);
+    assert!(!denied(&engine, &target));
+    enforce(&engine, &ca, &Forge::number(1).revokes(1));
+    let denial = admit(&engine, &target).unwrap_err();
+    assert!(denial.reason.starts_with("revocation list 1 of "), "{denial:?}");
+}
+
+/// Seen failing where lists were told apart by their signer's key alone: the one of the new name took the place of the one
+/// of the old, and the next of the old was refused.
+#[test]
+fn an_authority_with_a_new_name_for_its_key_replaces_nothing_of_the_old() {
+    let (engine, root, ca) = (engine(), Ca::root("R"), Ca::root("A"));
+    let mut issuers = ca.issuers();
+    issuers.add_anchor(&root.der).unwrap();
+    issuers.add_intermediate(&root.crosses(&ca, &forge::params("B"))).unwrap();
+    let renamed = |forge: Forge| Forge { issuer: Some(Ca::root("B").name()), ..forge };
+    for list in
+        [Forge::number(5).revokes(1), renamed(Forge::number(6).revokes(2)), Forge::number(6).revokes(3)]
+    {
+        assert_eq!(take_in_bytes(&engine, &issuers, &list.sign(&ca)).unwrap().verdict, Verdict::New);
+    }
+    assert_eq!([1, 2, 3].map(|serial| denied(&engine, &certificate(&ca, serial))), [false, true, true]);
+}
+
 #[test]
 fn a_list_that_is_refused_leaves_the_last_one_in_force() {
     let (engine, ca) = (engine(), Ca::root("A"));

@@ -32,6 +32,7 @@ use super::Outcome;
 use super::Preview;
 use super::Registers;
 use super::Standing;
+use super::State;
 use super::Target;
 use super::crl;
 use super::crl::Crl;
@@ -157,13 +158,23 @@ impl Engine {
         Ok(())
     }
 
-    /// Holds a credential against the set, without a session.
+    /// Holds a credential against the set, without a session. Revoked outranks suspended, whichever source says so.
     pub fn judge(&self, credential: &Credential) -> Result<(), Denial> {
-        let denied = |fingerprint, entry: Entry| {
-            entry.denies(credential.issued_at).map(|suspended| (fingerprint, suspended))
+        let issued_at = credential.issued_at;
+        let mut suspended = None;
+        let denied = |fingerprint, entry: Entry| match entry.denies(issued_at)? {
+            true => {
+                suspended.get_or_insert(fingerprint);
+                None
+            }
+            false => Some(fingerprint),
         };
-        let hit = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
-        hit.map_or(Ok(()), |(fingerprint, suspended)| Err(self.explain(fingerprint, suspended)))
+        let revoked = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
+        match (revoked, suspended) {
+            (Some(fingerprint), _) => Err(self.explain(fingerprint, false, issued_at)),
+            (None, Some(fingerprint)) => Err(self.explain(fingerprint, true, issued_at)),
+            (None, None) => Ok(()),
+        }
     }
 
     /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
@@ -405,9 +416,9 @@ impl Engine {
         at.min(self.clock.now().plus(self.skew))
     }
 
-    /// Why a fingerprint is denied. Whatever said so may be gone by now.
-    fn explain(&self, fingerprint: Fingerprint, suspended: bool) -> Denial {
-        let live = self.standing_of(fingerprint, suspended);
+    /// Why a fingerprint is denied to what was issued then. Whatever said so may be gone by now.
+    fn explain(&self, fingerprint: Fingerprint, suspended: bool, issued_at: i64) -> Denial {
+        let live = self.standing_of(fingerprint, suspended, issued_at);
         let (level, standing) = live.unwrap_or((Level::Certificate, None));
         if let Some(standing) = standing {
             return Denial { level, suspended, reason: standing.reason.unwrap_or_default() };
@@ -420,12 +431,20 @@ impl Engine {
         }
     }
 
-    /// The level of a target that was told of live, and what stands of it, if it still does.
-    fn standing_of(&self, fingerprint: Fingerprint, suspended: bool) -> Option<(Level, Option<Standing>)> {
+    /// The level of a target that was told of live, and what stands of it against what was issued then, if it still does.
+    fn standing_of(
+        &self,
+        fingerprint: Fingerprint,
+        suspended: bool,
+        issued_at: i64,
+    ) -> Option<(Level, Option<Standing>)> {
         let ledger = self.ledger();
         let (target, registers) = ledger.find(fingerprint)?;
-        let standing = if suspended { registers.suspension() } else { registers.revocation() };
-        Some((target.level(), standing.cloned()))
+        let state = if suspended { State::Suspended } else { State::Revoked };
+        let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
+        let mut standings = registers.standings();
+        let standing = standings.find(|(found, standing)| *found == state && hits(standing));
+        Some((target.level(), standing.map(|(_, standing)| standing.clone())))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -78,7 +78,9 @@ impl InForce {
         if verdict == Verdict::New {
             let layer = layer(&lists, prints);
             // Before anything can hit it: whoever is asked why finds it.
-            self.by_signer().insert(signer.clone(), Arc::new(lists));
+            let old = self.by_signer().insert(signer.clone(), Arc::new(lists));
+            // Not under the lock: to free a large one takes a while, and whoever is denied asks for the lock.
+            drop(old);
             publish(signer.as_str(), layer);
         }
         drop(turn);

@@ -183,11 +183,6 @@ impl Registers {
         stamps.chain(suspension).chain(self.cleared.iter().map(|(at, _)| *at)).max()
     }
 
-    /// The latest revocation that stands.
-    pub fn revocation(&self) -> Option<&Standing> {
-        self.revoked.first()
-    }
-
     /// The suspension that stands.
     pub fn suspension(&self) -> Option<&Standing> {
         self.suspension.as_ref().and_then(|(standing, suspended)| suspended.then_some(standing))

@@ -142,6 +142,11 @@ impl Ca {
         Self { der, scheme: Scheme::P256Sha256, issuer: Issuer::new(params, key) }
     }
 
+    /// Another certificate for the key of `ca`, by this one.
+    pub(crate) fn crosses(&self, ca: &Self, params: &CertificateParams) -> CertificateDer<'static> {
+        params.signed_by(ca.issuer.key(), &self.issuer).unwrap().der().clone()
+    }
+
     /// The subject, DER.
     pub(crate) fn name(&self) -> Vec<u8> {
         self.parsed(|parsed| parsed.subject().as_raw().to_vec())

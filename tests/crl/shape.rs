@@ -218,6 +218,17 @@ fn extensions_are_understood_or_refused() {
     refused(&forge.sign(&ca), &issuers, "not a key identifier");
 }
 
+/// Seen failing where a name of any length was taken apart before it was known whose it is: 26 MB of it took
+/// 995 MB.
+#[test]
+fn an_endless_name_is_refused_unread() {
+    let ca = Ca::root("A");
+    let part = tlv(0x31, &tlv(0x30, &[tlv(0x06, &[0x55, 4, 3]), tlv(0x0c, b"")].concat()));
+    let mut forge = Forge::number(1);
+    forge.issuer = Some(tlv(0x30, &part.repeat(2_000_000)));
+    refused(&forge.sign(&ca), &ca.issuers(), "an issuer with a name of over 16 KiB");
+}
+
 #[test]
 fn every_prefix_is_refused() {
     let ca = Ca::root("A");

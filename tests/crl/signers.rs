@@ -101,6 +101,10 @@ fn the_right_key_with_the_wrong_name_is_refused() {
     forge.issuer = Some(other.name());
     refused(&forge.sign(&ca), &ca.issuers(), "issuer CN=B: no authority of this name");
     refused(&Forge::number(1).sign(&ca), &Issuers::new(), "issuer CN=A: no authority of this name");
+    // Seen failing where it was said to be unknown: both names looked alike.
+    let attribute = [tlv(0x06, &[0x55, 4, 3]), tlv(0x13, b"a")].concat();
+    forge.issuer = Some(tlv(0x30, &tlv(0x31, &tlv(0x30, &attribute))));
+    refused(&forge.sign(&ca), &ca.issuers(), "issuer CN=a: an authority spells this name in other bytes");
 }
 
 #[test]
@@ -151,6 +155,56 @@ fn an_authority_with_a_new_key_speaks_with_both() {
     issuers.add_intermediate(&impostor.der).unwrap();
     assert_eq!(good(&Forge::number(1).sign(&impostor), &issuers).0.issuer.also, []);
     assert_eq!(good(&Forge::number(1).sign(&old), &issuers).0.issuer.also.len(), 1);
+}
+
+/// Seen failing where the first of a key's certificates alone said under which anchor it stands: in one order the list
+/// said nothing of the old key's certificates.
+#[test]
+fn a_cross_signed_key_speaks_under_every_anchor_in_any_order() {
+    let (one, other) = (Ca::root("R"), Ca::root("S"));
+    let (old, new) = (one.below(params("A")), one.below(params("A")));
+    let crossed = other.crosses(&new, &params("A"));
+    for certificates in [[&old.der, &new.der, &crossed], [&crossed, &new.der, &old.der]] {
+        let mut issuers = one.issuers();
+        issuers.add_anchor(&other.der).unwrap();
+        certificates.into_iter().for_each(|der| issuers.add_intermediate(der).unwrap());
+        let crl = good(&Forge::number(1).sign(&new), &issuers).0;
+        assert_eq!(crl.issuer.also.len(), 1, "{crl:?}");
+    }
+}
+
+/// Seen failing where the first authority of the right name and key was the only one that vouched.
+#[test]
+fn an_authority_below_a_cross_signed_one_is_valid_while_one_path_is() {
+    let (one, other) = (Ca::root("R"), Ca::root("S"));
+    let mut short = params("A");
+    short.not_after = short.not_before;
+    let middle = one.below(short);
+    let last = middle.below(params("B"));
+    let crossed = other.crosses(&middle, &params("A"));
+    let mut issuers = one.issuers();
+    issuers.add_anchor(&other.der).unwrap();
+    for der in [&middle.der, &crossed, &last.der] {
+        issuers.add_intermediate(der).unwrap();
+    }
+    good(&Forge::number(1).sign(&last), &issuers);
+}
+
+/// Seen failing where of two certificates for one key only the one that lasts longer was kept.
+#[test]
+fn a_renewed_certificate_does_not_silence_the_one_before_it() {
+    let ca = Ca::root("A");
+    let mut future = params("A");
+    future.not_before = future.not_after;
+    future.not_after += time::Duration::days(1);
+    let mut mute = params("A");
+    mute.not_after += time::Duration::days(1);
+    mute.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    for renewed in [future, mute] {
+        let mut issuers = ca.issuers();
+        issuers.add_anchor(&ca.crosses(&ca, &renewed)).unwrap();
+        good(&Forge::number(1).sign(&ca), &issuers);
+    }
 }
 
 #[test]

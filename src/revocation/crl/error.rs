@@ -136,8 +136,8 @@ pub enum Error {
         /// The number of the last one.
         known: Number,
     },
-    /// Without numbers: not newer than what is known.
-    #[error("issued at {this_update}, no later than the known list of {known}, and without a number to tell")]
+    /// Not both have numbers, and it is no later than what is known.
+    #[error("issued at {this_update}, no later than the known list of {known}, and without numbers to tell")]
     Earlier {
         /// When it was issued.
         this_update: Timestamp,

@@ -15,16 +15,18 @@ use crate::clock::Timestamp;
 use crate::identity::Certificate;
 use crate::identity::ChainError;
 use crate::identity::KeyId;
+use crate::identity::name_text;
 
 /// The authorities that may sign lists: those that are trusted as they are, and those that lead to them.
 ///
 /// One name may belong to several keys (an authority with a new key); a list is then by the one whose key verifies it.
+/// One key may have several certificates (renewed, cross-signed); a list is good if it is by any one of them.
 #[derive(Clone, Debug, Default)]
 pub struct Issuers {
     candidates: Vec<Candidate>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Candidate {
     /// The subject, DER, and how it is written.
     name: Vec<u8>,
@@ -71,26 +73,23 @@ impl Issuers {
         }
         let above = self.candidates.iter().filter(|above| above.name == parsed.issuer().as_raw());
         let above: Vec<&Candidate> = above.filter(|above| is_signed_by(der, &above.spki)).collect();
-        let Some(above) = above.iter().find(|above| above.signs_certificates && above.below != Some(0))
-        else {
+        let may = above.iter().filter(|above| above.signs_certificates && above.below != Some(0));
+        let candidates = may
+            .map(|above| Candidate::of(&certificate, &parsed, Some(above)))
+            .collect::<Result<Vec<_>, _>>()?;
+        if candidates.is_empty() {
             return Err(match above.is_empty() {
                 true => IssuerError::Unknown(certificate.subject_dn),
                 false => IssuerError::NotAllowed(certificate.subject_dn),
             });
-        };
-        let candidate = Candidate::of(&certificate, &parsed, Some(above))?;
-        self.push(candidate);
+        }
+        candidates.into_iter().for_each(|candidate| self.push(candidate));
         Ok(())
     }
 
     fn push(&mut self, new: Candidate) {
-        let is_same =
-            |old: &&mut Candidate| old.name == new.name && old.spki == new.spki && old.anchor == new.anchor;
-        match self.candidates.iter_mut().find(is_same) {
-            // Renewed on the same key: the one that lasts longer counts.
-            Some(old) if new.not_after > old.not_after => *old = new,
-            Some(_) => {}
-            None => self.candidates.push(new),
+        if !self.candidates.contains(&new) {
+            self.candidates.push(new);
         }
     }
 
@@ -106,7 +105,7 @@ impl Issuers {
         now: Timestamp,
     ) -> Result<Signer, SignerFault> {
         let key_id = key_id.map(KeyId::from_bytes);
-        let mut fault = SignerFault::Unknown;
+        let mut fault = self.unknown(name);
         for candidate in self.candidates.iter().filter(|candidate| candidate.name == name) {
             let verdict = match candidate.may_sign(key_id.as_ref(), now) {
                 Ok(()) if signed.is_by(&candidate.spki) => return Ok(self.describe(candidate)),
@@ -118,9 +117,20 @@ impl Issuers {
         Err(fault)
     }
 
+    /// Why nobody is found under a name: two spellings of one look alike where they are shown.
+    fn unknown(&self, name: &[u8]) -> SignerFault {
+        let text = name_text(name).unwrap_or_default();
+        let shown = |candidate: &Candidate| name_text(&candidate.name).unwrap_or_default();
+        let looks_alike = self.candidates.iter().any(|other| shown(other).eq_ignore_ascii_case(&text));
+        if looks_alike { SignerFault::Spelling } else { SignerFault::Unknown }
+    }
+
     fn describe(&self, found: &Candidate) -> Signer {
-        let same =
-            self.candidates.iter().filter(|other| other.name == found.name && other.anchor == found.anchor);
+        let named = || self.candidates.iter().filter(|other| other.name == found.name);
+        // Every anchor that its key stands under: which certificate came first makes no difference.
+        let anchors: Vec<&KeyId> =
+            named().filter(|other| other.key == found.key).map(|other| &other.anchor).collect();
+        let same = named().filter(|other| anchors.contains(&&other.anchor));
         let mut also: Vec<KeyId> =
             same.map(|other| other.key.clone()).filter(|key| *key != found.key).collect();
         also.sort();
@@ -230,6 +240,9 @@ pub enum SignerFault {
     /// No authority of that name.
     #[error("no authority of this name is known")]
     Unknown,
+    /// An authority's name looks the same, and has other bytes (RFC 5280, section 5.1.2.3).
+    #[error("an authority spells this name in other bytes: string types, upper and lower case")]
+    Spelling,
     /// The name is right, the key that the list names is another (RFC 5280, section 5.2.1).
     #[error("the list names another key than the authority of this name has")]
     KeyId,

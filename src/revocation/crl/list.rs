@@ -23,6 +23,9 @@ use super::moment;
 use crate::clock::Timestamp;
 use crate::identity::name_text;
 
+/// A longer name of an issuer is refused: it is written out before anybody has vouched for it.
+const MAX_NAME: usize = 16 * 1024;
+
 /// A list that is whole and signed, not yet compared with those before it.
 #[derive(Clone, Debug)]
 pub struct Verified {
@@ -135,7 +138,10 @@ impl<'a> Frame<'a> {
         if inner.body != algorithm.body {
             return Err(Error::AlgorithmsDiffer);
         }
-        let issuer = fields.expect(SEQUENCE, "no issuer")?.whole;
+        let issuer = fields.expect(SEQUENCE, "no issuer")?;
+        if issuer.whole.len() > MAX_NAME {
+            return Err(issuer.fault("an issuer with a name of over 16 KiB").into());
+        }
         let this_update = fields.next()?;
         let next_update = if moment::is_time(fields.peek()) { Some(fields.next()?) } else { None };
         let entries = fields.optional(SEQUENCE)?;
@@ -145,7 +151,7 @@ impl<'a> Frame<'a> {
             signed: tbs.whole,
             algorithm: algorithm.body,
             signature,
-            issuer,
+            issuer: issuer.whole,
             is_v2: version.is_some(),
             this_update,
             next_update,

@@ -17,10 +17,11 @@ use crate::identity::SerialRef;
 /// More deltas of one scope, none of which covers another, are not kept: a full list is missing.
 const MAX_DELTAS: usize = 16;
 
-/// The lists of one signer that count: of each scope the newest full one, and the deltas that say more.
+/// The lists of one signer's key that count: of each name and scope the newest full one, and the deltas that say more.
 #[derive(Clone, Debug, Default)]
 pub struct Lists {
-    parts: BTreeMap<Scope, Part>,
+    /// By name too: what a key says under a new name replaces nothing that it said under another.
+    parts: BTreeMap<(String, Scope), Part>,
 }
 
 /// What became of a list that was taken in.
@@ -47,7 +48,8 @@ impl Lists {
     /// A list that is older than what is known is refused. A delta whose base is not known yet counts for what it adds.
     pub fn accept(&mut self, verified: Verified) -> Result<Verdict, Error> {
         let list = verified.into_list();
-        let part = self.parts.entry(list.crl().scope.clone()).or_default();
+        let crl = list.crl();
+        let part = self.parts.entry((crl.issuer.name.clone(), crl.scope.clone())).or_default();
         match list.crl().kind {
             Kind::Full => part.accept_full(list),
             Kind::Delta { base } => part.accept_delta(list, base),
@@ -72,11 +74,14 @@ impl Lists {
 impl Part {
     fn accept_full(&mut self, list: List) -> Result<Verdict, Error> {
         let new = list.crl().mark();
-        if let Some(known) = self.full.as_ref().map(|known| known.crl().mark()) {
-            if known.digest == new.digest {
+        if let Some(known) = self.full.as_ref().map(List::crl) {
+            // Not by the digest alone: its signer may speak for more keys by now.
+            if known == list.crl() {
                 return Ok(Verdict::Unchanged);
             }
-            if new < known {
+            let known = known.mark();
+            // A number does not make a list newer than one without: there time decides.
+            if new < known || (known.number.is_none() && new.this_update < known.this_update) {
                 return Err(older(new, known));
             }
         }
@@ -91,7 +96,7 @@ impl Part {
             return Ok(Verdict::Superseded);
         }
         for known in self.deltas.iter().map(List::crl) {
-            if known.digest == new.digest {
+            if known == list.crl() {
                 return Ok(Verdict::Unchanged);
             }
             if known.mark() > new && known.kind.starts_at() <= base {
@@ -136,8 +141,8 @@ impl Part {
 fn older(new: Mark, known: Mark) -> Error {
     match (new.number, known.number) {
         (Some(number), Some(known)) if number < known => Error::Fallen { number, known },
-        (Some(number), _) => Error::Repeated { number },
+        (Some(number), Some(_)) => Error::Repeated { number },
         (None, Some(known)) => Error::Unnumbered { known },
-        (None, None) => Error::Earlier { this_update: new.this_update, known: known.this_update },
+        (_, None) => Error::Earlier { this_update: new.this_update, known: known.this_update },
     }
 }
