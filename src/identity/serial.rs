@@ -64,13 +64,21 @@ impl<'a> SerialRef<'a> {
         self.0
     }
 
+    /// The number without leading zeros, but for zero itself; `None` if it is negative.
+    #[inline]
+    pub fn magnitude(self) -> Option<&'a [u8]> {
+        match self.0 {
+            [0x80..=0xff, ..] => None,
+            [0x00, rest @ ..] if !rest.is_empty() => Some(rest),
+            all => Some(all),
+        }
+    }
+
     /// The canonical text of the same [`Serial`], written into `text`.
     #[inline]
     pub fn write(self, text: &mut SerialText) -> &[u8] {
-        let magnitude = match self.0 {
-            [0x80..=0xff, ..] => return self.write_negative(text),
-            [0x00, rest @ ..] if !rest.is_empty() => rest,
-            all => all,
+        let Some(magnitude) = self.magnitude() else {
+            return self.write_negative(text);
         };
         let length = magnitude.len() * 2;
         text.0.chunks_exact_mut(2).zip(magnitude).for_each(|(to, byte)| to.copy_from_slice(&digits(*byte)));

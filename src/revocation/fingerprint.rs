@@ -39,7 +39,11 @@ impl Fingerprinter {
 
     /// The fingerprint of a target.
     pub fn target(&self, target: &Target) -> Fingerprint {
-        self.parts(target.level(), target.issuer().unwrap_or_default(), target.name())
+        let start = self.start(target.level(), target.issuer().unwrap_or_default());
+        match target.level() {
+            Level::Certificate => serial(start, target.name()),
+            _ => finish(start, target.name().as_bytes(), 0),
+        }
     }
 
     /// Everything that can revoke a verified certificate.
@@ -61,10 +65,6 @@ impl Fingerprinter {
         CertificateFingerprinter { start: self.start(Level::Certificate, issuer.as_str()) }
     }
 
-    fn parts(&self, level: Level, issuer: &str, name: &str) -> Fingerprint {
-        finish(self.start(level, issuer), name.as_bytes())
-    }
-
     fn start(&self, level: Level, issuer: &str) -> SipHasher13 {
         let mut hasher = SipHasher13::new_with_key(&self.key);
         hasher.write_u8(level as u8);
@@ -84,13 +84,39 @@ impl CertificateFingerprinter {
     /// The fingerprint of the certificate with this serial, the same as [`Fingerprinter::target`] has for it.
     #[inline]
     pub fn serial(&self, serial: SerialRef<'_>) -> Fingerprint {
-        finish(self.start, serial.write(&mut SerialText::default()))
+        match serial.magnitude() {
+            Some(magnitude) => finish(self.start, magnitude, 0),
+            None => negative(self.start, serial),
+        }
     }
 }
 
+/// Marks the length of what is not the bytes of a positive number.
+const NEGATIVE: u64 = 1 << 63;
+
+/// Of a canonical serial: positive ones are hashed as the bytes that they are, which lists have millions of.
+fn serial(start: SipHasher13, text: &str) -> Fingerprint {
+    let mut bytes = [0; 64];
+    let pairs = text.as_bytes().chunks_exact(2);
+    let is_positive = !text.starts_with('-') && text.len() <= 2 * bytes.len();
+    for (byte, pair) in bytes.iter_mut().zip(pairs.clone()) {
+        *byte =
+            pair.iter().fold(0, |byte, digit| byte << 4 | char::from(*digit).to_digit(16).unwrap_or(0) as u8);
+    }
+    match bytes.get(..pairs.len()) {
+        Some(magnitude) if is_positive => finish(start, magnitude, 0),
+        _ => finish(start, text.as_bytes(), NEGATIVE),
+    }
+}
+
+#[cold]
+fn negative(start: SipHasher13, serial: SerialRef<'_>) -> Fingerprint {
+    finish(start, serial.write(&mut SerialText::default()), NEGATIVE)
+}
+
 #[inline]
-fn finish(mut hasher: SipHasher13, name: &[u8]) -> Fingerprint {
-    hasher.write_u64(name.len() as u64);
+fn finish(mut hasher: SipHasher13, name: &[u8], mark: u64) -> Fingerprint {
+    hasher.write_u64(name.len() as u64 | mark);
     hasher.write(name);
     Fingerprint(hasher.finish128().as_u128())
 }
@@ -102,13 +128,16 @@ mod tests {
     #[test]
     fn every_part_counts_and_the_key_does() {
         let one = Fingerprinter::random().unwrap();
-        let print = |level, issuer, name| one.parts(level, issuer, name);
+        let of = |prints: Fingerprinter, level, issuer, name: &str| {
+            finish(prints.start(level, issuer), name.as_bytes(), 0)
+        };
+        let print = |level, issuer, name| of(one, level, issuer, name);
         let all = [
             print(Level::Certificate, "", "aabb"),
             print(Level::Certificate, "aa", "bb"),
             print(Level::Certificate, "aabb", ""),
             print(Level::Key, "", "aabb"),
-            Fingerprinter::random().unwrap().parts(Level::Certificate, "", "aabb"),
+            of(Fingerprinter::random().unwrap(), Level::Certificate, "", "aabb"),
         ];
         for (i, a) in all.iter().enumerate() {
             assert!(all.iter().skip(i + 1).all(|b| a != b));
@@ -120,7 +149,9 @@ mod tests {
     fn a_serial_in_a_list_and_its_target_have_one_fingerprint() {
         let prints = Fingerprinter::random().unwrap();
         let issuer = KeyId::from_bytes(&[0xab; 32]);
-        for (der, text) in [(&[0, 0x0a, 0x1b][..], "0a1b"), (&[0xff], "-01"), (&[0], "00")] {
+        let all =
+            [(&[0, 0x0a, 0x1b][..], "0a1b"), (&[0xff], "-01"), (&[0], "00"), (&[0x7f; 64], &"7f".repeat(64))];
+        for (der, text) in all {
             let target = Target::parse(Level::Certificate, text, Some(issuer.as_str())).unwrap();
             let serial = SerialRef::from_der(der).unwrap();
             assert_eq!(prints.certificates_of(&issuer).serial(serial), prints.target(&target));
