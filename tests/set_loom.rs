@@ -243,22 +243,22 @@ fn a_key_that_is_not_released_with_its_tag_is_seen_by_half() {
 #[test]
 fn what_a_key_is_put_behind_is_seen_full() {
     explore(3, || {
-        let table = Table::with_groups(2);
-        (0..7).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
+        let table = Table::with_groups(4);
+        (0..14).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
         let table = Arc::new(table);
         let theirs = Arc::clone(&table);
         let find = |table: &Table, number| {
             table.find(Key::from(print(number)), table.glance(Key::from(print(number))))
         };
         let reading = thread::spawn(move || {
-            let last = find(&theirs, 9).is_some();
+            let last = find(&theirs, 16).is_some();
             assert!(
-                !last || find(&theirs, 7).is_some() && find(&theirs, 8).is_some(),
+                !last || find(&theirs, 14).is_some() && find(&theirs, 15).is_some(),
                 "an earlier one is missed"
             );
         });
-        (7..10).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
-        assert_eq!(find(&table, 9).map(|found| found.slot), Some(9));
+        (14..17).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
+        assert_eq!(find(&table, 16).map(|found| found.slot), Some(16));
         reading.join().unwrap();
     });
 }
