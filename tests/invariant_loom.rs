@@ -2,7 +2,8 @@
 //!
 //! The lines under test are those of the gate; what they order is modelled. The set is one atomic, published with
 //! Release and read with Acquire; a shard of the session index is a mutex; a kill is a flag of the session. Beside each
-//! order stands the wrong one, which must leak: a model that cannot fail proves nothing.
+//! order stands the wrong one, which must leak: a model that cannot fail proves nothing. No thread stores into what it has
+//! loaded itself: there loom would leave orders out (`set_loom.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use loom::sync::Arc;

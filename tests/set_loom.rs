@@ -1,8 +1,10 @@
-//! The set, proven on its own code: every interleaving of publication, probe and rebuild, on tables of eight slots.
+//! The set, proven on its own code: every interleaving of publication, probe and rebuild, on tables of sixteen slots: of
+//! eight, a table would be full as soon as it is tight, and nothing would ever be published while the next is made.
 //!
 //! The files of the set are compiled here once more, over loom's atomics and locks instead of the system's. Only the
 //! `ArcSwap` is a model: an index that is stored with Release and loaded with Acquire, no stronger than what it stands
-//! for. Beside each order stands the wrong one, which must fail.
+//! for. Beside each order stands the wrong one, which must fail, or a test says which broken variants of the files it was
+//! seen to fail on.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 mod sync {
@@ -16,7 +18,7 @@ mod sync {
     pub(crate) use loom::sync::MutexGuard;
     pub(crate) use loom::sync::atomic::Ordering;
 
-    pub(crate) const FEWEST_GROUPS: usize = 1;
+    pub(crate) const FEWEST_GROUPS: usize = 2;
     pub(crate) const FEWEST_BUCKETS: usize = 1;
 
     std::thread_local! {
@@ -187,6 +189,7 @@ fn race(set: Set, writer: fn(&Set), reader: fn(&Set)) -> Arc<Set> {
     set
 }
 
+/// Seen failing: a generation that moves before what it announces.
 #[test]
 fn what_the_generation_announces_is_found() {
     explore(3, || {
@@ -240,26 +243,27 @@ fn a_key_that_is_not_released_with_its_tag_is_seen_by_half() {
 #[test]
 fn what_a_key_is_put_behind_is_seen_full() {
     explore(3, || {
-        let table = Table::with_groups(2);
-        (0..7).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
+        let table = Table::with_groups(4);
+        (0..14).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
         let table = Arc::new(table);
         let theirs = Arc::clone(&table);
         let find = |table: &Table, number| {
             table.find(Key::from(print(number)), table.glance(Key::from(print(number))))
         };
         let reading = thread::spawn(move || {
-            let last = find(&theirs, 9).is_some();
+            let last = find(&theirs, 16).is_some();
             assert!(
-                !last || find(&theirs, 7).is_some() && find(&theirs, 8).is_some(),
+                !last || find(&theirs, 14).is_some() && find(&theirs, 15).is_some(),
                 "an earlier one is missed"
             );
         });
-        (7..10).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
-        assert_eq!(find(&table, 9).map(|found| found.slot), Some(9));
+        (14..17).for_each(|number| table.insert(Key::from(print(number)), Mark::Plain));
+        assert_eq!(find(&table, 16).map(|found| found.slot), Some(16));
         reading.join().unwrap();
     });
 }
 
+/// Seen failing: a flag before its condition.
 #[test]
 fn who_is_denied_all_the_time_is_never_let_pass() {
     explore(2, || {
@@ -326,67 +330,94 @@ fn a_condition_that_is_forgotten_lets_a_credential_pass() {
     });
 }
 
-/// Six of eight slots are taken: the seventh has the next table made.
+/// Thirteen of sixteen slots are taken: the fourteenth has the next table made, and one more fits in meanwhile.
 fn nearly_tight() -> Set {
     let set = Set::default();
-    (1..=6).for_each(|number| publish(&set, number, Some(Entry::REVOKED)));
+    (1..=13).for_each(|number| publish(&set, number, Some(Entry::REVOKED)));
     set
 }
 
+/// Seen failing: changes that are not collected, or not looked up after the copying, or not before the exchange; a last
+/// look without the writers' lock; an exchange after the lock is given back; a look at the new layer instead of the old.
 #[test]
 fn a_table_that_grows_loses_nothing() {
     explore(2, || {
         let writer = |set: &Set| {
-            publish(set, 7, Some(Entry::REVOKED));
+            publish(set, 14, Some(Entry::REVOKED));
             publish(set, 1, None);
             publish(set, 2, Some(Entry::SUSPENDED));
         };
         let reader = |set: &Set| {
             let generation = set.generation();
-            let denied = [1, 2, 7].map(|number| is_denied(set, number));
+            let denied = [1, 2, 14].map(|number| is_denied(set, number));
             assert!(denied[1], "2 was let pass");
-            assert!(generation < 7 || denied[2], "7 was let pass");
-            assert!(generation < 8 || !denied[0], "1 was denied");
+            assert!(generation < 14 || denied[2], "14 was let pass");
+            assert!(generation < 15 || !denied[0], "1 was denied");
         };
         let set = race(nearly_tight(), writer, reader);
         assert!(!is_denied(&set, 1), "1 is denied");
-        assert!((2..8).all(|number| is_denied(&set, number)), "one is let pass");
+        assert!((2..15).all(|number| is_denied(&set, number)), "one is let pass");
     });
 }
 
-/// Nobody reads meanwhile, which leaves time for more interleavings of who publishes and who copies.
+/// Nobody reads meanwhile, which leaves time for more interleavings of who publishes and who copies. What is published
+/// while slots are copied: another entry for a key that may have been copied before, a removal, a new key.
+///
+/// Seen failing: all that the one before was.
 #[test]
 fn what_is_published_while_a_table_is_copied_is_in_the_next() {
-    explore(3, || {
-        let set = nearly_tight();
-        publish(&set, 7, Some(Entry::REVOKED));
-        publish(&set, 1, None);
-        let set = race(set, |set| publish(set, 2, Some(BEFORE_FIVE)), |_| {});
-        assert!(!is_denied(&set, 1), "1 is denied");
-        assert!(
-            set.probe([print(2)].iter(), |_, entry| Some(entry)) == Some(BEFORE_FIVE),
-            "2 is not as published"
-        );
-    });
+    fn check(preemptions: usize, writer: fn(&Set), number: u64, after: Option<Entry>) {
+        explore(preemptions, move || {
+            let set = nearly_tight();
+            publish(&set, 14, Some(Entry::REVOKED));
+            let set = race(set, writer, |_| {});
+            let stands = |number| set.probe([print(number)].iter(), |_, entry| Some(entry));
+            assert_eq!(stands(number), after, "{number} is not as published");
+            let others = (1..=14).filter(|other| *other != number);
+            assert!(others.map(stands).all(|entry| entry == Some(Entry::REVOKED)), "another is lost");
+        });
+    }
+    check(2, |set| publish(set, 2, None), 2, None);
+    check(2, |set| publish(set, 2, Some(BEFORE_FIVE)), 2, Some(BEFORE_FIVE));
+    check(2, |set| publish(set, 20, Some(Entry::REVOKED)), 20, Some(Entry::REVOKED));
 }
 
+/// Seen failing: not waiting for room; a writer that is not told of the exchange.
 #[test]
 fn who_finds_a_table_full_waits_for_the_next() {
     explore(2, || {
         let writer = |set: &Set| {
-            publish(set, 7, Some(Entry::REVOKED));
-            publish(set, 8, Some(Entry::REVOKED));
+            publish(set, 14, Some(Entry::REVOKED));
+            (15..=17).for_each(|number| publish(set, number, Some(Entry::REVOKED)));
         };
         let reader = |set: &Set| {
             let generation = set.generation();
-            assert!(generation < 8 || is_denied(set, 8), "8 was let pass");
+            assert!(generation < 16 || is_denied(set, 16), "16 was let pass");
             assert!(is_denied(set, 1), "1 was let pass");
         };
         let set = race(nearly_tight(), writer, reader);
-        assert!((1..9).all(|number| is_denied(&set, number)), "one is let pass");
+        assert!((1..18).all(|number| is_denied(&set, number)), "one is let pass");
     });
 }
 
+/// Seen failing: a rebuild that does not ask whether what it copies is still in use.
+#[test]
+fn what_is_loaded_while_a_table_is_copied_stays() {
+    explore(2, || {
+        let set = nearly_tight();
+        publish(&set, 14, Some(Entry::REVOKED));
+        let mut loaded = LayerBuilder::default();
+        (15..=23).for_each(|number| loaded.push(print(number), Entry::REVOKED));
+        set.load(loaded.build());
+        // As much as it takes for the table that was loaded to be copied as well.
+        let writer = |set: &Set| (24..=28).for_each(|number| publish(set, number, Some(Entry::REVOKED)));
+        let set = race(set, writer, |_| {});
+        assert!((15..=28).all(|number| is_denied(&set, number)), "one is let pass");
+        assert!((1..=14).all(|number| !is_denied(&set, number)), "one is denied");
+    });
+}
+
+/// Seen failing: a list that is put in its place without the writers' lock.
 #[test]
 fn a_list_is_replaced_beside_a_table_that_grows() {
     explore(2, || {
@@ -400,10 +431,14 @@ fn a_list_is_replaced_beside_a_table_that_grows() {
         let theirs = Arc::new(set);
         let set = Arc::clone(&theirs);
         let replacing = thread::spawn(move || theirs.replace_layer("list", list()));
-        publish(&set, 7, Some(Entry::REVOKED));
-        assert!(is_denied(&set, 20) && is_denied(&set, 7) && is_denied(&set, 1), "let pass");
+        publish(&set, 14, Some(Entry::REVOKED));
+        assert!(is_denied(&set, 20) && is_denied(&set, 14) && is_denied(&set, 1), "let pass");
         replacing.join().unwrap();
-        assert!(is_denied(&set, 20) && is_denied(&set, 7), "let pass");
+        while set.is_rebuilding() {
+            thread::yield_now();
+        }
+        publish(&set, 15, Some(Entry::REVOKED));
+        assert!([1, 14, 15, 20].iter().all(|number| is_denied(&set, *number)), "let pass");
     });
 }
 

@@ -63,37 +63,39 @@ impl Layer {
     }
 
     /// Calls `hit` with each entry that stands for one of `fingerprints`, until it returns something.
+    #[inline]
     pub(super) fn probe<'a, R>(
         &self,
         mut fingerprints: impl Iterator<Item = &'a Fingerprint> + Clone,
         hit: &mut impl FnMut(Fingerprint, Entry) -> Option<R>,
     ) -> Option<R> {
         loop {
-            let mut again = fingerprints.clone();
+            let again = fingerprints.clone();
             let mut glances = [Glance::default(); AHEAD];
             let mut count = 0;
             for (glance, fingerprint) in glances.iter_mut().zip(&mut fingerprints) {
                 *glance = self.table.glance(Key::from(*fingerprint));
                 count += 1;
             }
-            if count == 0 {
-                return None;
-            }
-            for (glance, fingerprint) in glances.iter().take(count).zip(&mut again) {
+            for (glance, fingerprint) in glances.iter().take(count).zip(again) {
                 let key = Key::from(*fingerprint);
-                let found = self.table.find(key, *glance);
-                let entry = found.and_then(|found| self.entry(key, found.mark));
+                if glance.rules_out(key) {
+                    continue;
+                }
+                let entry = self.follow(key, *glance);
                 if let Some(result) = entry.and_then(|entry| hit(*fingerprint, entry)) {
                     return Some(result);
                 }
+            }
+            if count < AHEAD {
+                return None;
             }
         }
     }
 
     /// What stands for a key.
     pub(super) fn find(&self, key: Key) -> Option<Entry> {
-        let found = self.table.find(key, self.table.glance(key))?;
-        self.entry(key, found.mark)
+        self.follow(key, self.table.glance(key))
     }
 
     /// Makes an entry, or nothing, stand for a key. Visible to every reader when this returns. Where the key is new, the
@@ -119,6 +121,13 @@ impl Layer {
     /// Bytes that it takes, but for what the allocator adds.
     pub(super) fn bytes(&self) -> usize {
         self.table.bytes() + self.conditions.bytes()
+    }
+
+    /// Not inlined: it would take the registers of what is nearly always enough.
+    #[inline(never)]
+    fn follow(&self, key: Key, glance: Glance) -> Option<Entry> {
+        let found = self.table.find(key, glance)?;
+        self.entry(key, found.mark)
     }
 
     fn entry(&self, key: Key, mark: Mark) -> Option<Entry> {

@@ -13,7 +13,7 @@ pub(super) use std::sync::atomic::Ordering;
 
 pub(super) use arc_swap::ArcSwap;
 
-/// The smallest table, groups.
+/// The smallest table, and what each is a multiple of, groups: their tags are a line of memory.
 pub(super) const FEWEST_GROUPS: usize = 8;
 /// The smallest side table, buckets.
 pub(super) const FEWEST_BUCKETS: usize = 64;
