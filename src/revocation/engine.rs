@@ -148,11 +148,14 @@ impl Engine {
     }
 
     /// A request begins: held against the set only if the set has moved since this session was last held against it.
+    #[inline]
     pub fn check(&self, session: &Session) -> Result<(), Denial> {
         let generation = self.set.generation();
-        if session.seen() == generation {
-            return Ok(());
-        }
+        if session.seen() == generation { Ok(()) } else { self.check_anew(session, generation) }
+    }
+
+    #[cold]
+    fn check_anew(&self, session: &Session, generation: u64) -> Result<(), Denial> {
         self.judge(session.credential())?;
         session.set_seen(generation);
         Ok(())
