@@ -131,7 +131,7 @@ fn settle(set: &Set) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_history_leaves_what_plain_maps_would_hold(steps in proptest::collection::vec(step(), 1..60)) {
