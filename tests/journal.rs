@@ -446,10 +446,10 @@ fn a_newer_format_is_refused() {
         let database = redb::Database::open(journal).unwrap();
         let transaction = database.begin_write().unwrap();
         let meta = redb::TableDefinition::<&str, u64>::new("meta");
-        transaction.open_table(meta).unwrap().insert("format", 2).unwrap();
+        transaction.open_table(meta).unwrap().insert("format", 3).unwrap();
         transaction.commit().unwrap();
     });
-    assert!(error.contains("format 2 is newer"), "{error}");
+    assert!(error.contains("format 3 is newer"), "{error}");
 }
 
 #[test]
