@@ -170,7 +170,7 @@ pub(crate) fn journal(bytes: &[u8]) {
         1 => {
             let mut damaged = good.bytes.clone();
             for change in rest.chunks_exact(3) {
-                let at = usize::from(u16::from_le_bytes([change[0], change[1]])) * damaged.len() >> 16;
+                let at = (usize::from(u16::from_le_bytes([change[0], change[1]])) * damaged.len()) >> 16;
                 damaged[at] ^= change[2];
             }
             if let Some(known) = reopened(damaged) {

@@ -602,6 +602,36 @@ fn a_file_under_churn_does_not_grow() {
     assert_eq!(contents(&open(directory.path()).unwrap()).len(), 10);
 }
 
+/// Seen failing without the compaction at the start.
+#[test]
+fn a_file_that_is_mostly_empty_is_made_smaller_by_the_next_start() {
+    let (directory, journal) = state();
+    let clock = clock();
+    let engine = Engine::open(directory.path(), &Config::default(), clock.clone()).unwrap();
+    let until = Some(clock.now().plus(Duration::from_secs(10)));
+    let large = (0..400).map(|count| {
+        let reason = Some("r".repeat(50_000));
+        engine.apply(Event {
+            reason,
+            expires_at: until,
+            ..event(Action::Revoke, &format!("brief-{count}"), 1)
+        })
+    });
+    let outcomes = runtime().block_on(futures_util::future::join_all(large));
+    assert!(outcomes.into_iter().all(|outcome| outcome.unwrap().durable == Ok(())));
+    clock.advance(Duration::from_secs(1000));
+    assert_eq!(engine.expire(), 400);
+    let _ = apply(&engine, event(Action::Revoke, "lasting", 1)).unwrap();
+    // As a SIGKILL leaves it: an orderly end gives back what it can by itself.
+    let killed = tempfile::tempdir().unwrap();
+    let left = killed.path().join(JOURNAL);
+    let before = std::fs::copy(&journal, &left).unwrap();
+    let engine = Engine::open(killed.path(), &Config::default(), clock.clone()).unwrap();
+    assert!(denied(&engine, "lasting") && contents(&engine).len() == 1);
+    let after = std::fs::metadata(&left).unwrap().len();
+    assert!(before > 16 << 20 && after < before / 4, "from {before} to {after}");
+}
+
 #[test]
 fn tombstones_leave_memory_and_file_and_what_comes_too_late_stands() {
     let (directory, journal) = state();

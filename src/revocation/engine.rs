@@ -218,7 +218,8 @@ impl Engine {
         after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
     }
 
-    /// Forgets what has had its time. Returns of how many targets something that stood has lapsed.
+    /// Forgets what has had its time, but for what the journal has no room to hear of. Returns of how many targets
+    /// something that stood has lapsed.
     pub fn expire(&self) -> usize {
         self.due().into_iter().map(|part| self.expire_part(part)).sum()
     }
