@@ -716,6 +716,35 @@ mod tests {
         assert!(writer.lapsing.is_empty() && contents(&writer)[0].1.is_suspended());
     }
 
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_the_start_is_told_how_far_it_is_once_a_second() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let mut progress = Progress::of(5000);
+            (0..1024).for_each(|_| progress.step());
+            progress.told = Instant::now().checked_sub(TELL).unwrap();
+            (0..2048).for_each(|_| progress.step());
+        });
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        assert!(lines.contains("journal: reading what was revoked rows=2048 of=5000 a_second="), "{lines}");
+    }
+
     #[test]
     fn a_database_that_panics_is_a_failed_write() {
         let mut writer = writer();
