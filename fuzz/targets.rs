@@ -1,10 +1,18 @@
 //! What must hold for any bytes at all: one function for each fuzz target, shared with `tests/fuzz_corpus.rs`.
 //!
-//! **Invariant:** whatever these parsers accept has one spelling, and can be named by a revocation.
+//! **Invariant:** whatever these parsers accept has one spelling, and can be named by a revocation; what the journal accepts
+//! is all that was written.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::OnceLock;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
+use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
@@ -23,7 +31,11 @@ use portcullis::identity::Subject;
 use portcullis::identity::Template;
 use portcullis::identity::TrustDomain;
 use portcullis::identity::ambiguous_path;
+use portcullis::revocation::Action;
+use portcullis::revocation::Engine;
+use portcullis::revocation::Event;
 use portcullis::revocation::Level;
+use portcullis::revocation::Registers;
 use portcullis::revocation::Target;
 use portcullis::revocation::crl::Issuers;
 use portcullis::revocation::crl::Kind;
@@ -37,6 +49,9 @@ use rcgen::IsCa;
 use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use rcgen::SigningKey as _;
+use redb::Database;
+use redb::StorageBackend;
+use redb::TableDefinition;
 use rustls::pki_types::CertificateDer;
 
 const PREFIX: &str = "/api/v1/agents/";
@@ -134,6 +149,156 @@ pub(crate) fn crl(bytes: &[u8]) {
     };
     if let Some(verified) = read(Bytes::from([header, body].concat())) {
         entries_of(verified);
+    }
+}
+
+/// The journal's file. The first byte says what the others are: a whole file, damage to a good one (three bytes each:
+/// where, in 1/65536 of it, and what to flip), or the value of a row in one that is good otherwise.
+pub(crate) fn journal(bytes: &[u8]) {
+    let Some((kind, rest)) = bytes.split_first() else {
+        return;
+    };
+    let good = good_journal();
+    match kind % 3 {
+        0 => {
+            reopened(rest.to_vec());
+        }
+        1 => {
+            let mut damaged = good.bytes.clone();
+            for change in rest.chunks_exact(3) {
+                let at = (usize::from(u16::from_le_bytes([change[0], change[1]])) * damaged.len()) >> 16;
+                damaged[at] ^= change[2];
+            }
+            if let Some(known) = reopened(damaged) {
+                assert!(known == good.known, "half of it was read");
+            }
+        }
+        _ => {
+            let shared = SharedBytes::of(good.bytes.clone());
+            let rows = TableDefinition::<&str, &[u8]>::new("targets");
+            let database =
+                Database::builder().create_with_backend(shared.clone()).unwrap_or_else(|e| panic!("{e}"));
+            let transaction = database.begin_write().unwrap_or_else(|e| panic!("{e}"));
+            let key = "principal\0\0agent-3";
+            let mut table = transaction.open_table(rows).unwrap_or_else(|e| panic!("{e}"));
+            table.insert(key, rest).unwrap_or_else(|e| panic!("{e}"));
+            drop(table);
+            transaction.commit().unwrap_or_else(|e| panic!("{e}"));
+            drop(database);
+            if let Some(known) = reopened(shared.take()) {
+                assert!(known == good.known, "a row that nobody wrote was read");
+            }
+        }
+    }
+}
+
+type KnownTargets = BTreeMap<Target, Registers>;
+
+struct GoodJournal {
+    bytes: Vec<u8>,
+    known: KnownTargets,
+}
+
+/// What an engine makes of a journal's bytes, once and after it was closed; `None` if it refuses them.
+fn reopened(bytes: Vec<u8>) -> Option<KnownTargets> {
+    if bytes.is_empty() {
+        return None;
+    }
+    let shared = SharedBytes::of(bytes);
+    let known = known_to(&journal_on(&shared)?);
+    let again = journal_on(&shared).map(|engine| known_to(&engine));
+    assert!(again.as_ref() == Some(&known), "it changes from one start to the next");
+    Some(known)
+}
+
+fn journal_on(shared: &SharedBytes) -> Option<Engine> {
+    let (config, clock) =
+        (portcullis::revocation::Config::default(), Clock::manual(Timestamp::from_secs(1_792_000_000)));
+    let storage = shared.clone();
+    match Engine::on_storage(move || Ok(storage.clone()), &config, clock) {
+        Ok(engine) => Some(engine),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains(char::is_control) && text.len() < 2048, "{text:?}");
+            None
+        }
+    }
+}
+
+fn known_to(engine: &Engine) -> KnownTargets {
+    engine.select(|target, registers| Some((target.clone(), registers.clone()))).into_iter().collect()
+}
+
+fn good_journal() -> &'static GoodJournal {
+    static GOOD: OnceLock<GoodJournal> = OnceLock::new();
+    GOOD.get_or_init(|| {
+        let shared = SharedBytes::default();
+        let engine = journal_on(&shared).unwrap_or_else(|| panic!("a new journal"));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
+        for count in 0..12_u8 {
+            let target = Target::parse(Level::Principal, &format!("agent-{count}"), None);
+            let target = target.unwrap_or_else(|error| panic!("{error}"));
+            let action = if count % 3 == 0 { Action::Suspend } else { Action::Revoke };
+            let event = Event::new(action, target, Timestamp::from_secs(1_791_999_000 + i64::from(count)));
+            let event = Event { id: count.to_string(), reason: Some("leaked".into()), ..event };
+            let _ = runtime.block_on(engine.apply(event)).unwrap_or_else(|error| panic!("{error}"));
+        }
+        let known = known_to(&engine);
+        drop(engine);
+        GoodJournal { bytes: shared.take(), known }
+    })
+}
+
+/// A file in memory that outlives who has it open.
+#[derive(Clone, Debug, Default)]
+struct SharedBytes(Arc<Mutex<Vec<u8>>>);
+
+impl SharedBytes {
+    fn of(bytes: Vec<u8>) -> Self {
+        Self(Arc::new(Mutex::new(bytes)))
+    }
+
+    fn bytes(&self) -> MutexGuard<'_, Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.bytes())
+    }
+}
+
+impl StorageBackend for SharedBytes {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.bytes().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let bytes = self.bytes();
+        let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)?.get(..out.len()));
+        out.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        // What is damaged may ask for anything.
+        if len > 1 << 28 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.bytes().resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut bytes = self.bytes();
+        let to =
+            usize::try_from(offset).ok().and_then(|offset| bytes.get_mut(offset..)?.get_mut(..data.len()));
+        to.ok_or(io::ErrorKind::UnexpectedEof)?.copy_from_slice(data);
+        Ok(())
     }
 }
 

@@ -33,6 +33,11 @@ fn crl() {
 }
 
 #[test]
+fn journal() {
+    replay("journal", targets::journal);
+}
+
+#[test]
 fn path_claim() {
     replay("path_claim", targets::path_claim);
 }
@@ -49,5 +54,5 @@ fn every_target_is_replayed() {
     let mut targets: Vec<String> =
         entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     targets.sort();
-    assert_eq!(targets, ["certificate", "crl", "path_claim", "spiffe_id"]);
+    assert_eq!(targets, ["certificate", "crl", "journal", "path_claim", "spiffe_id"]);
 }

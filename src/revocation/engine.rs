@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -45,6 +47,7 @@ use super::lists::InForce;
 use super::outcome::code;
 use super::protocol;
 use super::registers::Entry;
+use super::registers::Terms;
 use super::set::Set;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -62,6 +65,8 @@ use crate::session::Sessions;
 /// kill before it does anything else.
 const PATIENCE: Duration = Duration::from_secs(1);
 const JOURNAL: &str = "revocations.redb";
+/// How often housekeeping gives its turn away before it takes one.
+const MOST_YIELDS: usize = 1000;
 
 /// The revocation engine. Shared by every listener of a process.
 pub struct Engine {
@@ -71,8 +76,11 @@ pub struct Engine {
     journal: Journal,
     clock: Clock,
     skew: Duration,
+    remember: Duration,
     /// Why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
     ledger: Mutex<Ledger>,
+    /// How many wait for it. A mutex goes to whoever comes first after it is free, which is mostly who had it before.
+    waiting: AtomicUsize,
     lists: InForce,
 }
 
@@ -128,7 +136,9 @@ impl Engine {
             journal,
             clock,
             skew: config.skew,
+            remember: config.remember,
             ledger: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             lists: InForce::default(),
         };
         engine.load(contents);
@@ -263,18 +273,32 @@ impl Engine {
         after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
     }
 
-    /// Forgets what has lapsed. Returns how many targets.
+    /// Forgets what has had its time, but for what the journal has no room to hear of. Returns of how many targets
+    /// something that stood has lapsed.
     pub fn expire(&self) -> usize {
-        let now = self.clock.now();
+        self.due().into_iter().map(|part| self.expire_part(part)).sum()
+    }
+
+    /// The parts of what is known in which something may have had its time: for [`Self::expire_part`].
+    pub fn due(&self) -> Vec<usize> {
+        self.ledger().due(&self.terms())
+    }
+
+    /// The same as [`Self::expire`] for one part, so that whoever shares a thread with those who revoke can let them in
+    /// between.
+    pub fn expire_part(&self, part: usize) -> usize {
+        // Without room in the journal it waits for the next time.
+        let Some(room) = self.journal.room() else { return 0 };
+        let terms = self.terms();
+        self.let_others_in();
         let mut ledger = self.ledger();
-        let lapsed = ledger.expire(now, self.skew);
-        let count = lapsed.targets.len();
-        if count > 0 {
+        let lapsed = ledger.expire(part, &terms);
+        if !lapsed.entries.is_empty() {
             self.set.publish(lapsed.entries);
-            drop(ledger);
-            self.journal.expire(lapsed.targets, now, self.skew);
         }
-        count
+        // Under the lock: a suspension that comes next must not reach the journal before.
+        room.expire(lapsed.targets, terms);
+        lapsed.count
     }
 
     /// Makes the fingerprints of credentials.
@@ -314,6 +338,7 @@ impl Engine {
     pub fn select<T>(&self, mut pick: impl FnMut(&Target, &Registers) -> Option<T>) -> Vec<T> {
         let mut picked = Vec::new();
         for part in 0..PARTS {
+            self.let_others_in();
             let ledger = self.ledger();
             picked.extend(ledger.part(part).filter_map(|(target, registers)| pick(target, registers)));
         }
@@ -383,6 +408,8 @@ impl Engine {
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
         if merged.is_change() {
             self.set.publish([(fingerprint, merged.after)]);
+            drop(ledger);
+            self.tell_if_late(event);
         }
         merged
     }
@@ -396,22 +423,36 @@ impl Engine {
     }
 
     fn load(&self, contents: Contents) {
-        let now = self.clock.now();
+        let terms = self.terms();
         let mut ledger = self.ledger();
+        ledger.reserve(contents.len());
         let mut entries = LayerBuilder::default();
         let mut lapsed = Vec::new();
         for row in contents {
             let fingerprint = self.fingerprinter.target(&row.0);
-            let (entry, outdated) = ledger.load(fingerprint, row, now, self.skew);
+            let (entry, outdated) = ledger.load(fingerprint, row, &terms);
             if let Some(entry) = entry {
                 entries.push(fingerprint, entry);
             }
             lapsed.extend(outdated);
         }
         self.set.load(entries.build());
-        drop(ledger);
-        if !lapsed.is_empty() {
-            self.journal.expire(lapsed, now, self.skew);
+        if let Some(room) = self.journal.room() {
+            room.expire(lapsed, terms);
+        }
+    }
+
+    fn terms(&self) -> Terms {
+        Terms { now: self.clock.now(), skew: self.skew, remember: self.remember }
+    }
+
+    /// What comes so late may have been lifted by a reinstatement that is forgotten. It stands all the same.
+    fn tell_if_late(&self, event: &Event) {
+        if event.action != Action::Reinstate && self.terms().outlived(event.at) {
+            tracing::warn!(
+                id = event.id, target = %event.target, at = %event.at, action = event.action.name(),
+                "took effect although it is older than what is remembered; if it was lifted before, lift it again"
+            );
         }
     }
 
@@ -451,6 +492,19 @@ impl Engine {
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        self.waiting.fetch_sub(1, Ordering::Relaxed);
+        ledger
+    }
+
+    /// For whoever takes the lock again and again, and is in no hurry.
+    fn let_others_in(&self) {
+        for _ in 0..MOST_YIELDS {
+            if self.waiting.load(Ordering::Relaxed) == 0 {
+                return;
+            }
+            std::thread::yield_now();
+        }
     }
 }

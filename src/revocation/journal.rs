@@ -1,13 +1,17 @@
 //! The journal: what was revoked, on disk, so that a restart refuses what was refused before.
 //!
-//! One redb file. Table `meta`: `format` → version. Table `targets`: `LEVEL NUL ISSUER NUL NAME` → JSON
-//! `{"level", "target", "issuer"?, "registers"}`. A commit merges each event into the registers of its target, so the
-//! file grows with the number of targets, not of events.
+//! One redb file. Table `meta`: `format` → version. Table `targets`: one row a target, see `record.rs`; up to format 1
+//! the values were JSON, which is read and rewritten. A commit merges each event into the registers of its target, so the
+//! file grows with the number of targets, not of events. The pages of what was forgotten are used again, and given back
+//! at a start that finds the file mostly empty.
+//!
+//! At the start the whole file is checked, page by page and row by row: it is good, or it is refused.
 //!
 //! One thread owns the file; all events that wait when it turns to them share one commit (one fsync).
 //! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -20,16 +24,20 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
+use std::time::Instant;
 
 use redb::Database;
 use redb::DatabaseError;
-use redb::ReadableDatabase as _;
+use redb::ReadOnlyDatabase;
+use redb::ReadableDatabase;
 use redb::ReadableTable as _;
+use redb::ReadableTableMetadata as _;
 use redb::StorageBackend;
+use redb::StorageError;
+use redb::Table;
 use redb::TableDefinition;
 use redb::TableError;
 use serde::Deserialize;
-use serde::Serialize;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -39,11 +47,14 @@ use super::Action;
 use super::Event;
 use super::Registers;
 use super::Target;
+use super::record;
+use super::registers::Terms;
 use super::storage;
-use crate::clock::Timestamp;
 
 /// The format that this version writes, and the newest that it reads.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
+/// The format whose rows are JSON.
+const JSON: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TARGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("targets");
 /// Events that may wait for the thread; more wait with their callers.
@@ -54,6 +65,20 @@ const BATCH: usize = 4096;
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a caller waits for a disk that neither writes nor fails.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What the database keeps of the file in memory, bytes.
+const CACHE: usize = 32 * 1024 * 1024;
+/// Targets of which something is forgotten that share a commit, at most: whoever appends waits for those too.
+const FORGET: usize = 1024;
+/// A smaller file is not worth compacting.
+const SMALL: u64 = 16 * 1024 * 1024;
+/// How many times larger than what it holds a file is that gives back what it does not need. One that was never larger
+/// has two to three times its rows: pages are half to two thirds full, and the file grows by doubling.
+const SLACK: u64 = 6;
+/// How often whoever waits for the start is told how far it is.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What to do about a journal that is not whole.
+const REMEDY: &str = "restore it from a backup, or move it away and have everything revoked anew";
 
 /// What is wrong with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -62,8 +87,16 @@ pub enum JournalError {
     #[error("in use by another process; two gates never share a state directory")]
     InUse,
     /// It is torn, or was never a journal.
-    #[error("not a readable journal: {0}")]
+    #[error("not a readable journal: {0}; {REMEDY}")]
     Unreadable(String),
+    /// One row of it is damaged.
+    #[error("damaged at the row of {row}: {why}; {REMEDY}")]
+    Row {
+        /// Its key.
+        row: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// A newer version wrote it.
     #[error("format {0} is newer than this version reads ({FORMAT})")]
     Newer(u64),
@@ -81,7 +114,8 @@ pub enum JournalError {
     Damaged(String),
 }
 
-#[derive(Serialize, Deserialize)]
+/// A row, as format 1 kept it.
+#[derive(Deserialize)]
 struct Row {
     #[serde(flatten)]
     target: Target,
@@ -104,10 +138,11 @@ struct Append {
 
 enum Command {
     Append(Append),
-    Expire { targets: Vec<Target>, now: Timestamp, skew: Duration },
+    Expire { targets: Vec<Target>, terms: Terms },
 }
 
 type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
+type Targets<'t> = Table<'t, &'static str, &'static [u8]>;
 
 /// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
 pub struct Journal {
@@ -126,33 +161,34 @@ impl Journal {
         if !path.try_exists().map_err(write_error)? {
             create(path)?;
         }
-        let path = path.to_owned();
-        Self::with(Box::new(move || open_file(&path)))
+        let (path, same) = (path.to_owned(), path.to_owned());
+        let size = move || std::fs::metadata(&same).map_or(0, |file| file.len());
+        Self::with(Box::new(move || open_file(&path)), &size)
     }
 
     /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
     pub(super) fn on<B: StorageBackend>(
         mut storage: impl FnMut() -> io::Result<B> + Send + 'static,
     ) -> Result<(Self, Contents), JournalError> {
-        Self::with(Box::new(move || {
+        let open = move || {
             let backend = storage().map_err(write_error)?;
             let is_new = backend.len().map_err(write_error)? == 0;
-            let database = Database::builder().create_with_backend(backend).map_err(open_error)?;
+            let database = builder().create_with_backend(backend).map_err(open_error);
+            let database = database.map_err(|error| {
+                let again = storage().ok();
+                named(error, || again.and_then(|again| builder().open_read_only_with_backend(again).ok()))
+            })?;
             if is_new {
                 initialize(&database)?;
             }
             Ok(database)
-        }))
+        };
+        Self::with(Box::new(open), &|| 0)
     }
 
-    /// Opens a journal wherever `open` says, which is called again after each failure.
-    fn with(mut open: Opener) -> Result<(Self, Contents), JournalError> {
-        let (database, contents) = caught(|| {
-            let database = open()?;
-            let contents = read(&database)?;
-            Ok((database, contents))
-        })
-        .map_err(|e| match e {
+    /// Opens a journal wherever `open` says, which is called again after each failure. `size` is that of its file.
+    fn with(mut open: Opener, size: &dyn Fn() -> u64) -> Result<(Self, Contents), JournalError> {
+        let (database, contents) = caught(|| load(&mut open, size)).map_err(|e| match e {
             JournalError::Damaged(what) => JournalError::Unreadable(what),
             e => e,
         })?;
@@ -163,6 +199,7 @@ impl Journal {
             database: Some(database),
             open,
             unwritten: Rows::new(),
+            lapsing: Lapsing::new(),
             missed: Arc::clone(&missed),
             durable: Arc::clone(&durable),
         };
@@ -202,10 +239,20 @@ impl Journal {
         JournalError::Hung
     }
 
-    /// Forgets what has lapsed of `targets`. Best effort: what stays is forgotten after the next start.
-    pub(super) fn expire(&self, targets: Vec<Target>, now: Timestamp, skew: Duration) {
-        if let Some(commands) = &self.commands {
-            let _ = commands.try_send(Command::Expire { targets, now, skew });
+    /// Room to say what is to be forgotten; `None` if the disk is far behind.
+    pub(super) fn room(&self) -> Option<Room<'_>> {
+        self.commands.as_ref()?.try_reserve().ok().map(Room)
+    }
+}
+
+/// A place in the queue.
+pub(super) struct Room<'a>(mpsc::Permit<'a, Command>);
+
+impl Room<'_> {
+    /// Forgets what has had its time of `targets`, by and by. Best effort: what stays is forgotten after the next start.
+    pub(super) fn expire(self, targets: Vec<Target>, terms: Terms) {
+        if !targets.is_empty() {
+            self.0.send(Command::Expire { targets, terms });
         }
     }
 }
@@ -219,12 +266,17 @@ impl Drop for Journal {
     }
 }
 
+/// What is to be forgotten, by key.
+type Lapsing = BTreeMap<String, (Target, Terms)>;
+
 struct Writer {
     database: Option<Database>,
     open: Opener,
     /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
     unwritten: Rows,
-    /// The same, of callers who found no room in the queue.
+    /// Some of it goes with each commit; what an event is for goes before that event is merged.
+    lapsing: Lapsing,
+    /// In effect, but not on disk, of callers who found no room in the queue.
     missed: Arc<Mutex<Rows>>,
     durable: Arc<AtomicBool>,
 }
@@ -233,9 +285,11 @@ impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
             let mut batch = Vec::new();
-            let received = match self.unwritten.is_empty() && self.durable.load(Ordering::Acquire) {
-                true => Ok(inbox.recv_many(&mut batch, BATCH).await),
-                false => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
+            let is_well = self.unwritten.is_empty() && self.durable.load(Ordering::Acquire);
+            let received = match (is_well, self.lapsing.is_empty()) {
+                (true, true) => Ok(inbox.recv_many(&mut batch, BATCH).await),
+                (true, false) => timeout(Duration::ZERO, inbox.recv_many(&mut batch, BATCH)).await,
+                (false, _) => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
             };
             if received == Ok(0) {
                 break;
@@ -286,34 +340,84 @@ impl Writer {
             closed => closed.insert((self.open)()?),
         };
         let transaction = database.begin_write().map_err(write_error)?;
-        {
-            let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
-            for unwritten in self.unwritten.values() {
-                let mut row = load(&targets, &unwritten.target)?;
-                row.registers.absorb(unwritten.registers.clone());
-                store(&mut targets, &row)?;
-            }
-            // In the order of the engine's own steps: a suspension taken in after an older one has lapsed must not
-            // meet it here, lose against it, and be forgotten with it.
-            for command in batch {
-                match command {
-                    Command::Append(append) => merge(&mut targets, &append.event)?,
-                    Command::Expire { targets: lapsed, now, skew } => {
-                        for target in lapsed {
-                            let mut row = load(&targets, target)?;
-                            row.registers.expire(*now, *skew);
-                            store(&mut targets, &row)?;
-                        }
-                    }
+        let targets = transaction.open_table(TARGETS).map_err(write_error)?;
+        let mut step = Step { targets, lapsing: &mut self.lapsing, lapsed: BTreeSet::new() };
+        for unwritten in self.unwritten.values() {
+            let registers = unwritten.registers.clone();
+            step.change(&unwritten.target, |known| known.absorb(registers))?;
+        }
+        // In the order of the engine's own steps: a suspension taken in after an older one has lapsed must not
+        // meet it here, lose against it, and be forgotten with it.
+        for command in batch {
+            match command {
+                Command::Append(Append { event, .. }) => {
+                    let merge = |known: &mut Registers| {
+                        known.merge(event);
+                    };
+                    step.change(&event.target, merge)?;
                 }
+                Command::Expire { targets, terms } => step.note(targets, *terms),
             }
         }
-        transaction.commit().map_err(write_error)
+        step.forget()?;
+        let lapsed = step.finish();
+        transaction.commit().map_err(write_error)?;
+        lapsed.iter().for_each(|key| drop(self.lapsing.remove(key)));
+        Ok(())
+    }
+}
+
+/// What one commit does.
+struct Step<'t> {
+    targets: Targets<'t>,
+    lapsing: &'t mut Lapsing,
+    /// Those of them that are done with if this is committed.
+    lapsed: BTreeSet<String>,
+}
+
+impl Step<'_> {
+    fn note(&mut self, targets: &[Target], terms: Terms) {
+        for target in targets {
+            let key = record::key(target);
+            self.lapsed.remove(&key);
+            self.lapsing.insert(key, (target.clone(), terms));
+        }
+    }
+
+    /// Forgets what has had its time, of so many targets that nobody waits for it long.
+    fn forget(&mut self) -> Result<(), JournalError> {
+        let due = self.lapsing.iter().filter(|(key, _)| !self.lapsed.contains(*key));
+        let due: Vec<Target> = due.take(FORGET).map(|(_, (target, _))| target.clone()).collect();
+        due.iter().try_for_each(|target| self.change(target, |_| ()))
+    }
+
+    fn change(&mut self, target: &Target, change: impl FnOnce(&mut Registers)) -> Result<(), JournalError> {
+        let key = record::key(target);
+        let found = self.targets.get(key.as_str()).map_err(write_error)?;
+        let found = found.map(|row| read_row(&key, row.value())).transpose()?;
+        let mut registers = found.map(|(_, registers)| registers).unwrap_or_default();
+        if let Some((_, terms)) = self.lapsing.get(&key)
+            && self.lapsed.insert(key.clone())
+        {
+            registers.expire(terms);
+        }
+        change(&mut registers);
+        if registers.is_blank() {
+            self.targets.remove(key.as_str()).map_err(write_error)?;
+            return Ok(());
+        }
+        let row = record::write(&key, &registers);
+        self.targets.insert(key.as_str(), row.as_slice()).map_err(write_error)?;
+        Ok(())
+    }
+
+    fn finish(self) -> BTreeSet<String> {
+        self.lapsed
     }
 }
 
 fn keep(rows: &mut Rows, event: &Event) {
-    let row = rows.entry(key(&event.target)).or_insert_with(|| Row::blank(&event.target));
+    let row = rows.entry(record::key(&event.target)).or_insert_with(|| Row::blank(&event.target));
     row.registers.merge(event);
 }
 
@@ -325,40 +429,14 @@ fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, Journal
     storage::caught(run, JournalError::Damaged)
 }
 
-fn merge(
-    targets: &mut redb::Table<'_, &'static str, &'static [u8]>,
-    event: &Event,
-) -> Result<(), JournalError> {
-    let mut row = load(targets, &event.target)?;
-    row.registers.merge(event);
-    store(targets, &row)
+fn read_row(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> {
+    record::read(key, row).map_err(|why| bad_row(key, why))
 }
 
-fn load(
-    targets: &redb::Table<'_, &'static str, &'static [u8]>,
-    target: &Target,
-) -> Result<Row, JournalError> {
-    let found = targets.get(key(target).as_str()).map_err(write_error)?;
-    found.map_or_else(|| Ok(Row::blank(target)), |row| parse(row.value()))
-}
-
-fn store(targets: &mut redb::Table<'_, &'static str, &'static [u8]>, row: &Row) -> Result<(), JournalError> {
-    let key = key(&row.target);
-    if row.registers.is_blank() {
-        targets.remove(key.as_str()).map_err(write_error)?;
-        return Ok(());
-    }
-    let value = serde_json::to_vec(row).map_err(write_error)?;
-    targets.insert(key.as_str(), value.as_slice()).map_err(write_error)?;
-    Ok(())
-}
-
-fn key(target: &Target) -> String {
-    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
-}
-
-fn parse(value: &[u8]) -> Result<Row, JournalError> {
-    serde_json::from_slice(value).map_err(|e| JournalError::Unreadable(format!("a row: {e}")))
+/// The key on one line, and not too long.
+fn bad_row(key: &str, why: &'static str) -> JournalError {
+    let shown = key.chars().take(200).map(|c| if c.is_control() { ' ' } else { c });
+    JournalError::Row { row: shown.collect(), why }
 }
 
 /// Makes the file under another name first: a journal that exists is a whole one.
@@ -368,7 +446,7 @@ fn create(path: &Path) -> Result<(), JournalError> {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(write_error(e)),
         _ => {}
     }
-    let database = Database::create(&new).map_err(open_error)?;
+    let database = builder().create(&new).map_err(open_error)?;
     initialize(&database)?;
     drop(database);
     std::fs::rename(&new, path).map_err(write_error)?;
@@ -389,34 +467,169 @@ fn open_file(path: &Path) -> Result<Database, JournalError> {
     if std::fs::metadata(path).map_err(write_error)?.len() == 0 {
         return Err(JournalError::Unreadable("the file is empty".into()));
     }
-    Database::open(path).map_err(open_error)
+    let opened = builder().open(path).map_err(open_error);
+    opened.map_err(|error| named(error, || builder().open_read_only(path).ok()))
 }
 
-fn read(database: &Database) -> Result<Contents, JournalError> {
-    let unreadable = |e: &dyn std::error::Error| JournalError::Unreadable(e.to_string());
-    let transaction = database.begin_read().map_err(|e| unreadable(&e))?;
+/// A database that reads all of its file before it believes any of it: as redb by itself checks the sums of its pages
+/// only after a crash, a byte that was flipped could hide rows, or bring old ones back.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    let told = Mutex::new(Instant::now());
+    builder.set_cache_size(CACHE).set_check_integrity_on_open(true).set_repair_callback(move |check| {
+        let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.elapsed() >= TELL {
+            *told = Instant::now();
+            let percent = (check.progress() * 100.0).round();
+            tracing::info!(percent, "journal: checking its file");
+        }
+    });
+    builder
+}
+
+/// The same error, of the first row that is damaged, if one is: whoever reads it may know what is in that row.
+fn named(error: JournalError, again: impl FnOnce() -> Option<ReadOnlyDatabase>) -> JournalError {
+    if !matches!(error, JournalError::Unreadable(_)) {
+        return error;
+    }
+    let found = caught(|| {
+        let read = again().map(|database| read(&database, drop));
+        Ok(read.and_then(Result::err).filter(|error| matches!(error, JournalError::Row { .. })))
+    });
+    found.ok().flatten().unwrap_or(error)
+}
+
+/// Opens a journal, reads it, and puts in order what an older version or a long life has left.
+fn load(open: &mut Opener, size: &dyn Fn() -> u64) -> Result<(Database, Contents), JournalError> {
+    let mut database = open()?;
+    let (mut contents, mut bytes) = (Contents::new(), 0);
+    let format = read(&database, |row| {
+        bytes += row.bytes;
+        contents.push((row.target, row.registers));
+    })?;
+    if format < FORMAT {
+        rewrite(&database, &contents)?;
+        tracing::info!(
+            rows = contents.len(),
+            from = format,
+            to = FORMAT,
+            "journal: rewritten in another format"
+        );
+    }
+    let before = size();
+    if before > SMALL && before / SLACK > bytes {
+        match database.compact() {
+            Ok(_) => tracing::info!(
+                before,
+                after = size(),
+                "journal: its file was mostly empty, and is smaller now"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "journal: its file is mostly empty, but could not be made smaller");
+                drop(database);
+                database = open()?;
+            }
+        }
+    }
+    Ok((database, contents))
+}
+
+fn rewrite(database: &Database, contents: &Contents) -> Result<(), JournalError> {
+    let transaction = database.begin_write().map_err(write_error)?;
+    {
+        let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
+        for (target, registers) in contents {
+            let key = record::key(target);
+            let row = record::write(&key, registers);
+            targets.insert(key.as_str(), row.as_slice()).map_err(write_error)?;
+        }
+        transaction.open_table(META).map_err(write_error)?.insert("format", FORMAT).map_err(write_error)?;
+    }
+    transaction.commit().map_err(write_error)
+}
+
+/// What [`read`] finds.
+struct Found {
+    target: Target,
+    registers: Registers,
+    /// What it takes in the file, without what the pages add.
+    bytes: u64,
+}
+
+/// Reads every row, and returns the format.
+fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Result<u64, JournalError> {
+    let transaction = database.begin_read().map_err(unreadable)?;
     let meta = transaction.open_table(META).map_err(|e| match e {
         TableError::TableDoesNotExist(_) => JournalError::Unreadable("a database, but not a journal".into()),
-        e => unreadable(&e),
+        e => unreadable(e),
     })?;
-    match meta.get("format").map_err(|e| unreadable(&e))?.map(|format| format.value()) {
-        Some(FORMAT) => {}
+    let format = match meta.get("format").map_err(unreadable)?.map(|format| format.value()) {
+        Some(format @ JSON..=FORMAT) => format,
         Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
         _ => return Err(JournalError::Unreadable("no format".into())),
+    };
+    let targets = transaction.open_table(TARGETS).map_err(unreadable)?;
+    let mut progress = Progress::of(targets.len().map_err(unreadable)?);
+    let mut last = String::new();
+    for row in targets.iter().map_err(unreadable)? {
+        let (key, value) = row.map_err(unreadable)?;
+        let (key, value) = (key.value(), value.value());
+        if key <= last.as_str() && progress.done > 0 {
+            return Err(bad_row(key, "it is out of order"));
+        }
+        let (target, registers) = if format == JSON { read_json(key, value)? } else { read_row(key, value)? };
+        found(Found { target, registers, bytes: (key.len() + value.len()) as u64 });
+        last.clear();
+        last.push_str(key);
+        progress.step();
     }
-    let targets = transaction.open_table(TARGETS).map_err(|e| unreadable(&e))?;
-    let rows = targets.iter().map_err(|e| unreadable(&e))?;
-    rows.map(|row| {
-        let (_, value) = row.map_err(|e| unreadable(&e))?;
-        parse(value.value()).map(|row| (row.target, row.registers))
-    })
-    .collect()
+    if progress.done != progress.all {
+        let (done, all) = (progress.done, progress.all);
+        return Err(JournalError::Unreadable(format!("{done} rows where there should be {all}")));
+    }
+    Ok(format)
+}
+
+fn read_json(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> {
+    let row: Row = serde_json::from_slice(row).map_err(|_| bad_row(key, "it is not well formed"))?;
+    match record::key(&row.target) == key {
+        true => Ok((row.target, row.registers)),
+        false => Err(bad_row(key, "it is of another target")),
+    }
+}
+
+/// How far the reading is: a start with millions of rows takes seconds, and whoever waits wants to know for how many.
+struct Progress {
+    done: u64,
+    all: u64,
+    started: Instant,
+    told: Instant,
+}
+
+impl Progress {
+    fn of(all: u64) -> Self {
+        let now = Instant::now();
+        Self { done: 0, all, started: now, told: now }
+    }
+
+    fn step(&mut self) {
+        self.done += 1;
+        if self.done.is_multiple_of(1024) && self.told.elapsed() >= TELL {
+            self.told = Instant::now();
+            let a_second = (self.done as f64 / self.started.elapsed().as_secs_f64()).round();
+            tracing::info!(rows = self.done, of = self.all, a_second, "journal: reading what was revoked");
+        }
+    }
+}
+
+fn unreadable(error: impl std::fmt::Display) -> JournalError {
+    JournalError::Unreadable(error.to_string())
 }
 
 fn open_error(error: DatabaseError) -> JournalError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
-        DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
+        DatabaseError::Storage(StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
             write_error(e)
         }
         e => JournalError::Unreadable(e.to_string()),
@@ -433,6 +646,7 @@ mod tests {
 
     use super::super::Level;
     use super::*;
+    use crate::clock::Timestamp;
 
     fn writer() -> Writer {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
@@ -441,6 +655,7 @@ mod tests {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
             unwritten: Rows::new(),
+            lapsing: Lapsing::new(),
             missed: Arc::default(),
             durable: Arc::new(AtomicBool::new(true)),
         }
@@ -461,13 +676,73 @@ mod tests {
         let mut writer = writer();
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
-        let expire =
-            Command::Expire { targets: vec![lapsed.target.clone()], now: lapses, skew: Duration::ZERO };
+        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        let expire = Command::Expire { targets: vec![lapsed.target.clone()], terms };
         // By its id "a" would lose against "b", which has lapsed before it came.
         writer.turn(vec![append(lapsed), expire, append(suspension("a", None))]);
         assert!(writer.durable.load(Ordering::Acquire));
-        let contents = read(writer.database.as_ref().unwrap()).unwrap();
+        let contents = contents(&writer);
         assert!(matches!(contents.as_slice(), [(_, registers)] if registers.is_suspended()));
+        assert!(writer.lapsing.is_empty());
+    }
+
+    fn contents(writer: &Writer) -> Contents {
+        let mut contents = Contents::new();
+        let database = writer.database.as_ref().unwrap();
+        read(database, |row| contents.push((row.target, row.registers))).unwrap();
+        contents
+    }
+
+    #[test]
+    fn what_lapses_goes_by_and_by_and_nobody_waits_for_all_of_it() {
+        let mut writer = writer();
+        let lapses = Timestamp::from_secs(10);
+        let brief = |count: usize| {
+            let target = Target::parse(Level::Principal, &format!("agent-{count:05}"), None).unwrap();
+            Event { target, ..suspension("b", Some(lapses)) }
+        };
+        let count = 2 * FORGET + 10;
+        writer.turn((0..count).map(|count| append(brief(count))).collect());
+        let targets = (0..count).map(|count| brief(count).target).collect();
+        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        // One that comes before its target's turn meets nothing that has lapsed.
+        let late = Event { id: "a".into(), expires_at: None, ..brief(count - 1) };
+        writer.turn(vec![Command::Expire { targets, terms }, append(late)]);
+        assert_eq!(contents(&writer).len(), FORGET + 10);
+        for left in [10, 1, 1] {
+            writer.turn(Vec::new());
+            assert_eq!(contents(&writer).len(), left);
+        }
+        assert!(writer.lapsing.is_empty() && contents(&writer)[0].1.is_suspended());
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(text)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn whoever_waits_for_the_start_is_told_how_far_it_is_once_a_second() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(log, || {
+            let mut progress = Progress::of(5000);
+            (0..1024).for_each(|_| progress.step());
+            progress.told = Instant::now().checked_sub(TELL).unwrap();
+            (0..2048).for_each(|_| progress.step());
+        });
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), 1, "{lines}");
+        assert!(lines.contains("journal: reading what was revoked rows=2048 of=5000 a_second="), "{lines}");
     }
 
     #[test]
@@ -478,7 +753,7 @@ mod tests {
         writer.turn(vec![append(suspension("a", None))]);
         assert!(!writer.durable.load(Ordering::Acquire));
         assert_eq!(writer.unwritten.len(), 1);
-        let opened = Journal::with(Box::new(|| panic!("page {}", 7)));
+        let opened = Journal::with(Box::new(|| panic!("page {}", 7)), &|| 0);
         assert_eq!(opened.err(), Some(JournalError::Unreadable("page 7".into())));
     }
 }

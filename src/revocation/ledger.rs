@@ -3,24 +3,53 @@
 //! **Invariant:** the counts are those of a recount, after every step.
 
 use std::collections::HashMap;
-use std::time::Duration;
+use std::hash::BuildHasherDefault;
+use std::hash::Hasher;
 
 use super::Event;
 use super::Level;
 use super::Registers;
 use super::Target;
+use super::registers::Due;
 use super::registers::Entry;
-use crate::clock::Timestamp;
+use super::registers::Forgotten;
+use super::registers::Terms;
 use crate::session::Fingerprint;
 
-/// In how many parts the ledger is, so that whoever looks at all of it can let others in between.
-pub(super) const PARTS: usize = 64;
+/// In how many parts the ledger is: whoever looks at all of it lets others in between, and a part that grows is moved
+/// while revocations wait. Of ten million targets a part has some 2,400.
+pub(super) const PARTS: usize = 4096;
 
 /// What every target that anything is known of is up to.
 pub(super) struct Ledger {
-    parts: [HashMap<Fingerprint, (Target, Registers)>; PARTS],
+    parts: Vec<Part>,
     /// Targets that are revoked or suspended, by the level's place in [`Level::ALL`].
     counts: [usize; Level::ALL.len()],
+}
+
+struct Part {
+    known: HashMap<Fingerprint, (Target, Registers), BuildHasherDefault<Keyed>>,
+    /// Nothing of it has its time before.
+    due: Due,
+}
+
+/// Takes a fingerprint as its own hash: it is one, under a random key.
+#[derive(Default)]
+struct Keyed(u64);
+
+impl Hasher for Keyed {
+    fn write_u128(&mut self, fingerprint: u128) {
+        // The half that does not say which part it is in.
+        self.0 = (fingerprint >> 64) as u64;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// What an event makes of its target.
@@ -41,27 +70,30 @@ impl Merged {
 /// What [`Ledger::expire`] found.
 #[derive(Default)]
 pub(super) struct Lapsed {
-    /// The targets of which something lapsed.
+    /// The targets of which something has had its time.
     pub(super) targets: Vec<Target>,
-    /// What stands for them now.
+    /// What stands for those for which it is something else now.
     pub(super) entries: Vec<(Fingerprint, Option<Entry>)>,
+    /// How many of the targets had something that stood.
+    pub(super) count: usize,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { parts: std::array::from_fn(|_| HashMap::new()), counts: [0; Level::ALL.len()] }
+        let part = || Part { known: HashMap::default(), due: Due::NEVER };
+        Self { parts: std::iter::repeat_with(part).take(PARTS).collect(), counts: [0; Level::ALL.len()] }
     }
 }
 
 impl Ledger {
     /// What is known of a target.
     pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<&(Target, Registers)> {
-        self.parts.get(part_of(fingerprint))?.get(&fingerprint)
+        self.parts.get(part_of(fingerprint))?.known.get(&fingerprint)
     }
 
     /// What one part knows.
     pub(super) fn part(&self, part: usize) -> impl Iterator<Item = &(Target, Registers)> {
-        self.parts.get(part).into_iter().flat_map(HashMap::values)
+        self.parts.get(part).into_iter().flat_map(|part| part.known.values())
     }
 
     /// How many targets are revoked or suspended, in the order of [`Level::ALL`].
@@ -72,12 +104,19 @@ impl Ledger {
     /// Merges an event into the registers of its target.
     pub(super) fn merge(&mut self, fingerprint: Fingerprint, event: &Event) -> Merged {
         let blank = || (event.target.clone(), Registers::default());
-        let (_, registers) = self.parts[part_of(fingerprint)].entry(fingerprint).or_insert_with(blank);
+        let part = &mut self.parts[part_of(fingerprint)];
+        let (_, registers) = part.known.entry(fingerprint).or_insert_with(blank);
         let before = registers.entry();
         registers.merge(event);
         let after = registers.entry();
+        part.due = part.due.min(registers.due());
         recount(&mut self.counts, event.target.level(), before, after);
         Merged { before, after }
+    }
+
+    /// Makes room for so many targets.
+    pub(super) fn reserve(&mut self, targets: usize) {
+        self.parts.iter_mut().for_each(|part| part.known.reserve(targets / PARTS));
     }
 
     /// Takes in what a journal held of a target. Returns what stands of it, and the target if anything had lapsed.
@@ -85,34 +124,50 @@ impl Ledger {
         &mut self,
         fingerprint: Fingerprint,
         row: (Target, Registers),
-        now: Timestamp,
-        skew: Duration,
+        terms: &Terms,
     ) -> (Option<Entry>, Option<Target>) {
         let (target, mut registers) = row;
-        let lapsed = registers.expire(now, skew).then(|| target.clone());
+        let lapsed = (registers.expire(terms) != Forgotten::Nothing).then(|| target.clone());
         let entry = registers.entry();
         if !registers.is_blank() {
             recount(&mut self.counts, target.level(), None, entry);
-            self.parts[part_of(fingerprint)].insert(fingerprint, (target, registers));
+            let part = &mut self.parts[part_of(fingerprint)];
+            part.due = part.due.min(registers.due());
+            part.known.insert(fingerprint, (target, registers));
         }
         (entry, lapsed)
     }
 
-    /// Forgets what has lapsed.
-    pub(super) fn expire(&mut self, now: Timestamp, skew: Duration) -> Lapsed {
+    /// The parts in which something may have had its time.
+    pub(super) fn due(&self, terms: &Terms) -> Vec<usize> {
+        let due = self.parts.iter().enumerate().filter(|(_, part)| part.due.has_come(terms));
+        due.map(|(place, _)| place).collect()
+    }
+
+    /// Forgets what has had its time in one part.
+    pub(super) fn expire(&mut self, part: usize, terms: &Terms) -> Lapsed {
         let mut lapsed = Lapsed::default();
-        let counts = &mut self.counts;
-        let mut look = |fingerprint: &Fingerprint, (target, registers): &mut (Target, Registers)| {
+        let Some(part) = self.parts.get_mut(part) else {
+            return lapsed;
+        };
+        part.due = Due::NEVER;
+        part.known.retain(|fingerprint, (target, registers)| {
             let before = registers.entry();
-            if registers.expire(now, skew) {
+            let forgotten = registers.expire(terms);
+            if forgotten != Forgotten::Nothing {
                 let after = registers.entry();
-                recount(counts, target.level(), before, after);
-                lapsed.entries.push((*fingerprint, after));
+                recount(&mut self.counts, target.level(), before, after);
+                lapsed.entries.extend((before != after).then_some((*fingerprint, after)));
+                lapsed.count += usize::from(forgotten == Forgotten::Standings);
                 lapsed.targets.push(target.clone());
             }
+            part.due = part.due.min(registers.due());
             !registers.is_blank()
-        };
-        self.parts.iter_mut().for_each(|part| part.retain(&mut look));
+        });
+        // Millions may have lapsed at once: what they took is given back.
+        if part.known.len() < part.known.capacity() / 4 {
+            part.known.shrink_to_fit();
+        }
         lapsed
     }
 }

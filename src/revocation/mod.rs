@@ -17,6 +17,7 @@ mod lists;
 mod outcome;
 pub mod protocol;
 mod rebuild;
+mod record;
 mod registers;
 mod registry;
 mod row;
@@ -69,11 +70,15 @@ pub struct Config {
     /// `expires_at`.
     #[serde(with = "humantime_serde")]
     pub skew: Duration,
+    /// How long a reinstatement is remembered, so that an older event that comes later does not undo it: longer than the
+    /// slowest feed keeps a message.
+    #[serde(with = "humantime_serde")]
+    pub remember: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { skew: Duration::from_secs(60) }
+        Self { skew: Duration::from_secs(60), remember: Duration::from_secs(30 * 86_400) }
     }
 }
 
