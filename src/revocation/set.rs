@@ -67,6 +67,7 @@ impl Default for Set {
 
 impl Set {
     /// Moves whenever the set does.
+    #[inline]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }

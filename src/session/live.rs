@@ -106,6 +106,7 @@ impl Session {
     }
 
     /// The generation of the revocation set that the credential was last held against.
+    #[inline]
     pub fn seen(&self) -> u64 {
         self.seen.load(Ordering::Relaxed)
     }
