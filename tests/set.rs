@@ -194,7 +194,7 @@ fn every_layer_stands_for_itself() {
 ///
 /// Seen failing: changes that are not collected while the next table is made (6372 of 6454 was let pass), a flag before
 /// its condition (let pass on its way). *Not* seen to fail here: an exchange before the last look at what was changed;
-/// `set_loom.rs` finds it, on a model of the exchange.
+/// `set_loom.rs` finds it.
 #[test]
 fn what_was_published_is_found_whatever_goes_on() {
     const LAST: u64 = 300_000;

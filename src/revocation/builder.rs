@@ -1,4 +1,4 @@
-//! Layers made in bulk, off the path, at their exact size.
+//! Layers made in bulk, off the path, in the order of the table and with the room that a new one has.
 
 use super::layer::Layer;
 use super::layer::Tally;
@@ -10,7 +10,7 @@ use crate::session::Fingerprint;
 /// Parts that a builder sorts into: one part's share of the table stays in a core's cache while it is filled.
 const PARTS: usize = 256;
 
-/// Collects what a layer is to hold, off the path, and makes it at its exact size.
+/// Collects what a layer is to hold, off the path, and makes it in one go.
 pub struct LayerBuilder {
     plain: Vec<Vec<Key>>,
     conditional: Vec<(Key, Entry)>,
@@ -70,17 +70,5 @@ impl LayerBuilder {
             layer.put(&mut tally, key, Some(entry));
         }
         NewLayer { layer, tally }
-    }
-}
-
-impl NewLayer {
-    /// How many fingerprints it has entries for.
-    pub fn len(&self) -> usize {
-        self.tally.used
-    }
-
-    /// Whether it has none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

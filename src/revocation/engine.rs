@@ -38,6 +38,7 @@ use super::State;
 use super::Target;
 use super::crl;
 use super::crl::Crl;
+use super::crl::Verdict;
 use super::crl::Verified;
 use super::journal::Contents;
 use super::ledger::Ledger;
@@ -213,18 +214,18 @@ impl Engine {
     pub fn take_in(&self, verified: Verified) -> Result<ListOutcome, crl::Error> {
         let started = Instant::now();
         let crl = verified.crl().clone();
-        let published = Cell::new(Duration::ZERO);
-        let verdict = self.lists.accept(verified, &self.fingerprinter, |signer, layer| {
-            self.set.replace_layer(signer, layer);
-            published.set(started.elapsed());
-        })?;
-        let generation = self.generation();
+        let replace = |signer: &str, layer| self.set.replace_layer(signer, layer);
+        let mut accepted = Ok((Verdict::Unchanged, Duration::ZERO));
         // Even where nothing is new: a session that an earlier call was about to end is waited for by this one too.
-        let killed = self.sessions.kill_denied(|credential| {
-            let denial = self.judge(credential).err()?;
-            Some(Cause { code: denial.code(), reason: denial.reason })
-        });
-        Ok(ListOutcome { crl, verdict, generation, effective_after: published.get(), killed })
+        let killed = protocol::revoke(
+            || {
+                let verdict = self.lists.accept(verified, &self.fingerprinter, replace);
+                accepted = verdict.map(|verdict| (verdict, started.elapsed()));
+            },
+            || self.kill_denied(),
+        );
+        let (verdict, effective_after) = accepted?;
+        Ok(ListOutcome { crl, verdict, generation: self.generation(), effective_after, killed })
     }
 
     /// What each revocation list that is in force says about itself, by signer.
@@ -419,6 +420,14 @@ impl Engine {
         self.sessions.kill(fingerprint, |credential| {
             let suspended = published?.denies(credential.issued_at)?;
             Some(Cause { code: code(event.target.level(), suspended), reason: reason.clone() })
+        })
+    }
+
+    /// Ends every session that is denied, whatever denies it.
+    fn kill_denied(&self) -> Killed {
+        self.sessions.kill_denied(|credential| {
+            let denial = self.judge(credential).err()?;
+            Some(Cause { code: denial.code(), reason: denial.reason })
         })
     }
 

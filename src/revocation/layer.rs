@@ -40,7 +40,7 @@ pub(super) struct Layer {
 }
 
 impl Layer {
-    /// With room for `entries`, and for as many again of those conditional as `conditions`.
+    /// With room for `entries`, of which `conditions` are conditional, and for more of both before it is tight.
     pub(super) fn with_room(entries: usize, conditions: usize) -> Self {
         let groups = (entries * 100).div_ceil(ROOMY * GROUP).max(FEWEST_GROUPS);
         Self { table: Table::with_groups(groups), conditions: Conditions::with_room(conditions) }

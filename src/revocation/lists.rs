@@ -96,8 +96,12 @@ impl InForce {
     /// Why the layer of this name denies a certificate, as far as it can be said without reading the list.
     pub(super) fn explain(&self, layer: &str, suspended: bool) -> Denial {
         let lists = KeyId::parse(layer).and_then(|signer| self.of(&signer));
-        let newest = lists.as_ref().and_then(|lists| lists.crls().max_by_key(|crl| crl.mark()));
-        let reason = newest.map_or_else(|| "a revocation list".to_owned(), title);
+        let crls: Vec<&Crl> = lists.iter().flat_map(|lists| lists.crls()).collect();
+        let reason = match crls.as_slice() {
+            [] => "a revocation list".to_owned(),
+            [one] => title(one),
+            [one, ..] => format!("a revocation list of {}", one.issuer.name),
+        };
         Denial { level: Level::Certificate, suspended, reason }
     }
 

@@ -57,8 +57,9 @@ struct Entries {
     total: usize,
     /// By level, all of them.
     by_level: BTreeMap<&'static str, usize>,
-    /// By layer: `live` holds what feeds and administrators said.
-    by_layer: BTreeMap<&'static str, usize>,
+    /// By layer: `live` holds what events said, of which `total` and `by_level` are; the others what the revocation lists of
+    /// one authority say, under its name.
+    by_layer: BTreeMap<String, u64>,
 }
 
 /// How the audit is.
@@ -112,7 +113,7 @@ pub(super) async fn status(
         entries: Entries {
             total,
             by_level: Level::ALL.iter().map(|level| level.name()).zip(counts).collect(),
-            by_layer: BTreeMap::from([("live", total)]),
+            by_layer: by_layer(&api, total),
         },
         feeds: [],
         audit: AuditStatus {
@@ -124,4 +125,12 @@ pub(super) async fn status(
         certificates_known: api.registry.len(),
         caller: CallerStatus { actor: who.actor.name, role: who.actor.role },
     })
+}
+
+fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {
+    let mut layers = BTreeMap::from([("live".to_owned(), live as u64)]);
+    for crl in api.engine.lists() {
+        *layers.entry(crl.issuer.name).or_default() += crl.entries;
+    }
+    layers
 }

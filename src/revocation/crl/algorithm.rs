@@ -46,12 +46,6 @@ impl<'a> Signed<'a> {
         Ok(Self { message, digest, candidates, signature })
     }
 
-    /// Whether `algorithm` is supported; `Err` has its name.
-    pub(super) fn supports(algorithm: &[u8]) -> Result<(), String> {
-        let is_known = ALGORITHMS.iter().any(|known| is_same(&known.signature, algorithm));
-        if is_known { Ok(()) } else { Err(refused(algorithm)) }
-    }
-
     /// The first 32 bytes of the hash over what is signed.
     pub(super) fn digest(&self) -> [u8; 32] {
         let mut short = [0; 32];

@@ -52,7 +52,6 @@ impl Verified {
         let (this_update, next_update) = frame.times(limits, now)?;
         let extensions = frame.extensions()?;
         let kind = kind(&extensions)?;
-        Signed::supports(frame.algorithm).map_err(Error::Algorithm)?;
         let signed = Signed::new(frame.signed, frame.algorithm, frame.signature).map_err(Error::Algorithm)?;
         let issuer = issuers.signer(frame.issuer, extensions.key_id, &signed, now).map_err(|fault| {
             let name = name_text(frame.issuer).unwrap_or_else(|| "an unreadable name".to_owned());
