@@ -422,8 +422,8 @@ fn a_torn_or_foreign_file_is_refused_by_name() {
     }
 }
 
-/// A journal of twenty targets in every state, closed, and its bytes.
-fn closed() -> (TempDir, PathBuf, Vec<u8>) {
+/// The bytes of a journal of twenty targets in every state: as they are while it is open, and closed.
+fn open_and_closed() -> [Vec<u8>; 2] {
     let (directory, journal) = state();
     let engine = open(directory.path()).unwrap();
     for count in 0..20 {
@@ -437,55 +437,67 @@ fn closed() -> (TempDir, PathBuf, Vec<u8>) {
             let _ = apply(&engine, event(Action::Reinstate, &name, 1_799_999_902)).unwrap();
         }
     }
+    let open = std::fs::read(&journal).unwrap();
     drop(engine);
-    let bytes = std::fs::read(&journal).unwrap();
-    (directory, journal, bytes)
+    [open, std::fs::read(&journal).unwrap()]
 }
 
 fn contents(engine: &Engine) -> BTreeMap<Target, Registers> {
     engine.select(|target, registers| Some((target.clone(), registers.clone()))).into_iter().collect()
 }
 
-/// Seen failing without the rows' checksums on a database that checks its pages only after a crash.
+/// One bit is left out: which of the header's two roots counts. No checksum covers it, and a file that was not closed may
+/// have the one before in the other.
+///
+/// Seen failing without the rows' checksums on a database that checks its pages only after a crash; and, of the file that
+/// was not closed, at byte 193 with commits of one phase, of which the last was silently gone.
 #[test]
 fn whatever_byte_is_damaged_the_file_is_refused_by_name_or_all_of_it_is_there() {
-    let (directory, _, good) = closed();
-    let all = contents(&open(directory.path()).unwrap());
-    assert_eq!(all.len(), 20);
-    let mut refused = 0;
-    // Every byte of the header and of the rows' own pages, and a sample of the others, one bit or all of them.
-    let last = good.iter().rposition(|byte| *byte != 0).unwrap();
-    let is_row = |at: &usize| good[at / 4096 * 4096..][..4096].windows(6).any(|bytes| bytes == b"agent-");
-    let (rows, rest): (Vec<usize>, Vec<usize>) = (4096..=last).partition(is_row);
-    let places = (0..400).chain(rows.into_iter().step_by(23)).chain(rest.into_iter().step_by(997));
-    for (count, at) in places.enumerate() {
-        let mut damaged = good.clone();
-        damaged[at] ^= if count % 3 == 0 { 0xff } else { 1 << (count % 8) };
-        let storage = move || {
-            let memory = InMemoryBackend::new();
-            memory.set_len(damaged.len() as u64)?;
-            memory.write(0, &damaged).map(|()| memory)
-        };
-        match Engine::on_storage(storage, &Config::default(), clock()) {
-            Ok(engine) => assert_eq!(contents(&engine), all, "byte {at}"),
-            Err(error) => {
-                let text = error.to_string();
-                assert!(text.contains(JOURNAL) && !text.contains('\n'), "{text}");
-                refused += 1;
+    for good in open_and_closed() {
+        let all = contents(&on_bytes(&good).unwrap());
+        assert_eq!(all.len(), 20);
+        let mut refused = 0;
+        // Every byte of the header and of the rows' own pages, and a sample of the others, one bit or all of them.
+        let last = good.iter().rposition(|byte| *byte != 0).unwrap();
+        let is_row = |at: &usize| good[at / 4096 * 4096..][..4096].windows(6).any(|bytes| bytes == b"agent-");
+        let (rows, rest): (Vec<usize>, Vec<usize>) = (4096..=last).partition(is_row);
+        let places = (0..400).chain(rows.into_iter().step_by(23)).chain(rest.into_iter().step_by(997));
+        for (count, at) in places.enumerate() {
+            let mut damaged = good.clone();
+            damaged[at] ^= if count % 3 == 0 { 0xff } else { 1 << (count % 8) };
+            damaged[9] = (damaged[9] & !1) | (good[9] & 1);
+            match on_bytes(&damaged) {
+                Ok(engine) => assert!(contents(&engine) == all, "byte {at}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains(JOURNAL) && !text.contains('\n'), "{text}");
+                    refused += 1;
+                }
             }
         }
+        assert!(refused > 50, "{refused}");
     }
-    assert!(refused > 50, "{refused}");
+}
+
+fn on_bytes(bytes: &[u8]) -> Result<Engine, Error> {
+    let bytes = bytes.to_owned();
+    let storage = move || {
+        let memory = InMemoryBackend::new();
+        memory.set_len(bytes.len() as u64)?;
+        memory.write(0, &bytes).map(|()| memory)
+    };
+    Engine::on_storage(storage, &Config::default(), clock())
 }
 
 #[test]
 fn a_damaged_row_is_named() {
-    let (directory, journal, mut bytes) = closed();
+    let [_, mut bytes] = open_and_closed();
     let places: Vec<usize> =
         (0..bytes.len() - 9).filter(|at| bytes[*at..].starts_with(b"reason 14")).collect();
     assert!(!places.is_empty());
     // Older copies of the page may lie about, too.
     places.iter().for_each(|at| bytes[at + 8] = b'5');
+    let (directory, journal) = state();
     std::fs::write(&journal, &bytes).unwrap();
     let error = open(directory.path()).err().expect("it was opened all the same").to_string();
     for part in [journal.to_str().unwrap(), "principal  agent-14", "checksum", "restore it from a backup"] {

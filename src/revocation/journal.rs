@@ -37,6 +37,7 @@ use redb::StorageError;
 use redb::Table;
 use redb::TableDefinition;
 use redb::TableError;
+use redb::WriteTransaction;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -339,7 +340,7 @@ impl Writer {
             Some(database) => database,
             closed => closed.insert((self.open)()?),
         };
-        let transaction = database.begin_write().map_err(write_error)?;
+        let transaction = begin(database)?;
         let targets = transaction.open_table(TARGETS).map_err(write_error)?;
         let mut step = Step { targets, lapsing: &mut self.lapsing, lapsed: BTreeSet::new() };
         for unwritten in self.unwritten.values() {
@@ -416,6 +417,14 @@ impl Step<'_> {
     }
 }
 
+/// Begins what is to be committed in two phases: first all of it is synced, then a byte that says that it counts. With
+/// one sync for both, redb takes a damaged page for a commit that was torn, and goes back to the one before.
+fn begin(database: &Database) -> Result<WriteTransaction, JournalError> {
+    let mut transaction = database.begin_write().map_err(write_error)?;
+    transaction.set_two_phase_commit(true);
+    Ok(transaction)
+}
+
 fn keep(rows: &mut Rows, event: &Event) {
     let row = rows.entry(record::key(&event.target)).or_insert_with(|| Row::blank(&event.target));
     row.registers.merge(event);
@@ -456,7 +465,7 @@ fn create(path: &Path) -> Result<(), JournalError> {
 
 /// Writes the tables of an empty journal.
 fn initialize(database: &Database) -> Result<(), JournalError> {
-    let transaction = database.begin_write().map_err(write_error)?;
+    let transaction = begin(database)?;
     transaction.open_table(META).map_err(write_error)?.insert("format", FORMAT).map_err(write_error)?;
     transaction.open_table(TARGETS).map_err(write_error)?;
     transaction.commit().map_err(write_error)
@@ -535,7 +544,7 @@ fn load(open: &mut Opener, size: &dyn Fn() -> u64) -> Result<(Database, Contents
 }
 
 fn rewrite(database: &Database, contents: &Contents) -> Result<(), JournalError> {
-    let transaction = database.begin_write().map_err(write_error)?;
+    let transaction = begin(database)?;
     {
         let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
         for (target, registers) in contents {
