@@ -201,6 +201,7 @@ impl Journal {
             open,
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
+            doubtful: Doubtful::new(),
             missed: Arc::clone(&missed),
             durable: Arc::clone(&durable),
         };
@@ -270,6 +271,13 @@ impl Drop for Journal {
 /// What is to be forgotten, by key.
 type Lapsing = BTreeMap<String, (Target, Terms)>;
 
+/// Rows as they were, if there were any, by key.
+///
+/// A commit whose last sync fails may be whole when the file is opened anew: then a reinstatement that its caller was
+/// told is without effect would be in effect after the next start. These rows are put back before anything else is
+/// written. A process that is killed between the failure and the next commit leaves what the file then holds.
+type Doubtful = BTreeMap<String, Option<Vec<u8>>>;
+
 struct Writer {
     database: Option<Database>,
     open: Opener,
@@ -277,6 +285,8 @@ struct Writer {
     unwritten: Rows,
     /// Some of it goes with each commit; what an event is for goes before that event is merged.
     lapsing: Lapsing,
+    /// What the file held before reinstatements that failed.
+    doubtful: Doubtful,
     /// In effect, but not on disk, of callers who found no room in the queue.
     missed: Arc<Mutex<Rows>>,
     durable: Arc<AtomicBool>,
@@ -297,7 +307,7 @@ impl Writer {
             }
             self.turn(batch);
         }
-        if !self.unwritten.is_empty() {
+        if !self.unwritten.is_empty() || !self.doubtful.is_empty() {
             self.turn(Vec::new());
         }
     }
@@ -321,6 +331,7 @@ impl Writer {
                 tracing::info!("journal: writes again; everything in effect is on disk");
             }
             self.unwritten.clear();
+            self.doubtful.clear();
         }
         self.durable.store(result.is_ok(), Ordering::Release);
         for command in batch {
@@ -343,6 +354,7 @@ impl Writer {
         let transaction = begin(database)?;
         let targets = transaction.open_table(TARGETS).map_err(write_error)?;
         let mut step = Step { targets, lapsing: &mut self.lapsing, lapsed: BTreeSet::new() };
+        step.put_back(&mut self.doubtful, batch)?;
         for unwritten in self.unwritten.values() {
             let registers = unwritten.registers.clone();
             step.change(&unwritten.target, |known| known.absorb(registers))?;
@@ -377,6 +389,27 @@ struct Step<'t> {
 }
 
 impl Step<'_> {
+    /// Puts back what reinstatements that failed may have changed, and keeps what those in this batch are about to.
+    fn put_back(&mut self, doubtful: &mut Doubtful, batch: &[Command]) -> Result<(), JournalError> {
+        for (key, row) in doubtful.iter() {
+            match row {
+                Some(row) => drop(self.targets.insert(key.as_str(), row.as_slice()).map_err(write_error)?),
+                None => drop(self.targets.remove(key.as_str()).map_err(write_error)?),
+            }
+        }
+        for command in batch {
+            if let Command::Append(Append { event, .. }) = command
+                && event.action == Action::Reinstate
+            {
+                let key = record::key(&event.target);
+                let row =
+                    self.targets.get(key.as_str()).map_err(write_error)?.map(|row| row.value().to_vec());
+                doubtful.insert(key, row);
+            }
+        }
+        Ok(())
+    }
+
     fn note(&mut self, targets: &[Target], terms: Terms) {
         for target in targets {
             let key = record::key(target);
@@ -665,6 +698,7 @@ mod tests {
             open: Box::new(|| Err(JournalError::Closed)),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
+            doubtful: Doubtful::new(),
             missed: Arc::default(),
             durable: Arc::new(AtomicBool::new(true)),
         }
