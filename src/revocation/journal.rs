@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
 use std::fs::File;
 use std::io;
 use std::path::Path;
@@ -251,7 +252,8 @@ impl Journal {
 pub(super) struct Room<'a>(mpsc::Permit<'a, Command>);
 
 impl Room<'_> {
-    /// Forgets what has had its time of `targets`, by and by. Best effort: what stays is forgotten after the next start.
+    /// Forgets what has had its time of `targets`: by and by, but before anything that comes later is merged, however
+    /// long the disk is out. What the process does not live to forget has had its time at the next start, too.
     pub(super) fn expire(self, targets: Vec<Target>, terms: Terms) {
         if !targets.is_empty() {
             self.0.send(Command::Expire { targets, terms });
@@ -334,15 +336,35 @@ impl Writer {
             self.doubtful.clear();
         }
         self.durable.store(result.is_ok(), Ordering::Release);
+        if result.is_err() {
+            batch.iter().for_each(|command| self.keep(command));
+        }
         for command in batch {
-            let Command::Append(Append { event, done }) = command else {
-                continue;
-            };
-            // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
-            if result.is_err() && event.action != Action::Reinstate {
-                keep(&mut self.unwritten, &event);
+            if let Command::Append(Append { done, .. }) = command {
+                let _ = done.send(result.clone());
             }
-            let _ = done.send(result.clone());
+        }
+    }
+
+    /// Keeps for the next turn what a failed one held. In order: what came after something had lapsed must not lose
+    /// against it.
+    fn keep(&mut self, command: &Command) {
+        match command {
+            // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
+            Command::Append(Append { event, .. }) if event.action == Action::Reinstate => {}
+            Command::Append(Append { event, .. }) => keep(&mut self.unwritten, event),
+            Command::Expire { targets, terms } => {
+                for target in targets {
+                    let key = record::key(target);
+                    if let Entry::Occupied(mut row) = self.unwritten.entry(key.clone()) {
+                        row.get_mut().registers.expire(terms);
+                        if row.get().registers.is_blank() {
+                            row.remove();
+                        }
+                    }
+                    self.lapsing.insert(key, (target.clone(), *terms));
+                }
+            }
         }
     }
 
@@ -727,6 +749,53 @@ mod tests {
         let contents = contents(&writer);
         assert!(matches!(contents.as_slice(), [(_, registers)] if registers.is_suspended()));
         assert!(writer.lapsing.is_empty());
+    }
+
+    /// Seen failing: by its id "a" lost against "b", which had lapsed before it came.
+    #[test]
+    fn a_failed_turn_keeps_the_order_of_what_it_held() {
+        let lapses = Timestamp::from_secs(10);
+        let lapsed = suspension("b", Some(lapses));
+        let expire = || {
+            let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+            Command::Expire { targets: vec![lapsed.target.clone()], terms }
+        };
+        for is_on_disk in [true, false] {
+            let mut writer = writer();
+            let mut batch = vec![append(lapsed.clone())];
+            if is_on_disk {
+                writer.turn(std::mem::take(&mut batch));
+            }
+            let database = writer.database.take();
+            batch.extend([expire(), append(suspension("a", None))]);
+            writer.turn(batch);
+            assert!(!writer.durable.load(Ordering::Acquire));
+            writer.database = database;
+            writer.turn(Vec::new());
+            assert!(writer.durable.load(Ordering::Acquire) && writer.lapsing.is_empty());
+            let contents = contents(&writer);
+            assert!(
+                matches!(contents.as_slice(), [(_, registers)] if registers.is_suspended()
+                    && registers.suspension().is_some_and(|standing| standing.stamp.1 == "a")),
+                "{is_on_disk}: {contents:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_lapses_while_nothing_can_be_written_takes_no_room() {
+        let mut writer = writer();
+        let database = writer.database.take();
+        let lapses = Timestamp::from_secs(10);
+        let lapsed = suspension("b", Some(lapses));
+        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        writer.turn(vec![append(lapsed.clone())]);
+        assert_eq!(writer.unwritten.len(), 1);
+        writer.turn(vec![Command::Expire { targets: vec![lapsed.target], terms }]);
+        assert!(writer.unwritten.is_empty());
+        writer.database = database;
+        writer.turn(Vec::new());
+        assert!(writer.lapsing.is_empty() && contents(&writer).is_empty());
     }
 
     fn contents(writer: &Writer) -> Contents {
