@@ -21,6 +21,7 @@ use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::Barrier;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::task::Context;
@@ -745,7 +746,37 @@ fn two_never_share_a_state_directory() {
 #[test]
 fn a_journal_that_was_never_finished_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
-    // The creation was killed before its rename.
-    File::create(directory.path().join("revocations.redb.new")).unwrap().write_all(b"half").unwrap();
+    // Creations that were killed before their end, by this version and by older ones.
+    for leftover in ["revocations.redb.new", "revocations.redb.new-0123456789abcdef"] {
+        File::create(directory.path().join(leftover)).unwrap().write_all(b"half").unwrap();
+    }
     assert_eq!(open(directory.path()).unwrap().entries(), 0);
+    let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), [JOURNAL]);
+}
+
+/// Seen failing with one name for all and a rename: they took each other's files away, and none started.
+#[test]
+fn of_first_starts_at_once_one_has_the_journal() {
+    for round in 0..50 {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = Barrier::new(4);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let starting = || {
+                ready.wait();
+                open(directory.path())
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(starting)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (engines, errors): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert_eq!(engines.len(), 1, "round {round}");
+        for error in errors.into_iter().filter_map(Result::err) {
+            assert!(matches!(error, Error::Open { error: JournalError::InUse, .. }), "{error}");
+        }
+        for engine in engines.into_iter().flatten() {
+            assert_eq!(apply(&engine, event(Action::Revoke, "a", 1)).unwrap().durable, Ok(()));
+        }
+        assert!(denied(&open(directory.path()).unwrap(), "a"), "round {round}: it was replaced");
+    }
 }

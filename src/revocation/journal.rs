@@ -13,7 +13,11 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
+use std::ffi::OsStr;
+use std::fs::DirEntry;
 use std::fs::File;
+use std::hash::BuildHasher as _;
+use std::hash::RandomState;
 use std::io;
 use std::path::Path;
 use std::path::PathBuf;
@@ -59,6 +63,8 @@ const FORMAT: u64 = 2;
 const JSON: u64 = 1;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TARGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("targets");
+/// What follows the journal's name in that of a file that is to become one.
+const NEW: &str = ".new";
 /// Events that may wait for the thread; more wait with their callers.
 const QUEUE: usize = 16_384;
 /// Events that share a commit, at most.
@@ -163,6 +169,9 @@ impl Journal {
         if !path.try_exists().map_err(write_error)? {
             create(path)?;
         }
+        remove_leftovers(path);
+        // At each start: whoever made the file may have been killed before it came to this.
+        sync_directory(path).map_err(write_error)?;
         let (path, same) = (path.to_owned(), path.to_owned());
         let size = move || std::fs::metadata(&same).map_or(0, |file| file.len());
         Self::with(Box::new(move || open_file(&path)), &size)
@@ -503,19 +512,38 @@ fn bad_row(key: &str, why: &'static str) -> JournalError {
     JournalError::Row { row: shown.collect(), why }
 }
 
-/// Makes the file under another name first: a journal that exists is a whole one.
+/// Makes the file under a name of its own first: a journal that exists is a whole one. If another process was faster,
+/// its file is the journal.
 fn create(path: &Path) -> Result<(), JournalError> {
-    let new = PathBuf::from(format!("{}.new", path.display()));
-    match std::fs::remove_file(&new) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(write_error(e)),
-        _ => {}
-    }
+    let new = PathBuf::from(format!("{}{NEW}-{:016x}", path.display(), RandomState::new().hash_one(())));
     let database = builder().create(&new).map_err(open_error)?;
     initialize(&database)?;
     drop(database);
-    std::fs::rename(&new, path).map_err(write_error)?;
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(write_error)
+    match std::fs::hard_link(&new, path) {
+        // Whoever finds a journal removes the leftovers, this one with them.
+        Err(_) if path.exists() => Ok(()),
+        linked => linked.map_err(write_error),
+    }
+}
+
+/// Removes what starts that were killed have left beside a journal; best effort.
+fn remove_leftovers(path: &Path) {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else { return };
+    let is_leftover = |file: &DirEntry| {
+        let file = file.file_name();
+        let rest = file.to_str().and_then(|file| file.strip_prefix(name)?.strip_prefix(NEW));
+        rest.is_some_and(|rest| rest.is_empty() || (rest.starts_with('-') && rest.len() == 17))
+    };
+    let files = std::fs::read_dir(directory_of(path)).into_iter().flatten().flatten();
+    files.filter(is_leftover).for_each(|file| drop(std::fs::remove_file(file.path())));
+}
+
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(directory_of(path)).and_then(|directory| directory.sync_all())
 }
 
 /// Writes the tables of an empty journal.
