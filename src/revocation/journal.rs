@@ -395,10 +395,7 @@ impl Writer {
         for command in batch {
             match command {
                 Command::Append(Append { event, .. }) => {
-                    let merge = |known: &mut Registers| {
-                        known.merge(event);
-                    };
-                    step.change(&event.target, merge)?;
+                    step.change(&event.target, |known| known.merge(event))?;
                 }
                 Command::Expire { targets, terms } => step.note(targets, *terms),
             }
