@@ -5,9 +5,10 @@
 //! file grows with the number of targets, not of events. The pages of what was forgotten are used again, and given back
 //! at a start that finds the file mostly empty.
 //!
-//! At the start the whole file is checked, page by page and row by row: it is good, or it is refused.
+//! At the start the whole file is checked, page by page and row by row: it is good, or it is refused. One bit of its header
+//! has no checksum: which of the last two roots counts.
 //!
-//! One thread owns the file; all events that wait when it turns to them share one commit (one fsync).
+//! One thread owns the file; all events that wait when it turns to them share one commit (two syncs, see [`begin`]).
 //! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
 
 use std::collections::BTreeMap;
