@@ -1,10 +1,10 @@
-//! The journal when things break: killed between effect and write, a full disk, a file that is torn or foreign.
+//! The journal when things break: killed between effect and write, a full disk, a file that is torn or foreign. Killed at
+//! any other moment: `tests/kill.rs`.
 //!
 //! What has to die or to run out of space is this test program itself, started again for one of the `helper_*` tests.
 //!
-//! Seen failing: an answer before the commit, and a commit without a sync (`killed_at_any_moment`); unwritten events
-//! that are not kept, a reinstatement that is published before it is written (the full disk); a panic of the
-//! database that nobody catches (the damaged file).
+//! Seen failing: unwritten events that are not kept, a reinstatement that is published before it is written (the full
+//! disk); a panic of the database that nobody catches (the damaged file).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
@@ -21,6 +21,7 @@ use std::process::ChildStdout;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::Barrier;
 use std::sync::Condvar;
 use std::sync::Mutex;
 use std::task::Context;
@@ -89,6 +90,8 @@ enum Mood {
     Stuck,
     /// No space is left: neither writes nor syncs succeed.
     Full,
+    /// No space is left once so many syncs have succeeded.
+    FullAfter(usize),
     /// It was mounted anew, as a system does with a disk that it no longer trusts.
     ReadOnly,
 }
@@ -125,7 +128,7 @@ impl Disk {
         match self.0.0.lock().unwrap().mood {
             Mood::Full => Err(io::ErrorKind::StorageFull.into()),
             Mood::ReadOnly => Err(io::ErrorKind::ReadOnlyFilesystem.into()),
-            Mood::Well | Mood::Stuck => Ok(()),
+            Mood::Well | Mood::Stuck | Mood::FullAfter(_) => Ok(()),
         }
     }
 
@@ -135,6 +138,9 @@ impl Disk {
             state.stuck += 1;
             self.0.1.notify_all();
             state = self.0.1.wait_while(state, |state| state.mood == Mood::Stuck).unwrap();
+        }
+        if let Mood::FullAfter(left) = state.mood {
+            state.mood = left.checked_sub(1).map_or(Mood::Full, Mood::FullAfter);
         }
         drop(state);
         self.try_to_write()
@@ -273,40 +279,6 @@ fn helper_stuck_in_sync() {
 }
 
 #[test]
-fn killed_at_any_moment() {
-    let (directory, _) = state();
-    let mut acknowledged: Vec<String> = Vec::new();
-    for round in 0..15_usize {
-        let (mut child, mut lines) = start("helper_revokes_for_ever", directory.path(), None);
-        // After more lines each time, and then wherever the child happens to be.
-        for _ in 0..1 + round * 7 % 23 {
-            acknowledged.push(heard(&mut lines).expect("the child ended by itself"));
-        }
-        (0..round * 9_973).for_each(|_| std::hint::spin_loop());
-        child.kill().unwrap();
-        acknowledged.extend(std::iter::from_fn(|| heard(&mut lines)));
-        child.wait().unwrap();
-        let engine = open(directory.path()).unwrap();
-        for name in &acknowledged {
-            assert!(denied(&engine, name), "round {round}: {name} was acknowledged, and is gone");
-        }
-    }
-    assert!(acknowledged.len() >= 15);
-}
-
-#[test]
-fn helper_revokes_for_ever() {
-    let Some(state) = helping() else { return };
-    let engine = open(&state).unwrap();
-    let run = std::process::id();
-    for count in 0_u64.. {
-        let name = format!("agent-{run}-{count}");
-        assert_eq!(apply(&engine, event(Action::Revoke, &name, 1)).unwrap().durable, Ok(()));
-        say(&name);
-    }
-}
-
-#[test]
 fn a_full_disk_denies_all_the_same_and_catches_up_by_itself() {
     let (directory, journal) = state();
     let disk = Disk::new();
@@ -327,6 +299,36 @@ fn a_full_disk_denies_all_the_same_and_catches_up_by_itself() {
     drop(engine);
     let engine = open(directory.path()).unwrap();
     assert!(denied(&engine, "a") && denied(&engine, "b") && denied(&engine, "paused"));
+}
+
+/// Whichever sync of its commit fails: redb may find that commit whole when it opens the file anew.
+///
+/// Seen failing with commits of one phase; and with two at the second sync, before the row was put back.
+#[test]
+fn a_reinstatement_that_failed_is_not_in_effect_after_the_next_start() {
+    for closes_at_once in [false, true] {
+        let failed = (0..10).take_while(|syncs| !is_lifted(*syncs, closes_at_once)).count();
+        assert_eq!(failed, 2, "of a commit's syncs");
+    }
+}
+
+/// Whether a reinstatement succeeds on a disk that is full after so many syncs. If not, it must stay without effect.
+fn is_lifted(syncs: usize, closes_at_once: bool) -> bool {
+    let (directory, journal) = state();
+    let disk = Disk::new();
+    let engine = disk.engine(&journal).unwrap();
+    assert_eq!(apply(&engine, event(Action::Suspend, "paused", 1)).unwrap().durable, Ok(()));
+    disk.set(Mood::FullAfter(syncs));
+    let lifted = apply(&engine, event(Action::Reinstate, "paused", 2));
+    disk.set(Mood::Well);
+    if !closes_at_once {
+        wait_until(|| engine.is_durable());
+    }
+    assert_eq!(denied(&engine, "paused"), lifted.is_err());
+    drop(engine);
+    let engine = open(directory.path()).unwrap();
+    assert_eq!(denied(&engine, "paused"), lifted.is_err(), "full after {syncs} syncs: {lifted:?}");
+    lifted.is_ok()
 }
 
 #[test]
@@ -422,8 +424,8 @@ fn a_torn_or_foreign_file_is_refused_by_name() {
     }
 }
 
-/// A journal of twenty targets in every state, closed, and its bytes.
-fn closed() -> (TempDir, PathBuf, Vec<u8>) {
+/// The bytes of a journal of twenty targets in every state: as they are while it is open, and closed.
+fn open_and_closed() -> [Vec<u8>; 2] {
     let (directory, journal) = state();
     let engine = open(directory.path()).unwrap();
     for count in 0..20 {
@@ -437,55 +439,67 @@ fn closed() -> (TempDir, PathBuf, Vec<u8>) {
             let _ = apply(&engine, event(Action::Reinstate, &name, 1_799_999_902)).unwrap();
         }
     }
+    let open = std::fs::read(&journal).unwrap();
     drop(engine);
-    let bytes = std::fs::read(&journal).unwrap();
-    (directory, journal, bytes)
+    [open, std::fs::read(&journal).unwrap()]
 }
 
 fn contents(engine: &Engine) -> BTreeMap<Target, Registers> {
     engine.select(|target, registers| Some((target.clone(), registers.clone()))).into_iter().collect()
 }
 
-/// Seen failing without the rows' checksums on a database that checks its pages only after a crash.
+/// One bit is left out: which of the header's two roots counts. No checksum covers it, and a file that was not closed may
+/// have the one before in the other.
+///
+/// Seen failing without the rows' checksums on a database that checks its pages only after a crash; and, of the file that
+/// was not closed, at byte 193 with commits of one phase, of which the last was silently gone.
 #[test]
 fn whatever_byte_is_damaged_the_file_is_refused_by_name_or_all_of_it_is_there() {
-    let (directory, _, good) = closed();
-    let all = contents(&open(directory.path()).unwrap());
-    assert_eq!(all.len(), 20);
-    let mut refused = 0;
-    // Every byte of the header and of the rows' own pages, and a sample of the others, one bit or all of them.
-    let last = good.iter().rposition(|byte| *byte != 0).unwrap();
-    let is_row = |at: &usize| good[at / 4096 * 4096..][..4096].windows(6).any(|bytes| bytes == b"agent-");
-    let (rows, rest): (Vec<usize>, Vec<usize>) = (4096..=last).partition(is_row);
-    let places = (0..400).chain(rows.into_iter().step_by(23)).chain(rest.into_iter().step_by(997));
-    for (count, at) in places.enumerate() {
-        let mut damaged = good.clone();
-        damaged[at] ^= if count % 3 == 0 { 0xff } else { 1 << (count % 8) };
-        let storage = move || {
-            let memory = InMemoryBackend::new();
-            memory.set_len(damaged.len() as u64)?;
-            memory.write(0, &damaged).map(|()| memory)
-        };
-        match Engine::on_storage(storage, &Config::default(), clock()) {
-            Ok(engine) => assert_eq!(contents(&engine), all, "byte {at}"),
-            Err(error) => {
-                let text = error.to_string();
-                assert!(text.contains(JOURNAL) && !text.contains('\n'), "{text}");
-                refused += 1;
+    for good in open_and_closed() {
+        let all = contents(&on_bytes(&good).unwrap());
+        assert_eq!(all.len(), 20);
+        let mut refused = 0;
+        // Every byte of the header and of the rows' own pages, and a sample of the others, one bit or all of them.
+        let last = good.iter().rposition(|byte| *byte != 0).unwrap();
+        let is_row = |at: &usize| good[at / 4096 * 4096..][..4096].windows(6).any(|bytes| bytes == b"agent-");
+        let (rows, rest): (Vec<usize>, Vec<usize>) = (4096..=last).partition(is_row);
+        let places = (0..400).chain(rows.into_iter().step_by(23)).chain(rest.into_iter().step_by(997));
+        for (count, at) in places.enumerate() {
+            let mut damaged = good.clone();
+            damaged[at] ^= if count % 3 == 0 { 0xff } else { 1 << (count % 8) };
+            damaged[9] = (damaged[9] & !1) | (good[9] & 1);
+            match on_bytes(&damaged) {
+                Ok(engine) => assert!(contents(&engine) == all, "byte {at}"),
+                Err(error) => {
+                    let text = error.to_string();
+                    assert!(text.contains(JOURNAL) && !text.contains('\n'), "{text}");
+                    refused += 1;
+                }
             }
         }
+        assert!(refused > 50, "{refused}");
     }
-    assert!(refused > 50, "{refused}");
+}
+
+fn on_bytes(bytes: &[u8]) -> Result<Engine, Error> {
+    let bytes = bytes.to_owned();
+    let storage = move || {
+        let memory = InMemoryBackend::new();
+        memory.set_len(bytes.len() as u64)?;
+        memory.write(0, &bytes).map(|()| memory)
+    };
+    Engine::on_storage(storage, &Config::default(), clock())
 }
 
 #[test]
 fn a_damaged_row_is_named() {
-    let (directory, journal, mut bytes) = closed();
+    let [_, mut bytes] = open_and_closed();
     let places: Vec<usize> =
         (0..bytes.len() - 9).filter(|at| bytes[*at..].starts_with(b"reason 14")).collect();
     assert!(!places.is_empty());
     // Older copies of the page may lie about, too.
     places.iter().for_each(|at| bytes[at + 8] = b'5');
+    let (directory, journal) = state();
     std::fs::write(&journal, &bytes).unwrap();
     let error = open(directory.path()).err().expect("it was opened all the same").to_string();
     for part in [journal.to_str().unwrap(), "principal  agent-14", "checksum", "restore it from a backup"] {
@@ -698,7 +712,37 @@ fn two_never_share_a_state_directory() {
 #[test]
 fn a_journal_that_was_never_finished_is_made_anew() {
     let directory = tempfile::tempdir().unwrap();
-    // The creation was killed before its rename.
-    File::create(directory.path().join("revocations.redb.new")).unwrap().write_all(b"half").unwrap();
+    // Creations that were killed before their end, by this version and by older ones.
+    for leftover in ["revocations.redb.new", "revocations.redb.new-0123456789abcdef"] {
+        File::create(directory.path().join(leftover)).unwrap().write_all(b"half").unwrap();
+    }
     assert_eq!(open(directory.path()).unwrap().entries(), 0);
+    let names = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.collect::<Vec<_>>(), [JOURNAL]);
+}
+
+/// Seen failing with one name for all and a rename: they took each other's files away, and none started.
+#[test]
+fn of_first_starts_at_once_one_has_the_journal() {
+    for round in 0..50 {
+        let directory = tempfile::tempdir().unwrap();
+        let ready = Barrier::new(4);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let starting = || {
+                ready.wait();
+                open(directory.path())
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(starting)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (engines, errors): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert_eq!(engines.len(), 1, "round {round}");
+        for error in errors.into_iter().filter_map(Result::err) {
+            assert!(matches!(error, Error::Open { error: JournalError::InUse, .. }), "{error}");
+        }
+        for engine in engines.into_iter().flatten() {
+            assert_eq!(apply(&engine, event(Action::Revoke, "a", 1)).unwrap().durable, Ok(()));
+        }
+        assert!(denied(&open(directory.path()).unwrap(), "a"), "round {round}: it was replaced");
+    }
 }

@@ -3,8 +3,9 @@
 //!
 //! What is killed is this test program itself, started again for `helper_takes_in_whatever_comes`.
 //!
-//! Seen failing: an answer before the commit (at the 19th kill, of a reinstatement), and a commit without durability (at the
-//! 4th, of a revocation).
+//! Seen failing: an answer before the commit (at the 19th kill, of a reinstatement), and commits that redb keeps in the
+//! process (`Durability::None`; at the 4th, of a revocation). A sync that is missing cannot be seen here: what was written
+//! outlives the process, and goes only with the power.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;

@@ -203,7 +203,7 @@ mod tests {
         ) {
             let target = events[0].target.clone();
             let mut registers = Registers::default();
-            events.iter().map(|event| registers.merge(event)).for_each(drop);
+            events.iter().for_each(|event| registers.merge(event));
             let key = key(&target);
             let row = write(&key, &registers);
             prop_assert_eq!(read(&key, &row), Ok((target, registers)));
