@@ -22,6 +22,8 @@ const LINE: usize = FEWEST_GROUPS;
 
 /// The bit of a key that is not the fingerprint's: set where the side table says what stands.
 const FLAG: u64 = 1 << 63;
+/// The smallest page, bytes.
+const PAGE: usize = 4096;
 const ONES: u64 = 0x0101_0101_0101_0101;
 const SEVENS: u64 = 0x7f7f_7f7f_7f7f_7f7f;
 
@@ -108,10 +110,24 @@ impl Table {
     pub(super) fn with_groups(groups: usize) -> Self {
         let zero = |_| AtomicU64::new(0);
         let lines = groups.div_ceil(LINE);
-        Self {
+        let table = Self {
             lines: (0..lines).map(|_| Line(std::array::from_fn(zero))).collect(),
             keys: (0..lines * LINE * GROUP).map(|slot| [zero(slot), zero(slot)]).collect(),
-        }
+        };
+        table.take_pages();
+        table
+    }
+
+    /// Writes once to every page. The allocator may hand out memory that is not there yet: what is read before it is
+    /// written is the kernel's page of zeros, and to put another in its place, page by page while the table is filled,
+    /// it stops every core that runs this process for some microseconds.
+    fn take_pages(&self) {
+        let first = |line: &Line| line.0[0].store(0, Ordering::Relaxed);
+        self.lines.iter().step_by(PAGE / size_of::<Line>()).for_each(first);
+        self.keys
+            .iter()
+            .step_by(PAGE / size_of::<[u64; 2]>())
+            .for_each(|[high, _]| high.store(0, Ordering::Relaxed));
     }
 
     pub(super) fn slots(&self) -> usize {
