@@ -1,4 +1,5 @@
 //! What the revocation set costs: `cargo bench --bench engine -- [--entries N] [--rounds N] [--only set|lists] [--json]`.
+//! `--probe` does nothing but lookups that miss, for `valgrind --tool=callgrind --toggle-collect='*only_misses*'`.
 //!
 //! Three subjects, in turns, round by round: the set of the engine; `dashmap`; and `hashbrown`, which is the standard
 //! library's `HashSet`: bare where it is read, behind an `ArcSwap` that each publication clones where it is written. The
@@ -50,6 +51,10 @@ fn main() {
     {
         return lists::ingest(subject, list.as_ref(), ca.as_ref());
     }
+    if arguments.iter().any(|argument| argument == "--probe") {
+        let (set, misses) = (Portcullis::build(100_000), Credentials::unknown(LOOKUPS));
+        return println!("{} of {LOOKUPS} credentials are revoked", only_misses(&set, &misses));
+    }
     let options = Options::parse();
     match options.memory.as_deref() {
         Some(Portcullis::NAME) => return memory::<Portcullis>(options.entries),
@@ -71,6 +76,11 @@ fn main() {
         }
     }
     if options.json { report.lines() } else { report.table() }
+}
+
+#[inline(never)]
+fn only_misses(set: &Portcullis, misses: &Credentials) -> usize {
+    misses.iter().filter(|prints| set.denies(prints)).count()
 }
 
 struct Options {
