@@ -63,7 +63,7 @@ async fn decide(engine: &Engine, decider: u32) {
         };
         let at = engine.now_for(&target);
         // Every now and then a suspension that lapses at once, whenever somebody looks.
-        let lapses = action == Action::Suspend && mixed(round) % 7 == 0;
+        let lapses = action == Action::Suspend && mixed(round).is_multiple_of(7);
         let event =
             Event { force, expires_at: lapses.then_some(at), ..Event::new(action, target.clone(), at) };
         let outcome = engine.apply(event).await.unwrap();
