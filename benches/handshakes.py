@@ -62,51 +62,21 @@ class Lab(side.Lab):
         random.seed(1)
         serials = [b"\x40" + random.randbytes(15) for _ in range(entries)]
         revocation_list(d, serials)
-        self.up = side.free_port()
-        self.start_nginx("upstream", f"server {{ listen 127.0.0.1:{self.up} backlog=4096; "
-                                     f"location / {{ return 200 '{side.BODY}'; }} }}")
-        for name, crl in (("nginx", ""), ("nginx-revoked", "ssl_crl crl.pem;")):
-            self.start_nginx_mtls(name, side.free_port(), crl)
+        self.start_upstream()
+        self.start_nginx_proxy(side.free_port())
+        self.start_nginx_proxy(side.free_port(), "nginx-revoked", "ssl_crl crl.pem;")
         self.start_gate("portcullis", [])
         self.start_gate("portcullis-revoked", serials)
         for name, port in [("upstream", self.up), *self.proxies.items()]:
             self.wait(name, port)
 
-    def start_nginx_mtls(self, name, port, crl):
-        self.proxies[name] = port
-        self.start_nginx(name, f"""
-  upstream u {{ server 127.0.0.1:{self.up}; keepalive 256; keepalive_requests 100000000; }}
-  server {{ listen 127.0.0.1:{port} ssl http2 backlog=4096;
-    ssl_certificate server.pem; ssl_certificate_key server.key; ssl_protocols TLSv1.3;
-    ssl_client_certificate ca.pem; ssl_verify_client on; {crl}
-    location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection ""; }} }}""")
-
     def start_gate(self, name, serials):
-        port, admin, state = side.free_port(), side.free_port(), name
-        config = self.d / f"{state}.toml"
-        config.write_text(f"""
-[gate]
-listen = "127.0.0.1:{port}"
-threads = 1
-[gate.tls]
-cert = "server.pem"
-key = "server.key"
-client_ca = ["ca.pem"]
-[identity]
-trust_domains = ["lab.test"]
-templates = ["spiffe://{{trust_domain}}/agent/{{agent}}"]
-claim = {{ header = "x-agent-id" }}
-[[route]]
-upstream = ["http://127.0.0.1:{self.up}"]
+        port, admin = side.free_port(), side.free_port()
+        self.start_portcullis(port, self.binary, name, f"""
 [admin]
 listen = "127.0.0.1:{admin}"
 allow = ["spiffe://lab.test/agent/agent"]
-[state]
-dir = "{state}"
 """)
-        self.proxies[name] = port
-        run = ("run", "--config", config.name)
-        self.start(name, str(self.binary), *run)
         self.wait(name, port)
         if not serials:
             return
@@ -120,7 +90,7 @@ dir = "{state}"
         self.processes[name].terminate()
         self.processes[name].wait(60)
         started = time.monotonic()
-        self.start(name, str(self.binary), *run)
+        self.start(name, str(self.binary), "run", "--config", f"{name}.toml")
         self.wait(name, port)
         print(f"restarted in {time.monotonic() - started:.1f} s", file=sys.stderr)
 

@@ -68,14 +68,17 @@ http {{ access_log off; keepalive_requests 100000000; keepalive_timeout 600s;
 class Lab:
     def __init__(self, d, portcullis):
         self.d, self.processes, self.proxies = d, {}, {}
-        self.up = free_port()
-        self.start_nginx("upstream", f"server {{ listen 127.0.0.1:{self.up} backlog=4096; "
-                                     f"location / {{ return 200 '{BODY}'; }} }}")
+        self.start_upstream()
         self.start_haproxy(free_port())
         self.start_nginx_proxy(free_port())
         self.start_portcullis(free_port(), portcullis)
         for name, port in [("upstream", self.up), *self.proxies.items()]:
             self.wait(name, port)
+
+    def start_upstream(self):
+        self.up = free_port()
+        self.start_nginx("upstream", f"server {{ listen 127.0.0.1:{self.up} backlog=4096; "
+                                     f"location / {{ return 200 '{BODY}'; }} }}")
 
     def start(self, name, *command):
         log = open(self.d / f"{name}.out", "wb")
@@ -85,13 +88,13 @@ class Lab:
         (self.d / f"{name}.conf").write_text(NGINX.format(d=self.d, name=name, http=http))
         self.start(name, "nginx", "-p", str(self.d), "-e", f"{self.d}/{name}.log", "-c", f"{self.d}/{name}.conf")
 
-    def start_nginx_proxy(self, port):
-        self.proxies["nginx"] = port
-        self.start_nginx("nginx", f"""
+    def start_nginx_proxy(self, port, name="nginx", more=""):
+        self.proxies[name] = port
+        self.start_nginx(name, f"""
   upstream u {{ server 127.0.0.1:{self.up}; keepalive 256; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:{port} ssl http2 backlog=4096; http2_max_requests 100000000;
     ssl_certificate server.pem; ssl_certificate_key server.key; ssl_protocols TLSv1.3; ssl_session_cache shared:s:8m;
-    ssl_client_certificate ca.pem; ssl_verify_client on;
+    ssl_client_certificate ca.pem; ssl_verify_client on; {more}
     location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_set_header Host $host; proxy_set_header Client-Cert $ssl_client_escaped_cert; }} }}""")
 
@@ -117,9 +120,9 @@ backend b
 """)
         self.start("haproxy", "haproxy", "-f", "haproxy.cfg")
 
-    def start_portcullis(self, port, binary):
-        self.proxies["portcullis"] = port
-        (self.d / "gate.toml").write_text(f"""
+    def start_portcullis(self, port, binary, name="portcullis", more=""):
+        self.proxies[name] = port
+        (self.d / f"{name}.toml").write_text(f"""
 [gate]
 listen = "127.0.0.1:{port}"
 threads = 1
@@ -134,9 +137,9 @@ claim = {{ header = "x-agent-id" }}
 [[route]]
 upstream = ["http://127.0.0.1:{self.up}"]
 [state]
-dir = "state"
-""")
-        self.start("portcullis", str(binary), "run", "--config", "gate.toml")
+dir = "{name}-state"
+{more}""")
+        self.start(name, str(binary), "run", "--config", f"{name}.toml")
 
     def wait(self, name, port):
         for _ in range(200):
