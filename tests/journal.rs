@@ -424,6 +424,36 @@ fn a_torn_or_foreign_file_is_refused_by_name() {
     }
 }
 
+/// Seen failing: the missing end passed for a disk that cannot be written.
+#[test]
+fn what_a_kill_left_is_refused_by_name_if_its_end_is_missing() {
+    let (directory, journal) = state();
+    let engine = open(directory.path()).unwrap();
+    for count in 0..100 {
+        let reason = Some("why ".repeat(2500));
+        let _ = apply(
+            &engine,
+            Event { reason, ..event(Action::Revoke, &format!("agent-{count}"), 1_799_999_901) },
+        );
+    }
+    let left = std::fs::read(&journal).unwrap();
+    drop(engine);
+    let mut refused = 0;
+    for pages in [1, 2, 10, 50, 100] {
+        std::fs::write(&journal, &left[..left.len() - pages * 4096]).unwrap();
+        match open(directory.path()) {
+            // The last pages may be empty.
+            Ok(engine) => assert_eq!(engine.entries(), 100, "{pages} pages less"),
+            Err(error) => {
+                let error = error.to_string();
+                assert!(error.contains("not a readable journal"), "{pages} pages less: {error}");
+                refused += 1;
+            }
+        }
+    }
+    assert!(refused > 0, "nothing was missing");
+}
+
 /// The bytes of a journal of twenty targets in every state: as they are while it is open, and closed.
 fn open_and_closed() -> [Vec<u8>; 2] {
     let (directory, journal) = state();

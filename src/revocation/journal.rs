@@ -719,10 +719,14 @@ fn unreadable(error: impl std::fmt::Display) -> JournalError {
 fn open_error(error: DatabaseError) -> JournalError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => JournalError::InUse,
-        DatabaseError::Storage(StorageError::Io(e)) if e.kind() != io::ErrorKind::InvalidData => {
-            write_error(e)
-        }
-        e => JournalError::Unreadable(e.to_string()),
+        DatabaseError::Storage(StorageError::Io(e)) => match e.kind() {
+            io::ErrorKind::UnexpectedEof => {
+                JournalError::Unreadable("it is shorter than it should be".into())
+            }
+            io::ErrorKind::InvalidData => unreadable(e),
+            _ => write_error(e),
+        },
+        e => unreadable(e),
     }
 }
 
