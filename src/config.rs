@@ -19,6 +19,7 @@ use crate::authority;
 use crate::authority::AuditConfig;
 use crate::authority::Role;
 use crate::authority::SecretConfig;
+use crate::feed;
 use crate::identity;
 use crate::identity::ClaimSource;
 use crate::identity::DnsName;
@@ -57,6 +58,9 @@ pub struct Config {
     /// How events are taken in.
     #[serde(default)]
     pub revocation: revocation::Config,
+    /// Where revocations come from, beside the admin API.
+    #[serde(default)]
+    pub feed: feed::Config,
     /// How the audit is kept.
     #[serde(default)]
     pub audit: AuditConfig,
@@ -219,6 +223,7 @@ impl Config {
             secret.file = base.join(&secret.file);
         }
         self.state.dir = base.join(&self.state.dir);
+        self.feed.rebase(base);
     }
 
     fn require_mtls(&mut self, environment: &[(String, String)]) -> Result<(), ConfigError> {
@@ -267,6 +272,7 @@ impl Config {
             return Err(self.error("audit.max_bytes", format!("at least {}", AuditConfig::MIN_BYTES)));
         }
         self.check_scopes(&self.gate.tls, "gate.tls")?;
+        self.feed.check().map_err(|e| self.error(&format!("feed.{}", e.key), e.reason))?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
     }
 

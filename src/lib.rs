@@ -11,7 +11,7 @@
 //! | L1 | [`identity`]: who |
 //! | L2 | [`session`]: how long |
 //! | L3 | [`revocation`]: whether |
-//! | L4 | [`proxy`]: the gate; [`authority`]: the admin API |
+//! | L4 | [`feed`]: what comes in from elsewhere; [`proxy`]: the gate; [`authority`]: the admin API |
 //! | L5 | [`config`], [`app`] |
 //! | L6 | [`rig`], [`cli`], `main` |
 
@@ -20,6 +20,7 @@ pub mod authority;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod feed;
 pub mod identity;
 pub mod problem;
 pub mod proxy;

@@ -34,6 +34,8 @@ use crate::authority::Audit;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ConfigError;
+use crate::feed;
+use crate::feed::Intake;
 use crate::identity::Binding;
 use crate::identity::DnsName;
 use crate::identity::Trust;
@@ -51,7 +53,9 @@ use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
 use crate::revocation::Engine;
+use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Timelines;
 use crate::telemetry::Metrics;
 
 /// Where there is no limit.
@@ -102,6 +106,7 @@ pub struct Running {
     drain_operations: watch::Sender<bool>,
     gates: Vec<JoinHandle<usize>>,
     operations: JoinHandle<()>,
+    feeds: JoinHandle<()>,
 }
 
 /// What every thread needs a copy of.
@@ -112,6 +117,8 @@ struct Shared {
     metrics: Metrics,
     engine: Arc<Engine>,
     registry: Arc<Registry>,
+    feeds: Arc<Feeds>,
+    timelines: Arc<Timelines>,
 }
 
 /// TLS and the peers of one listener.
@@ -134,6 +141,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
@@ -152,8 +160,10 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
-    let shared = Shared::new(config, clock, engine, registry)?;
+    let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
+    // Before anybody is served: what feeds said before is in effect again.
+    let feeds = shared.begin_feeds()?;
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let threads =
         config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
@@ -167,6 +177,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let (drain_operations, operations_drain) = watch::channel(false);
     let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone())?;
     let (admin_address, metrics_address) = operations.addresses()?;
+    let feeds_drain = operations_drain.clone();
+    let feeds = spawn("feeds", move || {
+        run_local(async {
+            feeds.run(feeds_drain).await;
+            Ok(())
+        });
+    })?;
     let operations = spawn("operations", move || operations.run(operations_drain))?;
     let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
         let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
@@ -190,6 +207,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         drain_operations,
         gates,
         operations,
+        feeds,
     })
 }
 
@@ -214,6 +232,9 @@ impl Running {
             .map(|cut| cut.inspect_err(|_| tracing::error!("a gate's thread failed")).unwrap_or_default())
             .sum();
         self.drain_operations.send_replace(true);
+        if self.feeds.join().is_err() {
+            tracing::error!("the feeds' thread failed");
+        }
         if self.operations.join().is_err() {
             tracing::error!("the operations thread failed");
         }
@@ -228,7 +249,34 @@ impl Shared {
         let metrics = Metrics::new()?;
         metrics.started.set(clock.now().secs());
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
-        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry })
+        let (feeds, timelines) = (Arc::default(), Arc::default());
+        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry, feeds, timelines })
+    }
+
+    /// The feeds, with what their configuration names read.
+    fn plan_feeds(&self) -> Result<feed::Plan, ConfigError> {
+        let config = &self.config;
+        let admin = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
+        let mut anchors = Vec::new();
+        for (key, tls) in [("gate.tls", Some(&config.gate.tls)), ("admin.tls", admin)] {
+            let Some(tls) = tls else { continue };
+            let (_, authorities) = proxy::load_trust(tls).map_err(|e| at_key(config, key, &e))?;
+            anchors.extend(authorities.into_iter().map(|ca| ca.der));
+        }
+        let fingerprinter = *self.engine.fingerprinter();
+        let plan = feed::Plan::new(&config.feed, &anchors, &config.state.dir, fingerprinter);
+        plan.map_err(|e| config.error(&format!("feed.{}", e.key), e.reason))
+    }
+
+    fn begin_feeds(&mut self) -> Result<feed::Running, ConfigError> {
+        let plan = self.plan_feeds()?;
+        let (engine, timelines) = (Arc::clone(&self.engine), Arc::clone(&self.timelines));
+        let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let mut feeds = Feeds::default();
+        let running = plan.begin(&self.config.feed, &mut feeds, &intake);
+        feeds.look(self.clock.now());
+        self.feeds = Arc::new(feeds);
+        Ok(running)
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.

@@ -9,6 +9,7 @@ mod conditions;
 pub mod crl;
 mod engine;
 mod event;
+mod feeds;
 mod fingerprint;
 mod journal;
 mod layer;
@@ -28,6 +29,7 @@ mod sync;
 mod table;
 mod target;
 mod targets;
+mod timeline;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -39,6 +41,15 @@ pub use builder::NewLayer;
 pub use engine::Engine;
 pub use event::Action;
 pub use event::Event;
+pub use feeds::About;
+pub use feeds::Asked;
+pub use feeds::FeedStatus;
+pub use feeds::Feeds;
+pub use feeds::Freshness;
+pub use feeds::OnStale;
+pub use feeds::Stale;
+pub use feeds::State as FeedState;
+pub use feeds::Terms as FeedTerms;
 pub use fingerprint::CertificateFingerprinter;
 pub use fingerprint::Fingerprinter;
 pub use journal::Journal;
@@ -61,6 +72,9 @@ pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;
 pub use targets::Targets;
+pub use timeline::Arrival;
+pub use timeline::Timeline;
+pub use timeline::Timelines;
 
 /// `[revocation]`: how events are taken in.
 #[derive(Clone, Debug, Deserialize)]

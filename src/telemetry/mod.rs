@@ -47,8 +47,11 @@ pub struct Metrics {
     pub entries: IntGauge,
     /// `portcullis_revocation_generation`.
     pub generation: IntGauge,
-    /// `portcullis_revocation_enforced_seconds{feed, stage="enforced"|"durable"}`: from an event's `at`.
+    /// `portcullis_revocation_enforced_seconds{feed, stage="received"|"effective"|"enforced"|"durable"|"acknowledged"}`:
+    /// from an event's `at`; of a revocation list, from its `thisUpdate`.
     pub enforced: HistogramVec,
+    /// Of each feed.
+    pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
     /// `portcullis_upstream_connections`: open to upstreams.
@@ -95,6 +98,7 @@ impl Metrics {
             generation: maker
                 .gauge("portcullis_revocation_generation", "Generation of the revocation set.")?,
             enforced: maker.enforced()?,
+            feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
             upstream_connections: maker
                 .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
@@ -110,6 +114,52 @@ impl Metrics {
         // Writing into memory cannot fail; a metric that cannot be encoded is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+/// What is told of each feed.
+#[derive(Clone)]
+pub struct FeedMetrics {
+    /// `portcullis_feed_polls_total{feed, result="ok"|"failed"}`: looks at where a feed's news is.
+    pub polls: IntCounterVec,
+    /// `portcullis_feed_messages_total{feed, format, result}`: messages of a queue. `format` is what they were recognised
+    /// as, `unknown` if as nothing; `result` is `applied`, `ignored`, `refused`, `poison` or `quarantined`.
+    pub messages: IntCounterVec,
+    /// `portcullis_feed_age_seconds{feed}`: since it was read last; `+Inf` if never.
+    pub age: GaugeVec,
+    /// `portcullis_feed_fresh{feed}`: 1 while it is.
+    pub fresh: GaugeVec,
+    /// `portcullis_feed_entries{feed}`: what a list holds; what a queue has brought.
+    pub entries: GaugeVec,
+    /// `portcullis_feed_last_error_seconds{feed}`: how long ago it failed, until it is read again.
+    pub last_error: GaugeVec,
+    /// `portcullis_crl_next_update_seconds{feed}`: until its list is out of date; negative after.
+    pub next_update: GaugeVec,
+}
+
+impl FeedMetrics {
+    fn new(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            polls: maker.counters(
+                "portcullis_feed_polls_total",
+                "Looks at where a feed's news is, by result.",
+                &["feed", "result"],
+            )?,
+            messages: maker.counters(
+                "portcullis_feed_messages_total",
+                "Messages of a queue, by format and result.",
+                &["feed", "format", "result"],
+            )?,
+            age: maker.of_feed("portcullis_feed_age_seconds", "Since a feed was read last.")?,
+            fresh: maker.of_feed("portcullis_feed_fresh", "1 while a feed is fresh.")?,
+            entries: maker.of_feed("portcullis_feed_entries", "What a feed holds, or has brought.")?,
+            last_error: maker.of_feed(
+                "portcullis_feed_last_error_seconds",
+                "Since a feed failed, until it is read again.",
+            )?,
+            next_update: maker
+                .of_feed("portcullis_crl_next_update_seconds", "Until a revocation list is out of date.")?,
+        })
     }
 }
 
@@ -129,6 +179,12 @@ impl Maker<'_> {
         Ok(gauge)
     }
 
+    fn of_feed(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {
+        let gauges = GaugeVec::new(Opts::new(name, help), &["feed"])?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
+    }
+
     fn expiry(&self) -> Result<GaugeVec, prometheus::Error> {
         let opts = Opts::new("cert_expiry_days", "Days until a certificate that was seen expires.");
         let gauges = GaugeVec::new(opts, &["principal_id", "serial"])?;
@@ -138,7 +194,10 @@ impl Maker<'_> {
 
     fn enforced(&self) -> Result<HistogramVec, prometheus::Error> {
         let help = "From a revocation's decision to its enforcement, by feed and stage.";
-        let buckets = prometheus::exponential_buckets(0.000_1, 2.0, 20)?;
+        // From 1 µs to 1 h, a factor of 2.6 apart at most.
+        let decades = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0];
+        let mut buckets: Vec<f64> = decades.iter().flat_map(|one| [*one, one * 2.5, one * 5.0]).collect();
+        buckets.extend([10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]);
         let opts = HistogramOpts::new("portcullis_revocation_enforced_seconds", help).buckets(buckets);
         let histograms = HistogramVec::new(opts, &["feed", "stage"])?;
         self.0.register(Box::new(histograms.clone()))?;

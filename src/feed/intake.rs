@@ -1,0 +1,186 @@
+//! The one way in: what a feed learned takes effect here, is measured, and only then may be acknowledged.
+
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::clock::Clock;
+use crate::clock::Timestamp;
+use crate::revocation;
+use crate::revocation::Action;
+use crate::revocation::Arrival;
+use crate::revocation::Engine;
+use crate::revocation::Event;
+use crate::revocation::JournalError;
+use crate::revocation::Outcome;
+use crate::revocation::Timeline;
+use crate::revocation::Timelines;
+use crate::revocation::crl;
+use crate::revocation::crl::Crl;
+use crate::revocation::crl::Issuers;
+use crate::revocation::crl::Limits;
+use crate::revocation::crl::Verdict;
+use crate::revocation::crl::Verified;
+use crate::telemetry::Metrics;
+
+/// How long the sessions that a list has hit are waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Where feeds hand in what they learned. Cheap to clone.
+#[derive(Clone)]
+pub struct Intake {
+    engine: Arc<Engine>,
+    timelines: Arc<Timelines>,
+    clock: Clock,
+    metrics: Metrics,
+}
+
+/// An event that is in effect and on disk, or will never have an effect; whoever sent it may be told so.
+#[must_use = "its timeline ends when its source was told"]
+#[derive(Debug)]
+pub struct Taken {
+    id: String,
+    /// Absent of a reinstatement that a revocation outranks: it is settled, without effect.
+    pub outcome: Option<Outcome>,
+    arrival: Arrival,
+    timeline: Option<Timeline>,
+}
+
+/// Why an event must come again. If it denies something, it does so already.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// It is not on disk.
+    #[error("the journal did not take it: {0}")]
+    Journal(JournalError),
+    /// So many sessions that it ended have not let go. They serve nothing any more.
+    #[error("{0} sessions have not let go yet")]
+    Sessions(usize),
+}
+
+/// What became of a revocation list.
+#[derive(Debug)]
+pub struct TakenList {
+    /// What the list says about itself.
+    pub crl: Crl,
+    /// What it is to those that were known.
+    pub verdict: Verdict,
+    /// How many sessions it ended.
+    pub sessions_ended: usize,
+}
+
+impl Intake {
+    /// The way into an engine.
+    pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
+        Self { engine, timelines, clock, metrics }
+    }
+
+    /// What time it is, for who has received something just now.
+    pub fn arrival(&self) -> Arrival {
+        Arrival { at: self.clock.now(), instant: Instant::now() }
+    }
+
+    /// The present.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// What is counted.
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// Takes an event in: **publish, kill, persist**; a reinstatement: persist, publish. When this returns `Ok` it may be
+    /// acknowledged. `event.source` is set to `feed`.
+    ///
+    /// # Errors
+    /// It must come again. A revocation is in effect all the same.
+    pub async fn take(&self, feed: &str, mut event: Event, arrival: Arrival) -> Result<Taken, NotTaken> {
+        event.source = Some(feed.to_owned());
+        let (id, action, level) = (event.id.clone(), event.action, event.target.level());
+        let (what, waited) = (format!("{} {}", action.name(), event.target), arrival.instant.elapsed());
+        let outcome = match self.engine.apply(event).await {
+            Ok(outcome) => outcome,
+            Err(revocation::Error::Journal(error)) => return Err(NotTaken::Journal(error)),
+            Err(error @ (revocation::Error::Revoked(_) | revocation::Error::Open { .. })) => {
+                tracing::warn!(feed, id, what, why = %error, "an event without effect");
+                return Ok(Taken { id, outcome: None, arrival, timeline: None });
+            }
+        };
+        if let Err(error) = &outcome.durable {
+            return Err(NotTaken::Journal(error.clone()));
+        }
+        if outcome.sessions_pending > 0 {
+            return Err(NotTaken::Sessions(outcome.sessions_pending));
+        }
+        self.metrics.events.with_label_values(&[feed, action.name(), level.name()]).inc();
+        let timeline = Timeline::new(feed, arrival, waited, &outcome);
+        self.timelines.note(&id, timeline.clone());
+        if outcome.changed {
+            tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
+        }
+        // Of a reinstatement, and of what was known, no time to enforcement can be told.
+        let measured = outcome.changed && action != Action::Reinstate;
+        Ok(Taken { id, outcome: Some(outcome), arrival, timeline: measured.then_some(timeline) })
+    }
+
+    /// The sources of these events were told: their timelines end.
+    pub fn acknowledged(&self, taken: impl IntoIterator<Item = Taken>) {
+        for taken in taken {
+            self.timelines.acknowledged(&taken.id, taken.arrival);
+            let Some(mut timeline) = taken.timeline else { continue };
+            timeline.acknowledged_us = u64::try_from(taken.arrival.instant.elapsed().as_micros()).ok();
+            self.observe(&timeline);
+        }
+    }
+
+    /// Takes a revocation list in, from its bytes: verify, publish, kill. When this returns `Ok`, what it denies is denied
+    /// and the sessions that it hit have ended; nothing is journalled: whoever fetched the list keeps it.
+    pub async fn take_list(
+        &self,
+        feed: &str,
+        bytes: Bytes,
+        issuers: Arc<Issuers>,
+        limits: Limits,
+    ) -> Result<TakenList, crl::Error> {
+        let (engine, arrival) = (Arc::clone(&self.engine), self.arrival());
+        // It is hashed and read from end to end.
+        let taken = tokio::task::spawn_blocking(move || {
+            let verified = Verified::read(&bytes, &issuers, &limits, arrival.at)?;
+            engine.take_in(verified)
+        });
+        let outcome = match taken.await {
+            Ok(outcome) => outcome?,
+            // It panicked, which the runtime has reported; or the process ends.
+            Err(error) => return Err(crl::Error::NotAList(format!("it could not be read: {error}"))),
+        };
+        let effective = arrival.instant.elapsed();
+        let pending = outcome.killed.ended(PATIENCE).await;
+        let (crl, verdict) = (outcome.crl, outcome.verdict);
+        let sessions_ended = outcome.killed.count();
+        if verdict == Verdict::New {
+            // When its entries were decided is for each of them another time: a list counts from when it was issued.
+            let late = arrival.at.since(crl.this_update);
+            self.stage(feed, "received", late);
+            self.stage(feed, "effective", late + effective);
+            if pending == 0 {
+                self.stage(feed, "enforced", late + arrival.instant.elapsed());
+            }
+            let (signer, number) = (&crl.issuer.name, crl.number.map(|number| number.to_string()));
+            tracing::info!(
+                feed, signer, number, entries = crl.entries, next_update = %crl.next_update, sessions_ended,
+                sessions_pending = pending, "a revocation list is in effect"
+            );
+        }
+        Ok(TakenList { crl, verdict, sessions_ended })
+    }
+
+    fn observe(&self, timeline: &Timeline) {
+        timeline.stages().for_each(|(stage, after)| self.stage(&timeline.feed, stage, after));
+    }
+
+    fn stage(&self, feed: &str, stage: &str, after: Duration) {
+        self.metrics.enforced.with_label_values(&[feed, stage]).observe(after.as_secs_f64());
+    }
+}

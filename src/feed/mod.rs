@@ -1,0 +1,227 @@
+//! What brings revocations in from elsewhere.
+//!
+//! The contract of a feed:
+//! - **At least once, idempotent.** What may have been lost is asked for again; what comes twice changes nothing.
+//! - **Acknowledged only after effect and journal.** A message is deleted, a list is remembered as read, once
+//!   [`Intake`] has said that it is in effect and, of an event, on disk.
+//! - **A failure keeps the last good state** and makes the feed older, never empty: see
+//!   [`Freshness`](crate::revocation::Freshness).
+//! - **A task of its own**, which ends when `stop` says so, with what it has in hand finished; [`supervise`] begins it
+//!   anew if it fails. All of them run on one thread that serves nobody: what takes long (a list) goes to a blocking thread.
+//! - **Bad input is named** (which feed, which message or URL, why), counted, and never in the log in full.
+
+pub mod backoff;
+pub mod crl;
+pub mod intake;
+pub mod message;
+pub mod sqs;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::CertificateDer;
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use tokio::sync::mpsc;
+use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::task::JoinSet;
+use tokio::task::spawn_local;
+
+use crate::revocation::About;
+use crate::revocation::Asked;
+use crate::revocation::FeedTerms;
+use crate::revocation::Feeds;
+use crate::revocation::Fingerprinter;
+use crate::revocation::Freshness;
+use crate::revocation::OnStale;
+use crate::revocation::Target;
+use backoff::Backoff;
+pub use intake::Intake;
+pub use intake::NotTaken;
+pub use intake::Taken;
+
+/// `[feed]`: where revocations come from, beside the admin API.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The queue.
+    pub sqs: Option<sqs::Config>,
+    /// Revocation lists.
+    pub crl: Vec<crl::Config>,
+}
+
+/// Why a feed cannot be what its configuration says.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: {reason}")]
+pub struct Error {
+    /// The key below `feed`, such as `crl[0].issuer`.
+    pub key: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// A stale feed keeps requests out only where the gate is not to be without it.
+fn check_terms(terms: FeedTerms) -> Result<(), (&'static str, String)> {
+    if terms.on_stale == OnStale::Deny && !terms.required {
+        return Err(("on_stale", "`deny` needs `required = true`".to_owned()));
+    }
+    if terms.max_age.is_zero() {
+        return Err(("max_age", "zero: it would never be fresh".to_owned()));
+    }
+    Ok(())
+}
+
+/// What ties a feed to its process.
+pub struct Link {
+    /// Where it hands in what it learned.
+    pub intake: Intake,
+    /// What it reports to.
+    pub freshness: Arc<Freshness>,
+    /// Who wants it to look now; whoever runs the feed holds this.
+    pub asked: Mutex<mpsc::Receiver<Asked>>,
+}
+
+impl Link {
+    /// The feed's name.
+    pub fn name(&self) -> &str {
+        &self.freshness.about().name
+    }
+}
+
+/// The feeds of a configuration, ready to run.
+pub struct Plan {
+    fingerprinter: Fingerprinter,
+    sqs: Option<Arc<sqs::Sqs>>,
+    crl: Vec<Arc<crl::Poller>>,
+}
+
+/// The feeds, each tied to the process.
+pub struct Running {
+    sqs: Option<(Arc<sqs::Sqs>, Arc<Link>)>,
+    crl: Vec<(Arc<crl::Poller>, Arc<Link>)>,
+}
+
+impl Plan {
+    /// Reads what the configuration names, and nothing else: neither the network nor `state` is touched.
+    pub fn new(
+        config: &Config,
+        anchors: &[CertificateDer<'static>],
+        state: &Path,
+        fingerprinter: Fingerprinter,
+    ) -> Result<Self, Error> {
+        let sqs = config.sqs.clone().map(|config| sqs::Sqs::new(config, state)).transpose();
+        let sqs = sqs.map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
+        let poller = |(i, config): (usize, &crl::Config)| {
+            let poller = crl::Poller::new(config.clone(), anchors, state);
+            poller.map(Arc::new).map_err(|e| Error { key: format!("crl[{i}].{}", e.key), reason: e.reason })
+        };
+        let crl = config.crl.iter().enumerate().map(poller).collect::<Result<_, _>>()?;
+        Ok(Self { fingerprinter, sqs: sqs.map(Arc::new), crl })
+    }
+
+    /// Announces each feed, and takes in again what they said before this process began. Blocks.
+    pub fn begin(self, config: &Config, feeds: &mut Feeds, intake: &Intake) -> Running {
+        let Self { fingerprinter, sqs, crl } = self;
+        let mut link = |about| {
+            let (freshness, asked) = feeds.add(about);
+            Arc::new(Link { intake: intake.clone(), freshness, asked: Mutex::new(asked) })
+        };
+        let sqs = sqs.map(|sqs| {
+            let about = About { name: "sqs".to_owned(), kind: "sqs", terms: sqs.terms(), scope: None };
+            (sqs, link(about))
+        });
+        let prints = |scope: Vec<Target>| scope.iter().map(|target| fingerprinter.target(target)).collect();
+        let crl = crl.into_iter().zip(config.crl_names()).map(|(poller, name)| {
+            let scope = poller.scope().map(prints);
+            let link = link(About { name, kind: "crl", terms: poller.terms(), scope });
+            poller.restore(&link);
+            (poller, link)
+        });
+        let crl = crl.collect();
+        Running { sqs, crl }
+    }
+}
+
+impl Config {
+    /// Makes relative paths relative to `base`.
+    pub fn rebase(&mut self, base: &Path) {
+        self.sqs.iter_mut().for_each(|sqs| sqs.rebase(base));
+        self.crl.iter_mut().for_each(|crl| crl.rebase(base));
+    }
+
+    /// What must hold of it, and between its parts.
+    pub fn check(&self) -> Result<(), Error> {
+        if let Some(sqs) = &self.sqs {
+            sqs.check().map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
+        }
+        let names = self.crl_names();
+        for (i, (crl, name)) in self.crl.iter().zip(&names).enumerate() {
+            crl.check().map_err(|e| Error { key: format!("crl[{i}].{}", e.key), reason: e.reason })?;
+            let fits = (1..=64).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+            let key = format!("crl[{i}].name");
+            if !fits {
+                let reason = format!("`{name}`: up to 64 letters, digits, `-`, `_` and `.`");
+                return Err(Error { key, reason });
+            }
+            if name == "sqs" || names.iter().take(i).any(|other| other == name) {
+                return Err(Error { key, reason: format!("`{name}` is the name of another feed") });
+            }
+        }
+        Ok(())
+    }
+
+    /// The name of each `[[feed.crl]]`.
+    pub fn crl_names(&self) -> Vec<String> {
+        let numbered = |i: usize| if i == 0 { "crl".to_owned() } else { format!("crl-{}", i + 1) };
+        let name = |(i, crl): (usize, &crl::Config)| crl.name.clone().unwrap_or_else(|| numbered(i));
+        self.crl.iter().enumerate().map(name).collect()
+    }
+}
+
+impl Running {
+    /// Runs them all until `stop`, and then until each has finished what it has in hand. Needs a local runtime.
+    pub async fn run(self, stop: watch::Receiver<bool>) {
+        let mut tasks = JoinSet::new();
+        if let Some((sqs, link)) = self.sqs {
+            let (tied, stopped) = (Arc::clone(&link), stop.clone());
+            let begin = move || Arc::clone(&sqs).run(Arc::clone(&tied), stopped.clone());
+            tasks.spawn_local(supervise(link, stop.clone(), begin));
+        }
+        for (poller, link) in self.crl {
+            let (tied, stopped) = (Arc::clone(&link), stop.clone());
+            let begin = move || Arc::clone(&poller).run(Arc::clone(&tied), stopped.clone());
+            tasks.spawn_local(supervise(link, stop.clone(), begin));
+        }
+        drop(tasks.join_all().await);
+    }
+}
+
+/// Runs a feed until `stop`: `begin` makes its task, again after each time that it failed.
+async fn supervise<F>(link: Arc<Link>, mut stop: watch::Receiver<bool>, mut begin: impl FnMut() -> F)
+where
+    F: Future<Output = ()> + 'static,
+{
+    let feed = link.name();
+    let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
+    loop {
+        let ended = spawn_local(begin()).await;
+        if *stop.borrow() {
+            return;
+        }
+        let why = ended.map_or_else(|error| reason(&error), |()| "its task has ended".to_owned());
+        tracing::error!(feed, why, "a feed failed, and is begun anew");
+        link.freshness.failed(link.intake.now(), why);
+        tokio::select! {
+            () = tokio::time::sleep(backoff.wait()) => {}
+            // A sender that is gone means the same.
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
+fn reason(error: &JoinError) -> String {
+    if error.is_panic() { "its task panicked".to_owned() } else { "its task was cancelled".to_owned() }
+}
