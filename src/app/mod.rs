@@ -5,6 +5,7 @@
 //! load on the gate delays a revocation, nor the reverse. Shared between them: the engine, the metrics, the peers.
 
 mod operations;
+mod witness;
 
 use std::io;
 use std::net::SocketAddr;
@@ -132,6 +133,8 @@ struct Secured {
 struct Rules {
     mode: Mode,
     disclose: Disclose,
+    /// Whether what is not known to be fresh keeps requests out.
+    feeds: Option<Arc<Feeds>>,
 }
 
 /// Checks all that can be checked without taking anything: the files that the configuration names.
@@ -162,8 +165,10 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let registry = Registry::open(&state, clock.clone());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
+    let audit = config.admin.as_ref().map(|_| Audit::open(&state, &config.audit, shared.clock.clone()));
+    let audit = audit.transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
-    let feeds = shared.begin_feeds()?;
+    let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
     let threads =
         config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
@@ -175,7 +180,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone())?;
+    let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone(), audit)?;
     let (admin_address, metrics_address) = operations.addresses()?;
     let feeds_drain = operations_drain.clone();
     let feeds = spawn("feeds", move || {
@@ -268,10 +273,13 @@ impl Shared {
         plan.map_err(|e| config.error(&format!("feed.{}", e.key), e.reason))
     }
 
-    fn begin_feeds(&mut self) -> Result<feed::Running, ConfigError> {
+    fn begin_feeds(&mut self, audit: Option<Audit>) -> Result<feed::Running, ConfigError> {
         let plan = self.plan_feeds()?;
         let (engine, timelines) = (Arc::clone(&self.engine), Arc::clone(&self.timelines));
-        let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let mut intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        if let Some(audit) = audit {
+            intake = intake.witnessed(witness::on_record(audit, Arc::clone(&self.registry)));
+        }
         let mut feeds = Feeds::default();
         let running = plan.begin(&self.config.feed, &mut feeds, &intake);
         feeds.look(self.clock.now());
@@ -301,12 +309,13 @@ impl Shared {
         rules: Rules,
         handler: H,
     ) -> Rc<Context<H>> {
-        let Rules { mode, disclose } = rules;
+        let Rules { mode, disclose, feeds } = rules;
         Rc::new(Context {
             listener,
             acceptor: TlsAcceptor::from(secured.tls),
             peers: secured.peers,
             engine: Arc::clone(&self.engine),
+            feeds,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
             mode,
@@ -329,7 +338,8 @@ impl Shared {
         run_local(async {
             let binding = secured.peers.binding().clone();
             let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
-            let rules = Rules { mode: gate.mode, disclose: gate.disclose };
+            let feeds = Some(Arc::clone(&self.feeds));
+            let rules = Rules { mode: gate.mode, disclose: gate.disclose, feeds };
             let context = self.context("gate", secured, rules, handler);
             let listener = TcpListener::from_std(listener)?;
             Ok(proxy::accept(listener, context, drain, bounds).await)

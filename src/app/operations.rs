@@ -12,6 +12,7 @@ use http::Request;
 use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use prometheus::GaugeVec;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -34,6 +35,7 @@ use crate::authority::Recognised;
 use crate::authority::Secret;
 use crate::authority::Tokens;
 use crate::clock::Clock;
+use crate::clock::Timestamp;
 use crate::config;
 use crate::config::Config;
 use crate::config::ConfigError;
@@ -51,8 +53,12 @@ use crate::proxy::Peers;
 use crate::proxy::Refusal;
 use crate::proxy::RequestId;
 use crate::revocation::Engine;
+use crate::revocation::FeedState;
+use crate::revocation::FeedStatus;
+use crate::revocation::Feeds;
 use crate::revocation::Registry;
 use crate::telemetry;
+use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
 use crate::telemetry::Metrics;
 
@@ -62,6 +68,8 @@ const ADMIN: Bounds = Bounds { connections: 512, evicts: true, drain: Duration::
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How often feeds are looked at.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often lapsed entries are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -78,22 +86,22 @@ impl Operations {
         shared: &Shared,
         gate: &Peers,
         gate_drains: watch::Receiver<bool>,
+        audit: Option<Audit>,
     ) -> Result<Self, Error> {
         let config = &shared.config;
         let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
-        let mut condition = Condition { engine, clock, gate_drains, audit: None };
+        let feeds = Arc::clone(&shared.feeds);
+        let condition = Condition { engine, clock, gate_drains, feeds, audit: audit.clone() };
         let mut admin = None;
-        if let Some(section) = &config.admin {
+        if let (Some(section), Some(audit)) = (&config.admin, audit) {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
                 Some(tls) => shared.secure(tls, "admin.tls", &names)?,
                 None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
             };
-            let opened = Audit::open(&config.state.dir, &config.audit, shared.clock.clone())?;
-            condition.audit = Some(opened.clone());
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
-            let api = shared.api(section, gate.binding(), trusted, (opened, condition.clone()))?;
+            let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
             let listener = bind("admin.listen", section.listen, 1)?;
             admin = listener.into_iter().next().map(|bound| (bound, secured, api));
         }
@@ -117,6 +125,7 @@ impl Operations {
                 spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
+            spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             spawn_local(keep_registry(Arc::clone(&shared.registry)));
             match admin {
                 None => {
@@ -127,7 +136,8 @@ impl Operations {
                     spawn_local(sum_up(Arc::clone(&api)));
                     let router = authority::router(Arc::clone(&api));
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
-                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason };
+                    // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
+                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
@@ -194,6 +204,7 @@ struct Condition {
     engine: Arc<Engine>,
     clock: Clock,
     gate_drains: watch::Receiver<bool>,
+    feeds: Arc<Feeds>,
     audit: Option<Audit>,
 }
 
@@ -206,6 +217,8 @@ impl Health for Condition {
         metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
+        let now = self.clock.now();
+        self.feeds.status(now).iter().for_each(|feed| show(feed, now, &metrics.feeds));
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -216,9 +229,35 @@ impl Health for Condition {
             return Err("the journal cannot be written; revocations stand in memory only".into());
         }
         match self.audit.as_ref().is_none_or(Audit::is_durable) {
-            true => Ok(()),
+            true => self.feeds.ready(self.clock.now()),
             false => Err("the audit cannot be written; who did what is in memory only".into()),
         }
+    }
+}
+
+/// Brings the gauges of one feed up to date.
+fn show(feed: &FeedStatus, now: Timestamp, metrics: &FeedMetrics) {
+    let secs = |at: Timestamp| Duration::as_secs_f64(&now.since(at));
+    let set = |gauges: &GaugeVec, value: f64| gauges.with_label_values(&[&feed.name]).set(value);
+    set(&metrics.age, feed.read.map_or(f64::INFINITY, secs));
+    set(&metrics.fresh, f64::from(u8::from(feed.state == FeedState::Fresh)));
+    set(&metrics.entries, feed.entries.unwrap_or(0) as f64);
+    if let Some(next) = feed.next_update {
+        set(&metrics.next_update, next.since(now).as_secs_f64() - secs(next));
+    }
+    match feed.last_error_at {
+        Some(at) => set(&metrics.last_error, secs(at)),
+        // Gone once it is read again; it may not have been there.
+        None => drop(metrics.last_error.remove_label_values(&[&feed.name])),
+    }
+}
+
+/// Sees feeds become stale, on time and by every clock.
+async fn watch_feeds(feeds: Arc<Feeds>, clock: Clock) {
+    let mut turns = tokio::time::interval(LOOK);
+    loop {
+        turns.tick().await;
+        feeds.look(clock.now());
     }
 }
 
@@ -275,6 +314,8 @@ impl Shared {
         Ok(Arc::new(Api {
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
+            feeds: Arc::clone(&self.feeds),
+            timelines: Arc::clone(&self.timelines),
             audit,
             access: Access::new(roles, load_secrets(&self.config, section)?, section.limits),
             trust,

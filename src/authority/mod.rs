@@ -20,5 +20,4 @@ pub use api::router;
 pub use audit::Audit;
 pub use audit::AuditError;
 pub use audit::Config as AuditConfig;
-use audit::Entry;
-use audit::Timeline;
+pub use audit::Entry;

@@ -16,6 +16,7 @@ mod output;
 mod pages;
 mod progress;
 mod question;
+mod refresh;
 mod revocations;
 mod run;
 mod server;
@@ -45,6 +46,7 @@ use order::Order;
 use order::Unseen;
 use pages::CompletionsArgs;
 use pages::ManArgs;
+use refresh::RefreshArgs;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
 use status::StatusArgs;
@@ -141,6 +143,11 @@ const STATUS: &str = "Examples:
   portcullis status
   portcullis status --json | jq .audit";
 
+const REFRESH: &str = "Examples:
+  portcullis refresh
+  portcullis refresh --feed crl
+Exit codes: 0 every feed was read, 4 some were, 1 none was.";
+
 const CHECK: &str = "Examples:
   portcullis check --certificate a.pem
   portcullis check --principal spiffe://lab.test/agent/a
@@ -202,6 +209,9 @@ enum Command {
     /// Say how a gate is: ready, on disk, how much it holds.
     #[command(after_help = STATUS)]
     Status(Box<StatusArgs>),
+    /// Have feeds look now, instead of when it is their time; what is new is in effect when this returns.
+    #[command(after_help = REFRESH)]
+    Refresh(Box<RefreshArgs>),
     /// Say whether a credential would be let in, and if not, why.
     #[command(after_help = CHECK)]
     Check(Box<CheckArgs>),
@@ -267,6 +277,7 @@ impl Cli {
             Command::Revocations(revocations) => revocations.run(),
             Command::Sessions(sessions) => sessions.run(),
             Command::Status(status) => status.run(),
+            Command::Refresh(refresh) => refresh.run(),
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
             Command::Completions(completions) => completions.run(),

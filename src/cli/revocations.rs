@@ -101,7 +101,7 @@ fn story(answer: &Answer, page: &mut Page) -> u8 {
     let effect = if is_in_effect { "in effect" } else { "not in effect" };
     page.field("id", &answer.text("id"));
     let events = answer.document["events"].as_array().map(Vec::as_slice).unwrap_or_default();
-    // What is in effect no more has no entry, and what a feed brought has no event.
+    // What is in effect no more has no entry, and what was brought before there was an audit has no event.
     let event = events.iter().find(|event| event["id"] == answer.document["id"]).unwrap_or(&Value::Null);
     let entry = &answer.document["entry"];
     let change = [&cell(event, "action"), answer.text("level"), answer.text("target")].join(" ");
@@ -135,7 +135,12 @@ fn either(entry: &Value, name: &str, event: &Value, in_event: &str) -> String {
 
 fn timeline(timeline: &Value, page: &mut Page) {
     page.field_if("received", &cell(timeline, "received"));
-    let steps = [("in effect", "effective_us"), ("enforced", "enforced_us"), ("on disk", "durable_us")];
+    let steps = [
+        ("in effect", "effective_us"),
+        ("enforced", "enforced_us"),
+        ("on disk", "durable_us"),
+        ("acknowledged", "acknowledged_us"),
+    ];
     for (words, name) in steps {
         if let Some(micros) = timeline[name].as_u64() {
             page.field(words, &format_args!("{}.{:03} ms after that", micros / 1000, micros % 1000));

@@ -76,11 +76,24 @@ fn parts(counts: &Value) -> String {
     if some.is_empty() { String::new() } else { format!(": {}", some.join(", ")) }
 }
 
-/// Every member of a feed's document: what a feed says of itself differs from kind to kind.
+/// One feed in a line: what it is called, how fresh it is, and what is wrong with it.
 fn told(feed: &Value) -> String {
-    let Some(members) = feed.as_object() else {
-        return shown(feed);
-    };
-    let each: Vec<String> = members.iter().map(|(name, value)| format!("{name} {}", shown(value))).collect();
-    each.join(", ")
+    let mut text = format!("{} {}", cell(feed, "name"), cell(feed, "state"));
+    for (name, words) in [
+        ("stale_since", "since"),
+        ("age_seconds", "age"),
+        ("entries", "entries"),
+        ("next_update", "next update"),
+        ("last_error", "last error:"),
+    ] {
+        let value = cell(feed, name);
+        if !value.is_empty() {
+            let unit = if name == "age_seconds" { " s" } else { "" };
+            text = format!("{text}, {words} {value}{unit}");
+        }
+    }
+    if feed["required"] == Value::Bool(true) {
+        text.push_str(", required");
+    }
+    text
 }

@@ -1,5 +1,6 @@
 //! The one way in: what a feed learned takes effect here, is measured, and only then may be acknowledged.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -35,6 +36,33 @@ pub struct Intake {
     timelines: Arc<Timelines>,
     clock: Clock,
     metrics: Metrics,
+    witness: Option<Witness>,
+}
+
+/// Puts on record what was taken in, before it is acknowledged. Fails loudly, and by itself.
+pub type Witness = Arc<dyn Fn(Record) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+/// What was taken in.
+#[derive(Debug)]
+pub enum Record {
+    /// An event, with what became of it.
+    Event {
+        /// As it was told; its `at` as it was clamped is in `timeline`.
+        event: Box<Event>,
+        /// The generation of the set with it.
+        generation: u64,
+        /// Its stamps until now.
+        timeline: Timeline,
+    },
+    /// A list that is new.
+    List {
+        /// The feed that brought it.
+        feed: String,
+        /// What it says about itself.
+        crl: Box<Crl>,
+        /// How many sessions it ended.
+        sessions_ended: usize,
+    },
 }
 
 /// An event that is in effect and on disk, or will never have an effect; whoever sent it may be told so.
@@ -45,7 +73,8 @@ pub struct Taken {
     /// Absent of a reinstatement that a revocation outranks: it is settled, without effect.
     pub outcome: Option<Outcome>,
     arrival: Arrival,
-    timeline: Option<Timeline>,
+    /// Whether its way is measured: not that of what was known, or lifts something.
+    is_measured: bool,
 }
 
 /// Why an event must come again. If it denies something, it does so already.
@@ -73,7 +102,13 @@ pub struct TakenList {
 impl Intake {
     /// The way into an engine.
     pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
-        Self { engine, timelines, clock, metrics }
+        Self { engine, timelines, clock, metrics, witness: None }
+    }
+
+    /// The same, with everything that is taken in put on record.
+    #[must_use]
+    pub fn witnessed(self, witness: Witness) -> Self {
+        Self { witness: Some(witness), ..self }
     }
 
     /// What time it is, for who has received something just now.
@@ -98,6 +133,7 @@ impl Intake {
     /// It must come again. A revocation is in effect all the same.
     pub async fn take(&self, feed: &str, mut event: Event, arrival: Arrival) -> Result<Taken, NotTaken> {
         event.source = Some(feed.to_owned());
+        let told = event.clone();
         let (id, action, level) = (event.id.clone(), event.action, event.target.level());
         let (what, waited) = (format!("{} {}", action.name(), event.target), arrival.instant.elapsed());
         let outcome = match self.engine.apply(event).await {
@@ -105,7 +141,7 @@ impl Intake {
             Err(revocation::Error::Journal(error)) => return Err(NotTaken::Journal(error)),
             Err(error @ (revocation::Error::Revoked(_) | revocation::Error::Open { .. })) => {
                 tracing::warn!(feed, id, what, why = %error, "an event without effect");
-                return Ok(Taken { id, outcome: None, arrival, timeline: None });
+                return Ok(Taken { id, outcome: None, arrival, is_measured: false });
             }
         };
         if let Err(error) = &outcome.durable {
@@ -116,22 +152,26 @@ impl Intake {
         }
         self.metrics.events.with_label_values(&[feed, action.name(), level.name()]).inc();
         let timeline = Timeline::new(feed, arrival, waited, &outcome);
-        self.timelines.note(&id, timeline.clone());
+        if self.timelines.note(&id, timeline.clone())
+            && let Some(witness) = &self.witness
+        {
+            witness(Record::Event { event: Box::new(told), generation: outcome.generation, timeline }).await;
+        }
         if outcome.changed {
             tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
         }
-        // Of a reinstatement, and of what was known, no time to enforcement can be told.
-        let measured = outcome.changed && action != Action::Reinstate;
-        Ok(Taken { id, outcome: Some(outcome), arrival, timeline: measured.then_some(timeline) })
+        let is_measured = outcome.changed && action != Action::Reinstate;
+        Ok(Taken { id, outcome: Some(outcome), arrival, is_measured })
     }
 
     /// The sources of these events were told: their timelines end.
     pub fn acknowledged(&self, taken: impl IntoIterator<Item = Taken>) {
         for taken in taken {
-            self.timelines.acknowledged(&taken.id, taken.arrival);
-            let Some(mut timeline) = taken.timeline else { continue };
-            timeline.acknowledged_us = u64::try_from(taken.arrival.instant.elapsed().as_micros()).ok();
-            self.observe(&timeline);
+            if let Some(timeline) = self.timelines.acknowledged(&taken.id, taken.arrival)
+                && taken.is_measured
+            {
+                timeline.stages().for_each(|(stage, after)| self.stage(&timeline.feed, stage, after));
+            }
         }
     }
 
@@ -172,12 +212,12 @@ impl Intake {
                 feed, signer, number, entries = crl.entries, next_update = %crl.next_update, sessions_ended,
                 sessions_pending = pending, "a revocation list is in effect"
             );
+            if let Some(witness) = &self.witness {
+                witness(Record::List { feed: feed.to_owned(), crl: Box::new(crl.clone()), sessions_ended })
+                    .await;
+            }
         }
         Ok(TakenList { crl, verdict, sessions_ended })
-    }
-
-    fn observe(&self, timeline: &Timeline) {
-        timeline.stages().for_each(|(stage, after)| self.stage(&timeline.feed, stage, after));
     }
 
     fn stage(&self, feed: &str, stage: &str, after: Duration) {

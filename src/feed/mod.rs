@@ -40,7 +40,9 @@ use crate::revocation::Target;
 use backoff::Backoff;
 pub use intake::Intake;
 pub use intake::NotTaken;
+pub use intake::Record;
 pub use intake::Taken;
+pub use intake::Witness;
 
 /// `[feed]`: where revocations come from, beside the admin API.
 #[derive(Clone, Debug, Default, Deserialize)]

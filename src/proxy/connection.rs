@@ -57,6 +57,7 @@ use crate::identity::ChainError;
 use crate::problem::Disclose;
 use crate::revocation::Denial;
 use crate::revocation::Engine;
+use crate::revocation::Feeds;
 use crate::session::Guard;
 use crate::session::Origin;
 use crate::telemetry::Metrics;
@@ -105,6 +106,8 @@ pub struct Context<H> {
     pub peers: Arc<Peers>,
     /// Whether they are revoked.
     pub engine: Arc<Engine>,
+    /// Whether that is known to be fresh; `None` of a listener that serves nonetheless.
+    pub feeds: Option<Arc<Feeds>>,
     /// What time it is.
     pub clock: Clock,
     /// What is counted.
@@ -316,7 +319,9 @@ impl<H: Handler> Context<H> {
             if let Err(refusal) = self.check(connection) {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, id) {
-                    connection.close.notify_one();
+                    if refusal.ends_connection() {
+                        connection.close.notify_one();
+                    }
                     self.handler.refused(&refusal, connection, id).await;
                     return response;
                 }
@@ -355,14 +360,17 @@ impl<H: Handler> Context<H> {
         if connection.served.replace(true) {
             self.peers.count_reuse();
         }
-        if !peer.is_valid(self.clock.now()) {
+        let now = self.clock.now();
+        if !peer.is_valid(now) {
             return Err(Refusal::Expired);
         }
         let verdict = match self.mode {
             Mode::Strict => self.engine.check(guard.session()),
             Mode::Advisory => self.engine.judge(&peer.credential),
         };
-        verdict.map_err(Refusal::Denied)
+        verdict.map_err(Refusal::Denied)?;
+        // After the verdict: what is known to be revoked is told so, however old the rest may be.
+        self.feeds.as_ref().map_or(Ok(()), |feeds| feeds.check(&peer.credential, now).map_err(Refusal::Stale))
     }
 
     /// The answer to a refusal about identity; `None` where advisory mode lets the request pass.

@@ -20,6 +20,7 @@ use crate::problem;
 use crate::problem::Disclose;
 use crate::problem::Problem;
 use crate::revocation::Denial;
+use crate::revocation::Stale;
 use crate::telemetry::Metrics;
 
 /// Why a request was not served.
@@ -31,6 +32,8 @@ pub enum Refusal {
     Expired,
     /// The chain that a resumed session brought back does not verify any more.
     Untrusted(identity::ChainError),
+    /// A feed that its credential depends on has not been read for too long.
+    Stale(Stale),
     /// A certificate is required here.
     MtlsRequired(StatusCode),
     /// The names in the certificate, or the claim of the request, are not accepted.
@@ -69,6 +72,7 @@ impl Refusal {
             Self::Denied(_)
             | Self::Expired
             | Self::Untrusted(_)
+            | Self::Stale(_)
             | Self::MtlsRequired(_)
             | Self::Identity(_) => true,
             Self::Malformed(_) | Self::Method | Self::NoRoute | Self::RequestTimeout | Self::Upstream(_) => {
@@ -90,6 +94,7 @@ impl Refusal {
             Self::Denied(denial) => (StatusCode::FORBIDDEN, denial.code()),
             Self::Expired => (StatusCode::FORBIDDEN, "certificate_expired"),
             Self::Untrusted(_) => (StatusCode::FORBIDDEN, "certificate_untrusted"),
+            Self::Stale(_) => (StatusCode::SERVICE_UNAVAILABLE, "revocation_state_stale"),
             Self::MtlsRequired(status) => (*status, "mtls_required"),
             Self::Identity(Id::Ambiguous(_)) => (StatusCode::FORBIDDEN, "identity_ambiguous"),
             Self::Identity(Id::Foreign(_)) => (StatusCode::FORBIDDEN, "trust_domain_denied"),
@@ -113,6 +118,7 @@ impl Refusal {
             Self::Denied(denial) => format!("{}: {}", denial.code().replace('_', " "), denial.reason),
             Self::Expired => "the client certificate, or one on its path, has expired".into(),
             Self::Untrusted(error) => error.to_string(),
+            Self::Stale(stale) => stale.to_string(),
             Self::MtlsRequired(_) => "valid client certificate required".into(),
             Self::Identity(error) => error.to_string(),
             Self::Malformed(why) => format!("malformed request: {why}"),

@@ -173,7 +173,8 @@ pub struct Feeds {
 }
 
 /// The name of the feed for want of which a credential cannot be judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the revocation state is not known to be fresh: the feed {feed} {how}", how = if *state == State::Never { "was not read yet" } else { "is stale" })]
 pub struct Stale {
     /// Its name.
     pub feed: String,

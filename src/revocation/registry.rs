@@ -7,6 +7,7 @@
 //! **Invariant:** whatever was noted is found at once: it is in memory until the commit that holds it is through, and
 //! whoever looks for it looks in memory first.
 
+use std::collections::BTreeSet;
 use std::collections::HashMap;
 use std::path::Path;
 use std::path::PathBuf;
@@ -33,6 +34,8 @@ const FILE: &str = "certificates.redb";
 const MOST: usize = 1_000_000;
 /// Certificates that wait for the disk, at most; more are not remembered.
 const PENDING: usize = 16_384;
+/// Certificates of one target that are looked at, to name its principal.
+const MAX_SEEN: usize = 16;
 
 /// Which certificates were seen, and the authorities that are trusted.
 ///
@@ -130,6 +133,25 @@ impl Registry {
                     );
                 }
             }
+        }
+    }
+
+    /// The principal and the serial behind a target, where exactly one of each is known. Blocks.
+    pub fn behind(&self, target: &Target) -> (Option<String>, Option<String>) {
+        let seen = match target.level() {
+            Level::Issuer | Level::TrustDomain => Vec::new(),
+            Level::Certificate => self.by_serial(target.name(), target.issuer()),
+            _ => self.by_target(target, MAX_SEEN),
+        };
+        let only = |name: fn(&Seen) -> Option<&str>| {
+            let names: BTreeSet<&str> = seen.iter().filter_map(name).collect();
+            names.first().filter(|_| names.len() == 1).map(|&name| name.to_owned())
+        };
+        let (principal, serial) = (only(|seen| seen.principal.as_deref()), only(|seen| Some(&seen.serial)));
+        match target.level() {
+            Level::Certificate => (principal, Some(target.name().to_owned())),
+            Level::Principal => (principal.or_else(|| Some(target.name().to_owned())), serial),
+            _ => (principal, serial),
         }
     }
 

@@ -95,11 +95,11 @@ struct Kept {
 }
 
 impl Timelines {
-    /// Remembers what became of an event. Of one that came before, what was first stays: it took effect then.
-    pub fn note(&self, id: &str, timeline: Timeline) {
+    /// Remembers what became of an event; says whether it is the first time. What was first stays: it took effect then.
+    pub fn note(&self, id: &str, timeline: Timeline) -> bool {
         let mut kept = self.kept();
         if kept.by_id.contains_key(id) {
-            return;
+            return false;
         }
         if kept.order.len() >= MAX_EVENTS
             && let Some(oldest) = kept.order.pop_front()
@@ -108,13 +108,15 @@ impl Timelines {
         }
         kept.by_id.insert(id.to_owned(), timeline);
         kept.order.push_back(id.to_owned());
+        true
     }
 
-    /// An event's source was told that it is done.
-    pub fn acknowledged(&self, id: &str, arrival: Arrival) {
-        if let Some(timeline) = self.kept().by_id.get_mut(id) {
-            timeline.acknowledged_us.get_or_insert(micros(arrival.instant.elapsed()));
-        }
+    /// An event's source was told that it is done. Returns the whole timeline, the first time.
+    pub fn acknowledged(&self, id: &str, arrival: Arrival) -> Option<Timeline> {
+        let mut kept = self.kept();
+        let timeline = kept.by_id.get_mut(id).filter(|timeline| timeline.acknowledged_us.is_none())?;
+        timeline.acknowledged_us = Some(micros(arrival.instant.elapsed()));
+        Some(timeline.clone())
     }
 
     /// What became of an event.

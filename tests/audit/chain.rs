@@ -7,9 +7,9 @@ use aws_lc_rs::digest;
 use portcullis::authority::AuditError;
 use portcullis::authority::audit::Entry;
 use portcullis::authority::audit::Head;
-use portcullis::authority::audit::Timeline;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
+use portcullis::revocation::Timeline;
 
 use crate::site::CURRENT;
 use crate::site::HEAD;
@@ -31,7 +31,16 @@ fn a_line_is_flat_json_and_ends_with_its_hash() {
     let site = Site::new();
     let audit = site.open();
     let received = Timestamp::from_millis(1_799_999_999_990);
-    let timeline = Timeline { received, effective_us: Some(40), enforced_us: Some(900), durable_us: None };
+    let timeline = Timeline {
+        feed: "admin".into(),
+        at: received,
+        received,
+        effective_us: Some(40),
+        enforced_us: Some(900),
+        sessions_ended: 1,
+        durable_us: None,
+        acknowledged_us: None,
+    };
     let entry = Entry { generation: Some(7), timeline: Some(timeline), ..entry(1) };
     let first = try_append(&audit, entry).unwrap();
     let second = try_append(&audit, Entry { reason: Some("\"\n".into()), ..Entry::default() }).unwrap();
@@ -42,8 +51,9 @@ fn a_line_is_flat_json_and_ends_with_its_hash() {
             r#"{{"sequence":1,"time":"2027-01-15T08:00:00.000Z","action":"revoke","outcome":"applied","#,
             r#""actor":"spiffe://lab.test/admin/ops","role":"admin","address":"192.0.2.7:5555","#,
             r#""request_id":"request-1","correlation_id":"request-1","level":"principal","#,
-            r#""target":"agent-1","generation":7,"timeline":{{"received":"2027-01-15T07:59:59.990Z","#,
-            r#""effective_us":40,"enforced_us":900}},"prev":"{}""#
+            r#""target":"agent-1","generation":7,"timeline":{{"feed":"admin","at":"2027-01-15T07:59:59.990Z","#,
+            r#""received":"2027-01-15T07:59:59.990Z","effective_us":40,"enforced_us":900,"sessions_ended":1}},"#,
+            r#""prev":"{}""#
         ),
         zeros
     );

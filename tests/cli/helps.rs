@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "",
     "run",
     "validate",
@@ -18,6 +18,7 @@ const COMMANDS: [&str; 17] = [
     "sessions",
     "sessions end",
     "status",
+    "refresh",
     "check",
     "audit",
     "audit list",

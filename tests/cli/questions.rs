@@ -96,6 +96,29 @@ fn status() -> Value {
         "caller": {"actor": "spiffe://lab.test/admin/ops", "role": "admin"}})
 }
 
+fn stale_feed() -> Value {
+    json!({"name": "crl", "kind": "crl", "state": "stale", "stale_since": "2026-11-22T11:30:00.000Z",
+        "read": "2026-11-22T10:30:00.000Z", "age_seconds": 5400, "next_update": "2026-11-22T18:00:00.000Z", "entries": 3,
+        "required": true, "max_age_seconds": 3600, "on_stale": "deny", "last_error": "https://pki.lab.test/a.crl: timed out",
+        "last_error_at": "2026-11-22T11:59:00.000Z"})
+}
+
+#[test]
+fn feeds_look_now() {
+    let fresh = json!({"name": "crl-2", "state": "fresh"});
+    let found = json!({"found": "new list 7 of CN=agents, 3 entries, 1 session ended", "feed": fresh});
+    let failed = json!({"error": "https://pki.lab.test/a.crl: timed out", "feed": stale_feed()});
+    let told = [
+        run("refresh", 200, json!({"feeds": [found, failed], "failed": 1})),
+        run("refresh --feed crl", 200, json!({"feeds": [failed], "failed": 1})),
+        run("refresh --feed crl-2", 200, json!({"feeds": [found], "failed": 0})),
+        run("refresh --json", 200, json!({"feeds": [], "failed": 0})),
+        run("refresh", 200, json!({"feeds": [], "failed": 0})),
+        run("refresh --feed none", 404, problem(404, "unknown_feed", "none has the id `none`")),
+    ];
+    insta::assert_snapshot!(told.join("\n"));
+}
+
 #[test]
 fn the_status_is_told() {
     let mut told = Vec::new();
@@ -106,7 +129,8 @@ fn the_status_is_told() {
     bad["ready"] = false.into();
     bad["not_ready"] = "draining".into();
     bad["durable"] = false.into();
-    bad["feeds"] = json!([{"name": "crl", "stale": true}]);
+    bad["feeds"] = json!([stale_feed(), {"name": "sqs", "kind": "sqs", "state": "fresh", "age_seconds": 3, "entries": 12,
+        "required": false, "max_age_seconds": 120, "on_stale": "allow"}]);
     told.push(run("status", 200, bad));
     insta::assert_snapshot!(told.join("\n"));
 }

@@ -16,7 +16,6 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::body::Filter;
-use super::decision::resolve;
 use super::listing::Moment;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
@@ -265,12 +264,8 @@ impl Api {
 
     fn check_target(&self, level: Level, name: &str, at: Option<Timestamp>) -> Result<Verdict, Refusal> {
         let target = target(level, name, None)?;
-        let mut verdict = self.verdict(
-            None,
-            resolve(&self.registry, &target).0,
-            std::slice::from_ref(&target),
-            self.at(at),
-        );
+        let mut verdict =
+            self.verdict(None, self.registry.behind(&target).0, std::slice::from_ref(&target), self.at(at));
         self.add_certificates(&mut verdict, &target, at.is_none());
         verdict.sessions = match level {
             Level::Key => self.live(|holder| holder.key.as_deref() == Some(target.name())),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::FutureExt as _;
@@ -18,25 +19,22 @@ use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::refusal::Refusal;
 use crate::authority::Entry;
-use crate::authority::Timeline;
 use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Action;
+use crate::revocation::Arrival;
 use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Level;
 use crate::revocation::Outcome;
-use crate::revocation::Registry;
 use crate::revocation::Seen;
 use crate::revocation::Target;
 use crate::revocation::Targets;
+use crate::revocation::Timeline;
 use crate::session::Guard;
 
 /// The most names in one answer.
 const MAX_NAMES: usize = 100;
-/// Certificates of one target that are looked at, to name its principal.
-const MAX_SEEN: usize = 16;
-
 /// Certificates of one target that a dry run looks at.
 const MAX_PREVIEW: usize = 1000;
 
@@ -196,17 +194,18 @@ impl Api {
         actor: &Actor,
         guards: Vec<Guard>,
     ) -> Result<Applied, revocation::Error> {
-        let received = (self.clock.now(), Instant::now());
+        let arrival = Arrival { at: self.clock.now(), instant: Instant::now() };
         let (action, target) = (event.action, event.target.clone());
         let mut line = event_line(&event, actor);
         let mut outcome = self.take_in(event, guards).await?;
-        self.observe(action, target.level(), received.1, &outcome);
+        self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
+        let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
         line = self.aimed(line, &target).await;
         line.at = Some(outcome.at);
         line.generation = Some(outcome.generation);
         line.sessions_ended = Some(outcome.sessions_ended);
         line.outcome = if outcome.durable.is_ok() { "applied" } else { "effective_not_durable" }.into();
-        line.timeline = Some(timeline(received.0, &outcome));
+        line.timeline = Some(timeline.clone());
         if outcome.sessions_pending > 0 {
             tracing::error!(
                 id = outcome.id,
@@ -217,6 +216,15 @@ impl Api {
         let (principal, serial) = (line.principal.clone(), line.serial.clone());
         if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
             outcome.durable = Err(JournalError::Write(error));
+        }
+        self.timelines.note(&outcome.id, timeline);
+        if let Some(timeline) = self.timelines.acknowledged(&outcome.id, arrival)
+            && action != Action::Reinstate
+        {
+            let observe = |(stage, after): (&str, Duration)| {
+                self.metrics.enforced.with_label_values(&[FEED, stage]).observe(after.as_secs_f64());
+            };
+            timeline.stages().for_each(observe);
         }
         Ok(self.applied((action, &target), outcome, principal, serial))
     }
@@ -363,7 +371,7 @@ impl Api {
     /// An audit line about a target; whose it is, as far as the gate has seen it.
     pub(super) async fn aimed(&self, line: Entry, target: &Target) -> Entry {
         let (registry, of) = (Arc::clone(&self.registry), target.clone());
-        let (principal, serial) = spawn_blocking(move || resolve(&registry, &of)).await.unwrap_or_default();
+        let (principal, serial) = spawn_blocking(move || registry.behind(&of)).await.unwrap_or_default();
         Entry {
             level: Some(target.level().name().into()),
             target: Some(target.name().to_owned()),
@@ -372,37 +380,6 @@ impl Api {
             serial,
             ..line
         }
-    }
-
-    fn observe(&self, action: Action, level: Level, received: Instant, outcome: &Outcome) {
-        self.metrics.events.with_label_values(&[FEED, action.name(), level.name()]).inc();
-        if action == Action::Reinstate {
-            return;
-        }
-        let stage = |stage| self.metrics.enforced.with_label_values(&[FEED, stage]);
-        stage("enforced").observe(outcome.enforced_after.as_secs_f64());
-        if outcome.durable.is_ok() {
-            stage("durable").observe(received.elapsed().as_secs_f64());
-        }
-    }
-}
-
-/// The principal and the serial behind a target, where exactly one of each is known. Blocks.
-pub(super) fn resolve(registry: &Registry, target: &Target) -> (Option<String>, Option<String>) {
-    let seen = match target.level() {
-        Level::Issuer | Level::TrustDomain => Vec::new(),
-        Level::Certificate => registry.by_serial(target.name(), target.issuer()),
-        _ => registry.by_target(target, MAX_SEEN),
-    };
-    let only = |name: fn(&Seen) -> Option<&str>| {
-        let names: BTreeSet<&str> = seen.iter().filter_map(name).collect();
-        names.first().filter(|_| names.len() == 1).map(|&name| name.to_owned())
-    };
-    let (principal, serial) = (only(|seen| seen.principal.as_deref()), only(|seen| Some(&seen.serial)));
-    match target.level() {
-        Level::Certificate => (principal, Some(target.name().to_owned())),
-        Level::Principal => (principal.or_else(|| Some(target.name().to_owned())), serial),
-        _ => (principal, serial),
     }
 }
 
@@ -416,15 +393,5 @@ fn event_line(event: &Event, actor: &Actor) -> Entry {
         expires_at: event.expires_at,
         force: event.force.then_some(true),
         ..actor.line(event.action.name(), "")
-    }
-}
-
-fn timeline(received: Timestamp, outcome: &Outcome) -> Timeline {
-    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).ok();
-    Timeline {
-        received,
-        effective_us: micros(outcome.effective_after),
-        enforced_us: micros(outcome.enforced_after),
-        durable_us: outcome.durable.as_ref().ok().and_then(|()| micros(outcome.durable_after)),
     }
 }

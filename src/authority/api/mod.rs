@@ -8,6 +8,7 @@ mod body;
 mod change;
 mod check;
 mod decision;
+mod feeds;
 mod gatekeeper;
 mod listing;
 mod load;
@@ -40,7 +41,9 @@ use crate::clock::Timestamp;
 use crate::identity::Binding;
 use crate::identity::Trust;
 use crate::revocation::Engine;
+use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Timelines;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
 pub use gatekeeper::Recognised;
@@ -77,6 +80,10 @@ pub struct Api {
     pub engine: Arc<Engine>,
     /// The certificates that the gate has seen.
     pub registry: Arc<Registry>,
+    /// How fresh what feeds say is.
+    pub feeds: Arc<Feeds>,
+    /// What became of the latest events.
+    pub timelines: Arc<Timelines>,
     /// The record of who did what.
     pub audit: Audit,
     /// Who may.
@@ -163,6 +170,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(sessions::list))
         .routes(routes!(sessions::end))
         .routes(routes!(status::status))
+        .routes(routes!(feeds::refresh))
         .routes(routes!(audited::events))
         .routes(routes!(check::check))
 }

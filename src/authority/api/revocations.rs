@@ -16,7 +16,6 @@ use utoipa::ToSchema;
 use super::Api;
 use super::body::Filter;
 use super::body::Id;
-use super::decision::resolve;
 use super::listing::Limit;
 use super::listing::Moment;
 use super::listing::fits;
@@ -155,7 +154,7 @@ impl Revocation {
     /// The same with the names behind it. Blocks.
     pub(super) fn named(self, registry: &Registry) -> Self {
         let target = Target::parse(self.level, &self.target, self.issuer.as_deref());
-        let (principal, serial) = target.map(|target| resolve(registry, &target)).unwrap_or_default();
+        let (principal, serial) = target.map(|target| registry.behind(&target)).unwrap_or_default();
         Self { principal, serial, ..self }
     }
 }
@@ -190,7 +189,9 @@ pub(super) struct History {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     issuer: Option<String>,
-    /// How long each step took; microseconds count from `received`. Absent where the audit does not know.
+    /// When it was decided (`at`) and received, from which `feed`, and how long each step took: `effective_us`,
+    /// `enforced_us` (the last session had ended), `durable_us`, `acknowledged_us`, counted from `received`. Absent where
+    /// neither this process nor the audit knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, nullable = false)]
     timeline: Option<Value>,
@@ -260,7 +261,7 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
         level: target.level(),
         target: target.name().to_owned(),
         issuer: target.issuer().map(str::to_owned),
-        timeline: told.iter().rev().find_map(|event| event.get("timeline").cloned()),
+        timeline: api.timeline(&id, &told),
         events,
         id,
     }))
@@ -339,6 +340,12 @@ impl Api {
             Some((target.clone(), Revocation::new(target, state, standing)))
         });
         found.into_iter().next().map(|(target, entry)| (target, entry.named(&self.registry)))
+    }
+
+    /// The stamps of an event: what this process knows, or what the audit has.
+    fn timeline(&self, id: &str, told: &[Value]) -> Option<Value> {
+        let known = self.timelines.find(id).and_then(|timeline| serde_json::to_value(timeline).ok());
+        known.or_else(|| told.iter().rev().find_map(|event| event.get("timeline").cloned()))
     }
 
     /// Events of the audit, looked for where it may take its time.

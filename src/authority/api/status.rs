@@ -14,6 +14,7 @@ use super::gatekeeper::Administrator;
 use super::refusal::Refusals;
 use crate::authority::Role;
 use crate::clock::Timestamp;
+use crate::revocation::FeedStatus;
 use crate::revocation::Level;
 
 /// How the gate is.
@@ -42,9 +43,8 @@ pub(super) struct Status {
     /// Live sessions, of this listener too.
     sessions: usize,
     entries: Entries,
-    /// The feeds, and how fresh each is. None is configured yet.
-    #[schema(value_type = Vec<Object>)]
-    feeds: [(); 0],
+    /// The feeds, and how fresh each is.
+    feeds: Vec<FeedStatus>,
     audit: AuditStatus,
     /// Certificates that the gate has seen and not forgotten.
     certificates_known: usize,
@@ -115,7 +115,7 @@ pub(super) async fn status(
             by_level: Level::ALL.iter().map(|level| level.name()).zip(counts).collect(),
             by_layer: by_layer(&api, total),
         },
-        feeds: [],
+        feeds: api.feeds.status(api.clock.now()),
         audit: AuditStatus {
             sequence: head.sequence,
             hash: head.hash,

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::MAX_LINE;
 use crate::clock::Timestamp;
+use crate::revocation::Timeline;
 
 /// How much of each text is kept of an entry that would not fit a line, bytes.
 const CLIPPED: usize = 8 * 1024;
@@ -15,7 +16,7 @@ const CLIPPED: usize = 8 * 1024;
 /// What is `None`, and an address or id that is empty, is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// What was asked: `revoke`, `suspend`, `reinstate`, `end_session`, `authenticate`, `call`, `audit_recovered`,
+    /// What was asked: `revoke`, `suspend`, `reinstate`, `list`, `end_session`, `refresh`, `authenticate`, `call`, `audit_recovered`,
     /// `audit_continued`.
     pub action: Cow<'static, str>,
     /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed` and the like.
@@ -89,22 +90,6 @@ pub struct Entry {
     /// How long it took, step by step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,
-}
-
-/// How long a change took; microseconds count from `received`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct Timeline {
-    /// When the call was received.
-    pub received: Timestamp,
-    /// Until no new request passed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub effective_us: Option<u64>,
-    /// Until the last session had ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub enforced_us: Option<u64>,
-    /// Until the journal had it on disk.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub durable_us: Option<u64>,
 }
 
 impl Entry {

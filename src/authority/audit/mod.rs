@@ -68,7 +68,6 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 pub use entry::Entry;
-pub use entry::Timeline;
 pub use find::Page;
 pub use find::Query;
 pub use find::find_in;

@@ -1,0 +1,68 @@
+//! What feeds bring is in the audit, too, beside what administrators decide.
+
+use std::sync::Arc;
+
+use crate::authority::Audit;
+use crate::authority::Entry;
+use crate::feed::Record;
+use crate::feed::Witness;
+use crate::revocation::Registry;
+
+/// Writes everything that feeds bring to the audit.
+pub(super) fn on_record(audit: Audit, registry: Arc<Registry>) -> Witness {
+    Arc::new(move |record| {
+        let (audit, registry) = (audit.clone(), Arc::clone(&registry));
+        Box::pin(async move {
+            let line = tokio::task::spawn_blocking(move || line(record, &registry)).await;
+            let Ok(line) = line else { return };
+            // What cannot be written is kept, and written once the disk takes it.
+            if let Err(error) = audit.append(line).await {
+                tracing::error!(%error, "audit: cannot write");
+            }
+        })
+    })
+}
+
+/// The audit line of what a feed brought. Blocks.
+fn line(record: Record, registry: &Registry) -> Entry {
+    match record {
+        Record::Event { event, generation, timeline } => {
+            let target = &event.target;
+            let (principal, serial) = registry.behind(target);
+            Entry {
+                action: event.action.name().into(),
+                outcome: "applied".into(),
+                actor: event.actor.clone().unwrap_or_default().into(),
+                id: Some(event.id.clone()),
+                level: Some(target.level().name().into()),
+                target: Some(target.name().to_owned()),
+                issuer: target.issuer().map(str::to_owned),
+                principal,
+                serial,
+                reason: event.reason.clone(),
+                at: Some(timeline.at),
+                issued_before: event.issued_before,
+                expires_at: event.expires_at,
+                force: event.force.then_some(true),
+                generation: Some(generation),
+                sessions_ended: Some(timeline.sessions_ended),
+                timeline: Some(timeline),
+                ..Entry::default()
+            }
+        }
+        Record::List { feed, crl, sessions_ended } => {
+            let number = crl.number.map_or_else(String::new, |number| format!(" {number}"));
+            let reason = format!("{feed}: revocation list{number} with {} entries", crl.entries);
+            Entry {
+                action: "list".into(),
+                outcome: "applied".into(),
+                actor: crl.issuer.name.clone().into(),
+                issuer: Some(crl.issuer.key.to_string()),
+                reason: Some(reason),
+                at: Some(crl.this_update),
+                sessions_ended: Some(sessions_ended),
+                ..Entry::default()
+            }
+        }
+    }
+}
