@@ -11,6 +11,8 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
@@ -42,6 +44,8 @@ use portcullis::revocation::crl::Kind;
 use portcullis::revocation::crl::Limits;
 use portcullis::revocation::crl::Lists;
 use portcullis::revocation::crl::Verified;
+use portcullis::revocation::token_list::Keys;
+use portcullis::revocation::token_list::TokenList;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
 use rcgen::DnType;
@@ -150,6 +154,48 @@ pub(crate) fn crl(bytes: &[u8]) {
     if let Some(verified) = read(Bytes::from([header, body].concat())) {
         entries_of(verified);
     }
+}
+
+/// A registry's keys; a signed list of tokens; and the claims of one, which are signed here.
+pub(crate) fn token_list(bytes: &[u8]) {
+    const ISSUER: &str = "https://registry.lab.test";
+    let now = Timestamp::from_secs(1_792_000_000);
+    let (keys, pair) = registry();
+    let read = |json: &[u8]| match TokenList::read(json, keys, ISSUER, now) {
+        Ok(list) => Some(list),
+        Err(error) => {
+            let text = error.to_string();
+            assert!(!text.contains(char::is_control) && text.len() < 2048, "{text:?}");
+            None
+        }
+    };
+    let _ = Keys::read(bytes);
+    read(bytes);
+    let header = URL_SAFE_NO_PAD.encode(r#"{"alg":"EdDSA","typ":"CRL","kid":"k"}"#);
+    let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(bytes));
+    let Ok(signature) = pair.sign(signed.as_bytes()) else {
+        return;
+    };
+    let jws = format!(r#"{{"crl":"{signed}.{}"}}"#, URL_SAFE_NO_PAD.encode(signature));
+    let Some(list) = read(jws.as_bytes()) else {
+        return;
+    };
+    for entry in &list.entries {
+        assert_eq!(revocable(Level::Token, entry.target.name()), entry.target.name());
+    }
+    assert!(list.issued_at <= now && list.issued_at <= list.expires_at && list.issuer == ISSUER);
+}
+
+/// A registry with one key.
+fn registry() -> &'static (Keys, KeyPair) {
+    static REGISTRY: OnceLock<(Keys, KeyPair)> = OnceLock::new();
+    REGISTRY.get_or_init(|| {
+        let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap_or_else(|e| panic!("{e}"));
+        let x = URL_SAFE_NO_PAD.encode(pair.public_key_raw());
+        let key = format!(r#"{{"kid":"k","alg":"EdDSA","crv":"Ed25519","x":"{x}","status":"active"}}"#);
+        let keys = Keys::read(format!(r#"{{"keys":[{key}]}}"#).as_bytes());
+        (keys.unwrap_or_else(|e| panic!("{e}")), pair)
+    })
 }
 
 /// The journal's file. The first byte says what the others are: a whole file, damage to a good one (three bytes each:

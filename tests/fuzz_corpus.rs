@@ -48,11 +48,16 @@ fn spiffe_id() {
 }
 
 #[test]
+fn token_list() {
+    replay("token_list", targets::token_list);
+}
+
+#[test]
 fn every_target_is_replayed() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/fuzz_targets");
     let entries = folder.read_dir().unwrap().map(|entry| entry.unwrap().path());
     let mut targets: Vec<String> =
         entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     targets.sort();
-    assert_eq!(targets, ["certificate", "crl", "journal", "path_claim", "spiffe_id"]);
+    assert_eq!(targets, ["certificate", "crl", "journal", "path_claim", "spiffe_id", "token_list"]);
 }

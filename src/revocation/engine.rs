@@ -36,6 +36,7 @@ use super::Registers;
 use super::Standing;
 use super::State;
 use super::Target;
+use super::TokenOutcome;
 use super::crl;
 use super::crl::Crl;
 use super::crl::Verdict;
@@ -50,6 +51,8 @@ use super::protocol;
 use super::registers::Entry;
 use super::registers::Terms;
 use super::set::Set;
+use super::token_list;
+use super::token_list::TokenList;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Cause;
@@ -228,12 +231,33 @@ impl Engine {
         Ok(ListOutcome { crl, verdict, generation: self.generation(), effective_after, killed })
     }
 
+    /// The same for a list of tokens, whose signature held: it replaces what its registry said before.
+    pub fn take_in_tokens(&self, list: TokenList) -> Result<TokenOutcome, token_list::Error> {
+        let started = Instant::now();
+        let replace = |name: &str, layer| self.set.replace_layer(name, layer);
+        let mut accepted = Ok((Verdict::Unchanged, Duration::ZERO));
+        let killed = protocol::revoke(
+            || {
+                let verdict = self.lists.accept_tokens(list, &self.fingerprinter, replace);
+                accepted = verdict.map(|verdict| (verdict, started.elapsed()));
+            },
+            || self.kill_denied(),
+        );
+        let (verdict, effective_after) = accepted?;
+        Ok(TokenOutcome { verdict, effective_after, killed })
+    }
+
+    /// How many tokens the list of each registry revokes.
+    pub fn token_counts(&self) -> Vec<(String, usize)> {
+        self.lists.token_counts()
+    }
+
     /// What each revocation list that is in force says about itself, by signer.
     pub fn lists(&self) -> Vec<Crl> {
         self.lists.crls()
     }
 
-    /// Every entry of a revocation list for one of these targets, which only those of certificates can have; of a serial
+    /// Every entry of a revocation list for one of these targets, of certificates and tokens; of a serial
     /// without an issuer, in the lists of every signer. Reads the lists from start to end.
     pub fn listed(&self, targets: &[Target]) -> Vec<Listed> {
         self.lists.find(targets)

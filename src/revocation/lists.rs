@@ -22,6 +22,8 @@ use super::crl::Crl;
 use super::crl::Lists;
 use super::crl::Verdict;
 use super::crl::Verified;
+use super::token_list;
+use super::token_list::TokenList;
 use crate::identity::KeyId;
 use crate::identity::Serial;
 use crate::identity::SerialText;
@@ -43,10 +45,22 @@ pub struct ListOutcome {
     pub killed: Killed,
 }
 
+/// What became of a list of tokens.
+#[must_use = "it is enforced only when the sessions that it hit have ended"]
+#[derive(Debug)]
+pub struct TokenOutcome {
+    /// What the list is to the one that was known.
+    pub verdict: Verdict,
+    /// How long it took, from being taken in, until every reader saw it.
+    pub effective_after: Duration,
+    /// The sessions that it hit.
+    pub killed: Killed,
+}
+
 /// The entry of a revocation list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// The certificate: the list's signer and the serial.
+    /// The certificate, by the list's signer and the serial; or the token.
     pub target: Target,
     /// What stands.
     pub state: State,
@@ -54,12 +68,17 @@ pub struct Listed {
     pub standing: Standing,
 }
 
+/// What the name of a layer begins with that a list of tokens makes; those of certificates are called by a key id.
+const TOKENS: &str = "tokens of ";
+
 /// The lists in force.
 #[derive(Default)]
 pub(super) struct InForce {
     /// Held by whoever takes a list in: one after the other.
     turn: Mutex<()>,
     by_signer: Mutex<BTreeMap<KeyId, Arc<Lists>>>,
+    /// By the registry that issued it.
+    tokens: Mutex<BTreeMap<String, Arc<TokenList>>>,
 }
 
 impl InForce {
@@ -87,6 +106,39 @@ impl InForce {
         Ok(verdict)
     }
 
+    /// The same for a list of tokens: the newest of its registry counts.
+    pub(super) fn accept_tokens(
+        &self,
+        list: TokenList,
+        prints: &Fingerprinter,
+        publish: impl FnOnce(&str, NewLayer),
+    ) -> Result<Verdict, token_list::Error> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("{TOKENS}{}", list.issuer);
+        let known = self.tokens().get(&list.issuer).map(Arc::clone);
+        if let Some(known) = known {
+            if list.issued_at < known.issued_at {
+                return Err(token_list::Error::Older { found: list.issued_at, known: known.issued_at });
+            }
+            if list.entries == known.entries {
+                // Another time of issue, and nothing else.
+                self.tokens().insert(list.issuer.clone(), Arc::new(list));
+                return Ok(Verdict::Unchanged);
+            }
+        }
+        let mut entries = LayerBuilder::with_room(list.entries.len());
+        list.entries.iter().for_each(|entry| entries.push(prints.target(&entry.target), Entry::REVOKED));
+        self.tokens().insert(list.issuer.clone(), Arc::new(list));
+        publish(&name, entries.build());
+        drop(turn);
+        Ok(Verdict::New)
+    }
+
+    /// How many tokens each registry's list revokes.
+    pub(super) fn token_counts(&self) -> Vec<(String, usize)> {
+        self.tokens().iter().map(|(issuer, list)| (issuer.clone(), list.entries.len())).collect()
+    }
+
     /// What each list says about itself, by signer.
     pub(super) fn crls(&self) -> Vec<Crl> {
         let lists: Vec<Arc<Lists>> = self.by_signer().values().map(Arc::clone).collect();
@@ -95,6 +147,9 @@ impl InForce {
 
     /// Why the layer of this name denies a certificate, as far as it can be said without reading the list.
     pub(super) fn explain(&self, layer: &str, suspended: bool) -> Denial {
+        if let Some(issuer) = layer.strip_prefix(TOKENS) {
+            return Denial { level: Level::Token, suspended, reason: format!("token list of {issuer}") };
+        }
         let lists = KeyId::parse(layer).and_then(|signer| self.of(&signer));
         let crls: Vec<&Crl> = lists.iter().flat_map(|lists| lists.crls()).collect();
         let reason = match crls.as_slice() {
@@ -105,11 +160,11 @@ impl InForce {
         Denial { level: Level::Certificate, suspended, reason }
     }
 
-    /// Every entry for one of these certificates; of a serial alone, in the lists of every signer. Reads the lists from
+    /// Every entry for one of these certificates and tokens; of a serial alone, in the lists of every signer. Reads the lists from
     /// start to end, some 20 ns an entry, and holds no lock meanwhile.
     pub(super) fn find(&self, targets: &[Target]) -> Vec<Listed> {
         let certificates = || targets.iter().filter(|target| target.level() == Level::Certificate);
-        let mut found = Vec::new();
+        let mut found = self.find_tokens(targets);
         if certificates().next().is_none() {
             return found;
         }
@@ -123,6 +178,35 @@ impl InForce {
             }
         }
         found
+    }
+
+    fn find_tokens(&self, targets: &[Target]) -> Vec<Listed> {
+        let asked: Vec<&Target> = targets.iter().filter(|target| target.level() == Level::Token).collect();
+        if asked.is_empty() {
+            return Vec::new();
+        }
+        let all: Vec<Arc<TokenList>> = self.tokens().values().map(Arc::clone).collect();
+        let of = |list: &Arc<TokenList>| {
+            let hits = list.entries.iter().filter(|entry| asked.contains(&&entry.target));
+            let listed = hits.map(|entry| Listed {
+                target: entry.target.clone(),
+                state: State::Revoked,
+                standing: Standing {
+                    stamp: (entry.revoked_at, format!("token list {} of {}", list.id, list.issuer)),
+                    reason: entry.reason.clone(),
+                    actor: Some(list.issuer.clone()),
+                    source: Some("crl".to_owned()),
+                    issued_before: None,
+                    expires_at: None,
+                },
+            });
+            listed.collect::<Vec<_>>()
+        };
+        all.iter().flat_map(of).collect()
+    }
+
+    fn tokens(&self) -> MutexGuard<'_, BTreeMap<String, Arc<TokenList>>> {
+        self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn of(&self, signer: &KeyId) -> Option<Arc<Lists>> {

@@ -30,6 +30,7 @@ mod table;
 mod target;
 mod targets;
 mod timeline;
+pub mod token_list;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -56,6 +57,7 @@ pub use journal::Journal;
 pub use journal::JournalError;
 pub use lists::ListOutcome;
 pub use lists::Listed;
+pub use lists::TokenOutcome;
 pub use outcome::Denial;
 pub use outcome::Outcome;
 pub use outcome::Preview;

@@ -132,5 +132,8 @@ fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {
     for crl in api.engine.lists() {
         *layers.entry(crl.issuer.name).or_default() += crl.entries;
     }
+    for (registry, tokens) in api.engine.token_counts() {
+        *layers.entry(registry).or_default() += tokens as u64;
+    }
     layers
 }
