@@ -12,6 +12,7 @@
 
 pub mod backoff;
 pub mod crl;
+pub mod fetch;
 pub mod intake;
 pub mod message;
 pub mod sqs;
