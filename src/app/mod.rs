@@ -273,7 +273,7 @@ impl Shared {
         let (engine, timelines) = (Arc::clone(&self.engine), Arc::clone(&self.timelines));
         let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
         let mut feeds = Feeds::default();
-        let running = plan.begin(&self.config.feed, &mut feeds, &intake);
+        let running = plan.begin(&mut feeds, &intake);
         feeds.look(self.clock.now());
         self.feeds = Arc::new(feeds);
         Ok(running)

@@ -176,6 +176,17 @@ impl Intake {
         Ok(TakenList { crl, verdict, sessions_ended })
     }
 
+    /// The same before anybody is served, of a list that was kept: there are no sessions yet. Blocks.
+    pub fn restore_list(&self, bytes: &Bytes, issuers: &Issuers, limits: &Limits) -> Result<Crl, crl::Error> {
+        let verified = Verified::read(bytes, issuers, limits, self.now())?;
+        Ok(self.engine.take_in(verified)?.crl)
+    }
+
+    /// What each list that is in force says about itself.
+    pub fn lists(&self) -> Vec<Crl> {
+        self.engine.lists()
+    }
+
     fn observe(&self, timeline: &Timeline) {
         timeline.stages().for_each(|(stage, after)| self.stage(&timeline.feed, stage, after));
     }

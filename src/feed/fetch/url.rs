@@ -77,6 +77,11 @@ impl Url {
         matches!(&self.place, Place::Web(web) if web.is_https)
     }
 
+    /// Whether it leads over the network.
+    pub fn is_remote(&self) -> bool {
+        matches!(&self.place, Place::Web(_))
+    }
+
     pub(super) fn error(&self, fault: Fault) -> Error {
         Error { url: self.to_string(), fault }
     }
