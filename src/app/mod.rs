@@ -281,7 +281,7 @@ impl Shared {
             intake = intake.witnessed(witness::on_record(audit, Arc::clone(&self.registry)));
         }
         let mut feeds = Feeds::default();
-        let running = plan.begin(&self.config.feed, &mut feeds, &intake);
+        let running = plan.begin(&mut feeds, &intake);
         feeds.look(self.clock.now());
         self.feeds = Arc::new(feeds);
         Ok(running)

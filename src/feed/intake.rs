@@ -220,6 +220,17 @@ impl Intake {
         Ok(TakenList { crl, verdict, sessions_ended })
     }
 
+    /// The same before anybody is served, of a list that was kept: there are no sessions yet. Blocks.
+    pub fn restore_list(&self, bytes: &Bytes, issuers: &Issuers, limits: &Limits) -> Result<Crl, crl::Error> {
+        let verified = Verified::read(bytes, issuers, limits, self.now())?;
+        Ok(self.engine.take_in(verified)?.crl)
+    }
+
+    /// What each list that is in force says about itself.
+    pub fn lists(&self) -> Vec<Crl> {
+        self.engine.lists()
+    }
+
     fn stage(&self, feed: &str, stage: &str, after: Duration) {
         self.metrics.enforced.with_label_values(&[feed, stage]).observe(after.as_secs_f64());
     }

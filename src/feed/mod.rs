@@ -12,6 +12,7 @@
 
 pub mod backoff;
 pub mod crl;
+pub mod fetch;
 pub mod intake;
 pub mod message;
 pub mod sqs;
@@ -42,6 +43,7 @@ pub use intake::Intake;
 pub use intake::NotTaken;
 pub use intake::Record;
 pub use intake::Taken;
+pub use intake::TakenList;
 pub use intake::Witness;
 
 /// `[feed]`: where revocations come from, beside the admin API.
@@ -52,6 +54,8 @@ pub struct Config {
     pub sqs: Option<sqs::Config>,
     /// Revocation lists.
     pub crl: Vec<crl::Config>,
+    /// Whether the lists that the certificates of the client authorities, and of each `issuer`, point to are fetched too.
+    pub crl_discover: bool,
 }
 
 /// Why a feed cannot be what its configuration says.
@@ -96,7 +100,7 @@ impl Link {
 pub struct Plan {
     fingerprinter: Fingerprinter,
     sqs: Option<Arc<sqs::Sqs>>,
-    crl: Vec<Arc<crl::Poller>>,
+    crl: crl::Pollers,
 }
 
 /// The feeds, each tied to the process.
@@ -115,16 +119,12 @@ impl Plan {
     ) -> Result<Self, Error> {
         let sqs = config.sqs.clone().map(|config| sqs::Sqs::new(config, state)).transpose();
         let sqs = sqs.map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
-        let poller = |(i, config): (usize, &crl::Config)| {
-            let poller = crl::Poller::new(config.clone(), anchors, state);
-            poller.map(Arc::new).map_err(|e| Error { key: format!("crl[{i}].{}", e.key), reason: e.reason })
-        };
-        let crl = config.crl.iter().enumerate().map(poller).collect::<Result<_, _>>()?;
+        let crl = crl::Pollers::new(config, anchors, state)?;
         Ok(Self { fingerprinter, sqs: sqs.map(Arc::new), crl })
     }
 
     /// Announces each feed, and takes in again what they said before this process began. Blocks.
-    pub fn begin(self, config: &Config, feeds: &mut Feeds, intake: &Intake) -> Running {
+    pub fn begin(self, feeds: &mut Feeds, intake: &Intake) -> Running {
         let Self { fingerprinter, sqs, crl } = self;
         let mut link = |about| {
             let (freshness, asked) = feeds.add(about);
@@ -135,14 +135,15 @@ impl Plan {
             (sqs, link(about))
         });
         let prints = |scope: Vec<Target>| scope.iter().map(|target| fingerprinter.target(target)).collect();
-        let crl = crl.into_iter().zip(config.crl_names()).map(|(poller, name)| {
+        let tied = crl.named.iter().map(|(name, poller)| {
             let scope = poller.scope().map(prints);
-            let link = link(About { name, kind: "crl", terms: poller.terms(), scope });
+            let link = link(About { name: name.clone(), kind: "crl", terms: poller.terms(), scope });
             poller.restore(&link);
-            (poller, link)
+            (Arc::clone(poller), link)
         });
-        let crl = crl.collect();
-        Running { sqs, crl }
+        let tied = tied.collect();
+        crl.tidy();
+        Running { sqs, crl: tied }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who is believed: algorithms, names, keys, usages, validity; authorities with a new key, and below others.
 
 use portcullis::clock::Timestamp;
+use portcullis::identity::Certificate;
 use portcullis::revocation::crl::Issuers;
 use portcullis::revocation::crl::Limits;
 use portcullis::revocation::crl::Verified;
@@ -263,4 +264,22 @@ fn what_is_above_an_authority_bounds_its_validity() {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Seen failing where the list of any authority that is believed was taken.
+#[test]
+fn who_asks_for_one_authority_takes_no_other() {
+    let (root, other) = (Ca::root("R"), Ca::root("Other"));
+    let below = root.below(params("Below"));
+    let mut issuers = root.issuers();
+    issuers.add_anchor(&other.der).unwrap();
+    issuers.add_intermediate(&below.der).unwrap();
+    let key = Certificate::parse(&below.der).unwrap().key;
+    let only = issuers.clone().only(vec![key]);
+    good(&Forge::number(1).revokes(1).sign(&below), &only);
+    for ca in [&root, &other] {
+        let list = Forge::number(1).revokes(1).sign(ca);
+        good(&list, &issuers);
+        refused(&list, &only, "the list of another authority is expected here");
+    }
 }

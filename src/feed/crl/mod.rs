@@ -1,4 +1,14 @@
 //! Revocation lists, fetched where they are published.
+//!
+//! A [`Poller`] fetches one list, has it verified and enforced ([`Intake`](super::Intake)), and keeps it on disk, so that a
+//! start without a network refuses what was refused. A list that cannot be had, or is not good, changes nothing: the last one
+//! stays in force, and gets older.
+
+mod authorities;
+mod points;
+mod poller;
+mod schedule;
+mod shelf;
 
 use std::path::Path;
 use std::path::PathBuf;
@@ -7,13 +17,14 @@ use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
-use tokio::sync::watch;
 
-use super::Link;
 use super::check_terms;
+use super::fetch::Url;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
-use crate::revocation::Target;
+use authorities::Authorities;
+pub use poller::Poller;
+use shelf::Shelf;
 
 /// `[[feed.crl]]`: one place where a revocation list is published.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,7 +33,7 @@ pub struct Config {
     /// Its name in logs, metrics and answers; by default `crl`, or `crl-2` and so on.
     pub name: Option<String>,
     /// Where it is: `https:`, `http:` or `file:`.
-    pub url: String,
+    pub url: Url,
     /// Of an `https:` URL: the authorities that its server's certificate may be of, PEM; the system's by default.
     pub ca: Option<PathBuf>,
     /// The authority whose list it is, PEM; by default any of the gate's client authorities. One that is not among them must
@@ -56,7 +67,43 @@ impl Config {
 
     /// What must hold of it.
     pub(super) fn check(&self) -> Result<(), Error> {
-        check_terms(self.terms()).map_err(|(key, reason)| Error { key, reason })
+        let refuse = |key, reason: &str| Err(Error { key, reason: reason.to_owned() });
+        check_terms(self.terms()).map_err(|(key, reason)| Error { key, reason })?;
+        if self.interval < Duration::from_secs(1) {
+            return refuse("interval", "at least 1s");
+        }
+        if self.max_age < self.interval {
+            return refuse(
+                "max_age",
+                "shorter than `interval`: it would be stale before it is looked at again",
+            );
+        }
+        if self.max_bytes < LEAST_BYTES {
+            return refuse("max_bytes", "at least 64: no list is smaller");
+        }
+        if self.timeout.is_zero() {
+            return refuse("timeout", "zero: nothing would ever be fetched");
+        }
+        if self.ca.is_some() && !self.url.is_https() {
+            return refuse("ca", "only an `https:` server shows a certificate");
+        }
+        Ok(())
+    }
+
+    /// The usual one, for a list that nothing was configured for but where it is.
+    fn of(url: Url) -> Self {
+        Self {
+            name: None,
+            url,
+            ca: None,
+            issuer: None,
+            interval: interval(),
+            max_age: max_age(),
+            on_stale: OnStale::default(),
+            required: false,
+            max_bytes: max_bytes(),
+            timeout: timeout(),
+        }
     }
 
     fn terms(&self) -> FeedTerms {
@@ -74,41 +121,79 @@ pub struct Error {
     pub reason: String,
 }
 
-/// The poller of one list.
-#[derive(Debug)]
-pub struct Poller {
-    config: Config,
+/// Every feed of revocation lists that a process has, by name.
+pub(super) struct Pollers {
+    pub(super) named: Vec<(String, Arc<Poller>)>,
+    shelf: Shelf,
 }
 
-impl Poller {
-    /// A poller, with its authorities read. `anchors` are the gate's client authorities, `state` the process's state
-    /// directory, below which the lists that were read last are kept. Touches neither the network nor `state`.
-    pub fn new(config: Config, _anchors: &[CertificateDer<'static>], _state: &Path) -> Result<Self, Error> {
-        Ok(Self { config })
+impl Pollers {
+    /// Those of a configuration, with their authorities read. `anchors` are the gate's client authorities, `state` the
+    /// process's state directory, below which lists are kept. Touches neither the network nor `state`.
+    pub(super) fn new(
+        config: &super::Config,
+        anchors: &[CertificateDer<'static>],
+        state: &Path,
+    ) -> Result<Self, super::Error> {
+        let shelf = Shelf::new(state);
+        let mut named = Vec::new();
+        let mut authorities = anchors.to_vec();
+        for (i, (config, name)) in config.crl.iter().zip(config.crl_names()).enumerate() {
+            let failed =
+                |error: Error| super::Error { key: format!("crl[{i}].{}", error.key), reason: error.reason };
+            let own = config.issuer.as_deref().map(authorities::read).transpose();
+            let own = own.map_err(|reason| failed(Error { key: "issuer", reason }))?;
+            let taken = match &own {
+                None => Authorities::any(anchors),
+                Some(own) => {
+                    Authorities::named(anchors, own).map_err(|reason| Error { key: "issuer", reason })
+                }
+            };
+            let poller = taken.and_then(|taken| Poller::new(config.clone(), taken, shelf.clone()));
+            named.push((name, Arc::new(poller.map_err(failed)?)));
+            authorities.extend(own.into_iter().flatten());
+        }
+        let mut pollers = Self { named, shelf };
+        if config.crl_discover {
+            let urls = config.crl.iter().map(|crl| &crl.url).collect::<Vec<_>>();
+            pollers.discover(anchors, &authorities, &urls)?;
+        }
+        Ok(pollers)
     }
 
-    /// How much depends on it.
-    pub fn terms(&self) -> FeedTerms {
-        self.config.terms()
+    /// Adds those that the `authorities` themselves point to, but for the `urls` that are known.
+    fn discover(
+        &mut self,
+        anchors: &[CertificateDer<'static>],
+        authorities: &[CertificateDer<'static>],
+        urls: &[&Url],
+    ) -> Result<(), super::Error> {
+        let failed = |reason| super::Error { key: "crl_discover".to_owned(), reason };
+        for point in points::discover(authorities) {
+            if urls.contains(&&point.url) {
+                continue;
+            }
+            let first = point.name();
+            let is_free = |name: &String| name != "sqs" && self.named.iter().all(|(other, _)| other != name);
+            let numbered = (2..).map(|i| format!("{first}-{i}"));
+            let name = std::iter::once(first.clone()).chain(numbered).find(is_free).unwrap_or_default();
+            let taken = Authorities::of(anchors, authorities, point.authority).map_err(failed)?;
+            tracing::info!(feed = name, url = %point.url, "an authority points to this revocation list");
+            let poller = Poller::new(Config::of(point.url), taken, self.shelf.clone());
+            self.named.push((name, Arc::new(poller.map_err(|e| failed(e.reason))?)));
+        }
+        Ok(())
     }
 
-    /// The authorities whose certificates its list revokes, as [`Level::Issuer`](crate::revocation::Level) targets;
-    /// `None`: any.
-    pub fn scope(&self) -> Option<Vec<Target>> {
-        None
-    }
-
-    /// Takes the list that was read last in again, from disk, before anybody is served. Blocks.
-    pub fn restore(&self, link: &Link) {
-        let _ = link;
-    }
-
-    /// Fetches until `stop`.
-    pub async fn run(self: Arc<Self>, link: Arc<Link>, mut stop: watch::Receiver<bool>) {
-        let _ = (&self.config, &link);
-        let _ = stop.wait_for(|stop| *stop).await;
+    /// To be called when all of them have taken in again what they knew.
+    pub(super) fn tidy(&self) {
+        let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
+        self.shelf.tidy(&names);
     }
 }
+
+/// No list is smaller.
+const LEAST_BYTES: usize = 64;
 
 const fn interval() -> Duration {
     Duration::from_secs(15 * 60)

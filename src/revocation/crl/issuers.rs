@@ -24,6 +24,8 @@ use crate::identity::name_text;
 #[derive(Clone, Debug, Default)]
 pub struct Issuers {
     candidates: Vec<Candidate>,
+    /// The keys whose lists are taken; `None`: any candidate's.
+    only: Option<Vec<KeyId>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +89,13 @@ impl Issuers {
         Ok(())
     }
 
+    /// From now on only lists that one of these keys signed are taken; the others vouch for these keys, and no more.
+    #[must_use]
+    pub fn only(mut self, keys: Vec<KeyId>) -> Self {
+        self.only = Some(keys);
+        self
+    }
+
     fn push(&mut self, new: Candidate) {
         if !self.candidates.contains(&new) {
             self.candidates.push(new);
@@ -108,13 +117,21 @@ impl Issuers {
         let mut fault = self.unknown(name);
         for candidate in self.candidates.iter().filter(|candidate| candidate.name == name) {
             let verdict = match candidate.may_sign(key_id.as_ref(), now) {
-                Ok(()) if signed.is_by(&candidate.spki) => return Ok(self.describe(candidate)),
+                // Last, so that it is said of a list that is good otherwise.
+                Ok(()) if signed.is_by(&candidate.spki) => match self.takes(&candidate.key) {
+                    true => return Ok(self.describe(candidate)),
+                    false => SignerFault::Other,
+                },
                 Ok(()) => SignerFault::Signature,
                 Err(fault) => fault,
             };
             fault = fault.max(verdict);
         }
         Err(fault)
+    }
+
+    fn takes(&self, key: &KeyId) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(key))
     }
 
     /// Why nobody is found under a name: two spellings of one look alike where they are shown.
@@ -255,4 +272,7 @@ pub enum SignerFault {
     /// The signature is not by the authority.
     #[error("the signature does not hold: forged or damaged")]
     Signature,
+    /// It is good, and by an authority that is known, whose lists are not looked for here.
+    #[error("its signature holds, but the list of another authority is expected here")]
+    Other,
 }

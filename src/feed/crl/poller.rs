@@ -1,0 +1,330 @@
+//! One list, over and over: fetch, take in, keep, and say how it went.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+use tokio::task::spawn_blocking;
+
+use super::Config;
+use super::Error;
+use super::authorities::Authorities;
+use super::schedule::Seen;
+use super::shelf::Digest;
+use super::shelf::Record;
+use super::shelf::Shelf;
+use crate::clock::Timestamp;
+use crate::feed::Link;
+use crate::feed::TakenList;
+use crate::feed::fetch::Bounds;
+use crate::feed::fetch::Fetched;
+use crate::feed::fetch::Fetcher;
+use crate::feed::fetch::Roots;
+use crate::feed::fetch::Validators;
+use crate::revocation::Asked;
+use crate::revocation::FeedTerms;
+use crate::revocation::Target;
+use crate::revocation::crl;
+use crate::revocation::crl::Crl;
+use crate::revocation::crl::Limits;
+use crate::revocation::crl::SignerFault;
+use crate::revocation::crl::Verdict;
+
+/// More redirects than this are a mistake.
+const REDIRECTS: usize = 3;
+
+/// The poller of one list.
+#[derive(Debug)]
+pub struct Poller {
+    config: Config,
+    authorities: Authorities,
+    fetcher: Fetcher,
+    shelf: Shelf,
+    last: Mutex<Last>,
+}
+
+/// What came of the looks before.
+#[derive(Debug, Default)]
+struct Last {
+    list: Option<Known>,
+    /// Looks in a row that failed, or brought nothing that is up to date.
+    misses: u32,
+}
+
+/// The list that was read last.
+#[derive(Clone, Debug)]
+struct Known {
+    digest: Digest,
+    next_update: Timestamp,
+    entries: u64,
+    /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it is.
+    validators: Validators,
+    is_kept: bool,
+}
+
+impl Known {
+    fn new(crl: &Crl, validators: Validators) -> Self {
+        let Crl { digest, next_update, entries, .. } = *crl;
+        Self { digest, next_update, entries, validators, is_kept: true }
+    }
+}
+
+impl Poller {
+    pub(super) fn new(config: Config, authorities: Authorities, shelf: Shelf) -> Result<Self, Error> {
+        let roots = match &config.ca {
+            Some(file) => Roots::File(file),
+            None if config.url.is_https() => Roots::System,
+            None => Roots::Nobody,
+        };
+        let bounds = Bounds { max_bytes: config.max_bytes, timeout: config.timeout, redirects: REDIRECTS };
+        let fetcher = Fetcher::new(roots, bounds).map_err(|reason| Error { key: "ca", reason })?;
+        Ok(Self { config, authorities, fetcher, shelf, last: Mutex::default() })
+    }
+
+    /// How much depends on it.
+    pub fn terms(&self) -> FeedTerms {
+        self.config.terms()
+    }
+
+    /// The authorities whose certificates its list revokes, as [`Level::Issuer`](crate::revocation::Level) targets;
+    /// `None`: any.
+    pub fn scope(&self) -> Option<Vec<Target>> {
+        self.authorities.scope()
+    }
+
+    /// Takes the lists that were in force last in again, from disk, before anybody is served. Blocks.
+    ///
+    /// Every feed tries every list: which feed brought it, and under what name, makes no difference as long as its authority
+    /// is believed. None is believed because it is there.
+    pub fn restore(&self, link: &Link) {
+        let record = self.shelf.record(link.name(), &self.config.url);
+        let mut own = None;
+        for digest in self.shelf.lists() {
+            let is_own = record.as_ref().is_some_and(|record| record.names(&digest));
+            if !is_own && is_in_force(link, &digest) {
+                continue;
+            }
+            let read = self.restore_list(link, &digest);
+            own = own.or(read.filter(|crl| is_own && crl.digest == digest));
+        }
+        let Some(record) = record else { return };
+        let (feed, url) = (link.name(), &self.config.url);
+        let Some(crl) = own else {
+            tracing::warn!(feed, %url, "the list that was read last is not here any more, or not good: it has to be fetched");
+            return;
+        };
+        // From the future: all that is known is that it was not read before it was issued.
+        let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
+        link.freshness.restored(read, Some(crl.next_update), crl.entries);
+        let validators = if record.is_of(url) { record.validators } else { Validators::default() };
+        self.last().list = Some(Known::new(&crl, validators));
+    }
+
+    fn restore_list(&self, link: &Link, digest: &Digest) -> Option<Crl> {
+        let (feed, file) = (link.name(), self.shelf.path(digest));
+        let file = file.display();
+        let bytes = self.shelf.read(digest, self.config.max_bytes);
+        let bytes = bytes
+            .map_err(|why| tracing::error!(feed, %file, why, "a list that was kept is left out"))
+            .ok()?;
+        match link.intake.restore_list(&bytes, &self.authorities.issuers, &self.limits()) {
+            Ok(crl) => {
+                tracing::info!(feed, %file, list = title(&crl), entries = crl.entries, "a list that was kept is in effect again");
+                Some(crl)
+            }
+            Err(error) => {
+                match error {
+                    // Most are for another feed; whose own it was says so.
+                    crl::Error::Signer { fault: SignerFault::Unknown | SignerFault::Other, .. } => {
+                        tracing::info!(feed, %file, why = %error, "a list that was kept is not for this feed");
+                    }
+                    _ => tracing::error!(feed, %file, why = %error, "a list that was kept is left out"),
+                }
+                None
+            }
+        }
+    }
+
+    /// Fetches until `stop`. A list that has come is taken in and kept before it ends.
+    pub async fn run(self: Arc<Self>, link: Arc<Link>, mut stop: watch::Receiver<bool>) {
+        let mut questions = link.asked.lock().await;
+        let mut wait = Duration::ZERO;
+        loop {
+            let mut waiting: Vec<Asked> = tokio::select! {
+                biased;
+                // A sender that is gone means the same.
+                _ = stop.wait_for(|stop| *stop) => return,
+                Some(question) = questions.recv() => vec![question],
+                () = tokio::time::sleep(wait) => Vec::new(),
+            };
+            // Whoever asks from now on may have published meanwhile, and is answered by the next look.
+            while let Ok(question) = questions.try_recv() {
+                waiting.push(question);
+            }
+            let Some(result) = self.look(&link, &mut stop).await else { return };
+            waiting.into_iter().for_each(|question| question.answer(result.clone()));
+            wait = self.seen(link.intake.now()).wait(fastrand::f64());
+        }
+    }
+
+    /// Looks once. What came of it, in words; `None` if it has to end.
+    async fn look(
+        self: &Arc<Self>,
+        link: &Link,
+        stop: &mut watch::Receiver<bool>,
+    ) -> Option<Result<String, String>> {
+        // What an answer says is as old as the question.
+        let (feed, now) = (link.name(), link.intake.now());
+        let known = self.last().list.clone().filter(|known| is_in_force(link, &known.digest));
+        let fetching = self.fetcher.get(&self.config.url, known.as_ref().map(|known| &known.validators));
+        let fetched = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return None,
+            fetched = fetching => fetched,
+        };
+        let result = match (fetched, known) {
+            (Ok(Fetched::Unchanged), Some(known)) => self.unchanged(link, known, now).await,
+            // The fetcher takes no 304 for an answer to a question that names nothing.
+            (Ok(Fetched::Unchanged), None) => {
+                Err(format!("{}: unchanged, but nothing is known", self.config.url))
+            }
+            (Ok(Fetched::Body { bytes, validators }), _) => self.take(link, bytes, validators, now).await,
+            (Err(error), _) => Err(error.to_string()),
+        };
+        let outcome = if result.is_ok() { "ok" } else { "failed" };
+        link.intake.metrics().feeds.polls.with_label_values(&[feed, outcome]).inc();
+        let is_miss = result.is_err() || self.is_out_of_date(link.intake.now());
+        let misses = {
+            let mut last = self.last();
+            last.misses = if is_miss { last.misses.saturating_add(1) } else { 0 };
+            last.misses
+        };
+        if let Err(why) = &result {
+            tracing::warn!(feed, why, misses, "a revocation list could not be read");
+            link.freshness.failed(link.intake.now(), why.clone());
+        }
+        Some(result)
+    }
+
+    /// The server says that it is still the list that is known.
+    async fn unchanged(
+        self: &Arc<Self>,
+        link: &Link,
+        known: Known,
+        now: Timestamp,
+    ) -> Result<String, String> {
+        // Another feed may have brought a newer one in the meantime: what this server has is then not what is in force.
+        if !is_in_force(link, &known.digest) {
+            self.last().list = None;
+            return Err(format!("{}: unchanged, but what it was is not in force any more", self.config.url));
+        }
+        link.freshness.read(now, Some(known.next_update), known.entries);
+        self.keep(link, known, None, now).await?;
+        Ok("unchanged".to_owned())
+    }
+
+    /// The server sent a list.
+    async fn take(
+        self: &Arc<Self>,
+        link: &Link,
+        bytes: Bytes,
+        validators: Validators,
+        now: Timestamp,
+    ) -> Result<String, String> {
+        let (issuers, limits) = (Arc::clone(&self.authorities.issuers), self.limits());
+        let taken = link.intake.take_list(link.name(), bytes.clone(), issuers, limits).await;
+        let taken = taken.map_err(|error| format!("{}: {error}", self.config.url))?;
+        let known = Known::new(&taken.crl, validators);
+        let before = self.last().list.replace(known.clone());
+        link.freshness.read(now, Some(known.next_update), known.entries);
+        let is_here = before.is_some_and(|before| before.is_kept && before.digest == known.digest);
+        let words = in_words(&taken, link.intake.now());
+        self.keep(link, known, Some(bytes).filter(|_| !is_here), now)
+            .await
+            .map_err(|why| format!("{words}; {why}"))?;
+        Ok(words)
+    }
+
+    /// Writes down what was read. Where that fails the list is in effect all the same, and is fetched in whole again.
+    async fn keep(
+        self: &Arc<Self>,
+        link: &Link,
+        known: Known,
+        bytes: Option<Bytes>,
+        now: Timestamp,
+    ) -> Result<(), String> {
+        let (poller, intake, feed) = (Arc::clone(self), link.intake.clone(), link.name().to_owned());
+        let kept = spawn_blocking(move || {
+            let record = Record::new(&poller.config.url, &known.digest, now, known.validators);
+            let list = bytes.as_ref().map(|bytes| (&known.digest, bytes));
+            poller.shelf.keep(&feed, &record, list, || digests(&intake.lists()))
+        });
+        let kept = kept.await.unwrap_or_else(|error| Err(error.to_string()));
+        kept.map_err(|why| {
+            if let Some(known) = &mut self.last().list {
+                known.is_kept = false;
+                known.validators = Validators::default();
+            }
+            format!("it is in effect, but not kept for the next start: {why}")
+        })
+    }
+
+    fn seen(&self, now: Timestamp) -> Seen {
+        let last = self.last();
+        let left = last.list.as_ref().map(|known| known.next_update.since(now));
+        Seen { interval: self.config.interval, left, misses: last.misses }
+    }
+
+    fn is_out_of_date(&self, now: Timestamp) -> bool {
+        self.last().list.as_ref().is_some_and(|known| known.next_update <= now)
+    }
+
+    fn limits(&self) -> Limits {
+        Limits { max_bytes: self.config.max_bytes, ..Limits::default() }
+    }
+
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn digests(lists: &[Crl]) -> Vec<Digest> {
+    lists.iter().map(|crl| crl.digest).collect()
+}
+
+fn is_in_force(link: &Link, digest: &Digest) -> bool {
+    link.intake.lists().iter().any(|crl| crl.digest == *digest)
+}
+
+/// What became of a list, for whoever asked.
+fn in_words(taken: &TakenList, now: Timestamp) -> String {
+    let TakenList { crl, verdict, sessions_ended } = taken;
+    let counted =
+        |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
+    let entries = counted(crl.entries, "entry", "entries");
+    let mut words = match verdict {
+        Verdict::New => {
+            let ended = u64::try_from(*sessions_ended).unwrap_or(u64::MAX);
+            let ended = counted(ended, "session", "sessions");
+            format!("new {}, {entries}, {ended} ended", title(crl))
+        }
+        Verdict::Unchanged => "unchanged".to_owned(),
+        Verdict::Superseded => format!("{}, which a newer full list includes", title(crl)),
+    };
+    if crl.next_update <= now {
+        words = format!("{words}; out of date since {}", crl.next_update);
+    }
+    words
+}
+
+fn title(crl: &Crl) -> String {
+    let kind = if matches!(crl.kind, crl::Kind::Full) { "list" } else { "delta" };
+    match crl.number {
+        Some(number) => format!("{kind} {number} of {}", crl.issuer.name),
+        None => format!("{kind} of {}", crl.issuer.name),
+    }
+}
