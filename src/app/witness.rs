@@ -50,19 +50,14 @@ fn line(record: Record, registry: &Registry) -> Entry {
                 ..Entry::default()
             }
         }
-        Record::List { feed, crl, sessions_ended } => {
-            let number = crl.number.map_or_else(String::new, |number| format!(" {number}"));
-            let reason = format!("{feed}: revocation list{number} with {} entries", crl.entries);
-            Entry {
-                action: "list".into(),
-                outcome: "applied".into(),
-                actor: crl.issuer.name.clone().into(),
-                issuer: Some(crl.issuer.key.to_string()),
-                reason: Some(reason),
-                at: Some(crl.this_update),
-                sessions_ended: Some(sessions_ended),
-                ..Entry::default()
-            }
-        }
+        Record::List { feed, issuer, what, at, sessions_ended } => Entry {
+            action: "list".into(),
+            outcome: "applied".into(),
+            actor: issuer.into(),
+            reason: Some(format!("{feed}: {what}")),
+            at: Some(at),
+            sessions_ended: Some(sessions_ended),
+            ..Entry::default()
+        },
     }
 }

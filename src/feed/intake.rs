@@ -24,6 +24,8 @@ use crate::revocation::crl::Issuers;
 use crate::revocation::crl::Limits;
 use crate::revocation::crl::Verdict;
 use crate::revocation::crl::Verified;
+use crate::revocation::token_list;
+use crate::revocation::token_list::TokenList;
 use crate::telemetry::Metrics;
 
 /// How long the sessions that a list has hit are waited for.
@@ -58,8 +60,12 @@ pub enum Record {
     List {
         /// The feed that brought it.
         feed: String,
-        /// What it says about itself.
-        crl: Box<Crl>,
+        /// Who issued it.
+        issuer: String,
+        /// Which it is, in words.
+        what: String,
+        /// When it was issued.
+        at: Timestamp,
         /// How many sessions it ended.
         sessions_ended: usize,
     },
@@ -94,6 +100,15 @@ pub struct TakenList {
     /// What the list says about itself.
     pub crl: Crl,
     /// What it is to those that were known.
+    pub verdict: Verdict,
+    /// How many sessions it ended.
+    pub sessions_ended: usize,
+}
+
+/// What became of a list of tokens.
+#[derive(Debug)]
+pub struct TakenTokens {
+    /// What it is to the one that was known.
     pub verdict: Verdict,
     /// How many sessions it ended.
     pub sessions_ended: usize,
@@ -200,24 +215,52 @@ impl Intake {
         let (crl, verdict) = (outcome.crl, outcome.verdict);
         let sessions_ended = outcome.killed.count();
         if verdict == Verdict::New {
-            // When its entries were decided is for each of them another time: a list counts from when it was issued.
-            let late = arrival.at.since(crl.this_update);
-            self.stage(feed, "received", late);
-            self.stage(feed, "effective", late + effective);
-            if pending == 0 {
-                self.stage(feed, "enforced", late + arrival.instant.elapsed());
-            }
+            self.stages_of_list(feed, arrival, crl.this_update, (effective, pending));
             let (signer, number) = (&crl.issuer.name, crl.number.map(|number| number.to_string()));
             tracing::info!(
                 feed, signer, number, entries = crl.entries, next_update = %crl.next_update, sessions_ended,
                 sessions_pending = pending, "a revocation list is in effect"
             );
             if let Some(witness) = &self.witness {
-                witness(Record::List { feed: feed.to_owned(), crl: Box::new(crl.clone()), sessions_ended })
-                    .await;
+                let number = crl.number.map_or_else(String::new, |number| format!(" {number}"));
+                let what = format!("revocation list{number} with {} entries", crl.entries);
+                let (feed, issuer) = (feed.to_owned(), crl.issuer.name.clone());
+                witness(Record::List { feed, issuer, what, at: crl.this_update, sessions_ended }).await;
             }
         }
         Ok(TakenList { crl, verdict, sessions_ended })
+    }
+
+    /// The same for a list of tokens, whose signature held.
+    pub async fn take_tokens(&self, feed: &str, list: TokenList) -> Result<TakenTokens, token_list::Error> {
+        let (engine, arrival) = (Arc::clone(&self.engine), self.arrival());
+        let (issuer, at, entries) = (list.issuer.clone(), list.issued_at, list.entries.len());
+        let what = format!("token list {} with {entries} entries", list.id);
+        let taken = tokio::task::spawn_blocking(move || engine.take_in_tokens(list)).await;
+        let outcome = taken.unwrap_or_else(|error| Err(token_list::Error::Malformed(error.to_string())))?;
+        let effective = arrival.instant.elapsed();
+        let pending = outcome.killed.ended(PATIENCE).await;
+        let (verdict, sessions_ended) = (outcome.verdict, outcome.killed.count());
+        if verdict == Verdict::New {
+            self.stages_of_list(feed, arrival, at, (effective, pending));
+            tracing::info!(
+                feed,
+                issuer,
+                what,
+                sessions_ended,
+                sessions_pending = pending,
+                "a token list is in effect"
+            );
+            if let Some(witness) = &self.witness {
+                witness(Record::List { feed: feed.to_owned(), issuer, what, at, sessions_ended }).await;
+            }
+        }
+        Ok(TakenTokens { verdict, sessions_ended })
+    }
+
+    /// The same before anybody is served, of a list of tokens that was kept. Blocks.
+    pub fn restore_tokens(&self, list: TokenList) -> Result<(), token_list::Error> {
+        self.engine.take_in_tokens(list).map(drop)
     }
 
     /// The same before anybody is served, of a list that was kept: there are no sessions yet. Blocks.
@@ -229,6 +272,22 @@ impl Intake {
     /// What each list that is in force says about itself.
     pub fn lists(&self) -> Vec<Crl> {
         self.engine.lists()
+    }
+
+    /// When its entries were decided is for each of them another time: a list counts from when it was issued.
+    fn stages_of_list(
+        &self,
+        feed: &str,
+        arrival: Arrival,
+        at: Timestamp,
+        (effective, pending): (Duration, usize),
+    ) {
+        let late = arrival.at.since(at);
+        self.stage(feed, "received", late);
+        self.stage(feed, "effective", late + effective);
+        if pending == 0 {
+            self.stage(feed, "enforced", late + arrival.instant.elapsed());
+        }
     }
 
     fn stage(&self, feed: &str, stage: &str, after: Duration) {

@@ -11,10 +11,14 @@
 //! - **Bad input is named** (which feed, which message or URL, why), counted, and never in the log in full.
 
 pub mod backoff;
+pub mod clawdentity;
 pub mod crl;
 pub mod fetch;
+mod files;
 pub mod intake;
 pub mod message;
+mod poll;
+mod schedule;
 pub mod sqs;
 
 use std::path::Path;
@@ -54,6 +58,8 @@ pub struct Config {
     pub sqs: Option<sqs::Config>,
     /// Revocation lists.
     pub crl: Vec<crl::Config>,
+    /// Registries of tokens.
+    pub clawdentity: Vec<clawdentity::Config>,
     /// Whether the lists that the certificates of the client authorities, and of each `issuer`, point to are fetched too.
     pub crl_discover: bool,
 }
@@ -101,12 +107,14 @@ pub struct Plan {
     fingerprinter: Fingerprinter,
     sqs: Option<Arc<sqs::Sqs>>,
     crl: crl::Pollers,
+    registries: Vec<(String, Arc<clawdentity::Registry>)>,
 }
 
 /// The feeds, each tied to the process.
 pub struct Running {
     sqs: Option<(Arc<sqs::Sqs>, Arc<Link>)>,
     crl: Vec<(Arc<crl::Poller>, Arc<Link>)>,
+    registries: Vec<(Arc<clawdentity::Registry>, Arc<Link>)>,
 }
 
 impl Plan {
@@ -120,12 +128,22 @@ impl Plan {
         let sqs = config.sqs.clone().map(|config| sqs::Sqs::new(config, state)).transpose();
         let sqs = sqs.map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
         let crl = crl::Pollers::new(config, anchors, state)?;
-        Ok(Self { fingerprinter, sqs: sqs.map(Arc::new), crl })
+        let registry = |(i, (config, name)): (usize, (&clawdentity::Config, String))| {
+            let registry = clawdentity::Registry::new(config.clone(), &name, state);
+            let failed = |e: clawdentity::Error| Error {
+                key: format!("clawdentity[{i}].{}", e.key),
+                reason: e.reason,
+            };
+            registry.map(|registry| (name, Arc::new(registry))).map_err(failed)
+        };
+        let named = config.clawdentity.iter().zip(config.registry_names());
+        let registries = named.enumerate().map(registry).collect::<Result<_, _>>()?;
+        Ok(Self { fingerprinter, sqs: sqs.map(Arc::new), crl, registries })
     }
 
     /// Announces each feed, and takes in again what they said before this process began. Blocks.
     pub fn begin(self, feeds: &mut Feeds, intake: &Intake) -> Running {
-        let Self { fingerprinter, sqs, crl } = self;
+        let Self { fingerprinter, sqs, crl, registries } = self;
         let mut link = |about| {
             let (freshness, asked) = feeds.add(about);
             Arc::new(Link { intake: intake.clone(), freshness, asked: Mutex::new(asked) })
@@ -143,7 +161,15 @@ impl Plan {
         });
         let tied = tied.collect();
         crl.tidy();
-        Running { sqs, crl: tied }
+        let registries = registries.into_iter().map(|(name, registry)| {
+            // A token says nothing of which authority is above it.
+            let about = About { name, kind: "clawdentity", terms: registry.terms(), scope: None };
+            let link = link(about);
+            registry.restore(&link);
+            (registry, link)
+        });
+        let registries = registries.collect();
+        Running { sqs, crl: tied, registries }
     }
 }
 
@@ -152,6 +178,7 @@ impl Config {
     pub fn rebase(&mut self, base: &Path) {
         self.sqs.iter_mut().for_each(|sqs| sqs.rebase(base));
         self.crl.iter_mut().for_each(|crl| crl.rebase(base));
+        self.clawdentity.iter_mut().for_each(|registry| registry.rebase(base));
     }
 
     /// What must hold of it, and between its parts.
@@ -159,29 +186,53 @@ impl Config {
         if let Some(sqs) = &self.sqs {
             sqs.check().map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
         }
-        let names = self.crl_names();
-        for (i, (crl, name)) in self.crl.iter().zip(&names).enumerate() {
+        for (i, crl) in self.crl.iter().enumerate() {
             crl.check().map_err(|e| Error { key: format!("crl[{i}].{}", e.key), reason: e.reason })?;
+        }
+        for (i, registry) in self.clawdentity.iter().enumerate() {
+            let failed = |e: clawdentity::Error| (format!("clawdentity[{i}].{}", e.key), e.reason);
+            registry.check().map_err(failed).map_err(|(key, reason)| Error { key, reason })?;
+        }
+        self.check_names()
+    }
+
+    /// A name is part of the names of metrics' series and files, and says which feed it is.
+    fn check_names(&self) -> Result<(), Error> {
+        let lists =
+            self.crl_names().into_iter().enumerate().map(|(i, name)| (format!("crl[{i}].name"), name));
+        let registries = self.registry_names().into_iter().enumerate();
+        let registries = registries.map(|(i, name)| (format!("clawdentity[{i}].name"), name));
+        let mut known = vec!["sqs".to_owned()];
+        for (key, name) in lists.chain(registries) {
             let fits = (1..=64).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-            let key = format!("crl[{i}].name");
             if !fits {
                 let reason = format!("`{name}`: up to 64 letters, digits, `-`, `_` and `.`");
                 return Err(Error { key, reason });
             }
-            if name == "sqs" || names.iter().take(i).any(|other| other == name) {
+            if known.contains(&name) {
                 return Err(Error { key, reason: format!("`{name}` is the name of another feed") });
             }
+            known.push(name);
         }
         Ok(())
     }
 
     /// The name of each `[[feed.crl]]`.
     pub fn crl_names(&self) -> Vec<String> {
-        let numbered = |i: usize| if i == 0 { "crl".to_owned() } else { format!("crl-{}", i + 1) };
-        let name = |(i, crl): (usize, &crl::Config)| crl.name.clone().unwrap_or_else(|| numbered(i));
-        self.crl.iter().enumerate().map(name).collect()
+        named("crl", self.crl.iter().map(|crl| crl.name.as_deref()))
     }
+
+    /// The name of each `[[feed.clawdentity]]`.
+    pub fn registry_names(&self) -> Vec<String> {
+        named("clawdentity", self.clawdentity.iter().map(|registry| registry.name.as_deref()))
+    }
+}
+
+/// Each name, or its kind and how many there are.
+fn named<'a>(kind: &str, names: impl Iterator<Item = Option<&'a str>>) -> Vec<String> {
+    let numbered = |i: usize| if i == 0 { kind.to_owned() } else { format!("{kind}-{}", i + 1) };
+    names.enumerate().map(|(i, name)| name.map_or_else(|| numbered(i), str::to_owned)).collect()
 }
 
 impl Running {
@@ -196,6 +247,11 @@ impl Running {
         for (poller, link) in self.crl {
             let (tied, stopped) = (Arc::clone(&link), stop.clone());
             let begin = move || Arc::clone(&poller).run(Arc::clone(&tied), stopped.clone());
+            tasks.spawn_local(supervise(link, stop.clone(), begin));
+        }
+        for (registry, link) in self.registries {
+            let (tied, stopped) = (Arc::clone(&link), stop.clone());
+            let begin = move || Arc::clone(&registry).run(Arc::clone(&tied), stopped.clone());
             tasks.spawn_local(supervise(link, stop.clone(), begin));
         }
         drop(tasks.join_all().await);

@@ -7,7 +7,6 @@
 mod authorities;
 mod points;
 mod poller;
-mod schedule;
 mod shelf;
 
 use std::path::Path;

@@ -45,6 +45,9 @@ pub(super) enum Answer {
 /// A longer validator is not repeated to its server.
 const MAX_VALIDATOR: usize = 512;
 
+/// How much is read of the body of an error, bytes.
+const MAX_ERROR: usize = 4096;
+
 /// Asks once. Bounded in bytes; the caller bounds the time.
 pub(super) async fn ask(
     fetcher: &Fetcher,
@@ -133,7 +136,7 @@ async fn read(response: Response<Incoming>, from: IpAddr, max_bytes: usize) -> R
             let to = to.ok_or_else(|| Fault::Redirect("no location".to_owned()))?;
             return Ok(Answer::Moved { to, by: from });
         }
-        status => return Err(Fault::Status(status)),
+        status => return Err(Fault::Status { status, body: beginning(body).await }),
     }
     let is_gzip = is_gzip(&head.headers)?;
     let bytes = collect(body, max_bytes).await?;
@@ -141,6 +144,19 @@ async fn read(response: Response<Incoming>, from: IpAddr, max_bytes: usize) -> R
     let validators =
         Validators { etag: validator(header::ETAG), last_modified: validator(header::LAST_MODIFIED) };
     Ok(Answer::Body { bytes, is_gzip, validators })
+}
+
+/// The beginning of the body of an answer that is an error; for who knows what it may say.
+async fn beginning(mut body: Incoming) -> Bytes {
+    let mut bytes = Vec::new();
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        if bytes.len() >= MAX_ERROR {
+            break;
+        }
+    }
+    bytes.truncate(MAX_ERROR);
+    bytes.into()
 }
 
 /// The body, which hyper refuses if it ends before its length.

@@ -138,8 +138,13 @@ pub enum Fault {
     #[error("not complete after {}", humantime::format_duration(*.0))]
     Timeout(Duration),
     /// An answer that holds nothing.
-    #[error("status {0}")]
-    Status(http::StatusCode),
+    #[error("status {status}")]
+    Status {
+        /// Its status.
+        status: http::StatusCode,
+        /// The beginning of its body.
+        body: Bytes,
+    },
     /// "Not modified" to a question that named nothing.
     #[error("status 304, although nothing was said to be known")]
     NothingKnown,
