@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::Link;
 use super::check_terms;
+use super::message::Reader;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
 
@@ -79,6 +80,14 @@ impl Config {
 
     /// What must hold of it.
     pub(super) fn check(&self) -> Result<(), Error> {
+        if self.require_signed && self.keys.is_empty() {
+            let reason = "nothing could be signed: there are no `keys`".to_owned();
+            return Err(Error { key: "require_signed", reason });
+        }
+        if self.sns.verify && self.sns.topics.is_empty() {
+            let reason = "SNS signs for everybody's topics: `topics` must say which are yours".to_owned();
+            return Err(Error { key: "sns.verify", reason });
+        }
         check_terms(self.terms()).map_err(|(key, reason)| Error { key, reason })
     }
 
@@ -101,13 +110,15 @@ pub struct Error {
 #[derive(Debug)]
 pub struct Sqs {
     config: Config,
+    reader: Reader,
 }
 
 impl Sqs {
     /// A consumer, with its keys read. `state` is the process's state directory, for the quarantine. Touches neither the
     /// network nor `state`.
     pub fn new(config: Config, _state: &Path) -> Result<Self, Error> {
-        Ok(Self { config })
+        let reader = Reader::new(&config)?;
+        Ok(Self { config, reader })
     }
 
     /// How much depends on it.
@@ -117,7 +128,7 @@ impl Sqs {
 
     /// Receives until `stop`, then finishes what is in hand.
     pub async fn run(self: Arc<Self>, link: Arc<Link>, mut stop: watch::Receiver<bool>) {
-        let _ = (&self.config, &link);
+        let _ = (&self.config, &self.reader, &link);
         let _ = stop.wait_for(|stop| *stop).await;
     }
 }
