@@ -56,11 +56,18 @@ pub(crate) struct Plan {
     routes: Option<String>,
     admin: String,
     secrets: String,
+    feeds: String,
     clock: Clock,
     files: Vec<(String, String)>,
 }
 
 impl Plan {
+    /// Feeds, as TOML; `DIRECTORY` stands for that of the configuration.
+    pub(crate) fn feeds(mut self, feeds: &str) -> Self {
+        feeds.clone_into(&mut self.feeds);
+        self
+    }
+
     /// One more line of `[gate]`.
     pub(crate) fn gate(mut self, line: &str) -> Self {
         writeln!(self.gate, "{line}").unwrap();
@@ -158,7 +165,7 @@ impl Plan {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         let mut lab = Lab {
-            text: self.text(upstream.address),
+            text: self.text(upstream.address).replace("DIRECTORY", &directory.path().display().to_string()),
             root: self.root,
             ops,
             upstream,
@@ -172,7 +179,7 @@ impl Plan {
     }
 
     fn text(&self, upstream: SocketAddr) -> String {
-        let Self { threads, gate, client_ca, domains, templates, claim, admin, secrets, .. } = self;
+        let Self { threads, gate, client_ca, domains, templates, claim, admin, secrets, feeds, .. } = self;
         let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
         let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
         format!(
@@ -202,6 +209,7 @@ client_ca = ["ops.pem"]
 listen = "127.0.0.1:0"
 [state]
 dir = "state"
+{feeds}
 "#
         )
     }
@@ -241,6 +249,7 @@ impl Lab {
             routes: None,
             admin: String::new(),
             secrets: String::new(),
+            feeds: String::new(),
             clock: Clock::system(),
             files: Vec::new(),
         }
@@ -263,6 +272,11 @@ impl Lab {
     pub(crate) async fn restart(&mut self) {
         self.stop().await;
         self.start_gate();
+    }
+
+    /// Writes a file beside the configuration.
+    pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
+        std::fs::write(self.directory.path().join(name), bytes).unwrap();
     }
 
     pub(crate) fn audit(&self) -> PathBuf {

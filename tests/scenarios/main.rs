@@ -37,6 +37,7 @@ mod revoked_administrators_are_out;
 mod roles_decide;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;
+mod stale_feeds_refuse;
 mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;

@@ -4,15 +4,18 @@ use aws_lc_rs::digest;
 use portcullis::clock::Clock;
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
 use rcgen::CustomExtension;
 use rcgen::DistinguishedName;
 use rcgen::DnType;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
 use rcgen::Issuer;
+use rcgen::KeyIdMethod;
 use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
 use rcgen::PublicKeyData as _;
+use rcgen::RevokedCertParams;
 use rcgen::SanType;
 use rcgen::SerialNumber;
 use rustls::pki_types::CertificateDer;
@@ -87,6 +90,25 @@ impl Ca {
             pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
+    }
+
+    /// Its revocation list of this number, DER.
+    pub(crate) fn crl(&self, number: u64, revoked: &[&Cert]) -> Vec<u8> {
+        let revoked = revoked.iter().map(|cert| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&unhex(&cert.serial)),
+            revocation_time: now() - Duration::minutes(1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: now() - Duration::minutes(1),
+            next_update: now() + Duration::days(7),
+            crl_number: SerialNumber::from(number),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().der().to_vec()
     }
 
     /// PEM of its certificate.
@@ -279,4 +301,9 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(digit).collect()
 }
