@@ -33,7 +33,7 @@ fn an_authority_points_to_the_list_of_who_issued_it() {
         &[server.url("/part.crl")],
         &[ldap],
         &["file:///etc/passwd".to_owned()],
-        &["http://169.254.169.254/latest".to_owned()],
+        &["http://169.254.7.7/latest".to_owned()],
     ];
     let below = root.below(pointing("Below", &points));
     let file = state.path().join("below.pem");

@@ -35,7 +35,7 @@ fn list(state: &Path) -> PathBuf {
     files.find(|path| path.extension().is_some_and(|end| end == "crl")).unwrap()
 }
 
-/// Seen failing where nothing was taken in before the feeds ran, and where a 304 was asked for a list that was not good.
+/// Seen failing where nothing was taken in before the feeds ran.
 #[test]
 fn what_was_refused_is_refused_without_a_network() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
@@ -61,7 +61,8 @@ fn what_was_refused_is_refused_without_a_network() {
     assert!(site.denies(&ca, 1));
 }
 
-/// Seen failing where the server was asked with the tag of a list that is not in force: it said 304, and nothing was.
+/// Seen failing where the server was asked with the tag of a list that is not in force: it said 304, and nothing was; and
+/// where a feed tried only the list that its record names.
 #[test]
 fn what_is_damaged_is_left_out_and_fetched_again() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
@@ -129,7 +130,7 @@ fn only_who_is_believed_today_counts() {
     assert_eq!(site.engine.lists().len(), 0);
 }
 
-/// Seen failing where each feed tried only the list that its own record names.
+/// Seen failing where a feed found its record by its name alone.
 #[test]
 fn feeds_may_change_their_places() {
     let (a, b, server, state) = (Ca::root("A"), Ca::root("B"), Server::start(), tempfile::tempdir().unwrap());
