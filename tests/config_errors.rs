@@ -55,6 +55,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
     ),
     ("[admin]", "[admin]\nrole = 1", "dir/gate.toml:14: admin.role: unknown field `role`"),
+    (
+        "[state]",
+        "[[feed.crl]]\nurl = \"ldap://u:secret@pki/\"\n[state]",
+        "dir/gate.toml:17: feed.crl[0].url: not a URL that can be fetched: neither `https:` nor",
+    ),
+    (
+        "[state]",
+        "[[feed.crl]]\nurl = \"http://169.254.169.254/\"\n[state]",
+        "dir/gate.toml:17: feed.crl[0].url: not a URL that can be fetched: its address 169.254.169.254 is link-local",
+    ),
+    (
+        "[state]",
+        "[[feed.crl]]\nurl = \"http://pki/\"\ninterval = \"2h\"\n[state]",
+        "dir/gate.toml:16: feed.crl[0].max_age: shorter than `interval`",
+    ),
     ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 

@@ -63,6 +63,8 @@ fn the_sidecar_has_every_key() {
         "config.rs",
         "authority/access.rs",
         "authority/audit/mod.rs",
+        "feed/mod.rs",
+        "feed/crl/mod.rs",
         "identity/mod.rs",
         "identity/binding.rs",
         "proxy/mod.rs",

@@ -18,6 +18,13 @@ pub(super) enum Reach {
     Elsewhere,
 }
 
+impl Reach {
+    /// Where a redirect by who has this address may lead.
+    pub(super) fn after(self, by: IpAddr) -> Self {
+        if is_local(by) { self } else { Self::Elsewhere }
+    }
+}
+
 /// The addresses of a host that a request may go to. A literal goes the same way as a name.
 pub(super) async fn resolve(host: &str, port: u16, reach: Reach) -> Result<Vec<SocketAddr>, Fault> {
     let found = lookup_host((host, port)).await;
@@ -52,7 +59,7 @@ pub(super) fn judge(ip: IpAddr, reach: Reach) -> Result<(), Fault> {
 }
 
 /// Whether an address is this machine's own.
-pub(super) fn is_local(ip: IpAddr) -> bool {
+fn is_local(ip: IpAddr) -> bool {
     let meant = meant(ip);
     is_loopback(meant) || is_unspecified(meant)
 }
@@ -139,7 +146,9 @@ mod tests {
         {
             assert_eq!(judged(local, Reach::Anywhere), "good", "{local}");
             assert!(judged(local, Reach::Elsewhere).contains("on this machine"), "{local}");
-            assert!(is_local(local.parse().unwrap()));
+            let (own, other) = (local.parse().unwrap(), "192.0.2.1".parse().unwrap());
+            assert_eq!(Reach::Anywhere.after(own), Reach::Anywhere);
+            assert_eq!(Reach::Anywhere.after(other).after(own), Reach::Elsewhere);
         }
     }
 

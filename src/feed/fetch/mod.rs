@@ -94,10 +94,12 @@ pub enum Fetched {
 
 /// Why nothing was fetched.
 #[derive(Debug, thiserror::Error)]
-#[error("{url}: {fault}")]
+#[error("{url}{}: {fault}", sent_to.as_ref().map(|to| format!(", which leads to {to}")).unwrap_or_default())]
 pub struct Error {
-    /// What was asked, at the end of all redirects; without credentials.
+    /// What was asked, without credentials.
     pub url: String,
+    /// Where a redirect led from there.
+    pub sent_to: Option<String>,
     /// Why nothing came of it.
     pub fault: Fault,
 }
@@ -201,38 +203,41 @@ impl Fetcher {
     pub async fn get(&self, url: &Url, known: Option<&Validators>) -> Result<Fetched, Error> {
         let fetching = async {
             match &url.place {
-                Place::File(path) => self.read_file(path.clone()).await.map_err(|fault| url.error(fault)),
-                Place::Web(web) => self.follow(web.clone(), known.filter(|known| !known.is_empty())).await,
+                Place::File(path) => {
+                    self.read_file(path.clone()).await.map_err(|fault| url.error(None, fault))
+                }
+                Place::Web(web) => {
+                    let mut at = web.clone();
+                    let fetched = self.follow(&mut at, known.filter(|known| !known.is_empty())).await;
+                    let sent_to = (at != *web).then_some(at);
+                    fetched.map_err(|fault| url.error(sent_to.as_ref(), fault))
+                }
             }
         };
         let timeout = self.bounds.timeout;
         match tokio::time::timeout(timeout, fetching).await {
             Ok(fetched) => fetched,
-            Err(_) => Err(url.error(Fault::Timeout(timeout))),
+            Err(_) => Err(url.error(None, Fault::Timeout(timeout))),
         }
     }
 
-    async fn follow(&self, mut at: Web, known: Option<&Validators>) -> Result<Fetched, Error> {
+    async fn follow(&self, at: &mut Web, known: Option<&Validators>) -> Result<Fetched, Fault> {
         let mut reach = Reach::Anywhere;
         for _ in 0..=self.bounds.redirects {
-            let answer = exchange::ask(self, &at, reach, known).await.map_err(|fault| at.error(fault))?;
-            match answer {
-                Answer::Unchanged if known.is_none() => return Err(at.error(Fault::NothingKnown)),
+            match exchange::ask(self, at, reach, known).await? {
+                Answer::Unchanged if known.is_none() => return Err(Fault::NothingKnown),
                 Answer::Unchanged => return Ok(Fetched::Unchanged),
                 Answer::Body { bytes, is_gzip, validators } => {
-                    let bytes = if is_gzip { self.gunzip(bytes).await } else { Ok(bytes) };
-                    let bytes = bytes.map_err(|fault| at.error(fault))?;
+                    let bytes = if is_gzip { self.gunzip(bytes).await? } else { bytes };
                     return Ok(Fetched::Body { bytes, validators });
                 }
                 Answer::Moved { to, by } => {
-                    at = at.join(&to).map_err(|fault| at.error(fault))?;
-                    if !address::is_local(by) {
-                        reach = Reach::Elsewhere;
-                    }
+                    *at = at.join(&to)?;
+                    reach = reach.after(by);
                 }
             }
         }
-        Err(at.error(Fault::Redirects(self.bounds.redirects)))
+        Err(Fault::Redirects(self.bounds.redirects))
     }
 
     async fn read_file(&self, path: std::path::PathBuf) -> Result<Fetched, Fault> {

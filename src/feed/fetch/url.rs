@@ -82,8 +82,8 @@ impl Url {
         matches!(&self.place, Place::Web(_))
     }
 
-    pub(super) fn error(&self, fault: Fault) -> Error {
-        Error { url: self.to_string(), fault }
+    pub(super) fn error(&self, sent_to: Option<&Web>, fault: Fault) -> Error {
+        Error { url: self.to_string(), sent_to: sent_to.map(Web::to_string), fault }
     }
 }
 
@@ -167,10 +167,6 @@ impl Web {
         let usual = if self.is_https { 443 } else { 80 };
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == usual { host } else { format!("{host}:{}", self.port) }
-    }
-
-    pub(super) fn error(&self, fault: Fault) -> Error {
-        Error { url: self.to_string(), fault }
     }
 }
 
