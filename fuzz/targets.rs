@@ -11,11 +11,14 @@ use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 
+use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
+use portcullis::feed::message::Origin;
+use portcullis::feed::message::Reader;
 use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
 use portcullis::identity::Claim;
@@ -59,6 +62,8 @@ use redb::TableDefinition;
 use rustls::pki_types::CertificateDer;
 
 const PREFIX: &str = "/api/v1/agents/";
+/// What signs these bytes where a message's signature has to hold.
+const SECRET: &[u8] = b"a secret of 32 bytes for fuzzing";
 
 /// A client's certificate, as it comes off the wire.
 pub(crate) fn certificate(bytes: &[u8]) {
@@ -195,6 +200,72 @@ fn registry() -> &'static (Keys, KeyPair) {
         let key = format!(r#"{{"kid":"k","alg":"EdDSA","crv":"Ed25519","x":"{x}","status":"active"}}"#);
         let keys = Keys::read(format!(r#"{{"keys":[{key}]}}"#).as_bytes());
         (keys.unwrap_or_else(|e| panic!("{e}")), pair)
+    })
+}
+
+/// A queue's message: as it came, and as if one of our keys had signed these very bytes.
+pub(crate) fn message(bytes: &[u8]) {
+    let Ok(body) = std::str::from_utf8(bytes) else {
+        return;
+    };
+    let origin = Origin { message_id: "m-1", sent: Timestamp::from_secs(1_792_000_000) };
+    let [plain, strict, signed] = readers();
+    for reader in [plain, strict, signed] {
+        understood(reader, body, &origin);
+    }
+    assert!(strict.read(body, &origin).events.is_empty(), "it acts without a signature");
+    assert!(plain.wants(body).is_none());
+    if let Some(url) = strict.wants(body) {
+        assert!(url.starts_with("https://sns.") && url.ends_with(".pem"), "{url:?}");
+    }
+    understood(signed, &signed_by_us(bytes), &origin);
+}
+
+/// Reads a message, twice alike; each event of it can be written and read again as the same.
+fn understood(reader: &Reader, body: &str, origin: &Origin<'_>) {
+    let (message, again) = (reader.read(body, origin), reader.read(body, origin));
+    assert_eq!(message.events, again.events);
+    assert_eq!((&message.poison, &message.irrelevant), (&again.poison, &again.irrelevant));
+    for poison in &message.poison {
+        let text = poison.to_string();
+        assert!(!text.contains(char::is_control) && text.len() < 300, "{text:?}");
+    }
+    for event in &message.events {
+        let mut written = serde_json::to_value(event).unwrap_or_else(|error| panic!("{error}"));
+        written["version"] = 1.into();
+        let [plain, _, signed] = readers();
+        let read = match event.force {
+            true => signed.read(&signed_by_us(written.to_string().as_bytes()), origin),
+            false => plain.read(&written.to_string(), origin),
+        };
+        assert_eq!(read.events.as_slice(), std::slice::from_ref(event), "{:?}", read.poison);
+    }
+}
+
+fn signed_by_us(payload: &[u8]) -> String {
+    let header = br#"{"alg":"HS256","kid":"fuzz","typ":"portcullis+jws"}"#;
+    let text = [&header[..], payload].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".");
+    let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), text.as_bytes());
+    format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// One that takes what it gets, one that asks for SNS's signature, one that asks for ours.
+fn readers() -> &'static [Reader; 3] {
+    static READERS: OnceLock<[Reader; 3]> = OnceLock::new();
+    READERS.get_or_init(|| {
+        let file = std::env::temp_dir().join(format!("portcullis-fuzz-{}", std::process::id()));
+        std::fs::write(&file, SECRET).unwrap_or_else(|error| panic!("{error}"));
+        let reader = |more: &str| {
+            let config = format!("queue_url = \"https://localhost/q\"\n{more}");
+            let config: portcullis::feed::sqs::Config =
+                toml::from_str(&config).unwrap_or_else(|e| panic!("{e}"));
+            Reader::new(&config).unwrap_or_else(|error| panic!("{error}"))
+        };
+        let keys = format!("require_signed = true\nkeys = {{ fuzz = {file:?} }}");
+        let topics = "sns = { verify = true, topics = [\"arn:aws:sns:eu-west-1:123456789012:t\"] }";
+        let readers = [reader(""), reader(topics), reader(&keys)];
+        let _ = std::fs::remove_file(&file);
+        readers
     })
 }
 

@@ -38,6 +38,11 @@ fn journal() {
 }
 
 #[test]
+fn message() {
+    replay("message", targets::message);
+}
+
+#[test]
 fn path_claim() {
     replay("path_claim", targets::path_claim);
 }
@@ -59,5 +64,6 @@ fn every_target_is_replayed() {
     let mut targets: Vec<String> =
         entries.map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
     targets.sort();
-    assert_eq!(targets, ["certificate", "crl", "journal", "path_claim", "spiffe_id", "token_list"]);
+    let all = ["certificate", "crl", "journal", "message", "path_claim", "spiffe_id", "token_list"];
+    assert_eq!(targets, all);
 }

@@ -267,7 +267,7 @@ fn a_body_in_quotes_is_opened_once() {
     assert_eq!(told(&read(&quoted)), (vec![], vec!["e-1"]));
 }
 
-/// Seen to fail with the check of `force` removed from `event::read`.
+/// Seen failing without the check of `force` in `event::read`.
 #[test]
 fn who_may_send_to_a_queue_may_not_lift_a_revocation() {
     let lift = with(with(event(), "action", json!("reinstate")), "force", json!(true));

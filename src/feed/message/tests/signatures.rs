@@ -108,6 +108,7 @@ fn signed_events_act_however_they_come() {
     assert!(message.events[0].force);
 }
 
+/// Seen failing without the check in `Reader::read`.
 #[test]
 fn what_is_not_signed_does_not_act_where_it_must_be() {
     let signers = Signers::new();
@@ -122,6 +123,7 @@ fn what_is_not_signed_does_not_act_where_it_must_be() {
     assert!(refusal(signers.reader(false).read(&forged, &ORIGIN)).starts_with("bad_signature: "));
 }
 
+/// Seen failing without the call of `has_signed`.
 #[test]
 fn a_signature_holds_for_every_byte() {
     let signers = Signers::new();
@@ -142,6 +144,7 @@ fn a_signature_holds_for_every_byte() {
     }
 }
 
+/// Seen failing without the check of `alg`. Even then the key decides: only what was said was another.
 #[test]
 fn the_key_says_which_algorithm_it_is_for() {
     let signers = Signers::new();
@@ -171,6 +174,7 @@ fn the_key_says_which_algorithm_it_is_for() {
     }
 }
 
+/// Seen failing without the check of `typ`, of `crit`, and of what may be signed.
 #[test]
 fn a_jws_for_something_else_is_none_for_us() {
     let signers = Signers::new();
@@ -204,6 +208,7 @@ fn a_jws_for_something_else_is_none_for_us() {
     assert!(refusal(unknown).starts_with("bad_signature: `kid` of the jws"));
 }
 
+/// Seen failing with a public key in DER taken for a secret.
 #[test]
 fn key_files_that_are_none_are_refused_by_name() {
     let signers = Signers::new();
