@@ -47,8 +47,24 @@ pub struct Reader {}
 impl Reader {
     /// Reads one message; what cannot be read is in [`Message::poison`].
     pub fn read(&self, body: &str, origin: &Origin<'_>) -> Message {
-        let _ = (body, origin);
-        let poison = Poison { kind: "unknown_shape", reason: "no shape is known yet".to_owned() };
-        Message { format: "unknown", poison: vec![poison], ..Message::default() }
+        let poison = |kind, reason: String| Message {
+            format: "unknown",
+            poison: vec![Poison { kind, reason }],
+            ..Message::default()
+        };
+        let mut value: serde_json::Value = match serde_json::from_str(body) {
+            Ok(value) => value,
+            Err(error) => return poison("not_json", error.to_string()),
+        };
+        let Some(fields) = value.as_object_mut().filter(|fields| fields.get("version") == Some(&1.into()))
+        else {
+            return poison("unknown_shape", "no shape is known but version 1".to_owned());
+        };
+        fields.remove("version");
+        fields.entry("at").or_insert_with(|| origin.sent.to_string().into());
+        match serde_json::from_value(value) {
+            Ok(event) => Message { format: "portcullis", events: vec![event], ..Message::default() },
+            Err(error) => poison("bad_event", error.to_string()),
+        }
     }
 }
