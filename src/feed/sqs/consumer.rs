@@ -105,7 +105,7 @@ impl<'a> Consumer<'a> {
         loop {
             let ticket = self.progress.poll();
             let wait = if self.progress.is_caught_up() { self.sqs.config.wait } else { BRIEFLY };
-            match self.received(self.api.receive(wait).await).await {
+            match self.received(&ticket, self.api.receive(wait).await).await {
                 Ok(letters) => {
                     backoff.reset();
                     return (ticket, letters);
@@ -120,13 +120,17 @@ impl<'a> Consumer<'a> {
     }
 
     /// Notes what came of a poll.
-    async fn received(&self, received: Result<Vec<Letter>, Fault>) -> Result<Vec<Letter>, String> {
+    async fn received(
+        &self,
+        ticket: &Ticket<'_>,
+        received: Result<Vec<Letter>, Fault>,
+    ) -> Result<Vec<Letter>, String> {
         let polls = &self.link.intake.metrics().feeds.polls;
         match received {
             Ok(letters) => {
                 polls.with_label_values(&[self.link.name(), "ok"]).inc();
                 self.progress.received(letters.len());
-                let at_end = !self.progress.is_caught_up() && self.progress.is_end(&letters);
+                let at_end = !self.progress.is_caught_up() && ticket.shows_end(&letters);
                 if at_end && !self.others_hold_some().await {
                     self.progress.saw_end();
                 }
@@ -197,7 +201,7 @@ impl<'a> Consumer<'a> {
             _ = stop.wait_for(|stop| *stop) => return None,
             received = self.api.receive(BRIEFLY) => received,
         };
-        let letters = match self.received(received).await {
+        let letters = match self.received(&ticket, received).await {
             Ok(letters) => letters,
             Err(why) => return Some(Err(why)),
         };

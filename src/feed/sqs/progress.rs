@@ -32,6 +32,8 @@ pub(super) struct Progress {
 pub(super) struct Ticket<'a> {
     progress: &'a Progress,
     number: u64,
+    /// How long the feed had run when it began.
+    age: Duration,
 }
 
 impl Progress {
@@ -51,7 +53,7 @@ impl Progress {
     pub(super) fn poll(&self) -> Ticket<'_> {
         let number = self.next.replace(self.next.get() + 1);
         self.open.borrow_mut().insert(number);
-        Ticket { progress: self, number }
+        Ticket { progress: self, number, age: self.age() }
     }
 
     /// A poll failed: what it may have been sent is hidden for a while, and nobody knows of it.
@@ -73,13 +75,6 @@ impl Progress {
 
     pub(super) fn deleted(&self, count: usize) {
         self.held.set(self.held.get().saturating_sub(count as u64));
-    }
-
-    /// Whether a poll's messages show the end of the backlog. Only the queue's clock and how long the feed has run are
-    /// compared: this machine's clock may be a day off.
-    pub(super) fn is_end(&self, letters: &[Letter]) -> bool {
-        let age = self.age();
-        letters.iter().all(|letter| letter.lay.is_some_and(|lay| lay < age))
     }
 
     /// Whether it has caught up; `true` for the first time only if nothing from before the end is open any more.
@@ -111,6 +106,15 @@ impl Progress {
     /// How long ago it began.
     pub(super) fn age(&self) -> Duration {
         self.began.elapsed()
+    }
+}
+
+impl Ticket<'_> {
+    /// Whether what the poll brought shows the end of the backlog. Only the queue's clock and how long the feed has run
+    /// are compared: this machine's clock may be a day off. And how long it had run when the poll began, not when the
+    /// answer was there, which may have been long on its way.
+    pub(super) fn shows_end(&self, letters: &[Letter]) -> bool {
+        letters.iter().all(|letter| letter.lay.is_some_and(|lay| lay < self.age))
     }
 }
 
@@ -155,11 +159,12 @@ mod tests {
     #[test]
     fn only_what_is_younger_than_the_feed_is_its_end() {
         let progress = Progress::new();
-        while progress.age().is_zero() {}
-        let lay = |lay| Letter { lay, ..Letter::default() };
-        assert!(progress.is_end(&[]));
-        assert!(progress.is_end(&[lay(Some(Duration::ZERO))]));
-        assert!(!progress.is_end(&[lay(Some(Duration::ZERO)), lay(Some(Duration::from_secs(86_400)))]));
-        assert!(!progress.is_end(&[lay(None)]));
+        let mut ticket = progress.poll();
+        ticket.age = Duration::from_secs(60);
+        let lay = |secs| Letter { lay: Some(Duration::from_secs(secs)), ..Letter::default() };
+        assert!(ticket.shows_end(&[]));
+        assert!(ticket.shows_end(&[lay(0), lay(59)]));
+        assert!(!ticket.shows_end(&[lay(0), lay(60)]));
+        assert!(!ticket.shows_end(&[Letter::default()]));
     }
 }

@@ -58,6 +58,7 @@ async fn connection(stream: TcpStream, shared: Arc<Shared>) {
     }
     let service = service_fn(move |request| answer(request, Arc::clone(&shared)));
     tokio::select! {
+        biased;
         _ = cut.changed() => {}
         // Whoever called sees what became of it.
         _ = http1::Builder::new().serve_connection(TokioIo::new(stream), service) => {}

@@ -236,7 +236,9 @@ mod tests {
     #[test]
     fn twice_means_twice_at_once() {
         let mut store = Store::new(Settings { twice: true, order: Order::Reversed, ..Settings::default() });
-        ["a", "b"].map(|body| store.push(body.into()));
+        for body in ["a", "b"] {
+            store.push(body.into());
+        }
         let bodies: Vec<_> = store.receive(10, HOUR).iter().map(|m| m["Body"].to_string()).collect();
         assert_eq!(bodies, ["\"b\"", "\"b\"", "\"a\"", "\"a\""]);
     }
