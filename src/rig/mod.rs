@@ -3,6 +3,7 @@
 pub mod client;
 pub mod demo;
 pub mod pki;
+pub mod queue;
 pub mod sighting;
 pub mod stage;
 pub mod upstream;

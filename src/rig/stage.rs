@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rustls::ClientConfig;
 use tempfile::TempDir;
@@ -23,6 +24,7 @@ use crate::app::Running;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ConfigError;
+use crate::revocation::Engine;
 
 const ADMIN: &str = "admin/ops";
 const UPSTREAM_PORT: u16 = 9000;
@@ -66,6 +68,15 @@ struct Ports {
 impl Stage {
     /// Makes the PKI, with a certificate for each of `agents`, and starts everything, on the usual ports or, where one is taken, on a free one.
     pub fn set(clock: &Clock, agents: &[&str]) -> Result<Self, StageError> {
+        Self::set_with(clock, agents, &|_| {})
+    }
+
+    /// The same with a configuration that is changed before anything is started from it.
+    pub fn set_with(
+        clock: &Clock,
+        agents: &[&str],
+        change: &dyn Fn(&mut Config),
+    ) -> Result<Self, StageError> {
         let directory = tempfile::Builder::new()
             .prefix("portcullis-demo-")
             .permissions(Permissions::from_mode(0o700))
@@ -79,7 +90,7 @@ impl Stage {
         }
         let upstream = Upstream::start(UPSTREAM_PORT)
             .map_err(|e| StageError::System("cannot start the sample upstream", e))?;
-        let running = start(directory.path(), upstream.address(), clock)?;
+        let running = start(directory.path(), upstream.address(), clock, change)?;
         let admin_address = running
             .admin
             .ok_or_else(|| StageError::System("no admin listener", io::ErrorKind::AddrNotAvailable.into()))?;
@@ -119,6 +130,11 @@ impl Stage {
         self.admin_address
     }
 
+    /// The engine of the gate.
+    pub fn engine(&self) -> &Arc<Engine> {
+        self.running.engine()
+    }
+
     /// Where metrics and health are.
     pub fn metrics(&self) -> Option<SocketAddr> {
         self.running.metrics
@@ -149,7 +165,12 @@ pub fn principal(agent: &str) -> String {
 
 /// Starts the gate from a configuration file. Only whoever binds a port can tell that it is free, so the gate itself
 /// is asked again with any free port in place of one that was taken.
-fn start(directory: &Path, upstream: SocketAddr, clock: &Clock) -> Result<Running, StageError> {
+fn start(
+    directory: &Path,
+    upstream: SocketAddr,
+    clock: &Clock,
+    change: &dyn Fn(&mut Config),
+) -> Result<Running, StageError> {
     let mut ports = Ports { gate: 8443, admin: 9443, metrics: 8080 };
     let file = directory.join("demo.toml");
     let save = |text: &str| {
@@ -161,7 +182,9 @@ fn start(directory: &Path, upstream: SocketAddr, clock: &Clock) -> Result<Runnin
         let text = ports.config(upstream);
         save(&text)?;
         // Without the environment: it is meant for another gate, whose state this one would write to.
-        let started = app::start(Config::parse(&file, text, &[])?, clock.clone());
+        let mut config = Config::parse(&file, text, &[])?;
+        change(&mut config);
+        let started = app::start(config, clock.clone());
         match started {
             Err(app::Error::Listen { key, .. }) if attempt < ATTEMPTS => ports.give_up(key),
             Err(error) => return Err(error.into()),

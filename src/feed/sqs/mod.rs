@@ -1,11 +1,25 @@
 //! The queue: Amazon SQS, or what speaks its protocol.
+//!
+//! A message is received, read, taken in, and deleted when every event of it is in effect and on disk; until then it is
+//! kept hidden from others, and whatever goes wrong makes it come again. **Invariant:** nothing is deleted that was not
+//! taken in, or put into quarantine.
+
+mod api;
+mod batch;
+mod consumer;
+mod fault;
+mod letter;
+mod progress;
+mod quarantine;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use http::Uri;
 use serde::Deserialize;
 use tokio::sync::watch;
 
@@ -14,6 +28,9 @@ use super::check_terms;
 use super::message::Reader;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
+use api::Api;
+use consumer::Consumer;
+use quarantine::Quarantine;
 
 /// `[feed.sqs]`: the queue of this gate.
 #[derive(Clone, Debug, Deserialize)]
@@ -57,6 +74,10 @@ pub struct Config {
     /// What a required queue does to requests when it is stale.
     #[serde(default)]
     pub on_stale: OnStale,
+    /// An access key and its secret instead of what the environment has, which the process of a test cannot set.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub access_key: Option<(String, String)>,
 }
 
 /// `[feed.sqs.sns]`: what SNS notifications must be.
@@ -80,6 +101,36 @@ impl Config {
 
     /// What must hold of it.
     pub(super) fn check(&self) -> Result<(), Error> {
+        let wrong = |key, reason: String| Err(Error { key, reason });
+        if let Err(reason) = check_url(&self.queue_url) {
+            return wrong("queue_url", reason);
+        }
+        if let Some(Err(reason)) = self.endpoint.as_deref().map(check_url) {
+            return wrong("endpoint", reason);
+        }
+        let letters =
+            |region: &str| region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if let Some(region) = self.region.as_deref().filter(|region| region.is_empty() || !letters(region)) {
+            return wrong("region", format!("`{region}` is no region, such as `eu-central-1`"));
+        }
+        if !(1..=16).contains(&self.receivers) {
+            return wrong("receivers", format!("{}: 1 to 16", self.receivers));
+        }
+        if !(LEAST..=MOST_WAIT).contains(&self.wait) {
+            return wrong("wait", format!("{}: 1s to 20s, as the queue knows it", shown(self.wait)));
+        }
+        if !(LEAST..=MOST_VISIBILITY).contains(&self.visibility) {
+            return wrong(
+                "visibility",
+                format!("{}: 1s to 12h, as the queue knows it", shown(self.visibility)),
+            );
+        }
+        if self.quarantine_after == 0 {
+            return wrong(
+                "quarantine_after",
+                "0: a message has been received once when it is first seen".to_owned(),
+            );
+        }
         if self.require_signed && self.keys.is_empty() {
             let reason = "nothing could be signed: there are no `keys`".to_owned();
             return Err(Error { key: "require_signed", reason });
@@ -111,14 +162,17 @@ pub struct Error {
 pub struct Sqs {
     config: Config,
     reader: Reader,
+    quarantine: Quarantine,
+    /// How many events this process took in.
+    taken: AtomicU64,
 }
 
 impl Sqs {
     /// A consumer, with its keys read. `state` is the process's state directory, for the quarantine. Touches neither the
     /// network nor `state`.
-    pub fn new(config: Config, _state: &Path) -> Result<Self, Error> {
+    pub fn new(config: Config, state: &Path) -> Result<Self, Error> {
         let reader = Reader::new(&config)?;
-        Ok(Self { config, reader })
+        Ok(Self { config, reader, quarantine: Quarantine::new(state), taken: AtomicU64::new(0) })
     }
 
     /// How much depends on it.
@@ -128,10 +182,40 @@ impl Sqs {
 
     /// Receives until `stop`, then finishes what is in hand.
     pub async fn run(self: Arc<Self>, link: Arc<Link>, mut stop: watch::Receiver<bool>) {
-        let _ = (&self.config, &self.reader, &link);
-        let _ = stop.wait_for(|stop| *stop).await;
+        let stopped = stop.clone();
+        let api = tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => return,
+            api = Api::connect(&self.config) => api,
+        };
+        Consumer::new(&self, &link, api).run(stopped).await;
     }
 }
+
+/// What is asked of the URL of a queue, and of an endpoint.
+fn check_url(url: &str) -> Result<(), String> {
+    let Ok(uri) = url.parse::<Uri>() else {
+        return Err(format!("`{url}` is no URL"));
+    };
+    if !matches!(uri.scheme_str(), Some("http" | "https")) {
+        return Err(format!("`{url}`: begins with neither https:// nor http://"));
+    }
+    match uri.authority() {
+        Some(authority) if authority.as_str().contains('@') => {
+            Err("it holds a user or password, which belong in the environment".to_owned())
+        }
+        Some(authority) if !authority.host().is_empty() => Ok(()),
+        _ => Err(format!("`{url}` names no host")),
+    }
+}
+
+fn shown(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string()
+}
+
+const LEAST: Duration = Duration::from_secs(1);
+const MOST_WAIT: Duration = Duration::from_secs(20);
+const MOST_VISIBILITY: Duration = Duration::from_secs(12 * 60 * 60);
 
 const fn receivers() -> usize {
     2
@@ -151,4 +235,57 @@ const fn quarantine_after() -> u32 {
 
 const fn max_age() -> Duration {
     Duration::from_secs(120)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URL: &str = "https://sqs.eu-central-1.amazonaws.com/123456789012/revocations";
+
+    fn check(lines: &str) -> Result<(), Error> {
+        let queue =
+            if lines.contains("queue_url") { String::new() } else { format!("queue_url = \"{URL}\"\n") };
+        toml::from_str::<Config>(&format!("{queue}{lines}")).unwrap().check()
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_by_its_key() {
+        for (lines, key) in [
+            ("queue_url = \"\"", "queue_url"),
+            ("queue_url = \"revocations\"", "queue_url"),
+            ("queue_url = \"/123456789012/revocations\"", "queue_url"),
+            ("queue_url = \"arn:aws:sqs:eu-central-1:123456789012:revocations\"", "queue_url"),
+            ("queue_url = \"ftp://sqs.eu-central-1.amazonaws.com/1/q\"", "queue_url"),
+            ("queue_url = \"https://me:secret@localhost/1/q\"", "queue_url"),
+            ("endpoint = \"localhost:4566\"", "endpoint"),
+            ("region = \"EU (Frankfurt)\"", "region"),
+            ("region = \"\"", "region"),
+            ("receivers = 0", "receivers"),
+            ("receivers = 17", "receivers"),
+            ("wait = \"500ms\"", "wait"),
+            ("wait = \"21s\"", "wait"),
+            ("visibility = \"0s\"", "visibility"),
+            ("visibility = \"12h 1s\"", "visibility"),
+            ("quarantine_after = 0", "quarantine_after"),
+            ("max_age = \"0s\"", "max_age"),
+            ("on_stale = \"deny\"", "on_stale"),
+        ] {
+            let error = check(lines).unwrap_err();
+            assert_eq!(error.key, key, "{lines}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_can_be_is_accepted() {
+        for lines in [
+            "",
+            "receivers = 16\nwait = \"1s\"\nvisibility = \"12h\"",
+            "queue_url = \"http://127.0.0.1:4566/000000000000/q\"\nendpoint = \"http://127.0.0.1:4566\"",
+            "region = \"us-gov-west-1\"\nrequired = true\non_stale = \"deny\"",
+        ] {
+            check(lines).unwrap();
+        }
+    }
 }

@@ -1,0 +1,194 @@
+//! What one receive brought: read, taken in, deleted.
+
+use std::cell::Cell;
+use std::convert::Infallible;
+use std::sync::atomic::Ordering;
+
+use futures_util::future::join_all;
+use tokio::time::sleep;
+
+use super::consumer::Consumer;
+use super::consumer::Redrive;
+use super::letter::Letter;
+use super::progress::Ticket;
+use super::quarantine::Entry;
+use crate::feed::NotTaken;
+use crate::feed::Taken;
+use crate::feed::message::Origin;
+use crate::feed::message::Poison;
+use crate::revocation::Arrival;
+use crate::revocation::Event;
+
+/// One message in work.
+struct Item {
+    letter: Letter,
+    format: &'static str,
+    poison: Vec<Poison>,
+    /// Nothing more is done about it: it may come again.
+    let_go: Cell<bool>,
+}
+
+impl Consumer<'_> {
+    /// Takes in what one receive brought, and deletes what was taken in. What is left comes again by itself.
+    pub(super) async fn take_in(&self, ticket: Ticket<'_>, letters: Vec<Letter>) {
+        if !letters.is_empty() {
+            let arrival = self.link.intake.arrival();
+            let (items, events): (Vec<_>, Vec<_>) =
+                letters.into_iter().map(|letter| self.read(letter, arrival)).unzip();
+            tokio::select! {
+                biased;
+                is_whole = self.work(&items, events, arrival) => if !is_whole { return },
+                never = self.keep_hidden(&items) => match never {},
+            }
+        }
+        drop(ticket);
+        self.is_read();
+    }
+
+    fn read(&self, letter: Letter, arrival: Arrival) -> (Item, Vec<Event>) {
+        let origin = Origin { message_id: &letter.id, sent: letter.sent.unwrap_or(arrival.at) };
+        let message = self.sqs.reader.read(&letter.body, &origin);
+        let (feed, message_id, receives) = (self.link.name(), &letter.id, letter.receives);
+        for Poison { kind, reason } in &message.poison {
+            tracing::warn!(feed, message_id, receives, kind, reason, "a message is not understood");
+        }
+        for what in &message.irrelevant {
+            tracing::debug!(feed, message_id, what, "a message concerns nobody here");
+        }
+        let result = match (message.poison.is_empty(), message.events.is_empty()) {
+            (false, _) => Some("poison"),
+            (true, true) => Some("ignored"),
+            (true, false) => None,
+        };
+        result.into_iter().for_each(|result| self.count(message.format, result));
+        let let_go = Cell::new(!message.poison.is_empty() && !self.is_due(&letter));
+        let item = Item { letter, format: message.format, poison: message.poison, let_go };
+        (item, message.events)
+    }
+
+    /// Whether a message that is not understood has come often enough.
+    fn is_due(&self, letter: &Letter) -> bool {
+        self.redrive.get() == Redrive::ByGate && letter.receives >= self.sqs.config.quarantine_after
+    }
+
+    /// Whether every event was taken in and every message that should be was deleted.
+    async fn work(&self, items: &[Item], events: Vec<Vec<Event>>, arrival: Arrival) -> bool {
+        // All at once: the journal writes them with one commit.
+        let takes = items.iter().zip(events).map(|(item, events)| self.take(item, events, arrival));
+        let (mut is_whole, mut done) = (true, Vec::new());
+        for (item, taken) in items.iter().zip(join_all(takes).await) {
+            match taken {
+                Ok(events) if self.may_go(item).await => done.push((item, events)),
+                Ok(_) => item.let_go.set(true),
+                Err(_) => is_whole = false,
+            }
+        }
+        is_whole & self.delete(done).await
+    }
+
+    /// Takes the events of one message in; each of them, whatever becomes of the others.
+    async fn take(&self, item: &Item, events: Vec<Event>, arrival: Arrival) -> Result<Vec<Taken>, NotTaken> {
+        let takes = events.into_iter().map(|event| self.link.intake.take(self.link.name(), event, arrival));
+        let (mut taken, mut failed) = (Vec::new(), None);
+        for result in join_all(takes).await {
+            match result {
+                Ok(event) => taken.push(event),
+                Err(why) => failed = Some(why),
+            }
+        }
+        self.sqs.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
+        if let Some(why) = failed {
+            item.let_go.set(true);
+            self.failed(&format!("message {} is not taken in, and will come again: {why}", item.letter.id));
+            return Err(why);
+        }
+        if item.poison.is_empty() && !taken.is_empty() {
+            let refused = taken.iter().all(|event| event.outcome.is_none());
+            self.count(item.format, if refused { "refused" } else { "applied" });
+        }
+        Ok(taken)
+    }
+
+    /// Whether a message whose events were taken in may be deleted: it was understood, or is in quarantine.
+    async fn may_go(&self, item: &Item) -> bool {
+        let Some(Poison { kind, reason }) = item.poison.first() else { return true };
+        let letter = &item.letter;
+        if !self.is_due(letter) {
+            return false;
+        }
+        let (message_id, receives) = (letter.id.clone(), letter.receives);
+        let entry = Entry::new(self.link.intake.now(), letter.body.clone());
+        let entry = Entry { message_id, receives, kind, reason: reason.clone(), ..entry };
+        let kept = self.sqs.quarantine.keep(entry).await;
+        let (feed, message_id, file) = (self.link.name(), &letter.id, self.sqs.quarantine.path().display());
+        match kept {
+            Ok(()) => {
+                tracing::warn!(feed, message_id, receives, kind, %file, "a message was put into quarantine");
+                self.count(item.format, "quarantined");
+                true
+            }
+            Err(error) => {
+                tracing::error!(feed, message_id, %file, %error, "a message cannot be put into quarantine, and stays in the queue");
+                false
+            }
+        }
+    }
+
+    /// Deletes messages; whether all were. Those that were not come again, and change nothing.
+    async fn delete(&self, done: Vec<(&Item, Vec<Taken>)>) -> bool {
+        if done.is_empty() {
+            return true;
+        }
+        let letters: Vec<&Letter> = done.iter().map(|(item, _)| &item.letter).collect();
+        let left = match self.api.delete(&letters).await {
+            Ok(left) => left,
+            Err(fault) => {
+                self.failed(&format!("{} messages were taken in and are not deleted: {fault}", done.len()));
+                return false;
+            }
+        };
+        let feed = self.link.name();
+        self.progress.deleted(done.len() - left.len());
+        for (place, (item, taken)) in done.into_iter().enumerate() {
+            let message_id = &item.letter.id;
+            match left.iter().find(|(failed, _)| *failed == place) {
+                None => self.link.intake.acknowledged(taken),
+                // It was received anew meanwhile, mostly: whoever has it then deletes it.
+                Some((_, why)) => {
+                    tracing::warn!(feed, message_id, why, "a message was taken in and is not deleted")
+                }
+            }
+        }
+        true
+    }
+
+    /// Keeps messages hidden from others for as long as they are worked on.
+    async fn keep_hidden(&self, items: &[Item]) -> Infallible {
+        loop {
+            sleep(self.sqs.config.visibility / 3).await;
+            let letters = items.iter().filter(|item| !item.let_go.get()).map(|item| &item.letter);
+            let letters: Vec<&Letter> = letters.collect();
+            if letters.is_empty() {
+                continue;
+            }
+            let feed = self.link.name();
+            match self.api.extend(&letters).await {
+                Ok(left) if left.is_empty() => {}
+                Ok(left) => tracing::warn!(
+                    feed,
+                    messages = left.len(),
+                    why = left[0].1,
+                    "messages are not kept hidden"
+                ),
+                Err(why) => {
+                    tracing::warn!(feed, messages = letters.len(), %why, "messages are not kept hidden")
+                }
+            }
+        }
+    }
+
+    fn count(&self, format: &str, result: &str) {
+        let labels = [self.link.name(), format, result];
+        self.link.intake.metrics().feeds.messages.with_label_values(&labels).inc();
+    }
+}

@@ -1,0 +1,68 @@
+//! A disk that is slow, stuck or full under the journal: what was received is in effect, and not deleted before it is on
+//! disk.
+
+use portcullis::clock::Clock;
+use portcullis::feed::sqs;
+use portcullis::revocation::Config;
+use portcullis::revocation::Engine;
+use portcullis::rig::queue::Queue;
+use portcullis::rig::queue::Settings;
+
+use crate::disk::Disk;
+use crate::disk::Mood;
+use crate::site::config;
+use crate::site::denies;
+use crate::site::revocation;
+use crate::site::until;
+
+#[tokio::test]
+async fn a_full_disk_deletes_nothing_and_denies_all_the_same() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let (disk, site) = Disk::with(config(&queue));
+    disk.set(Mood::Full);
+    let sent = queue.push(revocation("a"));
+    until(|| site.denies("a")).await;
+    // It comes again and again.
+    until(|| queue.receives(&sent.id) >= 3).await;
+    assert_eq!((queue.left(), queue.counts().deletes), (1, 0));
+    until(|| site.error().contains("not taken in")).await;
+    assert!(site.timelines.find("revoke-a-0").is_none());
+    disk.set(Mood::Well);
+    until(|| queue.left() == 0).await;
+    until(|| site.error().is_empty()).await;
+    let state = tempfile::tempdir().unwrap();
+    let journal = "revocations.redb";
+    std::fs::copy(site.state().join(journal), state.path().join(journal)).unwrap();
+    site.stop().await;
+    assert!(denies(&Engine::open(state.path(), &Config::default(), Clock::system()).unwrap(), "a"));
+}
+
+#[tokio::test]
+async fn what_takes_longer_than_its_visibility_is_kept_hidden() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let visibility = std::time::Duration::from_secs(3);
+    let (disk, site) = Disk::with(sqs::Config { visibility, ..config(&queue) });
+    disk.set(Mood::Stuck);
+    queue.push(revocation("a"));
+    until(|| site.denies("a")).await;
+    // A third of the visibility lies between two of them.
+    until(|| queue.counts().extends >= 4).await;
+    assert_eq!((queue.left(), queue.counts().filled), (1, 1));
+    disk.set(Mood::Well);
+    until(|| queue.left() == 0).await;
+    assert_eq!((queue.counts().filled, site.counted("applied")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_stuck_disk_keeps_nothing_that_comes_later_from_taking_effect() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let (disk, site) = Disk::with(config(&queue));
+    disk.set(Mood::Stuck);
+    for i in 0..8 {
+        queue.push(revocation(&format!("agent-{i}")));
+        until(|| site.denies(&format!("agent-{i}"))).await;
+    }
+    assert_eq!((queue.left(), queue.counts().deletes), (8, 0));
+    disk.set(Mood::Well);
+    until(|| queue.left() == 0).await;
+}

@@ -1,0 +1,175 @@
+//! A site: an engine on a state directory, with the feed of one queue, as a process has them.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use portcullis::clock::Clock;
+use portcullis::clock::Timestamp;
+use portcullis::feed;
+use portcullis::feed::Intake;
+use portcullis::feed::sqs;
+use portcullis::revocation::Action;
+use portcullis::revocation::Config;
+use portcullis::revocation::Engine;
+use portcullis::revocation::FeedStatus;
+use portcullis::revocation::Feeds;
+use portcullis::revocation::Level;
+use portcullis::revocation::Target;
+use portcullis::revocation::Timelines;
+use portcullis::rig::queue::Queue;
+use portcullis::session::Credential;
+use portcullis::telemetry::Metrics;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::runtime::Builder;
+use tokio::runtime::LocalOptions;
+use tokio::sync::watch;
+
+/// Nothing that a test waits for takes longer, on a busy machine either.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The feed of a queue: polls are short, and messages come again soon.
+pub(crate) fn config(queue: &Queue) -> sqs::Config {
+    let text = format!(
+        "queue_url = \"{}\"\nregion = \"us-east-1\"\nwait = \"1s\"\nvisibility = \"1s\"",
+        queue.url()
+    );
+    let config: sqs::Config = toml::from_str(&text).unwrap();
+    sqs::Config { access_key: Some(("test".into(), "test".into())), ..config }
+}
+
+/// A running engine with the feed of one queue.
+pub(crate) struct Site {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) feeds: Arc<Feeds>,
+    pub(crate) timelines: Arc<Timelines>,
+    metrics: Metrics,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    state: Arc<TempDir>,
+}
+
+impl Site {
+    /// With everything as usual.
+    pub(crate) fn start(queue: &Queue) -> Self {
+        Self::with(config(queue))
+    }
+
+    pub(crate) fn with(config: sqs::Config) -> Self {
+        Self::at(Clock::system(), config)
+    }
+
+    /// By another clock than the queue's.
+    pub(crate) fn at(clock: Clock, config: sqs::Config) -> Self {
+        let state = Arc::new(tempfile::tempdir().unwrap());
+        let engine = Engine::open(state.path(), &Config::default(), clock.clone()).unwrap();
+        Self::on(engine, clock, config, state)
+    }
+
+    /// On any engine.
+    pub(crate) fn on(engine: Engine, clock: Clock, config: sqs::Config, state: Arc<TempDir>) -> Self {
+        let (engine, timelines) = (Arc::new(engine), Arc::<Timelines>::default());
+        let metrics = Metrics::new().unwrap();
+        let intake = Intake::new(Arc::clone(&engine), Arc::clone(&timelines), clock, metrics.clone());
+        let config = feed::Config { sqs: Some(config), ..feed::Config::default() };
+        config.check().unwrap();
+        let plan = feed::Plan::new(&config, &[], state.path(), *engine.fingerprinter()).unwrap();
+        let mut feeds = Feeds::default();
+        let running = plan.begin(&mut feeds, &intake);
+        let (stop, stopped) = watch::channel(false);
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            runtime.unwrap().block_on(running.run(stopped));
+        });
+        Self { engine, feeds: Arc::new(feeds), timelines, metrics, stop, thread: Some(thread), state }
+    }
+
+    pub(crate) fn state(&self) -> &Path {
+        self.state.path()
+    }
+
+    /// Whether an agent is denied.
+    pub(crate) fn denies(&self, agent: &str) -> bool {
+        denies(&self.engine, agent)
+    }
+
+    /// What the feed says of itself.
+    pub(crate) fn status(&self) -> FeedStatus {
+        let now = Clock::system().now();
+        self.feeds.status(now).remove(0)
+    }
+
+    /// What the feed says went wrong last; empty if nothing did.
+    pub(crate) fn error(&self) -> String {
+        self.status().last_error.unwrap_or_default()
+    }
+
+    /// How many messages came to this end.
+    pub(crate) fn counted(&self, result: &str) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let lines = text.lines().filter(|line| line.starts_with("portcullis_feed_messages_total"));
+        let lines = lines.filter(|line| line.contains(&format!("result=\"{result}\"")));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+    }
+
+    /// Tells the feed to stop.
+    pub(crate) fn tell_to_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Stops it; the engine is closed when this returns.
+    pub(crate) async fn stop(mut self) {
+        self.tell_to_stop();
+        let thread = self.thread.take().unwrap();
+        until(|| thread.is_finished()).await;
+        thread.join().unwrap();
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.tell_to_stop();
+    }
+}
+
+/// Whether an engine denies an agent.
+pub(crate) fn denies(engine: &Engine, agent: &str) -> bool {
+    let target = Target::parse(Level::Principal, agent, None).unwrap();
+    let own = vec![engine.fingerprinter().target(&target)];
+    engine.judge(&Credential { own, ..Credential::default() }).is_err()
+}
+
+/// A message about an agent: an event of our own, decided so many seconds after 2026-10-14 17:46:40.
+pub(crate) fn event(action: Action, agent: &str, secs: i64) -> Value {
+    json!({
+        "version": 1, "id": format!("{}-{agent}-{secs}", action.name()), "action": action, "level": "principal",
+        "target": agent, "at": Timestamp::from_secs(1_792_000_000 + secs),
+    })
+}
+
+/// The same as text.
+pub(crate) fn message(action: Action, agent: &str, secs: i64) -> String {
+    event(action, agent, secs).to_string()
+}
+
+/// Revokes an agent.
+pub(crate) fn revocation(agent: &str) -> String {
+    message(Action::Revoke, agent, 0)
+}
+
+/// Waits for what must come.
+#[track_caller]
+pub(crate) fn until(done: impl Fn() -> bool) -> impl Future<Output = ()> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let begun = Instant::now();
+        while !done() {
+            assert!(begun.elapsed() < PATIENCE, "waited in vain at {caller}");
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+}
