@@ -142,6 +142,9 @@ impl Reader {
 }
 
 impl Poison {
+    /// The kind of a notification whose certificate was not learned.
+    pub const UNKNOWN_CERTIFICATE: &str = "unknown_certificate";
+
     pub(super) fn new(kind: &'static str, reason: impl AsRef<str>) -> Self {
         Self { kind, reason: clip(reason.as_ref()) }
     }
@@ -165,7 +168,7 @@ impl From<Closed> for Poison {
     fn from(closed: Closed) -> Self {
         match closed {
             Closed::Poison(poison) => poison,
-            Closed::Wants(url) => Self::new("unknown_certificate", format!("{url} was not fetched")),
+            Closed::Wants(url) => Self::new(Self::UNKNOWN_CERTIFICATE, format!("{url} was not fetched")),
         }
     }
 }

@@ -33,6 +33,8 @@ impl Consumer<'_> {
     pub(super) async fn take_in(&self, ticket: Ticket<'_>, letters: Vec<Letter>) {
         if !letters.is_empty() {
             let arrival = self.link.intake.arrival();
+            let learned = self.sqs.certificates.learn(&self.sqs.reader, &letters, arrival.at);
+            learned.await.iter().for_each(|why| self.failed(why));
             let (items, events): (Vec<_>, Vec<_>) =
                 letters.into_iter().map(|letter| self.read(letter, arrival)).unzip();
             tokio::select! {
@@ -61,14 +63,15 @@ impl Consumer<'_> {
             (true, false) => None,
         };
         result.into_iter().for_each(|result| self.count(message.format, result));
-        let let_go = Cell::new(!message.poison.is_empty() && !self.is_due(&letter));
+        let let_go = Cell::new(!message.poison.is_empty() && !self.is_due(&letter, &message.poison));
         let item = Item { letter, format: message.format, poison: message.poison, let_go };
         (item, message.events)
     }
 
-    /// Whether a message that is not understood has come often enough.
-    fn is_due(&self, letter: &Letter) -> bool {
-        self.redrive.get() == Redrive::ByGate && letter.receives >= self.sqs.config.quarantine_after
+    /// Whether a message that is not understood has come often enough. What waits for a certificate is not to blame.
+    fn is_due(&self, letter: &Letter, poison: &[Poison]) -> bool {
+        let waits = poison.iter().any(|poison| poison.kind == Poison::UNKNOWN_CERTIFICATE);
+        !waits && self.redrive.get() == Redrive::ByGate && letter.receives >= self.sqs.config.quarantine_after
     }
 
     /// Whether every event was taken in and every message that should be was deleted.
@@ -113,7 +116,7 @@ impl Consumer<'_> {
     async fn may_go(&self, item: &Item) -> bool {
         let Some(Poison { kind, reason }) = item.poison.first() else { return true };
         let letter = &item.letter;
-        if !self.is_due(letter) {
+        if !self.is_due(letter, &item.poison) {
             return false;
         }
         let (message_id, receives) = (letter.id.clone(), letter.receives);

@@ -6,6 +6,7 @@
 
 mod api;
 mod batch;
+mod certificates;
 mod consumer;
 mod fault;
 mod letter;
@@ -29,6 +30,7 @@ use super::message::Reader;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
 use api::Api;
+use certificates::Certificates;
 use consumer::Consumer;
 use quarantine::Quarantine;
 
@@ -162,6 +164,7 @@ pub struct Error {
 pub struct Sqs {
     config: Config,
     reader: Reader,
+    certificates: Certificates,
     quarantine: Quarantine,
     /// How many events this process took in.
     taken: AtomicU64,
@@ -171,8 +174,9 @@ impl Sqs {
     /// A consumer, with its keys read. `state` is the process's state directory, for the quarantine. Touches neither the
     /// network nor `state`.
     pub fn new(config: Config, state: &Path) -> Result<Self, Error> {
-        let reader = Reader::new(&config)?;
-        Ok(Self { config, reader, quarantine: Quarantine::new(state), taken: AtomicU64::new(0) })
+        let (reader, certificates) = (Reader::new(&config)?, Certificates::new(&config.sns)?);
+        let (quarantine, taken) = (Quarantine::new(state), AtomicU64::new(0));
+        Ok(Self { config, reader, certificates, quarantine, taken })
     }
 
     /// How much depends on it.
