@@ -8,6 +8,7 @@ use portcullis::rig::queue::Fault;
 use portcullis::rig::queue::Queue;
 use portcullis::rig::queue::Settings;
 use serde_json::Value;
+use serde_json::json;
 
 use crate::site::Site;
 use crate::site::config;
@@ -103,4 +104,31 @@ async fn what_cannot_be_put_into_quarantine_stays_in_the_queue() {
     std::fs::remove_dir(&file).unwrap();
     until(|| queue.left() == 0).await;
     assert!(std::fs::read_to_string(&file).unwrap().contains(&bad.id));
+}
+
+/// The signature of a notification cannot be verified while its certificate cannot be had: that says nothing of it.
+#[tokio::test]
+async fn a_notification_that_cannot_be_verified_yet_is_not_to_blame() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let topic = "arn:aws:sns:eu-west-1:123456789012:revocations";
+    let rules = sqs::SnsConfig { verify: true, topics: vec![topic.to_owned()], ..sqs::SnsConfig::default() };
+    let site = Site::with(sqs::Config { quarantine_after: 1, sns: rules, ..config(&queue) });
+    let notification = json!({
+        "Type": "Notification", "MessageId": "9f86d081-884c-4d65-9a2f-ea0c55ad015a", "TopicArn": topic,
+        "Message": revocation("a"), "Timestamp": "2026-11-22T12:00:00.000Z", "SignatureVersion": "2",
+        "Signature": "AAAA",
+        "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-no-such.pem",
+    });
+    let kept = queue.push(notification.to_string());
+    until(|| queue.receives(&kept.id) >= 3).await;
+    until(|| {
+        site.error().contains("https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-no-such.pem")
+    })
+    .await;
+    assert!(!site.denies("a"));
+    assert_eq!((queue.left(), site.counted("quarantined")), (1, 0));
+    // One that is not signed at all is no notification, and goes.
+    queue.push(revocation("b"));
+    until(|| site.counted("quarantined") == 1).await;
+    assert!(!site.denies("b"));
 }
