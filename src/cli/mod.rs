@@ -16,6 +16,7 @@ mod output;
 mod pages;
 mod progress;
 mod question;
+mod queue;
 mod revocations;
 mod run;
 mod server;
@@ -45,6 +46,7 @@ use order::Order;
 use order::Unseen;
 use pages::CompletionsArgs;
 use pages::ManArgs;
+use queue::QueueCommand;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
 use status::StatusArgs;
@@ -151,6 +153,10 @@ const AUDIT: &str = "Examples:
   portcullis audit list --since 1h
   portcullis audit verify --dir state";
 
+const QUEUE: &str = "Examples:
+  portcullis queue provision --name gate-1 --topic-arn arn:aws:sns:eu-west-1:123456789012:revocations
+  portcullis queue deprovision --name gate-1 --region eu-west-1";
+
 const COMPLETIONS: &str = "Examples:
   portcullis completions bash > /usr/share/bash-completion/completions/portcullis
   portcullis completions zsh > ~/.zfunc/_portcullis";
@@ -208,6 +214,9 @@ enum Command {
     /// Read the audit: who did what, and whether the record of it is whole.
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
+    /// Make, correct or take away the queue that a gate has its revocations from.
+    #[command(subcommand, after_help = QUEUE)]
+    Queue(QueueCommand),
     /// Print a script that completes commands and options in a shell.
     #[command(after_help = COMPLETIONS)]
     Completions(CompletionsArgs),
@@ -269,6 +278,7 @@ impl Cli {
             Command::Status(status) => status.run(),
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Queue(queue) => queue.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),
         };

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 20] = [
     "",
     "run",
     "validate",
@@ -22,6 +22,9 @@ const COMMANDS: [&str; 17] = [
     "audit",
     "audit list",
     "audit verify",
+    "queue",
+    "queue provision",
+    "queue deprovision",
     "completions",
     "man",
 ];
