@@ -94,6 +94,7 @@ fn section(ended: &Ended) -> portcullis::feed::sqs::Config {
     config.sqs.unwrap()
 }
 
+/// Seen failing with a policy that lets every topic send.
 #[tokio::test]
 async fn what_a_gate_needs_is_made_once() {
     let site = Site::new().await;
@@ -202,6 +203,7 @@ async fn what_is_published_arrives_and_is_read() {
     }
 }
 
+/// Seen failing with messages thrown away unasked, and with nobody asked at all.
 #[tokio::test]
 async fn all_of_it_is_taken_away_again() {
     let site = Site::new().await;
