@@ -16,6 +16,7 @@ mod output;
 mod pages;
 mod progress;
 mod question;
+mod queue;
 mod refresh;
 mod revocations;
 mod run;
@@ -46,6 +47,7 @@ use order::Order;
 use order::Unseen;
 use pages::CompletionsArgs;
 use pages::ManArgs;
+use queue::QueueCommand;
 use refresh::RefreshArgs;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
@@ -158,6 +160,10 @@ const AUDIT: &str = "Examples:
   portcullis audit list --since 1h
   portcullis audit verify --dir state";
 
+const QUEUE: &str = "Examples:
+  portcullis queue provision --name gate-1 --topic-arn arn:aws:sns:eu-west-1:123456789012:revocations
+  portcullis queue deprovision --name gate-1 --region eu-west-1";
+
 const COMPLETIONS: &str = "Examples:
   portcullis completions bash > /usr/share/bash-completion/completions/portcullis
   portcullis completions zsh > ~/.zfunc/_portcullis";
@@ -218,6 +224,9 @@ enum Command {
     /// Read the audit: who did what, and whether the record of it is whole.
     #[command(subcommand, after_help = AUDIT)]
     Audit(AuditCommand),
+    /// Make, correct or take away the queue that a gate has its revocations from.
+    #[command(subcommand, after_help = QUEUE)]
+    Queue(QueueCommand),
     /// Print a script that completes commands and options in a shell.
     #[command(after_help = COMPLETIONS)]
     Completions(CompletionsArgs),
@@ -280,6 +289,7 @@ impl Cli {
             Command::Refresh(refresh) => refresh.run(),
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Queue(queue) => queue.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),
         };

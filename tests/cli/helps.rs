@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 21] = [
     "",
     "run",
     "validate",
@@ -23,6 +23,9 @@ const COMMANDS: [&str; 18] = [
     "audit",
     "audit list",
     "audit verify",
+    "queue",
+    "queue provision",
+    "queue deprovision",
     "completions",
     "man",
 ];

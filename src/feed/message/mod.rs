@@ -2,7 +2,7 @@
 //!
 //! An envelope (SNS, EventBridge) is opened, a signature is verified where one is asked for, and what is inside is
 //! recognised by its shape. **Invariant:** the same message gives the same events with the same ids and times, however
-//! often it comes.
+//! often it comes. `docs/messages.md` says the same for those who send them.
 //!
 //! | shape | format |
 //! |---|---|

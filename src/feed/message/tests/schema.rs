@@ -120,3 +120,22 @@ fn every_level_and_action_is_in_the_schema() {
         );
     }
 }
+
+#[test]
+fn what_the_documentation_shows_is_understood() {
+    let text = include_str!("../../../../docs/messages.md");
+    let blocks = |kind: &'static str| {
+        text.split(kind).skip(1).map(|rest| rest.split_once("\n```").unwrap().0).collect::<Vec<_>>()
+    };
+    let (messages, configs) = (blocks("```json\n"), blocks("```toml\n"));
+    assert_eq!((messages.len(), configs.len()), (3, 2));
+    for body in messages {
+        let message = super::read(body);
+        assert!(message.poison.is_empty() && !message.events.is_empty(), "{body}: {message:?}");
+    }
+    for config in configs {
+        let config: toml::Table = toml::from_str(config).unwrap();
+        let config: crate::feed::Config = config["feed"].clone().try_into().unwrap();
+        assert!(config.check().is_ok(), "{config:?}");
+    }
+}

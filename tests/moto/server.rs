@@ -1,0 +1,126 @@
+//! A moto server of its own for each test: on loopback, on a free port, gone when it is dropped.
+
+use std::io::BufRead as _;
+use std::io::BufReader;
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::Region;
+use aws_config::SdkConfig;
+use aws_config::timeout::TimeoutConfig;
+
+/// The one version: another is another cloud.
+const VERSION: &str = "5.2.5";
+/// Where everything is.
+pub(crate) const REGION: &str = "eu-west-1";
+/// Whose everything is: moto's own account.
+pub(crate) const ACCOUNT: &str = "123456789012";
+
+/// Amazon, as far as it is needed.
+pub(crate) struct Moto {
+    child: Child,
+    /// Where it is: `http://127.0.0.1:PORT`.
+    pub(crate) url: String,
+}
+
+impl Moto {
+    /// Starts one, and waits until it listens.
+    pub(crate) fn start() -> Self {
+        let mut command = Command::new(install());
+        command.args(["-H", "127.0.0.1", "-p", "0"]).env("PYTHONUNBUFFERED", "1").stdout(Stdio::null());
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let url = lines.find_map(|line| Some(line.split_once("Running on ")?.1.trim().to_owned()));
+        // It writes a line for each call: nobody may be in its way, and nobody wants to read them.
+        std::thread::spawn(move || lines.for_each(drop));
+        let url = url.unwrap_or_else(|| panic!("moto ended before it listened: {:?}", child.wait()));
+        assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+        Self { child, url }
+    }
+
+    /// What the SDK's clients are made of. Every call ends.
+    pub(crate) async fn config(&self) -> SdkConfig {
+        let timeouts = TimeoutConfig::builder().operation_timeout(Duration::from_secs(60));
+        let loader = aws_config::defaults(BehaviorVersion::latest()).region(Region::new(REGION));
+        let loader = loader.endpoint_url(&self.url).timeout_config(timeouts.build());
+        let keys = aws_sdk_sqs::config::Credentials::new("test", "test", None, None, "test");
+        loader.credentials_provider(keys).load().await
+    }
+
+    /// The certificate at an address of SNS.
+    pub(crate) fn certificate(&self, url: &str) -> Vec<u8> {
+        let (host, path) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
+        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
+        // By its scope, which nobody verifies, moto knows which of its services is meant.
+        let scope =
+            format!("AWS4-HMAC-SHA256 Credential=test/20261122/{REGION}/sns/aws4_request, Signature=0");
+        let request = format!(
+            "GET /{path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {scope}\r\nConnection: close\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let text = String::from_utf8_lossy(&answer);
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        text.split_once("\r\n\r\n").unwrap().1.as_bytes().to_vec()
+    }
+
+    /// The program, with credentials that moto takes, and none of whoever runs the tests.
+    pub(crate) fn program(&self) -> Command {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PORTCULLIS");
+        for (name, _) in std::env::vars_os().filter(|(name, _)| foreign(&name.to_string_lossy())) {
+            program.env_remove(name);
+        }
+        program.env("AWS_ACCESS_KEY_ID", "test").env("AWS_SECRET_ACCESS_KEY", "test");
+        program.env("AWS_CONFIG_FILE", "/dev/null").env("AWS_SHARED_CREDENTIALS_FILE", "/dev/null");
+        program
+    }
+}
+
+impl Drop for Moto {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Where moto is; it is installed on first use. What pip needs to know of its index it has from its own configuration.
+fn install() -> PathBuf {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
+    let home = tools.join(format!("moto-{VERSION}"));
+    let (program, complete) = (home.join("bin/moto_server"), home.join("complete"));
+    if complete.exists() {
+        return program;
+    }
+    // What an interrupted installation left behind is none.
+    let _ = std::fs::remove_dir_all(&home);
+    std::fs::create_dir_all(&home).unwrap();
+    let python = "python3 with its venv module is needed (on Debian: apt-get install python3-venv)";
+    run(Command::new("python3").args(["-m", "venv"]).arg(&home), python);
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    let package = format!("moto[server]=={VERSION}");
+    let install = "moto has to be installed once, from PyPI or the index that pip is configured with";
+    run(Command::new(home.join("bin/python")).args(pip).arg(package), install);
+    std::fs::write(complete, "").unwrap();
+    program
+}
+
+/// Runs a command that must succeed.
+fn run(command: &mut Command, otherwise: &str) {
+    let output = command.output().unwrap_or_else(|e| panic!("{otherwise}: {command:?}: {e}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{otherwise}: {command:?}: {out}{err}");
+}
