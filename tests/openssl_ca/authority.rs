@@ -98,7 +98,7 @@ impl Authority {
     pub(crate) fn below(&self, name: &str) -> Self {
         let directory = directory();
         let (certificate, key) = (directory.path().join("ca.pem"), directory.path().join("ca.key"));
-        self.sign(name, "authority", &certificate, &key, "DNS:unused");
+        self.sign(name, [&certificate, &key], "authority", "DNS:unused");
         let above = [std::slice::from_ref(&certificate), &self.above].concat();
         Self { directory, above }
     }
@@ -111,13 +111,15 @@ impl Authority {
     pub(crate) fn issue(&self, name: &str) -> Agent {
         let file = |end: &str| self.directory.path().join(format!("{name}.{end}"));
         let (certificate, key) = (file("pem"), file("key"));
-        self.sign(name, "agent", &certificate, &key, &format!("URI:{}", spiffe_id(&format!("agent/{name}"))));
+        let san = format!("URI:{}", spiffe_id(&format!("agent/{name}")));
+        self.sign(name, [&certificate, &key], "agent", &san);
         Agent { name: name.to_owned(), certificate, key, above: self.above.clone() }
     }
 
-    fn sign(&self, name: &str, extensions: &str, certificate: &Path, key: &Path, san: &str) {
+    /// Makes a certificate, and the key for it.
+    fn sign(&self, name: &str, files: [&Path; 2], extensions: &str, san: &str) {
         let subject = format!("/CN={name}");
-        let (key, certificate) = (key.to_str().unwrap(), certificate.to_str().unwrap());
+        let [certificate, key] = files.map(|file| file.to_str().unwrap());
         let request = ["req", "-new", "-subj", &subject, "-keyout", key, "-out", "new.csr"];
         self.run(ALL, &[&request[..], &NEW_KEY].concat(), &[]);
         let sign = ["ca", "-batch", "-notext", "-extensions", extensions];
