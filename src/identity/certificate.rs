@@ -88,6 +88,8 @@ pub struct Certificate {
     pub not_after: Timestamp,
     /// Whether its key usage lets it sign certificates or revocation lists.
     pub signs: bool,
+    /// Whether its key usage, if it has one, lets it sign certificates (RFC 5280, section 4.2.1.3).
+    pub issues: bool,
     /// Whether it constrains URI names (RFC 5280, section 4.2.1.10), which path validation here refuses altogether.
     pub constrains_uris: bool,
     /// The certificate itself, DER.
@@ -117,6 +119,7 @@ impl Certificate {
             not_before: Timestamp::from_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
             signs: signs(&parsed),
+            issues: issues(&parsed),
             constrains_uris: constrains_uris(&parsed),
             der: der.clone().into_owned(),
         })
@@ -150,6 +153,11 @@ fn signs(parsed: &X509Certificate<'_>) -> bool {
         // Given twice or unreadable: assume the worst.
         Err(_) => true,
     }
+}
+
+fn issues(parsed: &X509Certificate<'_>) -> bool {
+    // Given twice or unreadable: assume the worst.
+    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
 }
 
 fn constrains_uris(parsed: &X509Certificate<'_>) -> bool {

@@ -1,5 +1,6 @@
 //! The path from a client's certificate to a configured authority: who vouches for it, and for how long.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +132,16 @@ impl Trust {
         }
         let end_entity = EndEntityCert::try_from(leaf).map_err(ChainError::Path)?;
         let time = unix_time(now);
+        // webpki does not look at the key usage of authorities. Another path may do without this one.
+        let misused = Cell::new(false);
+        let may_issue = |path: &VerifiedPath<'_>| {
+            let issues = |der: &CertificateDer<'_>| Certificate::parse(der).is_ok_and(|above| above.issues);
+            if path.intermediate_certificates().all(|above| issues(&above.der())) {
+                return Ok(());
+            }
+            misused.set(true);
+            Err(webpki::Error::UnknownIssuer)
+        };
         let path = end_entity
             .verify_for_usage(
                 webpki::ALL_VERIFICATION_ALGS,
@@ -139,9 +150,9 @@ impl Trust {
                 time,
                 KeyUsage::client_auth(),
                 None,
-                None,
+                Some(&may_issue),
             )
-            .map_err(ChainError::Path)?;
+            .map_err(|error| if misused.get() { ChainError::IssuerUsage } else { ChainError::Path(error) })?;
         let chain = self.describe(certificate, &path)?;
         match chain.not_after <= now {
             // webpki does not look at an anchor's own validity.
@@ -184,4 +195,48 @@ fn is_same(one: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
 
 fn unix_time(at: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at.secs()).unwrap_or(0)))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::BasicConstraints;
+    use rcgen::CertificateParams;
+    use rcgen::DnType;
+    use rcgen::IsCa;
+    use rcgen::Issuer;
+    use rcgen::KeyPair;
+    use rcgen::KeyUsagePurpose;
+
+    use super::*;
+
+    fn authority(name: &str, usages: &[KeyUsagePurpose]) -> (CertificateParams, KeyPair) {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = usages.to_vec();
+        (params, KeyPair::generate().unwrap())
+    }
+
+    /// Seen failing with the path of webpki taken as it is: the authority for lists vouched for a leaf.
+    #[test]
+    fn an_authority_that_may_not_sign_certificates_vouches_for_nobody() {
+        let (params, key) = authority("root", &[]);
+        let root = params.self_signed(&key).unwrap().der().clone();
+        let root_issuer = Issuer::new(params, key);
+        let mut trust = Trust::new();
+        trust.add(&root, None).unwrap();
+        for (usages, expected) in [
+            (vec![], None),
+            (vec![KeyUsagePurpose::KeyCertSign], None),
+            (vec![KeyUsagePurpose::CrlSign], Some(ChainError::IssuerUsage)),
+        ] {
+            let (params, key) = authority("below", &usages);
+            let below = params.signed_by(&key, &root_issuer).unwrap().der().clone();
+            let leaf_params = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+            let leaf_key = KeyPair::generate().unwrap();
+            let leaf = leaf_params.signed_by(&leaf_key, &Issuer::new(params, key)).unwrap().der().clone();
+            let verdict = trust.verify(&leaf, &[below], Timestamp::from_secs(1_792_000_000));
+            assert_eq!(verdict.err(), expected, "{usages:?}");
+        }
+    }
 }

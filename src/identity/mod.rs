@@ -83,6 +83,9 @@ pub enum ChainError {
     /// A leaf that may sign certificates or revocation lists (SPIFFE X.509-SVID, section 4.1).
     #[error("the leaf may sign certificates or revocation lists")]
     LeafSigns,
+    /// An authority between the leaf and its anchor whose key usage lacks keyCertSign (RFC 5280, section 6.1.4, step n).
+    #[error("an authority on the path may not sign certificates: its key usage lacks keyCertSign")]
+    IssuerUsage,
     /// No path to a configured certificate authority verifies (RFC 5280, section 6).
     #[error("no valid path: {0}")]
     Path(webpki::Error),

@@ -211,7 +211,7 @@ fn alert(error: ChainError) -> rustls::Error {
         ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
             CertificateError::BadEncoding
         }
-        ChainError::LeafSigns => CertificateError::InvalidPurpose,
+        ChainError::LeafSigns | ChainError::IssuerUsage => CertificateError::InvalidPurpose,
         ChainError::Path(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         ChainError::Path(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
         ChainError::Path(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
