@@ -1,5 +1,7 @@
 //! `kill -9` of a gate that reads a queue, between any two of receive, apply, journal and delete, and at no moment in
 //! particular: what was deleted from the queue is in effect after the next start, and in the end everything is.
+//!
+//! Seen failing with messages that are deleted before they are taken in (at the third kill).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
