@@ -2,7 +2,8 @@
 //!
 //! The queue is that of the rig, on loopback, with a thread of its own. What is measured is the consumer, the engine and
 //! the gate; a real queue adds its own time. Figures:
-//! - `backlog`: so many messages wait when a process begins; until everything is in effect and on disk. The consumer has a
+//! - `backlog`: so many messages wait when a process begins; until all is in effect (by which messages a second are
+//!   counted), and until the feed says so: on disk, deleted, and a last poll of a second that finds nothing. The consumer has a
 //!   process of its own, whose memory is that of nobody else; the state lies in the current directory.
 //! - `wake-up`: what this machine takes for the like without us: a byte to another thread's task and back, and from a
 //!   message in the queue to a bare HTTP client that waits for it.
@@ -91,10 +92,10 @@ impl Options {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [asked, url, directory, ..] = arguments.as_slice()
+    if let [asked, url, directory, entries] = arguments.as_slice()
         && asked == "caught-up"
     {
-        return caught_up(url, Path::new(directory));
+        return caught_up(url, Path::new(directory), entries.parse().unwrap());
     }
     let Some(options) = Options::parse(&arguments) else { return println!("{USAGE}") };
     let say = |what: &str, figures: Value| match options.json {
@@ -142,20 +143,21 @@ fn backlog(entries: usize) -> Value {
     queue.push_all((0..entries).map(|i| message(Action::Revoke, &format!("agent-{i:07}"))));
     let directory = tempfile::tempdir_in(".").unwrap();
     let program = std::env::current_exe().unwrap();
-    let output =
-        Command::new(program).arg("caught-up").arg(queue.url()).arg(directory.path()).output().unwrap();
+    let mut command = Command::new(program);
+    command.arg("caught-up").arg(queue.url()).arg(directory.path()).arg(entries.to_string());
+    let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(queue.left(), 0);
     let mut figures: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(figures["entries"], entries);
-    let seconds = figures["seconds"].as_f64().unwrap();
+    let seconds = figures["in_effect_seconds"].as_f64().unwrap();
     figures["messages_a_second"] = json!((entries as f64 / seconds).round());
     figures["receives"] = json!(queue.counts().receives);
     figures
 }
 
 /// In a process of its own: begins on a queue, and says how long it took until it had caught up.
-fn caught_up(url: &str, directory: &Path) {
+fn caught_up(url: &str, directory: &Path, entries: usize) {
     let engine = Arc::new(Engine::open(directory, &Config::default(), Clock::system()).unwrap());
     let metrics = Metrics::new().unwrap();
     let intake = Intake::new(Arc::clone(&engine), Arc::default(), Clock::system(), metrics);
@@ -170,6 +172,12 @@ fn caught_up(url: &str, directory: &Path) {
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         runtime.unwrap().block_on(running.run(stopped));
     });
+    let in_effect = runtime().block_on(async {
+        while engine.entries() < entries {
+            sleep(SOON).await;
+        }
+        begun.elapsed().as_secs_f64()
+    });
     let fresh = || feeds.status(Clock::system().now())[0].state == FeedState::Fresh;
     runtime().block_on(async {
         while !fresh() {
@@ -177,12 +185,13 @@ fn caught_up(url: &str, directory: &Path) {
         }
     });
     // The last poll finds nothing, and waits for a second before it says so.
-    let seconds = begun.elapsed().as_secs_f64();
+    let caught_up = begun.elapsed().as_secs_f64();
     let (after, peak) = (memory("VmRSS:"), memory("VmHWM:"));
     stop.send_replace(true);
     thread.join().unwrap();
+    let millis = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
     let figures = json!({
-        "entries": engine.entries(), "seconds": (seconds * 1000.0).round() / 1000.0,
+        "entries": engine.entries(), "in_effect_seconds": millis(in_effect), "caught_up_seconds": millis(caught_up),
         "rss_growth_mib": (after - before) / 1024, "peak_growth_mib": (peak - before) / 1024,
     });
     println!("{figures}");
