@@ -1,15 +1,18 @@
 //! `kill -9` of a gate that reads a queue, between any two of receive, apply, journal and delete, and at no moment in
 //! particular: what was deleted from the queue is in effect after the next start, and in the end everything is.
+//!
+//! Seen failing with messages that are deleted before they are taken in (at the third kill).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+
+#[path = "queue/gate.rs"]
+mod gate;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
+use gate::Site;
 use portcullis::clock::Clock;
 use portcullis::revocation::Action;
 use portcullis::revocation::Config;
@@ -17,14 +20,12 @@ use portcullis::revocation::Engine;
 use portcullis::revocation::Event;
 use portcullis::revocation::Level;
 use portcullis::revocation::Target;
-use portcullis::rig::pki::Pki;
 use portcullis::rig::queue::Call;
 use portcullis::rig::queue::Fault;
 use portcullis::rig::queue::Queue;
 use portcullis::rig::queue::Settings;
 use portcullis::session::Credential;
 use serde_json::json;
-use tempfile::TempDir;
 
 /// How often a gate is killed.
 const ROUNDS: usize = 32;
@@ -83,59 +84,6 @@ impl Moment {
     }
 }
 
-/// A gate's directory.
-struct Site(TempDir);
-
-impl Site {
-    fn new(queue: &Queue) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        Pki::create(directory.path(), Clock::system().now()).unwrap().server().unwrap();
-        let config = format!(
-            r#"[gate]
-listen = "127.0.0.1:0"
-threads = 1
-[gate.tls]
-cert = "server.pem"
-key = "server.key"
-client_ca = ["ca.pem"]
-[identity]
-trust_domains = ["demo.test"]
-templates = ["spiffe://{{trust_domain}}/agent/{{agent}}"]
-claim = {{ header = "x-agent-id" }}
-[[route]]
-upstream = ["http://127.0.0.1:9"]
-[feed.sqs]
-queue_url = "{}"
-wait = "1s"
-visibility = "1s"
-[state]
-dir = "state"
-"#,
-            queue.url()
-        );
-        std::fs::write(directory.path().join("portcullis.toml"), config).unwrap();
-        Self(directory)
-    }
-
-    fn state(&self) -> std::path::PathBuf {
-        self.0.path().join("state")
-    }
-
-    fn start(&self) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        command.args(["run", "--config"]).arg(self.0.path().join("portcullis.toml"));
-        for (name, value) in
-            [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_REGION", "us-east-1")]
-        {
-            command.env(name, value);
-        }
-        for name in ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_PROFILE", "AWS_SESSION_TOKEN"] {
-            command.env_remove(name);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
-    }
-}
-
 fn target(number: usize) -> Target {
     Target::parse(Level::Principal, &format!("spiffe://demo.test/agent/{number}"), None).unwrap()
 }
@@ -160,24 +108,24 @@ fn let_pass(state: &Path, numbers: impl Iterator<Item = usize>) -> Vec<usize> {
 fn nothing_that_was_deleted_is_lost_and_in_the_end_all_is_in_effect() {
     let queue = Queue::start(Settings::default()).unwrap();
     let site = Site::new(&queue);
-    let mut sent = BTreeMap::new();
+    let (mut sent, state) = (BTreeMap::new(), site.0.path().join("state"));
     for round in 0..ROUNDS {
         for number in round * MESSAGES..(round + 1) * MESSAGES {
             sent.insert(queue.push(body(number)).id, number);
         }
         let moment = Moment::of(round);
-        let mut gate = site.start();
+        let mut gate = site.run().spawn().unwrap();
         moment.wait(&queue);
         (0..round * 7_919 % 100_003).for_each(|_| std::hint::spin_loop());
         gate.kill().unwrap();
         gate.wait().unwrap();
         queue.heal();
         let deleted = queue.deleted();
-        let lost = let_pass(&site.state(), deleted.iter().map(|id| sent[id]));
+        let lost = let_pass(&state, deleted.iter().map(|id| sent[id]));
         assert_eq!(lost, Vec::<usize>::new(), "round {round}, {moment:?}: deleted, and not on disk");
     }
     assert!(queue.left() > 0, "everything was deleted before it could be killed");
-    let mut gate = site.start();
+    let mut gate = site.run().spawn().unwrap();
     let begun = Instant::now();
     while queue.left() > 0 {
         assert!(begun.elapsed() < PATIENCE, "{} messages are left", queue.left());
@@ -185,5 +133,5 @@ fn nothing_that_was_deleted_is_lost_and_in_the_end_all_is_in_effect() {
     }
     gate.kill().unwrap();
     gate.wait().unwrap();
-    assert_eq!(let_pass(&site.state(), 0..ROUNDS * MESSAGES), Vec::<usize>::new());
+    assert_eq!(let_pass(&state, 0..ROUNDS * MESSAGES), Vec::<usize>::new());
 }

@@ -1,8 +1,14 @@
 //! A disk that is slow, stuck or full under the journal: what was received is in effect, and not deleted before it is on
 //! disk.
+//!
+//! Seen failing: messages that are deleted before they are taken in, those that are deleted although they were not (the
+//! full disk), visibility that nobody extends, and receivers that work on one receive at a time (the stuck disk).
+
+use std::time::Duration;
 
 use portcullis::clock::Clock;
 use portcullis::feed::sqs;
+use portcullis::revocation::Action;
 use portcullis::revocation::Config;
 use portcullis::revocation::Engine;
 use portcullis::rig::queue::Queue;
@@ -12,6 +18,7 @@ use crate::disk::Disk;
 use crate::disk::Mood;
 use crate::site::config;
 use crate::site::denies;
+use crate::site::message;
 use crate::site::revocation;
 use crate::site::until;
 
@@ -25,6 +32,8 @@ async fn a_full_disk_deletes_nothing_and_denies_all_the_same() {
     // It comes again and again.
     until(|| queue.receives(&sent.id) >= 3).await;
     assert_eq!((queue.left(), queue.counts().deletes), (1, 0));
+    // Each time it is put off for longer, lest the queue put it aside.
+    assert!(queue.counts().extends >= 2);
     until(|| site.error().contains("not taken in")).await;
     assert!(site.timelines.find("revoke-a-0").is_none());
     disk.set(Mood::Well);
@@ -40,7 +49,7 @@ async fn a_full_disk_deletes_nothing_and_denies_all_the_same() {
 #[tokio::test]
 async fn what_takes_longer_than_its_visibility_is_kept_hidden() {
     let queue = Queue::start(Settings::default()).unwrap();
-    let visibility = std::time::Duration::from_secs(3);
+    let visibility = Duration::from_secs(3);
     let (disk, site) = Disk::with(sqs::Config { visibility, ..config(&queue) });
     disk.set(Mood::Stuck);
     queue.push(revocation("a"));
@@ -56,13 +65,17 @@ async fn what_takes_longer_than_its_visibility_is_kept_hidden() {
 #[tokio::test]
 async fn a_stuck_disk_keeps_nothing_that_comes_later_from_taking_effect() {
     let queue = Queue::start(Settings::default()).unwrap();
-    let (disk, site) = Disk::with(config(&queue));
+    let visibility = Duration::from_secs(30);
+    let (disk, site) = Disk::with(sqs::Config { visibility, ..config(&queue) });
     disk.set(Mood::Stuck);
-    for i in 0..8 {
-        queue.push(revocation(&format!("agent-{i}")));
-        until(|| site.denies(&format!("agent-{i}"))).await;
+    // A reinstatement waits for the disk however long that takes.
+    for i in 0..4 {
+        queue.push(message(Action::Reinstate, &format!("agent-{i}"), 1));
+        until(|| queue.counts().filled > i).await;
     }
-    assert_eq!((queue.left(), queue.counts().deletes), (8, 0));
+    queue.push(revocation("a"));
+    until(|| site.denies("a")).await;
+    assert_eq!((queue.left(), queue.counts().deletes), (5, 0));
     disk.set(Mood::Well);
     until(|| queue.left() == 0).await;
 }

@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 mod catching_up;
+mod credentials;
 mod denials;
 mod disk;
 mod faults;
+mod gate;
 mod journal;
 mod poison;
 mod site;

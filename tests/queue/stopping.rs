@@ -1,4 +1,6 @@
 //! A feed that is told to stop finishes what it has in hand, and waits for nothing else.
+//!
+//! Seen failing: what is in hand dropped at once.
 
 use std::time::Duration;
 

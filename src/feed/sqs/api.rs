@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use aws_config::BehaviorVersion;
 use aws_config::Region;
+use aws_config::meta::region::RegionProviderChain;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_sqs::Client;
@@ -54,9 +55,10 @@ impl Api {
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS))
             .timeout_config(TimeoutConfig::builder().operation_attempt_timeout(ANSWER).build());
-        if let Some(region) = config.region.clone().or_else(|| region_of(host)) {
-            loader = loader.region(Region::new(region));
-        }
+        let told = config.region.clone().or_else(|| region_of(host)).map(Region::new);
+        let region = RegionProviderChain::first_try(told).or_default_provider();
+        // At a queue that is not Amazon's it is a part of signatures, and no more.
+        loader = loader.region(region.or_else((!is_amazons(host)).then(|| Region::new("us-east-1"))));
         if let Some((key, secret)) = &config.access_key {
             loader = loader.credentials_provider(Credentials::new(key, secret, None, None, "configuration"));
         }
@@ -108,12 +110,14 @@ impl Api {
         Ok(missing(letters.len(), deleted, answer.failed()))
     }
 
-    /// Keeps messages hidden for another while; why each that is not is not, by its place.
-    pub(super) async fn extend(&self, letters: &[&Letter]) -> Result<Vec<(usize, String)>, Fault> {
-        let entries = letters.iter().enumerate().filter_map(|(place, letter)| {
-            let entry =
-                ChangeMessageVisibilityBatchRequestEntry::builder().visibility_timeout(self.visibility);
-            entry.id(place.to_string()).receipt_handle(&letter.receipt).build().ok()
+    /// Keeps messages hidden for so long from now on; why each that is not is not, by its place.
+    pub(super) async fn extend(
+        &self,
+        letters: &[(&Letter, Duration)],
+    ) -> Result<Vec<(usize, String)>, Fault> {
+        let entries = letters.iter().enumerate().filter_map(|(place, (letter, hidden))| {
+            let entry = ChangeMessageVisibilityBatchRequestEntry::builder().id(place.to_string());
+            entry.visibility_timeout(seconds(*hidden)).receipt_handle(&letter.receipt).build().ok()
         });
         let call = self.client.change_message_visibility_batch().queue_url(&self.queue);
         let answer = call.set_entries(Some(entries.collect())).send().await;

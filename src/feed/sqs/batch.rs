@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::convert::Infallible;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::time::sleep;
@@ -18,6 +19,9 @@ use crate::feed::message::Origin;
 use crate::feed::message::Poison;
 use crate::revocation::Arrival;
 use crate::revocation::Event;
+
+/// The longest that a message which could not be taken in is put off, unless its visibility is longer.
+const MOST_PUT_OFF: Duration = Duration::from_secs(5 * 60);
 
 /// One message in work.
 struct Item {
@@ -78,15 +82,24 @@ impl Consumer<'_> {
     async fn work(&self, items: &[Item], events: Vec<Vec<Event>>, arrival: Arrival) -> bool {
         // All at once: the journal writes them with one commit.
         let takes = items.iter().zip(events).map(|(item, events)| self.take(item, events, arrival));
-        let (mut is_whole, mut done) = (true, Vec::new());
+        let (mut late, mut done) = (Vec::new(), Vec::new());
         for (item, taken) in items.iter().zip(join_all(takes).await) {
             match taken {
                 Ok(events) if self.may_go(item).await => done.push((item, events)),
                 Ok(_) => item.let_go.set(true),
-                Err(_) => is_whole = false,
+                Err(_) => late.push((&item.letter, self.put_off(item.letter.receives))),
             }
         }
-        is_whole & self.delete(done).await
+        let is_whole = late.is_empty();
+        let (deleted, ()) = tokio::join!(self.delete(done), self.hide(&late));
+        is_whole & deleted
+    }
+
+    /// How long a message that could not be taken in stays hidden: longer each time, or a disk that is out for minutes
+    /// would have its queue put it aside as received too often.
+    fn put_off(&self, receives: u32) -> Duration {
+        let visibility = self.sqs.config.visibility;
+        visibility.saturating_mul(1 << receives.min(10)).min(MOST_PUT_OFF.max(visibility))
     }
 
     /// Takes the events of one message in; each of them, whatever becomes of the others.
@@ -169,24 +182,23 @@ impl Consumer<'_> {
     async fn keep_hidden(&self, items: &[Item]) -> Infallible {
         loop {
             sleep(self.sqs.config.visibility / 3).await;
-            let letters = items.iter().filter(|item| !item.let_go.get()).map(|item| &item.letter);
-            let letters: Vec<&Letter> = letters.collect();
-            if letters.is_empty() {
-                continue;
-            }
-            let feed = self.link.name();
-            match self.api.extend(&letters).await {
-                Ok(left) if left.is_empty() => {}
-                Ok(left) => tracing::warn!(
-                    feed,
-                    messages = left.len(),
-                    why = left[0].1,
-                    "messages are not kept hidden"
-                ),
-                Err(why) => {
-                    tracing::warn!(feed, messages = letters.len(), %why, "messages are not kept hidden")
-                }
-            }
+            let kept = items.iter().filter(|item| !item.let_go.get());
+            let kept: Vec<_> = kept.map(|item| (&item.letter, self.sqs.config.visibility)).collect();
+            self.hide(&kept).await;
+        }
+    }
+
+    async fn hide(&self, letters: &[(&Letter, Duration)]) {
+        if letters.is_empty() {
+            return;
+        }
+        let feed = self.link.name();
+        let (messages, why) = match self.api.extend(letters).await {
+            Ok(left) => (left.len(), left.into_iter().next().map(|(_, why)| why)),
+            Err(fault) => (letters.len(), Some(fault.to_string())),
+        };
+        if let Some(why) = why {
+            tracing::warn!(feed, messages, why, "messages are not kept hidden");
         }
     }
 

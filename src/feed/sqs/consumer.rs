@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -24,6 +25,7 @@ use super::progress::Progress;
 use super::progress::Ticket;
 use crate::feed::Link;
 use crate::feed::backoff::Backoff;
+use crate::feed::backoff::jitter;
 use crate::revocation::Asked;
 
 /// How many receives of one receiver are worked on at once.
@@ -105,9 +107,14 @@ impl<'a> Consumer<'a> {
         loop {
             let ticket = self.progress.poll();
             let wait = if self.progress.is_caught_up() { self.sqs.config.wait } else { BRIEFLY };
+            let begun = Instant::now();
             match self.received(&ticket, self.api.receive(wait).await).await {
                 Ok(letters) => {
                     backoff.reset();
+                    if letters.is_empty() && begun.elapsed() < wait / 2 {
+                        // What does not know long polls must not be asked a thousand times a second.
+                        sleep(jitter(BRIEFLY)).await;
+                    }
                     return (ticket, letters);
                 }
                 Err(_) => drop(ticket),

@@ -73,6 +73,8 @@ pub enum Call {
 pub enum Fault {
     /// It is late.
     Delay(Duration),
+    /// It is done at once, and the answer is late.
+    Late(Duration),
     /// `ThrottlingException`.
     Throttled,
     /// 500 `InternalFailure`.

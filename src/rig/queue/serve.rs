@@ -97,6 +97,9 @@ async fn answer(request: Request<Incoming>, shared: Arc<Shared>) -> io::Result<R
     if call == Call::Delete {
         shared.inner().counts.deletes_done += 1;
     }
+    if let Some(Fault::Late(by)) = fault {
+        tokio::time::sleep(by).await;
+    }
     match fault {
         Some(Fault::HangWhenDone) => std::future::pending().await,
         Some(Fault::CutWhenDone) => Err(io::ErrorKind::ConnectionAborted.into()),
