@@ -164,7 +164,7 @@ fn caught_up(url: &str, directory: &Path, entries: usize) {
     let config = feed::Config { sqs: Some(feed_of(url)), ..feed::Config::default() };
     let plan = feed::Plan::new(&config, &[], directory, *engine.fingerprinter()).unwrap();
     let mut feeds = Feeds::default();
-    let running = plan.begin(&config, &mut feeds, &intake);
+    let running = plan.begin(&mut feeds, &intake);
     let (stop, stopped) = watch::channel(false);
     let before = memory("VmRSS:");
     let begun = Instant::now();
