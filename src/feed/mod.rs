@@ -5,8 +5,8 @@
 //! - **Acknowledged only after effect and journal.** A message is deleted, a list is remembered as read, once
 //!   [`Intake`] has said that it is in effect and, of an event, on disk.
 //! - **A failure keeps the last good state** and makes the feed older, never empty: see
-//!   [`Freshness`](crate::revocation::Freshness).
-//! - **A task of its own**, which ends when `stop` says so, with what it has in hand finished; [`supervise`] begins it
+//!   [`Freshness`].
+//! - **A task of its own**, which ends when `stop` says so, with what it has in hand finished; `supervise` begins it
 //!   anew if it fails. All of them run on one thread that serves nobody: what takes long (a list) goes to a blocking thread.
 //! - **Bad input is named** (which feed, which message or URL, why), counted, and never in the log in full.
 

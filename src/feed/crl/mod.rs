@@ -22,6 +22,7 @@ use super::fetch::Url;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
 use authorities::Authorities;
+use authorities::Pool;
 pub use poller::Poller;
 use shelf::Shelf;
 
@@ -134,41 +135,35 @@ impl Pollers {
         anchors: &[CertificateDer<'static>],
         state: &Path,
     ) -> Result<Self, super::Error> {
-        let shelf = Shelf::new(state);
-        let mut named = Vec::new();
-        let mut authorities = anchors.to_vec();
-        for (i, (config, name)) in config.crl.iter().zip(config.crl_names()).enumerate() {
-            let failed =
-                |error: Error| super::Error { key: format!("crl[{i}].{}", error.key), reason: error.reason };
-            let own = config.issuer.as_deref().map(authorities::read).transpose();
-            let own = own.map_err(|reason| failed(Error { key: "issuer", reason }))?;
-            let taken = match &own {
-                None => Authorities::any(anchors),
-                Some(own) => {
-                    Authorities::named(anchors, own).map_err(|reason| Error { key: "issuer", reason })
-                }
-            };
-            let poller = taken.and_then(|taken| Poller::new(config.clone(), taken, shelf.clone()));
-            named.push((name, Arc::new(poller.map_err(failed)?)));
-            authorities.extend(own.into_iter().flatten());
+        let failed =
+            |i: usize| move |e: Error| super::Error { key: format!("crl[{i}].{}", e.key), reason: e.reason };
+        let mut files = Vec::new();
+        for (i, config) in config.crl.iter().enumerate() {
+            let file = config.issuer.as_deref().map(authorities::read).transpose();
+            files.push(file.map_err(|reason| failed(i)(Error { key: "issuer", reason }))?);
         }
-        let mut pollers = Self { named, shelf };
+        let others = files.iter().flatten().flatten().cloned().collect::<Vec<_>>();
+        let pool = Pool { anchors, others: &others };
+        let mut pollers = Self { named: Vec::new(), shelf: Shelf::new(state) };
+        for (i, (config, name)) in config.crl.iter().zip(config.crl_names()).enumerate() {
+            let taken = match files.get(i).and_then(Option::as_ref) {
+                None => Authorities::any(&pool),
+                Some(own) => Authorities::named(&pool, own),
+            };
+            let poller = taken.and_then(|taken| Poller::new(config.clone(), taken, pollers.shelf.clone()));
+            pollers.named.push((name, Arc::new(poller.map_err(failed(i))?)));
+        }
         if config.crl_discover {
             let urls = config.crl.iter().map(|crl| &crl.url).collect::<Vec<_>>();
-            pollers.discover(anchors, &authorities, &urls)?;
+            pollers.discover(&pool, &urls)?;
         }
         Ok(pollers)
     }
 
-    /// Adds those that the `authorities` themselves point to, but for the `urls` that are known.
-    fn discover(
-        &mut self,
-        anchors: &[CertificateDer<'static>],
-        authorities: &[CertificateDer<'static>],
-        urls: &[&Url],
-    ) -> Result<(), super::Error> {
-        let failed = |reason| super::Error { key: "crl_discover".to_owned(), reason };
-        for point in points::discover(authorities) {
+    /// Adds those that the authorities themselves point to, but for the `urls` that are known.
+    fn discover(&mut self, pool: &Pool<'_>, urls: &[&Url]) -> Result<(), super::Error> {
+        let failed = |e: Error| super::Error { key: "crl_discover".to_owned(), reason: e.reason };
+        for point in points::discover(&[pool.anchors, pool.others].concat()) {
             if urls.contains(&&point.url) {
                 continue;
             }
@@ -176,10 +171,10 @@ impl Pollers {
             let is_free = |name: &String| name != "sqs" && self.named.iter().all(|(other, _)| other != name);
             let numbered = (2..).map(|i| format!("{first}-{i}"));
             let name = std::iter::once(first.clone()).chain(numbered).find(is_free).unwrap_or_default();
-            let taken = Authorities::of(anchors, authorities, point.authority).map_err(failed)?;
+            let taken = Authorities::of(pool, point.authority).map_err(failed)?;
             tracing::info!(feed = name, url = %point.url, "an authority points to this revocation list");
             let poller = Poller::new(Config::of(point.url), taken, self.shelf.clone());
-            self.named.push((name, Arc::new(poller.map_err(|e| failed(e.reason))?)));
+            self.named.push((name, Arc::new(poller.map_err(failed)?)));
         }
         Ok(())
     }

@@ -204,7 +204,8 @@ impl Poller {
             last.misses
         };
         if let Err(why) = &result {
-            tracing::warn!(feed, why, misses, "a revocation list could not be read");
+            let url = &self.config.url;
+            tracing::warn!(feed, %url, why, misses, "a look at a revocation list failed; what was known stands");
             link.freshness.failed(link.intake.now(), why.clone());
         }
         Some(result)
@@ -265,6 +266,7 @@ impl Poller {
         });
         let kept = kept.await.unwrap_or_else(|error| Err(error.to_string()));
         kept.map_err(|why| {
+            tracing::error!(feed = link.name(), why, "a revocation list that is in effect could not be kept");
             if let Some(known) = &mut self.last().list {
                 known.is_kept = false;
                 known.validators = Validators::default();

@@ -183,7 +183,16 @@ impl Shelf {
     }
 
     fn files(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                // Before the first list was kept it is not there.
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(directory = %self.directory.display(), %error, "the lists that were kept cannot be read");
+                }
+                return Vec::new();
+            }
+        };
         let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.sort();
         files
