@@ -61,8 +61,8 @@ fn what_was_refused_is_refused_without_a_network() {
     assert!(site.denies(&ca, 1));
 }
 
-/// Seen failing where the server was asked with the tag of a list that is not in force: it said 304, and nothing was; and
-/// where a feed tried only the list that its record names.
+/// Seen failing where the server was asked with the tag of a list that is not in force: it said 304, and nothing was;
+/// and where a feed tried only the list that its record names.
 #[test]
 fn what_is_damaged_is_left_out_and_fetched_again() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());

@@ -25,16 +25,17 @@ use crate::feed::fetch::read_capped;
 /// The directory `lists` in the state directory, shared by all feeds of revocation lists.
 ///
 /// ```text
-/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM; the name is its digest, SHA-256 of what is signed or the like
+/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM, named by its digest, SHA-256 of what is signed
 /// crl-2.json        what the feed of that name read last:
 ///                   {"version":1, "url":"https://pki.lab.test/agents.crl", "url_id":"2c26b4..",
 ///                    "list":"9f86d0..0a08", "read":"2026-10-14T17:46:40.000Z", "validators":{"etag":"\"7\""}}
 /// .new-XXXXXX       in the making when the process ended; gone after the next start
 /// ```
 ///
-/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes when it
-/// is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a list is
-/// verified again when it is read, and a record says no more than how old a list is and how to ask for a newer one.
+/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes
+/// when it is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a
+/// list is verified again when it is read, and a record says no more than how old a list is and how to ask for a
+/// newer one.
 #[derive(Clone, Debug)]
 pub(super) struct Shelf {
     directory: PathBuf,
@@ -89,8 +90,8 @@ impl Shelf {
         self.directory.join(format!("{}.crl", hex(list)))
     }
 
-    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is safe:
-    /// what it does not name goes.
+    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is
+    /// safe: what it does not name goes.
     pub(super) fn keep(
         &self,
         feed: &str,
@@ -188,7 +189,8 @@ impl Shelf {
             Err(error) => {
                 // Before the first list was kept it is not there.
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::error!(directory = %self.directory.display(), %error, "the lists that were kept cannot be read");
+                    let directory = self.directory.display();
+                    tracing::error!(%directory, %error, "the lists that were kept cannot be read");
                 }
                 return Vec::new();
             }
