@@ -99,10 +99,11 @@ impl Poller {
 
     /// Takes the lists that were in force last in again, from disk, before anybody is served. Blocks.
     ///
-    /// Every feed tries every list: which feed brought it, and under what name, makes no difference as long as its
-    /// authority is believed. None is believed because it is there.
+    /// Only what was read at its own URL says how fresh the feed is. But every feed tries every list: which feed
+    /// brought it, and under what name, makes no difference as long as its authority is believed. None is believed
+    /// because it is there.
     pub fn restore(&self, link: &Link) {
-        let record = self.shelf.record(link.name(), &self.config.url);
+        let record = self.shelf.record(&self.config.url);
         let mut own = None;
         for digest in self.shelf.lists() {
             let is_own = record.as_ref().is_some_and(|record| record.names(&digest));
@@ -121,8 +122,7 @@ impl Poller {
         // From the future: all that is known is that it was not read before it was issued.
         let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
         link.freshness.restored(read, Some(crl.next_update), crl.entries);
-        let validators = if record.is_of(url) { record.validators } else { Validators::default() };
-        self.last().list = Some(Known::new(&crl, validators));
+        self.last().list = Some(Known::new(&crl, record.validators));
     }
 
     fn restore_list(&self, link: &Link, digest: &Digest) -> Option<Crl> {
