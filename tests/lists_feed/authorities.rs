@@ -100,7 +100,8 @@ fn what_cannot_be_is_refused_with_its_key() {
     }
 }
 
-/// Seen failing where each feed knew only its own authorities: the second look undid what the first said of the old key.
+/// Seen failing where each feed knew only its own authorities: the second look undid what the first said of the old
+/// key.
 #[test]
 fn the_same_list_speaks_for_the_same_keys_whichever_feed_brings_it() {
     let root = Ca::root("R");

@@ -1,5 +1,5 @@
-//! Whatever a server sends instead of a good list: it is named, the list before stays in force, and the next good one is
-//! taken.
+//! Whatever a server sends instead of a good list: it is named, the list before stays in force, and the next good one
+//! is taken.
 
 use std::io::Write as _;
 

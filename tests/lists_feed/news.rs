@@ -52,7 +52,8 @@ fn a_new_list_ends_the_sessions_that_it_names_and_no_other() {
     assert_eq!((status.kind, status.entries, status.state), ("crl", Some(3), FeedState::Fresh));
 }
 
-/// Seen failing where a 304 counted whatever was in force: the gate took the other feed's list for that of this server.
+/// Seen failing where a 304 counted whatever was in force: the gate took the other feed's list for that of this
+/// server.
 #[test]
 fn a_304_speaks_of_a_list_that_is_in_force() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());

@@ -32,8 +32,8 @@ impl Authorities {
         Ok(Self { issuers: Arc::new(issuers.only(keys)), scope: None })
     }
 
-    /// The one in these certificates that issued no other of them. Each is a client authority, or must be signed by one, or
-    /// by another of them; their order makes no difference.
+    /// The one in these certificates that issued no other of them. Each is a client authority, or must be signed by
+    /// one, or by another of them; their order makes no difference.
     pub(super) fn named(pool: &Pool<'_>, certificates: &[CertificateDer<'static>]) -> Result<Self, Error> {
         let refused = |reason| Error { key: "issuer", reason };
         let own = lowest(certificates).map_err(refused)?;
@@ -64,8 +64,9 @@ impl Authorities {
     }
 }
 
-/// Every authority that is configured. All feeds know all of them, so that the same list speaks for the same keys whichever
-/// feed brings it: else two feeds would take turns in undoing what the other said of an authority's old key.
+/// Every authority that is configured. All feeds know all of them, so that the same list speaks for the same keys
+/// whichever feed brings it: else two feeds would take turns in undoing what the other said of an authority's old
+/// key.
 #[derive(Clone, Copy)]
 pub(super) struct Pool<'a> {
     /// The gate's client authorities.

@@ -1,8 +1,8 @@
 //! Revocation lists, fetched where they are published.
 //!
-//! A [`Poller`] fetches one list, has it verified and enforced ([`Intake`](super::Intake)), and keeps it on disk, so that a
-//! start without a network refuses what was refused. A list that cannot be had, or is not good, changes nothing: the last one
-//! stays in force, and gets older.
+//! A [`Poller`] fetches one list, has it verified and enforced ([`Intake`](super::Intake)), and keeps it on disk, so
+//! that a start without a network refuses what was refused. A list that cannot be had, or is not good, changes
+//! nothing: the last one stays in force, and gets older.
 
 mod authorities;
 mod points;
@@ -36,8 +36,8 @@ pub struct Config {
     pub url: Url,
     /// Of an `https:` URL: the authorities that its server's certificate may be of, PEM; the system's by default.
     pub ca: Option<PathBuf>,
-    /// The authority whose list it is, PEM; by default any of the gate's client authorities. One that is not among them must
-    /// be signed by one that is.
+    /// The authority whose list it is, PEM; by default any of the gate's client authorities. One that is not among
+    /// them must be signed by one that is, or by another in the file.
     pub issuer: Option<PathBuf>,
     /// How often it is looked at; sooner if its `nextUpdate` says so.
     #[serde(default = "interval", with = "humantime_serde")]
@@ -128,8 +128,8 @@ pub(super) struct Pollers {
 }
 
 impl Pollers {
-    /// Those of a configuration, with their authorities read. `anchors` are the gate's client authorities, `state` the
-    /// process's state directory, below which lists are kept. Touches neither the network nor `state`.
+    /// Those of a configuration, with their authorities read. `anchors` are the gate's client authorities, `state`
+    /// the process's state directory, below which lists are kept. Touches neither the network nor `state`.
     pub(super) fn new(
         config: &super::Config,
         anchors: &[CertificateDer<'static>],

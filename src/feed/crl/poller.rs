@@ -61,7 +61,8 @@ struct Known {
     digest: Digest,
     next_update: Timestamp,
     entries: u64,
-    /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it is.
+    /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it
+    /// is.
     validators: Validators,
     is_kept: bool,
 }
@@ -98,10 +99,11 @@ impl Poller {
 
     /// Takes the lists that were in force last in again, from disk, before anybody is served. Blocks.
     ///
-    /// Every feed tries every list: which feed brought it, and under what name, makes no difference as long as its authority
-    /// is believed. None is believed because it is there.
+    /// Only what was read at its own URL says how fresh the feed is. But every feed tries every list: which feed
+    /// brought it, and under what name, makes no difference as long as its authority is believed. None is believed
+    /// because it is there.
     pub fn restore(&self, link: &Link) {
-        let record = self.shelf.record(link.name(), &self.config.url);
+        let record = self.shelf.record(&self.config.url);
         let mut own = None;
         for digest in self.shelf.lists() {
             let is_own = record.as_ref().is_some_and(|record| record.names(&digest));
@@ -114,14 +116,13 @@ impl Poller {
         let Some(record) = record else { return };
         let (feed, url) = (link.name(), &self.config.url);
         let Some(crl) = own else {
-            tracing::warn!(feed, %url, "the list that was read last is not here any more, or not good: it has to be fetched");
+            tracing::warn!(feed, %url, "the list that was read last is gone, or not good: it has to be fetched");
             return;
         };
         // From the future: all that is known is that it was not read before it was issued.
         let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
         link.freshness.restored(read, Some(crl.next_update), crl.entries);
-        let validators = if record.is_of(url) { record.validators } else { Validators::default() };
-        self.last().list = Some(Known::new(&crl, validators));
+        self.last().list = Some(Known::new(&crl, record.validators));
     }
 
     fn restore_list(&self, link: &Link, digest: &Digest) -> Option<Crl> {
@@ -133,7 +134,8 @@ impl Poller {
             .ok()?;
         match link.intake.restore_list(&bytes, &self.authorities.issuers, &self.limits()) {
             Ok(crl) => {
-                tracing::info!(feed, %file, list = title(&crl), entries = crl.entries, "a list that was kept is in effect again");
+                let (list, entries) = (title(&crl), crl.entries);
+                tracing::info!(feed, %file, list, entries, "a list that was kept is in effect again");
                 Some(crl)
             }
             Err(error) => {
@@ -218,7 +220,8 @@ impl Poller {
         known: Known,
         now: Timestamp,
     ) -> Result<String, String> {
-        // Another feed may have brought a newer one in the meantime: what this server has is then not what is in force.
+        // Another feed may have brought a newer one in the meantime: what this server has is then not what is in
+        // force.
         if !is_in_force(link, &known.digest) {
             self.last().list = None;
             return Err(format!("{}: unchanged, but what it was is not in force any more", self.config.url));

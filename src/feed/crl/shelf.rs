@@ -25,16 +25,17 @@ use crate::feed::fetch::read_capped;
 /// The directory `lists` in the state directory, shared by all feeds of revocation lists.
 ///
 /// ```text
-/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM; the name is its digest, SHA-256 of what is signed or the like
+/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM, named by its digest, SHA-256 of what is signed
 /// crl-2.json        what the feed of that name read last:
 ///                   {"version":1, "url":"https://pki.lab.test/agents.crl", "url_id":"2c26b4..",
 ///                    "list":"9f86d0..0a08", "read":"2026-10-14T17:46:40.000Z", "validators":{"etag":"\"7\""}}
 /// .new-XXXXXX       in the making when the process ended; gone after the next start
 /// ```
 ///
-/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes when it
-/// is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a list is
-/// verified again when it is read, and a record says no more than how old a list is and how to ask for a newer one.
+/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes
+/// when it is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a
+/// list is verified again when it is read, and a record says no more than how old a list is and how to ask for a
+/// newer one.
 #[derive(Clone, Debug)]
 pub(super) struct Shelf {
     directory: PathBuf,
@@ -70,7 +71,7 @@ impl Record {
         Self { version: VERSION, url, url_id, list: hex(list), read, validators }
     }
 
-    pub(super) fn is_of(&self, url: &Url) -> bool {
+    fn is_of(&self, url: &Url) -> bool {
         self.url_id == hex(&url.id())
     }
 
@@ -89,8 +90,8 @@ impl Shelf {
         self.directory.join(format!("{}.crl", hex(list)))
     }
 
-    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is safe:
-    /// what it does not name goes.
+    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is
+    /// safe: what it does not name goes.
     pub(super) fn keep(
         &self,
         feed: &str,
@@ -116,13 +117,9 @@ impl Shelf {
         Ok(())
     }
 
-    /// What this feed read last: by its URL, or else by its name, if its URL has changed.
-    pub(super) fn record(&self, feed: &str, url: &Url) -> Option<Record> {
-        let mut records = self.records();
-        let same_url = records.iter().position(|(_, record)| record.is_of(url));
-        let own = self.record_path(feed);
-        let at = same_url.or_else(|| records.iter().position(|(path, _)| *path == own))?;
-        Some(records.swap_remove(at).1)
+    /// What was read last at this URL, by whatever feed: of another URL it is not known whether it has the same to say.
+    pub(super) fn record(&self, url: &Url) -> Option<Record> {
+        self.records().into_iter().map(|(_, record)| record).find(|record| record.is_of(url))
     }
 
     /// The lists that are here.
@@ -188,7 +185,8 @@ impl Shelf {
             Err(error) => {
                 // Before the first list was kept it is not there.
                 if error.kind() != io::ErrorKind::NotFound {
-                    tracing::error!(directory = %self.directory.display(), %error, "the lists that were kept cannot be read");
+                    let directory = self.directory.display();
+                    tracing::error!(%directory, %error, "the lists that were kept cannot be read");
                 }
                 return Vec::new();
             }
@@ -274,18 +272,17 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_found_by_its_url_or_else_by_its_name() {
+    fn a_record_is_found_by_its_url_whoever_wrote_it() {
         let state = tempfile::tempdir().unwrap();
         let shelf = Shelf::new(state.path());
         keep(&shelf, "crl", "http://a/1", 1, &[1]);
         keep(&shelf, "crl-2", "http://a/2", 2, &[1, 2]);
-        assert!(shelf.record("crl-2", &url("http://a/1")).unwrap().names(&[1; 32]));
-        let by_name = shelf.record("crl-2", &url("http://a/3")).unwrap();
-        assert!(by_name.names(&[2; 32]) && !by_name.is_of(&url("http://a/3")));
-        assert!(shelf.record("crl-3", &url("http://a/3")).is_none());
+        assert!(shelf.record(&url("http://a/1")).unwrap().names(&[1; 32]));
+        assert!(shelf.record(&url("http://a/2")).unwrap().names(&[2; 32]));
+        assert!(shelf.record(&url("http://a/3")).is_none());
         fs::write(shelf.directory.join("crl-2.json"), "{\"version\":1").unwrap();
         fs::write(shelf.directory.join(".new-1"), "").unwrap();
-        assert!(shelf.record("crl-2", &url("http://a/2")).is_none());
+        assert!(shelf.record(&url("http://a/2")).is_none());
         shelf.tidy(&["crl"]);
         let names: Vec<_> = shelf.files().iter().map(|path| path.extension().unwrap().to_owned()).collect();
         assert_eq!(names, ["crl", "crl", "json"]);

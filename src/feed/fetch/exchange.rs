@@ -151,8 +151,8 @@ fn validators(headers: &HeaderMap) -> Validators {
     let found = |name| text(headers, &name).filter(|value| value.len() <= MAX_VALIDATOR);
     let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
     let sent = found(header::DATE).and_then(|text| date(&text));
-    // Where it was changed in the second in which it was sent, it may change once more and keep its date (RFC 9110, section
-    // 8.8.2.2): a revocation would be missed.
+    // Where it was changed in the second in which it was sent, it may change once more and keep its date (RFC 9110,
+    // section 8.8.2.2): a revocation would be missed.
     let is_settled =
         |text: &String| date(text).zip(sent).is_some_and(|(changed, sent)| sent - changed >= SETTLED);
     Validators { etag: found(header::ETAG), last_modified: found(header::LAST_MODIFIED).filter(is_settled) }

@@ -1,11 +1,12 @@
 //! One small client for what feeds read elsewhere: GET over `https:`, `http:` and `file:`.
 //!
-//! **Invariants:** an answer comes from its source now, never from a cache; it is whole, or it is an error; it is bounded in
-//! bytes, compressed and not, and in time; nothing leads it to another scheme, to the link-local addresses where clouds keep
-//! credentials, or from elsewhere into this machine; and what a URL says before its `@` is never shown.
+//! **Invariants:** an answer comes from its source now, never from a cache; it is whole, or it is an error; it is
+//! bounded in bytes, compressed and not, and in time; nothing leads it to another scheme, to the link-local addresses
+//! where clouds keep credentials, or from elsewhere into this machine; and what a URL says before its `@` is never
+//! shown.
 //!
-//! Each request has a connection of its own, to an address that was looked up and judged for it: between two looks at a list
-//! nothing of a connection would be alive anyway.
+//! Each request has a connection of its own, to an address that was looked up and judged for it: between two looks at
+//! a list nothing of a connection would be alive anyway.
 
 mod address;
 mod exchange;
