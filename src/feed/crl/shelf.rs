@@ -2,11 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::fs::DirBuilder;
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,6 +18,8 @@ use crate::clock::Timestamp;
 use crate::feed::fetch::Url;
 use crate::feed::fetch::Validators;
 use crate::feed::fetch::read_capped;
+use crate::feed::files::NEW;
+use crate::feed::files::write_whole;
 
 /// The directory `lists` in the state directory, shared by all feeds of revocation lists.
 ///
@@ -101,15 +100,13 @@ impl Shelf {
     ) -> Result<(), String> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
-        made.map_err(|e| failed(&self.directory, &e))?;
         if let Some((digest, bytes)) = list {
             let path = self.path(digest);
-            self.write(&path, bytes).map_err(|e| failed(&path, &e))?;
+            write_whole(&path, bytes).map_err(|e| failed(&path, &e))?;
         }
         let path = self.record_path(feed);
         let text = serde_json::to_vec(record).map_err(|e| failed(&path, &e))?;
-        self.write(&path, &text).map_err(|e| failed(&path, &e))?;
+        write_whole(&path, &text).map_err(|e| failed(&path, &e))?;
         if list.is_some() {
             self.sweep(&in_force());
         }
@@ -170,15 +167,6 @@ impl Shelf {
         lists.filter(|path| !stay.contains(path)).for_each(|path| remove(&path));
     }
 
-    /// Either all of it is there under its name afterwards, after a crash too, or what was there before.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.directory)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        File::open(&self.directory)?.sync_all()
-    }
-
     fn files(&self) -> Vec<PathBuf> {
         let entries = match fs::read_dir(&self.directory) {
             Ok(entries) => entries,
@@ -196,8 +184,6 @@ impl Shelf {
         files
     }
 }
-
-const NEW: &str = ".new-";
 
 fn is_record(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")

@@ -85,17 +85,26 @@ impl Consumer<'_> {
     async fn work(&self, items: &[Item], events: Vec<Vec<Event>>, arrival: Arrival) -> bool {
         // All at once: the journal writes them with one commit.
         let takes = items.iter().zip(events).map(|(item, events)| self.take(item, events, arrival));
-        let (mut late, mut done) = (Vec::new(), Vec::new());
+        let (mut late, mut done, mut why) = (Vec::new(), Vec::new(), None);
         for (item, taken) in items.iter().zip(join_all(takes).await) {
             match taken {
                 Ok(events) if self.may_go(item).await => done.push((item, events)),
                 Ok(_) if !waits(&item.poison) => item.let_go.set(true),
                 // Not in effect: what it says is wanted as soon as it can be verified.
                 Ok(_) => late.push((&item.letter, self.put_off(item.letter.receives).min(SOON))),
-                Err(_) => late.push((&item.letter, self.put_off(item.letter.receives))),
+                Err(failed) => {
+                    late.push((&item.letter, self.put_off(item.letter.receives)));
+                    why = Some((&item.letter.id, failed));
+                }
             }
         }
         let is_whole = late.is_empty();
+        if let Some((id, why)) = why {
+            let count = late.len();
+            self.failed(&format!(
+                "{count} messages, {id} among them, are not taken in and will come again: {why}"
+            ));
+        }
         let (deleted, ()) = tokio::join!(self.delete(done), self.hide(&late));
         is_whole & deleted
     }
@@ -120,7 +129,6 @@ impl Consumer<'_> {
         self.sqs.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Some(why) = failed {
             item.let_go.set(true);
-            self.failed(&format!("message {} is not taken in, and will come again: {why}", item.letter.id));
             return Err(why);
         }
         if item.poison.is_empty() && !taken.is_empty() {
