@@ -1,8 +1,12 @@
 //! Poison: it neither blocks the rest nor disappears unseen.
 
+use std::io::Read as _;
+use std::io::Write as _;
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use portcullis::feed::sqs;
+use portcullis::revocation::FeedState;
 use portcullis::rig::queue::Call;
 use portcullis::rig::queue::Fault;
 use portcullis::rig::queue::Queue;
@@ -106,25 +110,55 @@ async fn what_cannot_be_put_into_quarantine_stays_in_the_queue() {
     assert!(std::fs::read_to_string(&file).unwrap().contains(&bad.id));
 }
 
-/// The signature of a notification cannot be verified while its certificate cannot be had: that says nothing of it.
-#[tokio::test]
-async fn a_notification_that_cannot_be_verified_yet_is_not_to_blame() {
-    let queue = Queue::start(Settings::default()).unwrap();
-    let topic = "arn:aws:sns:eu-west-1:123456789012:revocations";
-    let rules = sqs::SnsConfig { verify: true, topics: vec![topic.to_owned()], ..sqs::SnsConfig::default() };
-    let site = Site::with(sqs::Config { quarantine_after: 1, sns: rules, ..config(&queue) });
+const TOPIC: &str = "arn:aws:sns:eu-west-1:123456789012:revocations";
+
+fn notification() -> String {
     let notification = json!({
-        "Type": "Notification", "MessageId": "9f86d081-884c-4d65-9a2f-ea0c55ad015a", "TopicArn": topic,
+        "Type": "Notification", "MessageId": "9f86d081-884c-4d65-9a2f-ea0c55ad015a", "TopicArn": TOPIC,
         "Message": revocation("a"), "Timestamp": "2026-11-22T12:00:00.000Z", "SignatureVersion": "2",
-        "Signature": "AAAA",
-        "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-no-such.pem",
+        "Signature": "AAAA", "SigningCertURL": "https://sns.eu-west-1.amazonaws.com/SimpleNotificationService-0.pem",
     });
-    let kept = queue.push(notification.to_string());
-    until(|| queue.receives(&kept.id) >= 3).await;
-    assert!(!site.denies("a"));
-    assert_eq!((queue.left(), site.counted("quarantined")), (1, 0));
-    // One that is not signed at all is no notification, and goes.
+    notification.to_string()
+}
+
+/// A server that has nothing but this status for anybody.
+fn answering(listener: TcpListener, status: &'static str) {
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request);
+            let _ = stream.write_all(format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n").as_bytes());
+        }
+    });
+}
+
+/// While its certificate cannot be had nobody knows what a notification says: the feed is not read, and says why. Seen
+/// failing, `fresh` and without an error, when what cannot be verified was let go like any other message.
+#[tokio::test]
+async fn what_cannot_be_verified_yet_keeps_the_feed_from_being_fresh() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let sns = sqs::SnsConfig {
+        verify: true,
+        topics: vec![TOPIC.to_owned()],
+        elsewhere: Some(format!("http://{address}/x.pem")),
+        ..sqs::SnsConfig::default()
+    };
+    let kept = queue.push(notification());
+    let site = Site::with(sqs::Config { quarantine_after: 1, sns, ..config(&queue) });
+    until(|| site.error().contains("cannot be verified yet")).await;
+    // What is not signed at all is no notification, and waits for nobody.
     queue.push(revocation("b"));
     until(|| site.counted("quarantined") == 1).await;
-    assert!(!site.denies("b"));
+    until(|| queue.counts().receives >= 6).await;
+    assert!(!site.denies("a") && !site.denies("b"));
+    assert_eq!((site.status().state, queue.receives(&kept.id)), (FeedState::Never, 1));
+    assert!(site.error().contains("cannot be verified yet"), "{}", site.error());
+    // Where there is no such certificate it is poison as any other.
+    answering(TcpListener::bind(address).unwrap(), "404 Not Found");
+    until(|| site.counted("quarantined") == 2 && site.status().state == FeedState::Fresh).await;
+    assert!(!site.denies("a"));
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::sleep;
 
+use super::consumer::AGAIN;
 use super::consumer::Consumer;
 use super::consumer::Redrive;
 use super::letter::Letter;
@@ -15,15 +16,18 @@ use super::progress::Ticket;
 use super::quarantine::Entry;
 use crate::feed::NotTaken;
 use crate::feed::Taken;
+use crate::feed::backoff::Backoff;
 use crate::feed::message::Origin;
 use crate::feed::message::Poison;
 use crate::revocation::Arrival;
 use crate::revocation::Event;
 
-/// How long, at most, one that cannot be verified yet stays hidden.
-const SOON: Duration = Duration::from_secs(60);
+/// How many parts of one message that are not understood the log is told of.
+const MOST_TOLD: usize = 3;
+/// How many events of one message are taken in at once.
+const AT_ONCE: usize = 256;
 /// The longest that a message which could not be taken in is put off, unless its visibility is longer.
-const MOST_PUT_OFF: Duration = Duration::from_secs(5 * 60);
+pub(super) const MOST_PUT_OFF: Duration = Duration::from_secs(5 * 60);
 
 /// One message in work.
 struct Item {
@@ -34,31 +38,77 @@ struct Item {
     let_go: Cell<bool>,
 }
 
+/// What became of the messages of one receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    /// Everything that was understood is in effect, on disk and deleted.
+    pub(super) is_whole: bool,
+    /// How many were not understood.
+    pub(super) poison: usize,
+}
+
 impl Consumer<'_> {
     /// Takes in what one receive brought, and deletes what was taken in. What is left comes again by itself.
-    pub(super) async fn take_in(&self, ticket: Ticket<'_>, letters: Vec<Letter>) {
-        if !letters.is_empty() {
-            let arrival = self.link.intake.arrival();
-            let learned = self.sqs.certificates.learn(&self.sqs.reader, &letters, arrival.at);
-            learned.await.iter().for_each(|why| self.failed(why));
-            let (items, events): (Vec<_>, Vec<_>) =
-                letters.into_iter().map(|letter| self.read(letter, arrival)).unzip();
-            tokio::select! {
-                biased;
-                is_whole = self.work(&items, events, arrival) => if !is_whole { return },
-                never = self.keep_hidden(&items) => match never {},
-            }
+    pub(super) async fn take_in(&self, ticket: Ticket<'_>, letters: Vec<Letter>) -> Done {
+        let wants = |letter: &Letter| self.sqs.certificates.wants(&self.sqs.reader, letter).is_some();
+        let (wanting, ready): (Vec<_>, Vec<_>) = letters.into_iter().partition(wants);
+        // What needs nothing waits for nobody.
+        let (ready, wanting) = tokio::join!(self.process(ready), self.verify_and_process(wanting));
+        let done =
+            Done { is_whole: ready.is_whole & wanting.is_whole, poison: ready.poison + wanting.poison };
+        if done.is_whole {
+            drop(ticket);
+            self.is_read();
         }
-        drop(ticket);
-        self.is_read();
+        done
+    }
+
+    /// The same for messages whose signatures cannot be verified before a certificate was fetched. Until then they are
+    /// kept hidden, and the feed counts as not read: what they revoke is not in effect.
+    async fn verify_and_process(&self, letters: Vec<Letter>) -> Done {
+        if letters.is_empty() {
+            return Done { is_whole: true, poison: 0 };
+        }
+        self.unverified.set(self.unverified.get() + 1);
+        let learning = async {
+            let mut backoff = Backoff::new(AGAIN.0, AGAIN.1);
+            let learn = || self.sqs.certificates.learn(&self.sqs.reader, &letters, self.link.intake.now());
+            while let Err(why) = learn().await {
+                self.failed(&format!("{} messages cannot be verified yet: {why}", letters.len()));
+                sleep(backoff.wait()).await;
+            }
+        };
+        tokio::select! {
+            () = learning => {}
+            never = self.keep_hidden(|| letters.iter().collect()) => match never {},
+        }
+        self.unverified.set(self.unverified.get() - 1);
+        self.process(letters).await
+    }
+
+    async fn process(&self, letters: Vec<Letter>) -> Done {
+        if letters.is_empty() {
+            return Done { is_whole: true, poison: 0 };
+        }
+        let arrival = self.link.intake.arrival();
+        let (items, events): (Vec<_>, Vec<_>) =
+            letters.into_iter().map(|letter| self.read(letter, arrival)).unzip();
+        let in_work = || items.iter().filter(|item| !item.let_go.get()).map(|item| &item.letter).collect();
+        let is_whole = tokio::select! {
+            biased;
+            is_whole = self.work(&items, events, arrival) => is_whole,
+            never = self.keep_hidden(in_work) => match never {},
+        };
+        Done { is_whole, poison: items.iter().filter(|item| !item.poison.is_empty()).count() }
     }
 
     fn read(&self, letter: Letter, arrival: Arrival) -> (Item, Vec<Event>) {
         let origin = Origin { message_id: &letter.id, sent: letter.sent.unwrap_or(arrival.at) };
         let message = self.sqs.reader.read(&letter.body, &origin);
         let (feed, message_id, receives) = (self.link.name(), &letter.id, letter.receives);
-        for Poison { kind, reason } in &message.poison {
-            tracing::warn!(feed, message_id, receives, kind, reason, "a message is not understood");
+        for Poison { kind, reason } in message.poison.iter().take(MOST_TOLD) {
+            let parts = message.poison.len();
+            tracing::warn!(feed, message_id, receives, kind, reason, parts, "a message is not understood");
         }
         for what in &message.irrelevant {
             tracing::debug!(feed, message_id, what, "a message concerns nobody here");
@@ -69,16 +119,14 @@ impl Consumer<'_> {
             (true, false) => None,
         };
         result.into_iter().for_each(|result| self.count(message.format, result));
-        let let_go = Cell::new(!message.poison.is_empty() && !self.is_due(&letter, &message.poison));
+        let let_go = Cell::new(!message.poison.is_empty() && !self.is_due(&letter));
         let item = Item { letter, format: message.format, poison: message.poison, let_go };
         (item, message.events)
     }
 
     /// Whether a message that is not understood has come often enough.
-    fn is_due(&self, letter: &Letter, poison: &[Poison]) -> bool {
-        !waits(poison)
-            && self.redrive.get() == Redrive::ByGate
-            && letter.receives >= self.sqs.config.quarantine_after
+    fn is_due(&self, letter: &Letter) -> bool {
+        self.redrive.get() == Redrive::ByGate && letter.receives >= self.sqs.config.quarantine_after
     }
 
     /// Whether every event was taken in and every message that should be was deleted.
@@ -89,9 +137,7 @@ impl Consumer<'_> {
         for (item, taken) in items.iter().zip(join_all(takes).await) {
             match taken {
                 Ok(events) if self.may_go(item).await => done.push((item, events)),
-                Ok(_) if !waits(&item.poison) => item.let_go.set(true),
-                // Not in effect: what it says is wanted as soon as it can be verified.
-                Ok(_) => late.push((&item.letter, self.put_off(item.letter.receives).min(SOON))),
+                Ok(_) => item.let_go.set(true),
                 Err(failed) => {
                     late.push((&item.letter, self.put_off(item.letter.receives)));
                     why = Some((&item.letter.id, failed));
@@ -118,12 +164,20 @@ impl Consumer<'_> {
 
     /// Takes the events of one message in; each of them, whatever becomes of the others.
     async fn take(&self, item: &Item, events: Vec<Event>, arrival: Arrival) -> Result<Vec<Taken>, NotTaken> {
-        let takes = events.into_iter().map(|event| self.link.intake.take(self.link.name(), event, arrival));
         let (mut taken, mut failed) = (Vec::new(), None);
-        for result in join_all(takes).await {
-            match result {
-                Ok(event) => taken.push(event),
-                Err(why) => failed = Some(why),
+        let mut events = events.into_iter();
+        loop {
+            let some = events.by_ref().take(AT_ONCE);
+            let takes = some.map(|event| self.link.intake.take(self.link.name(), event, arrival));
+            let results = join_all(takes).await;
+            if results.is_empty() {
+                break;
+            }
+            for result in results {
+                match result {
+                    Ok(event) => taken.push(event),
+                    Err(why) => failed = Some(why),
+                }
             }
         }
         self.sqs.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
@@ -142,7 +196,7 @@ impl Consumer<'_> {
     async fn may_go(&self, item: &Item) -> bool {
         let Some(Poison { kind, reason }) = item.poison.first() else { return true };
         let letter = &item.letter;
-        if !self.is_due(letter, &item.poison) {
+        if !self.is_due(letter) {
             return false;
         }
         let (message_id, receives) = (letter.id.clone(), letter.receives);
@@ -192,11 +246,11 @@ impl Consumer<'_> {
     }
 
     /// Keeps messages hidden from others for as long as they are worked on.
-    async fn keep_hidden(&self, items: &[Item]) -> Infallible {
+    async fn keep_hidden<'l>(&self, letters: impl Fn() -> Vec<&'l Letter>) -> Infallible {
+        let visibility = self.sqs.config.visibility;
         loop {
-            sleep(self.sqs.config.visibility / 3).await;
-            let kept = items.iter().filter(|item| !item.let_go.get());
-            let kept: Vec<_> = kept.map(|item| (&item.letter, self.sqs.config.visibility)).collect();
+            sleep(visibility / 3).await;
+            let kept: Vec<_> = letters().into_iter().map(|letter| (letter, visibility)).collect();
             self.hide(&kept).await;
         }
     }
@@ -219,9 +273,4 @@ impl Consumer<'_> {
         let labels = [self.link.name(), format, result];
         self.link.intake.metrics().feeds.messages.with_label_values(&labels).inc();
     }
-}
-
-/// Whether a message is not understood only because the certificate that signed it could not be had.
-fn waits(poison: &[Poison]) -> bool {
-    poison.iter().any(|poison| poison.kind == Poison::UNKNOWN_CERTIFICATE)
 }

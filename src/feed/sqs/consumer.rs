@@ -19,6 +19,7 @@ use tokio::time::timeout;
 
 use super::Sqs;
 use super::api::Api;
+use super::batch::MOST_PUT_OFF;
 use super::fault::Fault;
 use super::letter::Letter;
 use super::progress::Progress;
@@ -35,11 +36,9 @@ const FINISH: Duration = Duration::from_secs(10);
 /// How long a poll waits while a backlog is taken in, or somebody waits for the answer.
 const BRIEFLY: Duration = Duration::from_secs(1);
 /// How long to wait after a failure, at first and at most: who is without news for longer lets revoked peers in.
-const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+pub(super) const AGAIN: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// How often the log is told how far a backlog has been taken in.
 const TELL: Duration = Duration::from_secs(10);
-/// How long, at most, messages are waited for that a process before this one may have had in hand.
-const HELD: Duration = Duration::from_secs(60);
 
 /// What becomes of a message that nobody understands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +56,8 @@ pub(super) struct Consumer<'a> {
     pub(super) api: Api,
     pub(super) progress: Progress,
     pub(super) redrive: Cell<Redrive>,
+    /// Receives with messages that cannot be verified yet.
+    pub(super) unverified: Cell<usize>,
     /// Ends every wait that a failure began.
     wake: Notify,
     caught_up_told: Cell<bool>,
@@ -65,7 +66,8 @@ pub(super) struct Consumer<'a> {
 impl<'a> Consumer<'a> {
     pub(super) fn new(sqs: &'a Sqs, link: &'a Link, api: Api) -> Self {
         let (progress, redrive, wake) = (Progress::new(), Cell::new(Redrive::ByQueue), Notify::new());
-        Self { sqs, link, api, progress, redrive, wake, caught_up_told: Cell::new(false) }
+        let (unverified, caught_up_told) = (Cell::new(0), Cell::new(false));
+        Self { sqs, link, api, progress, redrive, unverified, wake, caught_up_told }
     }
 
     /// Receives until `stop`, then finishes what is in hand.
@@ -91,7 +93,9 @@ impl<'a> Consumer<'a> {
                 }
             };
             match received {
-                Some((ticket, letters)) => in_hand.push(self.take_in(ticket, letters)),
+                Some((ticket, letters)) => in_hand.push(async move {
+                    let _ = self.take_in(ticket, letters).await;
+                }),
                 None => break,
             }
         }
@@ -153,13 +157,13 @@ impl<'a> Consumer<'a> {
     }
 
     /// Whether some messages may be hidden that a process before this one received and did not live to take in: they
-    /// come again, and until then nobody has caught up. Where it cannot be told it is not waited for.
+    /// come again, and until then nobody has caught up. Where it cannot be told it is waited for as long as most are hidden.
     async fn others_hold_some(&self) -> bool {
-        if self.progress.age() >= self.sqs.config.visibility.min(HELD) {
-            return false;
+        let (age, visibility) = (self.progress.age(), self.sqs.config.visibility);
+        match self.api.attributes().await {
+            Ok(attributes) => attributes.hidden > self.progress.held() && age < visibility.max(MOST_PUT_OFF),
+            Err(_) => age < visibility,
         }
-        let attributes = self.api.attributes().await;
-        attributes.is_ok_and(|attributes| attributes.hidden > self.progress.held())
     }
 
     pub(super) fn failed(&self, why: &str) {
@@ -169,7 +173,7 @@ impl<'a> Consumer<'a> {
 
     /// The queue was read, and everything that it said is in effect.
     pub(super) fn is_read(&self) {
-        if !self.progress.has_caught_up() {
+        if self.unverified.get() > 0 || !self.progress.has_caught_up() {
             return;
         }
         let (feed, events) = (self.link.name(), self.sqs.taken.load(Ordering::Relaxed));
@@ -213,8 +217,19 @@ impl<'a> Consumer<'a> {
             Err(why) => return Some(Err(why)),
         };
         let count = letters.len();
-        let _ = timeout(FINISH, self.take_in(ticket, letters)).await;
-        Some(Ok(format!("{count} messages")))
+        let Ok(done) = timeout(FINISH, self.take_in(ticket, letters)).await else {
+            self.progress.lost();
+            return Some(Err(format!(
+                "{count} messages were received and are not all in effect yet; they come again"
+            )));
+        };
+        Some(match (done.is_whole, done.poison) {
+            (false, _) => {
+                Err(format!("{count} messages were received and not all taken in; they come again"))
+            }
+            (true, 0) => Ok(format!("{count} messages")),
+            (true, poison) => Ok(format!("{count} messages, {poison} of them not understood")),
+        })
     }
 
     /// Learns what the queue does with messages that nobody understands, and tells the log how far a backlog is taken in.

@@ -93,6 +93,10 @@ pub struct SnsConfig {
     /// The certificates that sign them, PEM; by default they are fetched from where each notification says, which must be
     /// an address of Amazon SNS.
     pub certificates: Vec<PathBuf>,
+    /// Where they are fetched instead of from Amazon, for tests.
+    #[doc(hidden)]
+    #[serde(skip)]
+    pub elsewhere: Option<String>,
 }
 
 impl Config {
