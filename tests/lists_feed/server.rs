@@ -100,6 +100,12 @@ impl Server {
         let told = self.told.lock().unwrap();
         told.requests.iter().rev().find(|request| request.starts_with(&start)).cloned()
     }
+
+    /// What was asked for so far, in lower case.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let told = self.told.lock().unwrap();
+        told.requests.iter().filter_map(|request| request.split(' ').nth(1)).map(str::to_owned).collect()
+    }
 }
 
 impl Drop for Server {
