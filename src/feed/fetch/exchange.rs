@@ -97,9 +97,10 @@ fn request(at: &Web, known: Option<&Validators>) -> Result<Request<Empty<Bytes>>
         request = request.header(header::AUTHORIZATION, format!("Basic {credentials}"));
     }
     let etag = known.and_then(|known| known.etag.as_ref()).map(|etag| (header::IF_NONE_MATCH, etag));
+    // Never both (RFC 9110, section 13.1.3): there are servers that say 304 if either fits.
     let date =
-        known.and_then(|known| known.last_modified.as_ref()).map(|date| (header::IF_MODIFIED_SINCE, date));
-    for (name, value) in etag.into_iter().chain(date) {
+        || known.and_then(|known| known.last_modified.as_ref()).map(|date| (header::IF_MODIFIED_SINCE, date));
+    if let Some((name, value)) = etag.or_else(date) {
         request = request.header(name, value);
     }
     request.body(Empty::new()).map_err(|e| Fault::Http(e.to_string()))
@@ -141,8 +142,11 @@ async fn read(response: Response<Incoming>, from: IpAddr, max_bytes: usize) -> R
     let is_gzip = is_gzip(&head.headers)?;
     let bytes = collect(body, max_bytes).await?;
     let validator = |name| text(&head.headers, &name).filter(|value| value.len() <= MAX_VALIDATOR);
-    let validators =
-        Validators { etag: validator(header::ETAG), last_modified: validator(header::LAST_MODIFIED) };
+    // Of two lists of one second a date says nothing (RFC 9110, section 8.8.2.2): only of a second that is over.
+    let sent = text(&head.headers, &header::DATE);
+    let last_modified =
+        validator(header::LAST_MODIFIED).filter(|date| sent.is_some_and(|sent| sent != *date));
+    let validators = Validators { etag: validator(header::ETAG), last_modified };
     Ok(Answer::Body { bytes, is_gzip, validators })
 }
 
