@@ -19,6 +19,7 @@ mod checks_agree_with_the_gate;
 mod claims_are_bound;
 mod disk_full_is_said;
 mod expiry_ends_sessions;
+mod feeds_reconcile;
 mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;

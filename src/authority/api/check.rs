@@ -218,9 +218,10 @@ impl Api {
             // Told of, but never seen.
             let listed = self.engine.listed(std::slice::from_ref(&target)).into_iter();
             let mut targets: Vec<Target> = listed.map(|listed| listed.target).collect();
+            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
+            // An event and a list may name it alike.
             targets.sort();
             targets.dedup();
-            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
             return match targets.is_empty() {
                 false => Ok(self.verdict(None, None, &targets, self.at(at))),
                 true => Err(Refusal::unknown_certificate(target.name())),
