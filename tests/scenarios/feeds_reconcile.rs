@@ -83,8 +83,11 @@ max_age = "2h""#,
         let mut caller = Caller::http1(&self.lab.administrator("ops")).await;
         let answer = caller.call("POST", "/v1/feeds/refresh", Some(&json!({"feed": "crl"}))).await;
         answer.assert_ok();
-        let said = answer.json()["feeds"][0]["found"].as_str().unwrap().to_owned();
-        assert!(said.starts_with(&format!("new list {} of CN=lab, ", self.lists)), "{said}");
+        // It may just have looked by itself.
+        let lists = self.lab.running().engine().lists();
+        let numbers: Vec<_> =
+            lists.iter().map(|list| list.number.as_ref().map(ToString::to_string)).collect();
+        assert_eq!(numbers, [Some(self.lists.to_string())], "{:?}", answer.body);
     }
 
     /// Fails unless these agents are refused, and all others served.
@@ -111,6 +114,7 @@ fn signed(event: &Value) -> String {
     jsonwebtoken::encode(&header, event, &EncodingKey::from_secret(KEY)).unwrap()
 }
 
+/// Seen failing where lists added up, where a reinstatement lifted what a list says, and where a list took the events' place.
 #[tokio::test]
 async fn neither_lifts_what_the_other_says() {
     let mut site = Site::start().await;
