@@ -338,9 +338,10 @@ impl Api {
         }
     }
 
-    /// What revocation lists say of them. A serial alone stands beside the same with its issuer, who alone can say it.
+    /// What lists say of them, of tokens and of certificates. A serial alone stands beside the same with its issuer, who alone can say it.
     fn listed(&self, targets: &[Target]) -> Vec<Hit> {
-        let named: Vec<Target> = targets.iter().filter(|target| target.issuer().is_some()).cloned().collect();
+        let is_whole = |target: &&Target| target.level() == Level::Token || target.issuer().is_some();
+        let named: Vec<Target> = targets.iter().filter(is_whole).cloned().collect();
         let hit = |listed: Listed| Hit {
             applies: true,
             entry: Revocation::new(&listed.target, listed.state, &listed.standing).named(&self.registry),
