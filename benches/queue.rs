@@ -3,8 +3,8 @@
 //! The queue is that of the rig, on loopback, with a thread of its own. What is measured is the consumer, the engine and
 //! the gate; a real queue adds its own time. Figures:
 //! - `backlog`: so many messages wait when a process begins; until all is in effect (by which messages a second are
-//!   counted), and until the feed says so: on disk, deleted, and a last poll of a second that finds nothing. The consumer has a
-//!   process of its own, whose memory is that of nobody else; the state lies in the current directory.
+//!   counted), and until the gate is ready: all on disk, in the audit, deleted, and a last poll of a second that finds nothing.
+//!   The gate has a process of its own, whose memory is that of nobody else; the state lies in the current directory.
 //! - `wake-up`: what this machine takes for the like without us: a byte to another thread's task and back, and from a
 //!   message in the queue to a bare HTTP client that waits for it.
 //! - `denial`: from a message in the queue to the first request that is refused or cut, on an open connection that makes
@@ -25,15 +25,9 @@ use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use portcullis::clock::Clock;
-use portcullis::feed;
-use portcullis::feed::Intake;
 use portcullis::feed::sqs;
 use portcullis::revocation::Action;
-use portcullis::revocation::Config;
-use portcullis::revocation::Engine;
 use portcullis::revocation::Event;
-use portcullis::revocation::FeedState;
-use portcullis::revocation::Feeds;
 use portcullis::revocation::Level;
 use portcullis::revocation::Target;
 use portcullis::rig::client;
@@ -44,7 +38,6 @@ use portcullis::rig::stage::Stage;
 use portcullis::rig::stage::principal;
 use portcullis::rig::work::Outcome;
 use portcullis::rig::work::judge;
-use portcullis::telemetry::Metrics;
 use rustls::ClientConfig;
 use serde_json::Value;
 use serde_json::json;
@@ -53,9 +46,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::runtime::Builder;
-use tokio::runtime::LocalOptions;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
 use tokio::time::sleep;
 
 const USAGE: &str = "usage: cargo bench --bench queue -- [--entries N] [--rounds N] [--json]
@@ -156,45 +147,48 @@ fn backlog(entries: usize) -> Value {
     figures
 }
 
-/// In a process of its own: begins on a queue, and says how long it took until it had caught up.
+/// In a process of its own: a whole gate, with its audit, begins on a queue; says how long it took until it had caught up.
 fn caught_up(url: &str, directory: &Path, entries: usize) {
-    let engine = Arc::new(Engine::open(directory, &Config::default(), Clock::system()).unwrap());
-    let metrics = Metrics::new().unwrap();
-    let intake = Intake::new(Arc::clone(&engine), Arc::default(), Clock::system(), metrics);
-    let config = feed::Config { sqs: Some(feed_of(url)), ..feed::Config::default() };
-    let plan = feed::Plan::new(&config, &[], directory, *engine.fingerprinter()).unwrap();
-    let mut feeds = Feeds::default();
-    let running = plan.begin(&config, &mut feeds, &intake);
-    let (stop, stopped) = watch::channel(false);
+    let state = directory.to_owned();
+    let feed = feed_of(url);
     let before = memory("VmRSS:");
     let begun = Instant::now();
-    let thread = std::thread::spawn(move || {
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        runtime.unwrap().block_on(running.run(stopped));
+    let stage = Stage::set_with(&Clock::system(), &[], &move |config| {
+        config.state.dir = state.clone();
+        config.feed.sqs = Some(sqs::Config { required: true, ..feed.clone() });
     });
+    let stage = stage.unwrap();
+    let engine = stage.engine();
     let in_effect = runtime().block_on(async {
         while engine.entries() < entries {
             sleep(SOON).await;
         }
         begun.elapsed().as_secs_f64()
     });
-    let fresh = || feeds.status(Clock::system().now())[0].state == FeedState::Fresh;
     runtime().block_on(async {
-        while !fresh() {
+        while !is_ready(&stage).await {
             sleep(SOON).await;
         }
     });
     // The last poll finds nothing, and waits for a second before it says so.
     let caught_up = begun.elapsed().as_secs_f64();
     let (after, peak) = (memory("VmRSS:"), memory("VmHWM:"));
-    stop.send_replace(true);
-    thread.join().unwrap();
     let millis = |seconds: f64| (seconds * 1000.0).round() / 1000.0;
     let figures = json!({
         "entries": engine.entries(), "in_effect_seconds": millis(in_effect), "caught_up_seconds": millis(caught_up),
         "rss_growth_mib": (after - before) / 1024, "peak_growth_mib": (peak - before) / 1024,
     });
+    stage.strike().unwrap();
     println!("{figures}");
+}
+
+/// What the plain listener says: not before the backlog has been taken in.
+async fn is_ready(stage: &Stage) -> bool {
+    let mut stream = TcpStream::connect(stage.metrics().unwrap()).await.unwrap();
+    stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.starts_with("HTTP/1.1 200 ")
 }
 
 /// KiB.

@@ -97,6 +97,26 @@ fn keys(file: &Path) -> Vec<String> {
 #[test]
 fn the_readme_shows_a_configuration() {
     let readme = include_str!("../README.md");
-    let example = readme.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
-    load("README.md", example);
+    let examples = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    // The first is a whole one; those that follow are added to it.
+    let whole = examples.collect::<Vec<_>>();
+    assert!(whole.len() >= 2);
+    load("README.md", whole[0]);
+    let config = load("README.md", &whole.concat());
+    assert!(config.feed.sqs.is_some() && config.feed.crl.len() == 1 && config.feed.clawdentity.len() == 1);
+}
+
+/// An alert on a metric that nobody writes never fires.
+#[test]
+fn alerts_are_on_metrics_that_there_are() {
+    let rules = include_str!("../deploy/prometheus/portcullis.rules.yml");
+    let source = include_str!("../src/telemetry/mod.rs");
+    let expressions = rules.lines().filter(|line| !line.trim_start().starts_with('#'));
+    let words = expressions.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
+    let names: Vec<&str> = words.filter(|word| word.starts_with("portcullis_")).collect();
+    assert!(names.len() >= 6, "{names:?}");
+    for name in names {
+        let name = name.trim_end_matches("_bucket");
+        assert!(source.contains(&format!("\"{name}\"")), "{name}");
+    }
 }

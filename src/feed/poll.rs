@@ -46,7 +46,7 @@ pub(super) async fn poll(
         let is_miss = result.is_err() || next_update.is_some_and(|next| next <= now);
         misses = if is_miss { misses.saturating_add(1) } else { 0 };
         if let Err(why) = &result {
-            tracing::warn!(feed, why, misses, "a revocation list could not be read");
+            tracing::warn!(feed, why, misses, "a look at a list failed; what was known stands");
             link.freshness.failed(now, why.clone());
         }
         waiting.into_iter().for_each(|question| question.answer(result.clone()));

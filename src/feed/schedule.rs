@@ -19,7 +19,8 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// How long to wait. `roll`, from 0 to 1, is each feed's own luck: a fleet that began together does not look together.
+    /// How long to wait. `roll`, from 0 to 1, is each feed's own luck: a fleet that began together does not look
+    /// together.
     pub(super) fn wait(self, roll: f64) -> Duration {
         let Self { interval, left, misses } = self;
         let first = FIRST.min(interval);

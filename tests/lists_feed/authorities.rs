@@ -99,3 +99,24 @@ fn what_cannot_be_is_refused_with_its_key() {
         assert!(why.contains(expected), "{why}");
     }
 }
+
+/// Seen failing where each feed knew only its own authorities: the second look undid what the first said of the old
+/// key.
+#[test]
+fn the_same_list_speaks_for_the_same_keys_whichever_feed_brings_it() {
+    let root = Ca::root("R");
+    let (old, new) = (root.below(params("A")), root.below(params("A")));
+    let (server, state) = (Server::start(), tempfile::tempdir().unwrap());
+    let feeds = [("1", vec![&old, &new]), ("2", vec![&new])].map(|(name, authorities)| {
+        let file = state.path().join(name);
+        fs::write(&file, pem(&authorities)).unwrap();
+        crl(&server.url("/a"), &format!("name = \"{name}\"\nissuer = \"{}\"", file.display()))
+    });
+    let site = Site::start(&feeds.concat(), &[&root], state.path());
+    server.says("/a", Reply::ok(&Forge::number(1).revokes(1).sign(&new)));
+    for name in ["1", "2", "1"] {
+        let _ = site.look(name).unwrap();
+        assert!(site.denies(&old, 1) && site.denies(&new, 1), "{name}");
+    }
+    assert_eq!(site.look("2").unwrap(), "unchanged");
+}

@@ -1,5 +1,5 @@
-//! Whatever a server sends instead of a good list: it is named, the list before stays in force, and the next good one is
-//! taken.
+//! Whatever a server sends instead of a good list: it is named, the list before stays in force, and the next good one
+//! is taken.
 
 use std::io::Write as _;
 
@@ -229,4 +229,22 @@ fn redirects_lead_nowhere_else() {
     stand.server.says("/3", Reply::redirect(&other.url("/latest")));
     stand.server.says(PATH, Reply::redirect("/2"));
     assert!(stand.site.look("crl").unwrap().starts_with("new list 6"));
+}
+
+/// Seen failing where a fetch in hand was waited for.
+#[test]
+fn a_server_that_hangs_holds_up_no_end() {
+    let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
+    server.says(PATH, Reply::Drip(b"HTTP/1.1 200 OK\r\n\r\n".to_vec()));
+    let config = crl(&server.url(PATH), "timeout = \"1h\"\ninterval = \"1h\"");
+    let site = Site::start(&config, &[&ca], state.path());
+    while server.asked(PATH).is_none() {
+        std::thread::yield_now();
+    }
+    let (ended, wait) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        drop(site);
+        let _ = ended.send(());
+    });
+    wait.recv_timeout(std::time::Duration::from_secs(20)).expect("it has not ended");
 }

@@ -114,3 +114,27 @@ async fn a_file_is_a_regular_one_and_within_bounds() {
     assert!(get(&fetcher, "file:///dev/zero").await.unwrap_err().contains("not a regular file"));
     assert!(get(&fetcher, &url("missing")).await.unwrap_err().contains("cannot read it"));
 }
+
+/// Seen failing where any date was taken for a name: what was changed twice in a second stayed unseen.
+#[tokio::test]
+async fn a_date_names_only_what_has_been_there_for_a_while() {
+    let (server, fetcher) = (Server::start(), Fetcher::new(Roots::Nobody, BOUNDS).unwrap());
+    let url = Url::parse(&server.url("/a")).unwrap();
+    let changed = "Sun, 22 Nov 2026 10:00:00 GMT";
+    for (sent, is_named) in [
+        (Some("Sun, 22 Nov 2026 10:00:00 GMT"), false),
+        (Some("Sun, 22 Nov 2026 10:00:01 GMT"), false),
+        (Some("Sun, 22 Nov 2026 10:00:02 GMT"), true),
+        (Some("Sun, 22 Nov 2026 09:00:00 GMT"), false),
+        (Some("yesterday"), false),
+        (None, false),
+    ] {
+        let date = sent.map(|sent| ("date", sent));
+        let headers: Vec<_> = date.into_iter().chain([("last-modified", changed)]).collect();
+        server.says("/a", Reply::with("200 OK", &headers, b"a list"));
+        let Ok(Fetched::Body { validators, .. }) = fetcher.get(&url, None).await else { panic!("{sent:?}") };
+        assert_eq!(validators.last_modified.as_deref(), Some(changed).filter(|_| is_named), "{sent:?}");
+        let _ = fetcher.get(&url, Some(&validators)).await.unwrap();
+        assert_eq!(server.asked("/a").unwrap().contains("if-modified-since: sun, 22 nov"), is_named);
+    }
+}

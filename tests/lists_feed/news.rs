@@ -52,7 +52,8 @@ fn a_new_list_ends_the_sessions_that_it_names_and_no_other() {
     assert_eq!((status.kind, status.entries, status.state), ("crl", Some(3), FeedState::Fresh));
 }
 
-/// Seen failing where a 304 counted whatever was in force: the gate took the other feed's list for that of this server.
+/// Seen failing where a 304 counted whatever was in force: the gate took the other feed's list for that of this
+/// server.
 #[test]
 fn a_304_speaks_of_a_list_that_is_in_force() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
@@ -88,7 +89,7 @@ fn a_304_speaks_of_a_list_that_is_in_force() {
 /// beside an entity tag: there are servers that look at both, and say 304 if either fits.
 #[test]
 fn a_second_list_of_the_same_second_is_not_missed() {
-    const DATES: [&str; 2] = ["Wed, 14 Oct 2026 17:46:40 GMT", "Wed, 14 Oct 2026 17:46:41 GMT"];
+    const DATES: [&str; 2] = ["Wed, 14 Oct 2026 17:46:40 GMT", "Wed, 14 Oct 2026 17:46:42 GMT"];
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
     let list = |number: u32| Forge::number(number).revokes(number).sign(&ca).to_vec();
     server.says("/a", Reply::Dated([DATES[0], DATES[0]], list(1)));

@@ -1,5 +1,5 @@
-//! A real authority, OpenSSL's, and a running gate: what `openssl ca` revokes is out as soon as its list is looked at, and
-//! nobody else is.
+//! A real authority, OpenSSL's, and a running gate: what `openssl ca` revokes is out as soon as its list is looked
+//! at, and nobody else is.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
 mod authority;

@@ -110,9 +110,18 @@ impl Site {
 
     /// How many messages came to this end.
     pub(crate) fn counted(&self, result: &str) -> usize {
+        self.sum("portcullis_feed_messages_total", result)
+    }
+
+    /// How many polls were answered.
+    pub(crate) fn polled(&self) -> usize {
+        self.sum("portcullis_feed_polls_total", "ok")
+    }
+
+    fn sum(&self, metric: &str, result: &str) -> usize {
         let text = String::from_utf8(self.metrics.render()).unwrap();
-        let lines = text.lines().filter(|line| line.starts_with("portcullis_feed_messages_total"));
-        let lines = lines.filter(|line| line.contains(&format!("result=\"{result}\"")));
+        let result = format!("result=\"{result}\"");
+        let lines = text.lines().filter(|line| line.starts_with(metric) && line.contains(&result));
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
     }
 
@@ -121,12 +130,16 @@ impl Site {
         self.stop.send_replace(true);
     }
 
+    /// Waits until it has stopped.
+    pub(crate) async fn ended(&self) {
+        until(|| self.thread.as_ref().unwrap().is_finished()).await;
+    }
+
     /// Stops it; the engine is closed when this returns.
     pub(crate) async fn stop(mut self) {
         self.tell_to_stop();
-        let thread = self.thread.take().unwrap();
-        until(|| thread.is_finished()).await;
-        thread.join().unwrap();
+        self.ended().await;
+        self.thread.take().unwrap().join().unwrap();
     }
 }
 

@@ -26,36 +26,33 @@ pub(super) struct Authorities {
 
 impl Authorities {
     /// The gate's client authorities.
-    pub(super) fn any(anchors: &[CertificateDer<'static>]) -> Result<Self, Error> {
-        Ok(Self { issuers: Arc::new(believed(anchors)?), scope: None })
+    pub(super) fn any(pool: &Pool<'_>) -> Result<Self, Error> {
+        let keys = pool.anchors.iter().filter_map(parse).map(|anchor| anchor.key).collect();
+        let (issuers, _) = pool.issuers()?;
+        Ok(Self { issuers: Arc::new(issuers.only(keys)), scope: None })
     }
 
-    /// The one in these certificates that issued no other of them. Each is a client authority, or must be signed by one, or
-    /// by another of them; their order makes no difference.
-    pub(super) fn named(
-        anchors: &[CertificateDer<'static>],
-        certificates: &[CertificateDer<'static>],
-    ) -> Result<Self, String> {
-        let lowest = lowest(certificates)?;
-        Self::of(anchors, certificates, lowest)
-    }
-
-    /// The authorities `own`, for which `others` may vouch beside the gate's client authorities.
-    pub(super) fn of(
-        anchors: &[CertificateDer<'static>],
-        others: &[CertificateDer<'static>],
-        own: Vec<Certificate>,
-    ) -> Result<Self, String> {
-        let mut issuers = believed(anchors).map_err(|e| e.reason)?;
-        let failed = vouch(&mut issuers, others);
-        let keys: Vec<KeyId> = own.iter().map(|own| own.key.clone()).collect();
-        let is_anchor = |key: &KeyId| anchors.iter().filter_map(parse).any(|anchor| anchor.key == *key);
-        let unknown = |(key, _): &&(KeyId, IssuerError)| keys.contains(key) && !is_anchor(key);
-        if let Some((_, error)) = failed.iter().find(unknown) {
-            // What stands between it and the anchors may be at fault.
-            let why: Vec<String> = failed.iter().map(|(_, error)| error.to_string()).collect();
-            return Err(if failed.len() > 1 { why.join("; ") } else { error.to_string() });
+    /// The one in these certificates that issued no other of them. Each is a client authority, or must be signed by
+    /// one, or by another of them; their order makes no difference.
+    pub(super) fn named(pool: &Pool<'_>, certificates: &[CertificateDer<'static>]) -> Result<Self, Error> {
+        let refused = |reason| Error { key: "issuer", reason };
+        let own = lowest(certificates).map_err(refused)?;
+        // By themselves: what another feed's file holds vouches for nobody here.
+        let (_, failed) = Pool { anchors: pool.anchors, others: certificates }.issuers()?;
+        let is_anchor = |key: &KeyId| pool.anchors.iter().filter_map(parse).any(|anchor| anchor.key == *key);
+        let unknown: Vec<_> = failed.iter().filter(|(key, _)| !is_anchor(key)).collect();
+        if unknown.iter().any(|(key, _)| own.iter().any(|own| own.key == *key)) {
+            // What stands between it and the client authorities may be at fault.
+            let why: Vec<String> = unknown.iter().map(|(_, error)| error.to_string()).collect();
+            return Err(refused(why.join("; ")));
         }
+        Self::of(pool, own)
+    }
+
+    /// The authorities `own`.
+    pub(super) fn of(pool: &Pool<'_>, own: Vec<Certificate>) -> Result<Self, Error> {
+        let (issuers, _) = pool.issuers()?;
+        let keys = own.iter().map(|own| own.key.clone()).collect();
         Ok(Self { issuers: Arc::new(issuers.only(keys)), scope: Some(own) })
     }
 
@@ -64,6 +61,26 @@ impl Authorities {
         let ids = |own: &Certificate| [Some(own.key.clone()), own.key_id.clone()].into_iter().flatten();
         let target = |id: KeyId| Target::parse(Level::Issuer, id.as_str(), None).ok();
         self.scope.as_ref().map(|own| own.iter().flat_map(ids).filter_map(target).collect())
+    }
+}
+
+/// Every authority that is configured. All feeds know all of them, so that the same list speaks for the same keys
+/// whichever feed brings it: else two feeds would take turns in undoing what the other said of an authority's old
+/// key.
+#[derive(Clone, Copy)]
+pub(super) struct Pool<'a> {
+    /// The gate's client authorities.
+    pub(super) anchors: &'a [CertificateDer<'static>],
+    /// What the feeds name beside them.
+    pub(super) others: &'a [CertificateDer<'static>],
+}
+
+impl Pool<'_> {
+    /// Those that are believed, and why the others are not.
+    fn issuers(&self) -> Result<(Issuers, Vec<(KeyId, IssuerError)>), Error> {
+        let mut issuers = believed(self.anchors)?;
+        let failed = vouch(&mut issuers, self.others);
+        Ok((issuers, failed))
     }
 }
 

@@ -1,8 +1,8 @@
 //! Revocation lists, fetched where they are published.
 //!
-//! A [`Poller`] fetches one list, has it verified and enforced ([`Intake`](super::Intake)), and keeps it on disk, so that a
-//! start without a network refuses what was refused. A list that cannot be had, or is not good, changes nothing: the last one
-//! stays in force, and gets older.
+//! A [`Poller`] fetches one list, has it verified and enforced ([`Intake`](super::Intake)), and keeps it on disk, so
+//! that a start without a network refuses what was refused. A list that cannot be had, or is not good, changes
+//! nothing: the last one stays in force, and gets older.
 
 mod authorities;
 mod points;
@@ -22,6 +22,7 @@ use super::fetch::Url;
 use crate::revocation::FeedTerms;
 use crate::revocation::OnStale;
 use authorities::Authorities;
+use authorities::Pool;
 pub use poller::Poller;
 use shelf::Shelf;
 
@@ -35,8 +36,8 @@ pub struct Config {
     pub url: Url,
     /// Of an `https:` URL: the authorities that its server's certificate may be of, PEM; the system's by default.
     pub ca: Option<PathBuf>,
-    /// The authority whose list it is, PEM; by default any of the gate's client authorities. One that is not among them must
-    /// be signed by one that is.
+    /// The authority whose list it is, PEM; by default any of the gate's client authorities. One that is not among
+    /// them must be signed by one that is, or by another in the file.
     pub issuer: Option<PathBuf>,
     /// How often it is looked at; sooner if its `nextUpdate` says so.
     #[serde(default = "interval", with = "humantime_serde")]
@@ -127,48 +128,42 @@ pub(super) struct Pollers {
 }
 
 impl Pollers {
-    /// Those of a configuration, with their authorities read. `anchors` are the gate's client authorities, `state` the
-    /// process's state directory, below which lists are kept. Touches neither the network nor `state`.
+    /// Those of a configuration, with their authorities read. `anchors` are the gate's client authorities, `state`
+    /// the process's state directory, below which lists are kept. Touches neither the network nor `state`.
     pub(super) fn new(
         config: &super::Config,
         anchors: &[CertificateDer<'static>],
         state: &Path,
     ) -> Result<Self, super::Error> {
-        let shelf = Shelf::new(state);
-        let mut named = Vec::new();
-        let mut authorities = anchors.to_vec();
-        for (i, (config, name)) in config.crl.iter().zip(config.crl_names()).enumerate() {
-            let failed =
-                |error: Error| super::Error { key: format!("crl[{i}].{}", error.key), reason: error.reason };
-            let own = config.issuer.as_deref().map(authorities::read).transpose();
-            let own = own.map_err(|reason| failed(Error { key: "issuer", reason }))?;
-            let taken = match &own {
-                None => Authorities::any(anchors),
-                Some(own) => {
-                    Authorities::named(anchors, own).map_err(|reason| Error { key: "issuer", reason })
-                }
-            };
-            let poller = taken.and_then(|taken| Poller::new(config.clone(), taken, shelf.clone()));
-            named.push((name, Arc::new(poller.map_err(failed)?)));
-            authorities.extend(own.into_iter().flatten());
+        let failed =
+            |i: usize| move |e: Error| super::Error { key: format!("crl[{i}].{}", e.key), reason: e.reason };
+        let mut files = Vec::new();
+        for (i, config) in config.crl.iter().enumerate() {
+            let file = config.issuer.as_deref().map(authorities::read).transpose();
+            files.push(file.map_err(|reason| failed(i)(Error { key: "issuer", reason }))?);
         }
-        let mut pollers = Self { named, shelf };
+        let others = files.iter().flatten().flatten().cloned().collect::<Vec<_>>();
+        let pool = Pool { anchors, others: &others };
+        let mut pollers = Self { named: Vec::new(), shelf: Shelf::new(state) };
+        for (i, (config, name)) in config.crl.iter().zip(config.crl_names()).enumerate() {
+            let taken = match files.get(i).and_then(Option::as_ref) {
+                None => Authorities::any(&pool),
+                Some(own) => Authorities::named(&pool, own),
+            };
+            let poller = taken.and_then(|taken| Poller::new(config.clone(), taken, pollers.shelf.clone()));
+            pollers.named.push((name, Arc::new(poller.map_err(failed(i))?)));
+        }
         if config.crl_discover {
             let urls = config.crl.iter().map(|crl| &crl.url).collect::<Vec<_>>();
-            pollers.discover(anchors, &authorities, &urls)?;
+            pollers.discover(&pool, &urls)?;
         }
         Ok(pollers)
     }
 
-    /// Adds those that the `authorities` themselves point to, but for the `urls` that are known.
-    fn discover(
-        &mut self,
-        anchors: &[CertificateDer<'static>],
-        authorities: &[CertificateDer<'static>],
-        urls: &[&Url],
-    ) -> Result<(), super::Error> {
-        let failed = |reason| super::Error { key: "crl_discover".to_owned(), reason };
-        for point in points::discover(authorities) {
+    /// Adds those that the authorities themselves point to, but for the `urls` that are known.
+    fn discover(&mut self, pool: &Pool<'_>, urls: &[&Url]) -> Result<(), super::Error> {
+        let failed = |e: Error| super::Error { key: "crl_discover".to_owned(), reason: e.reason };
+        for point in points::discover(&[pool.anchors, pool.others].concat()) {
             if urls.contains(&&point.url) {
                 continue;
             }
@@ -176,10 +171,10 @@ impl Pollers {
             let is_free = |name: &String| name != "sqs" && self.named.iter().all(|(other, _)| other != name);
             let numbered = (2..).map(|i| format!("{first}-{i}"));
             let name = std::iter::once(first.clone()).chain(numbered).find(is_free).unwrap_or_default();
-            let taken = Authorities::of(anchors, authorities, point.authority).map_err(failed)?;
+            let taken = Authorities::of(pool, point.authority).map_err(failed)?;
             tracing::info!(feed = name, url = %point.url, "an authority points to this revocation list");
             let poller = Poller::new(Config::of(point.url), taken, self.shelf.clone());
-            self.named.push((name, Arc::new(poller.map_err(|e| failed(e.reason))?)));
+            self.named.push((name, Arc::new(poller.map_err(failed)?)));
         }
         Ok(())
     }

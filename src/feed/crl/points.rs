@@ -1,5 +1,5 @@
-//! Where authorities say that their lists are: the CRL distribution points in their own certificates (RFC 5280, section
-//! 4.2.1.13). Only in certificates that are configured, never in one that a client brings.
+//! Where authorities say that their lists are: the CRL distribution points in their own certificates (RFC 5280,
+//! section 4.2.1.13). Only in certificates that are configured, never in one that a client brings.
 
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -24,8 +23,8 @@ use crate::feed::fetch::Fetched;
 use crate::feed::fetch::Fetcher;
 use crate::feed::fetch::Roots;
 use crate::feed::fetch::Validators;
-use crate::feed::schedule::Seen;
-use crate::revocation::Asked;
+use crate::feed::poll::Looked;
+use crate::feed::poll::poll;
 use crate::revocation::FeedTerms;
 use crate::revocation::Target;
 use crate::revocation::crl;
@@ -44,15 +43,7 @@ pub struct Poller {
     authorities: Authorities,
     fetcher: Fetcher,
     shelf: Shelf,
-    last: Mutex<Last>,
-}
-
-/// What came of the looks before.
-#[derive(Debug, Default)]
-struct Last {
-    list: Option<Known>,
-    /// Looks in a row that failed, or brought nothing that is up to date.
-    misses: u32,
+    last: Mutex<Option<Known>>,
 }
 
 /// The list that was read last.
@@ -61,7 +52,8 @@ struct Known {
     digest: Digest,
     next_update: Timestamp,
     entries: u64,
-    /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it is.
+    /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it
+    /// is.
     validators: Validators,
     is_kept: bool,
 }
@@ -98,10 +90,11 @@ impl Poller {
 
     /// Takes the lists that were in force last in again, from disk, before anybody is served. Blocks.
     ///
-    /// Every feed tries every list: which feed brought it, and under what name, makes no difference as long as its authority
-    /// is believed. None is believed because it is there.
+    /// Only what was read at its own URL says how fresh the feed is. But every feed tries every list: which feed
+    /// brought it, and under what name, makes no difference as long as its authority is believed. None is believed
+    /// because it is there.
     pub fn restore(&self, link: &Link) {
-        let record = self.shelf.record(link.name(), &self.config.url);
+        let record = self.shelf.record(&self.config.url);
         let mut own = None;
         for digest in self.shelf.lists() {
             let is_own = record.as_ref().is_some_and(|record| record.names(&digest));
@@ -114,14 +107,13 @@ impl Poller {
         let Some(record) = record else { return };
         let (feed, url) = (link.name(), &self.config.url);
         let Some(crl) = own else {
-            tracing::warn!(feed, %url, "the list that was read last is not here any more, or not good: it has to be fetched");
+            tracing::warn!(feed, %url, "the list that was read last is gone, or not good: it has to be fetched");
             return;
         };
         // From the future: all that is known is that it was not read before it was issued.
         let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
         link.freshness.restored(read, Some(crl.next_update), crl.entries);
-        let validators = if record.is_of(url) { record.validators } else { Validators::default() };
-        self.last().list = Some(Known::new(&crl, validators));
+        *self.last() = Some(Known::new(&crl, record.validators));
     }
 
     fn restore_list(&self, link: &Link, digest: &Digest) -> Option<Crl> {
@@ -133,7 +125,8 @@ impl Poller {
             .ok()?;
         match link.intake.restore_list(&bytes, &self.authorities.issuers, &self.limits()) {
             Ok(crl) => {
-                tracing::info!(feed, %file, list = title(&crl), entries = crl.entries, "a list that was kept is in effect again");
+                let (list, entries) = (title(&crl), crl.entries);
+                tracing::info!(feed, %file, list, entries, "a list that was kept is in effect again");
                 Some(crl)
             }
             Err(error) => {
@@ -150,25 +143,13 @@ impl Poller {
     }
 
     /// Fetches until `stop`. A list that has come is taken in and kept before it ends.
-    pub async fn run(self: Arc<Self>, link: Arc<Link>, mut stop: watch::Receiver<bool>) {
-        let mut questions = link.asked.lock().await;
-        let mut wait = Duration::ZERO;
-        loop {
-            let mut waiting: Vec<Asked> = tokio::select! {
-                biased;
-                // A sender that is gone means the same.
-                _ = stop.wait_for(|stop| *stop) => return,
-                Some(question) = questions.recv() => vec![question],
-                () = tokio::time::sleep(wait) => Vec::new(),
-            };
-            // Whoever asks from now on may have published meanwhile, and is answered by the next look.
-            while let Ok(question) = questions.try_recv() {
-                waiting.push(question);
-            }
-            let Some(result) = self.look(&link, &mut stop).await else { return };
-            waiting.into_iter().for_each(|question| question.answer(result.clone()));
-            wait = self.seen(link.intake.now()).wait(fastrand::f64());
-        }
+    pub async fn run(self: Arc<Self>, link: Arc<Link>, stop: watch::Receiver<bool>) {
+        poll(&link, self.config.interval, stop, async |stop: &mut watch::Receiver<bool>| {
+            let result = self.look(&link, stop).await?;
+            let next_update = self.last().as_ref().map(|known| known.next_update);
+            Some(Looked { result, next_update })
+        })
+        .await;
     }
 
     /// Looks once. What came of it, in words; `None` if it has to end.
@@ -178,15 +159,15 @@ impl Poller {
         stop: &mut watch::Receiver<bool>,
     ) -> Option<Result<String, String>> {
         // What an answer says is as old as the question.
-        let (feed, now) = (link.name(), link.intake.now());
-        let known = self.last().list.clone().filter(|known| is_in_force(link, &known.digest));
+        let now = link.intake.now();
+        let known = self.last().clone().filter(|known| is_in_force(link, &known.digest));
         let fetching = self.fetcher.get(&self.config.url, known.as_ref().map(|known| &known.validators));
         let fetched = tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => return None,
             fetched = fetching => fetched,
         };
-        let result = match (fetched, known) {
+        Some(match (fetched, known) {
             (Ok(Fetched::Unchanged), Some(known)) => self.unchanged(link, known, now).await,
             // The fetcher takes no 304 for an answer to a question that names nothing.
             (Ok(Fetched::Unchanged), None) => {
@@ -194,20 +175,7 @@ impl Poller {
             }
             (Ok(Fetched::Body { bytes, validators }), _) => self.take(link, bytes, validators, now).await,
             (Err(error), _) => Err(error.to_string()),
-        };
-        let outcome = if result.is_ok() { "ok" } else { "failed" };
-        link.intake.metrics().feeds.polls.with_label_values(&[feed, outcome]).inc();
-        let is_miss = result.is_err() || self.is_out_of_date(link.intake.now());
-        let misses = {
-            let mut last = self.last();
-            last.misses = if is_miss { last.misses.saturating_add(1) } else { 0 };
-            last.misses
-        };
-        if let Err(why) = &result {
-            tracing::warn!(feed, why, misses, "a revocation list could not be read");
-            link.freshness.failed(link.intake.now(), why.clone());
-        }
-        Some(result)
+        })
     }
 
     /// The server says that it is still the list that is known.
@@ -217,9 +185,10 @@ impl Poller {
         known: Known,
         now: Timestamp,
     ) -> Result<String, String> {
-        // Another feed may have brought a newer one in the meantime: what this server has is then not what is in force.
+        // Another feed may have brought a newer one in the meantime: what this server has is then not what is in
+        // force.
         if !is_in_force(link, &known.digest) {
-            self.last().list = None;
+            *self.last() = None;
             return Err(format!("{}: unchanged, but what it was is not in force any more", self.config.url));
         }
         link.freshness.read(now, Some(known.next_update), known.entries);
@@ -239,7 +208,7 @@ impl Poller {
         let taken = link.intake.take_list(link.name(), bytes.clone(), issuers, limits).await;
         let taken = taken.map_err(|error| format!("{}: {error}", self.config.url))?;
         let known = Known::new(&taken.crl, validators);
-        let before = self.last().list.replace(known.clone());
+        let before = self.last().replace(known.clone());
         link.freshness.read(now, Some(known.next_update), known.entries);
         let is_here = before.is_some_and(|before| before.is_kept && before.digest == known.digest);
         let words = in_words(&taken, link.intake.now());
@@ -265,7 +234,8 @@ impl Poller {
         });
         let kept = kept.await.unwrap_or_else(|error| Err(error.to_string()));
         kept.map_err(|why| {
-            if let Some(known) = &mut self.last().list {
+            tracing::error!(feed = link.name(), why, "a revocation list that is in effect could not be kept");
+            if let Some(known) = self.last().as_mut() {
                 known.is_kept = false;
                 known.validators = Validators::default();
             }
@@ -273,21 +243,11 @@ impl Poller {
         })
     }
 
-    fn seen(&self, now: Timestamp) -> Seen {
-        let last = self.last();
-        let left = last.list.as_ref().map(|known| known.next_update.since(now));
-        Seen { interval: self.config.interval, left, misses: last.misses }
-    }
-
-    fn is_out_of_date(&self, now: Timestamp) -> bool {
-        self.last().list.as_ref().is_some_and(|known| known.next_update <= now)
-    }
-
     fn limits(&self) -> Limits {
         Limits { max_bytes: self.config.max_bytes, ..Limits::default() }
     }
 
-    fn last(&self) -> MutexGuard<'_, Last> {
+    fn last(&self) -> MutexGuard<'_, Option<Known>> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

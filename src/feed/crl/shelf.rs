@@ -2,11 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::fs::DirBuilder;
 use std::fs::File;
 use std::io;
-use std::io::Write as _;
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,20 +18,23 @@ use crate::clock::Timestamp;
 use crate::feed::fetch::Url;
 use crate::feed::fetch::Validators;
 use crate::feed::fetch::read_capped;
+use crate::feed::files::NEW;
+use crate::feed::files::write_whole;
 
 /// The directory `lists` in the state directory, shared by all feeds of revocation lists.
 ///
 /// ```text
-/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM; the name is its digest, SHA-256 of what is signed or the like
+/// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM, named by its digest, SHA-256 of what is signed
 /// crl-2.json        what the feed of that name read last:
 ///                   {"version":1, "url":"https://pki.lab.test/agents.crl", "url_id":"2c26b4..",
 ///                    "list":"9f86d0..0a08", "read":"2026-10-14T17:46:40.000Z", "validators":{"etag":"\"7\""}}
 /// .new-XXXXXX       in the making when the process ended; gone after the next start
 /// ```
 ///
-/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes when it
-/// is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a list is
-/// verified again when it is read, and a record says no more than how old a list is and how to ask for a newer one.
+/// Each file is written under another name, synced, and renamed; a list before the record that names it. A list goes
+/// when it is neither in force nor named by a record, and a newer one is safely here. Nothing here is believed: a
+/// list is verified again when it is read, and a record says no more than how old a list is and how to ask for a
+/// newer one.
 #[derive(Clone, Debug)]
 pub(super) struct Shelf {
     directory: PathBuf,
@@ -70,7 +70,7 @@ impl Record {
         Self { version: VERSION, url, url_id, list: hex(list), read, validators }
     }
 
-    pub(super) fn is_of(&self, url: &Url) -> bool {
+    fn is_of(&self, url: &Url) -> bool {
         self.url_id == hex(&url.id())
     }
 
@@ -89,8 +89,8 @@ impl Shelf {
         self.directory.join(format!("{}.crl", hex(list)))
     }
 
-    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is safe:
-    /// what it does not name goes.
+    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is
+    /// safe: what it does not name goes.
     pub(super) fn keep(
         &self,
         feed: &str,
@@ -100,15 +100,13 @@ impl Shelf {
     ) -> Result<(), String> {
         let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = |path: &Path, error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
-        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.directory);
-        made.map_err(|e| failed(&self.directory, &e))?;
         if let Some((digest, bytes)) = list {
             let path = self.path(digest);
-            self.write(&path, bytes).map_err(|e| failed(&path, &e))?;
+            write_whole(&path, bytes).map_err(|e| failed(&path, &e))?;
         }
         let path = self.record_path(feed);
         let text = serde_json::to_vec(record).map_err(|e| failed(&path, &e))?;
-        self.write(&path, &text).map_err(|e| failed(&path, &e))?;
+        write_whole(&path, &text).map_err(|e| failed(&path, &e))?;
         if list.is_some() {
             self.sweep(&in_force());
         }
@@ -116,13 +114,9 @@ impl Shelf {
         Ok(())
     }
 
-    /// What this feed read last: by its URL, or else by its name, if its URL has changed.
-    pub(super) fn record(&self, feed: &str, url: &Url) -> Option<Record> {
-        let mut records = self.records();
-        let same_url = records.iter().position(|(_, record)| record.is_of(url));
-        let own = self.record_path(feed);
-        let at = same_url.or_else(|| records.iter().position(|(path, _)| *path == own))?;
-        Some(records.swap_remove(at).1)
+    /// What was read last at this URL, by whatever feed: of another URL it is not known whether it has the same to say.
+    pub(super) fn record(&self, url: &Url) -> Option<Record> {
+        self.records().into_iter().map(|(_, record)| record).find(|record| record.is_of(url))
     }
 
     /// The lists that are here.
@@ -173,24 +167,23 @@ impl Shelf {
         lists.filter(|path| !stay.contains(path)).for_each(|path| remove(&path));
     }
 
-    /// Either all of it is there under its name afterwards, after a crash too, or what was there before.
-    fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let mut file = tempfile::Builder::new().prefix(NEW).tempfile_in(&self.directory)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path).map_err(|e| e.error)?;
-        File::open(&self.directory)?.sync_all()
-    }
-
     fn files(&self) -> Vec<PathBuf> {
-        let entries = fs::read_dir(&self.directory).into_iter().flatten();
+        let entries = match fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) => {
+                // Before the first list was kept it is not there.
+                if error.kind() != io::ErrorKind::NotFound {
+                    let directory = self.directory.display();
+                    tracing::error!(%directory, %error, "the lists that were kept cannot be read");
+                }
+                return Vec::new();
+            }
+        };
         let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
         files.sort();
         files
     }
 }
-
-const NEW: &str = ".new-";
 
 fn is_record(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "json")
@@ -265,18 +258,17 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_found_by_its_url_or_else_by_its_name() {
+    fn a_record_is_found_by_its_url_whoever_wrote_it() {
         let state = tempfile::tempdir().unwrap();
         let shelf = Shelf::new(state.path());
         keep(&shelf, "crl", "http://a/1", 1, &[1]);
         keep(&shelf, "crl-2", "http://a/2", 2, &[1, 2]);
-        assert!(shelf.record("crl-2", &url("http://a/1")).unwrap().names(&[1; 32]));
-        let by_name = shelf.record("crl-2", &url("http://a/3")).unwrap();
-        assert!(by_name.names(&[2; 32]) && !by_name.is_of(&url("http://a/3")));
-        assert!(shelf.record("crl-3", &url("http://a/3")).is_none());
+        assert!(shelf.record(&url("http://a/1")).unwrap().names(&[1; 32]));
+        assert!(shelf.record(&url("http://a/2")).unwrap().names(&[2; 32]));
+        assert!(shelf.record(&url("http://a/3")).is_none());
         fs::write(shelf.directory.join("crl-2.json"), "{\"version\":1").unwrap();
         fs::write(shelf.directory.join(".new-1"), "").unwrap();
-        assert!(shelf.record("crl-2", &url("http://a/2")).is_none());
+        assert!(shelf.record(&url("http://a/2")).is_none());
         shelf.tidy(&["crl"]);
         let names: Vec<_> = shelf.files().iter().map(|path| path.extension().unwrap().to_owned()).collect();
         assert_eq!(names, ["crl", "crl", "json"]);

@@ -73,7 +73,8 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
 ];
 
-/// The IPv4 address that an IPv6 one stands for: mapped, compatible (RFC 4291, section 2.5.5), or translated (RFC 6052).
+/// The IPv4 address that an IPv6 one stands for: mapped, compatible (RFC 4291, section 2.5.5), or translated (RFC
+/// 6052).
 fn meant(ip: IpAddr) -> IpAddr {
     let IpAddr::V6(v6) = ip else { return ip };
     let [.., high, low] = v6.segments();

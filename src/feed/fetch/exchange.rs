@@ -18,6 +18,8 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc2822;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
@@ -44,6 +46,8 @@ pub(super) enum Answer {
 
 /// A longer validator is not repeated to its server.
 const MAX_VALIDATOR: usize = 512;
+/// How long before it was sent a document must have changed for its date to name it.
+const SETTLED: time::Duration = time::Duration::seconds(2);
 
 /// How much is read of the body of an error, bytes.
 const MAX_ERROR: usize = 4096;
@@ -141,13 +145,18 @@ async fn read(response: Response<Incoming>, from: IpAddr, max_bytes: usize) -> R
     }
     let is_gzip = is_gzip(&head.headers)?;
     let bytes = collect(body, max_bytes).await?;
-    let validator = |name| text(&head.headers, &name).filter(|value| value.len() <= MAX_VALIDATOR);
-    // Of two lists of one second a date says nothing (RFC 9110, section 8.8.2.2): only of a second that is over.
-    let sent = text(&head.headers, &header::DATE);
-    let last_modified =
-        validator(header::LAST_MODIFIED).filter(|date| sent.is_some_and(|sent| sent != *date));
-    let validators = Validators { etag: validator(header::ETAG), last_modified };
-    Ok(Answer::Body { bytes, is_gzip, validators })
+    Ok(Answer::Body { bytes, is_gzip, validators: validators(&head.headers) })
+}
+
+fn validators(headers: &HeaderMap) -> Validators {
+    let found = |name| text(headers, &name).filter(|value| value.len() <= MAX_VALIDATOR);
+    let date = |text: &str| OffsetDateTime::parse(text, &Rfc2822).ok();
+    let sent = found(header::DATE).and_then(|text| date(&text));
+    // Where it was changed in the second in which it was sent, it may change once more and keep its date (RFC 9110,
+    // section 8.8.2.2): a revocation would be missed.
+    let is_settled =
+        |text: &String| date(text).zip(sent).is_some_and(|(changed, sent)| sent - changed >= SETTLED);
+    Validators { etag: found(header::ETAG), last_modified: found(header::LAST_MODIFIED).filter(is_settled) }
 }
 
 /// The beginning of the body of an answer that is an error; for who knows what it may say.

@@ -1,11 +1,12 @@
 //! One small client for what feeds read elsewhere: GET over `https:`, `http:` and `file:`.
 //!
-//! **Invariants:** an answer comes from its source now, never from a cache; it is whole, or it is an error; it is bounded in
-//! bytes, compressed and not, and in time; nothing leads it to another scheme, to the link-local addresses where clouds keep
-//! credentials, or from elsewhere into this machine; and what a URL says before its `@` is never shown.
+//! **Invariants:** an answer comes from its source now, never from a cache; it is whole, or it is an error; it is
+//! bounded in bytes, compressed and not, and in time; nothing leads it to another scheme, to the link-local addresses
+//! where clouds keep credentials, or from elsewhere into this machine; and what a URL says before its `@` is never
+//! shown.
 //!
-//! Each request has a connection of its own, to an address that was looked up and judged for it: between two looks at a list
-//! nothing of a connection would be alive anyway.
+//! Each request has a connection of its own, to an address that was looked up and judged for it: between two looks at
+//! a list nothing of a connection would be alive anyway.
 
 mod address;
 mod exchange;
@@ -20,7 +21,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
-use hyper_rustls::ConfigBuilderExt as _;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
@@ -189,13 +189,12 @@ impl Fetcher {
         let provider = Arc::new(aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|e| e.to_string())?;
-        let builder = match roots {
-            Roots::System => {
-                builder.with_native_roots().map_err(|e| format!("the system's authorities: {e}"))?
-            }
-            Roots::File(file) => builder.with_root_certificates(read_roots(file)?),
-            Roots::Nobody => builder.with_root_certificates(RootCertStore::empty()),
+        let roots = match roots {
+            Roots::System => system_roots()?,
+            Roots::File(file) => read_roots(file)?,
+            Roots::Nobody => RootCertStore::empty(),
         };
+        let builder = builder.with_root_certificates(roots);
         Ok(Self { tls: Arc::new(builder.with_no_client_auth()), bounds })
     }
 
@@ -271,6 +270,19 @@ pub(super) fn read_capped(from: impl io::Read, max: usize) -> io::Result<Option<
     let mut bytes = Vec::new();
     from.take(u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok((bytes.len() <= max).then(|| bytes.into()))
+}
+
+/// The authorities that the system believes. One that cannot be read leaves the others what they are.
+fn system_roots() -> Result<RootCertStore, String> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(found.certs);
+    let first = found.errors.first().map_or_else(String::new, |error| format!(": {error}"));
+    if roots.is_empty() {
+        Err(format!("the system has no authorities, name a file{first}"))
+    } else {
+        Ok(roots)
+    }
 }
 
 fn read_roots(file: &Path) -> Result<RootCertStore, String> {

@@ -20,6 +20,8 @@ use crate::feed::message::Poison;
 use crate::revocation::Arrival;
 use crate::revocation::Event;
 
+/// How long, at most, one that cannot be verified yet stays hidden.
+const SOON: Duration = Duration::from_secs(60);
 /// The longest that a message which could not be taken in is put off, unless its visibility is longer.
 const MOST_PUT_OFF: Duration = Duration::from_secs(5 * 60);
 
@@ -72,25 +74,37 @@ impl Consumer<'_> {
         (item, message.events)
     }
 
-    /// Whether a message that is not understood has come often enough. What waits for a certificate is not to blame.
+    /// Whether a message that is not understood has come often enough.
     fn is_due(&self, letter: &Letter, poison: &[Poison]) -> bool {
-        let waits = poison.iter().any(|poison| poison.kind == Poison::UNKNOWN_CERTIFICATE);
-        !waits && self.redrive.get() == Redrive::ByGate && letter.receives >= self.sqs.config.quarantine_after
+        !waits(poison)
+            && self.redrive.get() == Redrive::ByGate
+            && letter.receives >= self.sqs.config.quarantine_after
     }
 
     /// Whether every event was taken in and every message that should be was deleted.
     async fn work(&self, items: &[Item], events: Vec<Vec<Event>>, arrival: Arrival) -> bool {
         // All at once: the journal writes them with one commit.
         let takes = items.iter().zip(events).map(|(item, events)| self.take(item, events, arrival));
-        let (mut late, mut done) = (Vec::new(), Vec::new());
+        let (mut late, mut done, mut why) = (Vec::new(), Vec::new(), None);
         for (item, taken) in items.iter().zip(join_all(takes).await) {
             match taken {
                 Ok(events) if self.may_go(item).await => done.push((item, events)),
-                Ok(_) => item.let_go.set(true),
-                Err(_) => late.push((&item.letter, self.put_off(item.letter.receives))),
+                Ok(_) if !waits(&item.poison) => item.let_go.set(true),
+                // Not in effect: what it says is wanted as soon as it can be verified.
+                Ok(_) => late.push((&item.letter, self.put_off(item.letter.receives).min(SOON))),
+                Err(failed) => {
+                    late.push((&item.letter, self.put_off(item.letter.receives)));
+                    why = Some((&item.letter.id, failed));
+                }
             }
         }
         let is_whole = late.is_empty();
+        if let Some((id, why)) = why {
+            let count = late.len();
+            self.failed(&format!(
+                "{count} messages, {id} among them, are not taken in and will come again: {why}"
+            ));
+        }
         let (deleted, ()) = tokio::join!(self.delete(done), self.hide(&late));
         is_whole & deleted
     }
@@ -115,7 +129,6 @@ impl Consumer<'_> {
         self.sqs.taken.fetch_add(taken.len() as u64, Ordering::Relaxed);
         if let Some(why) = failed {
             item.let_go.set(true);
-            self.failed(&format!("message {} is not taken in, and will come again: {why}", item.letter.id));
             return Err(why);
         }
         if item.poison.is_empty() && !taken.is_empty() {
@@ -206,4 +219,9 @@ impl Consumer<'_> {
         let labels = [self.link.name(), format, result];
         self.link.intake.metrics().feeds.messages.with_label_values(&labels).inc();
     }
+}
+
+/// Whether a message is not understood only because the certificate that signed it could not be had.
+fn waits(poison: &[Poison]) -> bool {
+    poison.iter().any(|poison| poison.kind == Poison::UNKNOWN_CERTIFICATE)
 }
