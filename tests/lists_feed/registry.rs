@@ -1,6 +1,8 @@
 //! The feed of a registry of tokens: what each answer of it does, and that what was revoked stays so.
 
 use std::fs;
+use std::io::Read as _;
+use std::io::Seek as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -311,6 +313,17 @@ fn later(seconds: u64) -> Clock {
     clock
 }
 
+/// What came of it, and what was written to the log meanwhile.
+fn logged<T>(work: impl FnOnce() -> T) -> (T, String) {
+    let mut file = tempfile::tempfile().unwrap();
+    let log = tracing_subscriber::fmt().with_ansi(false).with_writer(file.try_clone().unwrap()).finish();
+    let done = tracing::subscriber::with_default(log, work);
+    let mut text = String::new();
+    file.rewind().unwrap();
+    file.read_to_string(&mut text).unwrap();
+    (done, text)
+}
+
 fn kept(state: &Path) -> std::path::PathBuf {
     state.join("lists").join(format!("{FEED}.tokens"))
 }
@@ -355,7 +368,9 @@ fn what_is_damaged_is_left_out_and_fetched_again() {
     ];
     for damaged in damages {
         fs::write(&file, damaged).unwrap();
-        let mut site = Site::restored(&config, &[], state.path(), &later(1));
+        let (mut site, log) = logged(|| Site::restored(&config, &[], state.path(), &later(1)));
+        assert!(log.contains("a list that was kept is left out") && log.contains(FEED), "{log}");
+        assert!(log.contains(&file.display().to_string()), "{log}");
         assert_eq!((denies(&site, "t-1"), denies(&site, "t-2"), site.state(FEED)), (false, false, "never"));
         site.run();
         assert!(site.look(FEED).is_ok() && denies(&site, "t-1"));
