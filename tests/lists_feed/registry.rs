@@ -122,7 +122,7 @@ fn a_list_denies_its_tokens_and_ends_their_sessions() {
         drop(hit);
         looking.join().unwrap()
     });
-    assert_eq!(said.unwrap(), "new list 01JD8R, 2 tokens, 1 sessions ended");
+    assert_eq!(said.unwrap(), "new list 01JD8R, 2 tokens, 1 session ended");
     assert!(spared.cause().is_none());
     assert!(denies(site, "t-1") && denies(site, "t-2") && !denies(site, "t-3"));
     assert_eq!(site.look(FEED).unwrap(), "unchanged");

@@ -28,6 +28,7 @@ use super::fetch::Fetcher;
 use super::fetch::Roots;
 use super::fetch::Url;
 use super::poll::Looked;
+use super::poll::counted;
 use super::poll::poll;
 use crate::clock::Timestamp;
 use crate::revocation::FeedTerms;
@@ -277,7 +278,10 @@ impl Registry {
         link.freshness.read(now, expires_at, entries);
         let words = match taken.verdict {
             Verdict::New => {
-                format!("new list {id}, {entries} tokens, {} sessions ended", taken.sessions_ended)
+                let ended = u64::try_from(taken.sessions_ended).unwrap_or(u64::MAX);
+                let (tokens, ended) =
+                    (counted(entries, "token", "tokens"), counted(ended, "session", "sessions"));
+                format!("new list {id}, {tokens}, {ended} ended")
             }
             Verdict::Unchanged | Verdict::Superseded => "unchanged".to_owned(),
         };
