@@ -85,8 +85,8 @@ fn a_304_speaks_of_a_list_that_is_in_force() {
     assert!(site.look("crl").unwrap().starts_with("new list 8"));
 }
 
-/// Seen failing where every `Last-Modified` was repeated: the second list of a second was never read. And where it was repeated
-/// beside an entity tag: there are servers that look at both, and say 304 if either fits.
+/// Seen failing where every `Last-Modified` was repeated: the second list of a second was never read. And where it was
+/// repeated beside an entity tag: there are servers that look at both, and say 304 if either fits.
 #[test]
 fn a_second_list_of_the_same_second_is_not_missed() {
     const DATES: [&str; 2] = ["Wed, 14 Oct 2026 17:46:40 GMT", "Wed, 14 Oct 2026 17:46:42 GMT"];

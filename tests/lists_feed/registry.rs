@@ -130,8 +130,8 @@ fn a_list_denies_its_tokens_and_ends_their_sessions() {
     assert_eq!((status.kind, status.entries, site.state(FEED)), (FEED, Some(2), "fresh"));
 }
 
-/// The one 404 that is an answer. Seen failing where the empty list that was made of it counted as issued when it came: the
-/// first list of a registry whose clock is behind was refused as older.
+/// The one 404 that is an answer. Seen failing where the empty list that was made of it counted as issued when it came:
+/// the first list of a registry whose clock is behind was refused as older.
 #[test]
 fn a_registry_that_never_revoked_anything_is_fresh_and_empty() {
     let (registry, server, state) = (Registry::new("k1"), Server::start(), tempfile::tempdir().unwrap());
@@ -223,7 +223,8 @@ fn an_unknown_key_has_the_keys_fetched_once_a_look() {
     assert!(denies(site, "t-2"));
 }
 
-/// Seen failing where keys that were known were never asked for again: whoever had stolen one lifted everything with it.
+/// Seen failing where keys that were known were never asked for again: whoever had stolen one lifted everything with
+/// it.
 #[test]
 fn a_key_that_was_revoked_signs_nothing() {
     let stand = Stand::start();

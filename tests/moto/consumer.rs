@@ -1,5 +1,5 @@
-//! A gate that reads a queue which `portcullis queue provision` has made, and a revocation list in S3: from whoever publishes
-//! to the end of an open connection.
+//! A gate that reads a queue which `portcullis queue provision` has made, and a revocation list in S3: from whoever
+//! publishes to the end of an open connection.
 
 use std::time::Duration;
 use std::time::Instant;

@@ -1,4 +1,5 @@
-//! A registry of tokens is polled: what its signed list revokes is denied, whoever asks is told why, and it is on record.
+//! A registry of tokens is polled: what its signed list revokes is denied, whoever asks is told why, and it is on
+//! record.
 
 use portcullis::clock::Clock;
 use serde_json::Value;

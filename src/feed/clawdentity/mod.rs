@@ -289,8 +289,8 @@ impl Registry {
         Ok(words)
     }
 
-    /// A registry that has never revoked anything. Nothing is taken in: a list that nobody issued has no time, and must not
-    /// outrank the first that is.
+    /// A registry that has never revoked anything. Nothing is taken in: a list that nobody issued has no time, and must
+    /// not outrank the first that is.
     fn take_none(&self, link: &Link, now: Timestamp) -> String {
         self.known().list = Some((0, None));
         link.freshness.read(now, None, 0);
