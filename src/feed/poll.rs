@@ -54,3 +54,8 @@ pub(super) async fn poll(
         wait = Seen { interval, left, misses }.wait(fastrand::f64());
     }
 }
+
+/// So many of something, in words.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { many })
+}

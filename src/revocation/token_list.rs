@@ -193,12 +193,6 @@ impl TokenList {
             entries: entries.collect::<Result<_, _>>()?,
         })
     }
-
-    /// What a registry means that has never revoked anything: nothing, until `expires_at`.
-    pub fn empty(issuer: &str, now: Timestamp, expires_at: Timestamp) -> Self {
-        let issuer = issuer.trim_end_matches('/').to_owned();
-        Self { issuer, id: String::new(), issued_at: now, expires_at, entries: Vec::new() }
-    }
 }
 
 impl Revocation {

@@ -6,6 +6,7 @@ mod discovery;
 mod faults;
 mod fetching;
 mod news;
+mod registry;
 mod restart;
 mod server;
 mod site;
@@ -13,3 +14,6 @@ mod site;
 #[path = "../crl/forge.rs"]
 #[expect(dead_code, reason = "few kinds of lists are needed here")]
 mod forge;
+
+#[path = "../token_list/forge.rs"]
+mod tokens;

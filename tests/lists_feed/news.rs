@@ -85,6 +85,34 @@ fn a_304_speaks_of_a_list_that_is_in_force() {
     assert!(site.look("crl").unwrap().starts_with("new list 8"));
 }
 
+/// Seen failing where every `Last-Modified` was repeated: the second list of a second was never read. And where it was
+/// repeated beside an entity tag: there are servers that look at both, and say 304 if either fits.
+#[test]
+fn a_second_list_of_the_same_second_is_not_missed() {
+    const DATES: [&str; 2] = ["Wed, 14 Oct 2026 17:46:40 GMT", "Wed, 14 Oct 2026 17:46:42 GMT"];
+    let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
+    let list = |number: u32| Forge::number(number).revokes(number).sign(&ca).to_vec();
+    server.says("/a", Reply::Dated([DATES[0], DATES[0]], list(1)));
+    let site = Site::start(&crl(&server.url("/a"), ""), &[&ca], state.path());
+    let _ = site.look("crl").unwrap();
+    server.says("/a", Reply::Dated([DATES[0], DATES[0]], list(2)));
+    assert!(site.look("crl").unwrap().starts_with("new list 2"));
+    assert!(site.denies(&ca, 2));
+    // Nothing is published in a second that is over.
+    server.says("/a", Reply::Dated(DATES, list(2)));
+    for _ in 0..2 {
+        assert_eq!(site.look("crl").unwrap(), "unchanged");
+    }
+    assert!(server.asked("/a").unwrap().contains("if-modified-since: wed, 14 oct 2026 17:46:40 gmt\r\n"));
+    let headers = [("etag", "\"3\""), ("last-modified", DATES[0]), ("date", DATES[1])];
+    server.says("/a", Reply::with("200 OK", &headers, &list(3)));
+    for said in ["new list 3", "unchanged"] {
+        assert!(site.look("crl").unwrap().starts_with(said));
+    }
+    let asked = server.asked("/a").unwrap();
+    assert!(asked.contains("if-none-match: \"3\"\r\n") && !asked.contains("if-modified-since"), "{asked}");
+}
+
 #[test]
 fn a_list_whose_next_update_has_passed_counts_and_is_not_fresh() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());

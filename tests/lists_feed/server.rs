@@ -23,6 +23,8 @@ pub(crate) enum Reply {
     Drip(Vec<u8>),
     /// This document under this entity tag, or 304 to who has it.
     Tagged(&'static str, Vec<u8>),
+    /// This document, modified at the first time and sent at the second; or 304 to who has one of the first.
+    Dated([&'static str; 2], Vec<u8>),
 }
 
 impl Reply {
@@ -100,6 +102,12 @@ impl Server {
         let told = self.told.lock().unwrap();
         told.requests.iter().rev().find(|request| request.starts_with(&start)).cloned()
     }
+
+    /// What was asked for so far, in lower case.
+    pub(crate) fn paths(&self) -> Vec<String> {
+        let told = self.told.lock().unwrap();
+        told.requests.iter().filter_map(|request| request.split(' ').nth(1)).map(str::to_owned).collect()
+    }
 }
 
 impl Drop for Server {
@@ -135,6 +143,16 @@ async fn answer(mut stream: TcpStream, told: Arc<Mutex<Told>>) {
         }
         Reply::Tagged(tag, _) if request.contains(&format!("if-none-match: {tag}\r\n")) => {
             drop(stream.write_all(b"HTTP/1.1 304 Not Modified\r\n\r\n").await);
+        }
+        Reply::Dated([modified, _], _)
+            if request.contains(&format!("if-modified-since: {}\r\n", modified.to_ascii_lowercase())) =>
+        {
+            drop(stream.write_all(b"HTTP/1.1 304 Not Modified\r\n\r\n").await);
+        }
+        Reply::Dated([modified, date], body) => {
+            let headers = [("last-modified", modified), ("date", date)];
+            let Reply::Raw(bytes) = Reply::with("200 OK", &headers, &body) else { return };
+            drop(stream.write_all(&bytes).await);
         }
         Reply::Tagged(tag, body) => {
             let Reply::Raw(bytes) = Reply::with("200 OK", &[("etag", tag)], &body) else { return };

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub(crate) const ACCOUNT: &str = "123456789012";
 /// Amazon, as far as it is needed.
 pub(crate) struct Moto {
     child: Child,
+    /// A line for each call.
+    log: Arc<Mutex<Vec<String>>>,
     /// Where it is: `http://127.0.0.1:PORT`.
     pub(crate) url: String,
 }
@@ -41,11 +44,12 @@ impl Moto {
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
         let url = lines.find_map(|line| Some(line.split_once("Running on ")?.1.trim().to_owned()));
-        // It writes a line for each call: nobody may be in its way, and nobody wants to read them.
-        std::thread::spawn(move || lines.for_each(drop));
+        let log = Arc::<Mutex<Vec<String>>>::default();
+        let written = Arc::clone(&log);
+        std::thread::spawn(move || lines.for_each(|line| written.lock().unwrap().push(line)));
         let url = url.unwrap_or_else(|| panic!("moto ended before it listened: {:?}", child.wait()));
         assert!(url.starts_with("http://127.0.0.1:"), "{url}");
-        Self { child, url }
+        Self { child, log, url }
     }
 
     /// What the SDK's clients are made of. Every call ends.
@@ -60,18 +64,36 @@ impl Moto {
     /// The certificate at an address of SNS.
     pub(crate) fn certificate(&self, url: &str) -> Vec<u8> {
         let (host, path) = url.strip_prefix("https://").unwrap().split_once('/').unwrap();
-        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
         // By its scope, which nobody verifies, moto knows which of its services is meant.
         let scope =
             format!("AWS4-HMAC-SHA256 Credential=test/20261122/{REGION}/sns/aws4_request, Signature=0");
-        let request = format!(
-            "GET /{path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: {scope}\r\nConnection: close\r\n\r\n"
-        );
-        stream.write_all(request.as_bytes()).unwrap();
+        self.call(&format!("GET /{path}"), &format!("Host: {host}\r\nAuthorization: {scope}\r\n"), b"")
+    }
+
+    /// Puts what everybody may read into a bucket of S3, or, without a body, makes the bucket.
+    pub(crate) fn put(&self, path: &str, body: &[u8]) {
+        let host = self.url.strip_prefix("http://").unwrap();
+        self.call(&format!("PUT {path}"), &format!("Host: {host}\r\nx-amz-acl: public-read\r\n"), body);
+    }
+
+    /// How often a call was answered like this.
+    pub(crate) fn calls(&self, call: &str, status: u16) -> usize {
+        let (call, status) = (format!("{call} HTTP/1.1"), format!("\" {status} "));
+        // There may be colours between the two.
+        self.log.lock().unwrap().iter().filter(|line| line.contains(&call) && line.contains(&status)).count()
+    }
+
+    /// One call by hand, that must be answered with 200; the body of the answer.
+    fn call(&self, call: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.url.strip_prefix("http://").unwrap()).unwrap();
+        let length = body.len();
+        let head =
+            format!("{call} HTTP/1.1\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+        stream.write_all(&[head.as_bytes(), body].concat()).unwrap();
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).unwrap();
         let text = String::from_utf8_lossy(&answer);
-        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert!(text.starts_with("HTTP/1.1 200 "), "{call}: {text}");
         text.split_once("\r\n\r\n").unwrap().1.as_bytes().to_vec()
     }
 

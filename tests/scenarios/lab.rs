@@ -257,7 +257,9 @@ impl Lab {
 
     fn start_gate(&mut self) {
         let file = self.directory.path().join("gate.toml");
-        let config = Config::parse(&file, self.text.clone(), &[]).unwrap();
+        let mut config = Config::parse(&file, self.text.clone(), &[]).unwrap();
+        // The environment, where users have it, is that of every test of the process.
+        config.feed.sqs.iter_mut().for_each(|sqs| sqs.access_key = Some(("test".into(), "test".into())));
         self.running = Some(app::start(config, self.clock.clone()).unwrap());
     }
 
@@ -277,6 +279,11 @@ impl Lab {
     /// Writes a file beside the configuration.
     pub(crate) fn write(&self, name: &str, bytes: &[u8]) {
         std::fs::write(self.directory.path().join(name), bytes).unwrap();
+    }
+
+    /// Takes it away again.
+    pub(crate) fn remove(&self, name: &str) {
+        std::fs::remove_file(self.directory.path().join(name)).unwrap();
     }
 
     pub(crate) fn audit(&self) -> PathBuf {

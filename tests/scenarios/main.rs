@@ -19,6 +19,7 @@ mod checks_agree_with_the_gate;
 mod claims_are_bound;
 mod disk_full_is_said;
 mod expiry_ends_sessions;
+mod feeds_reconcile;
 mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
@@ -27,6 +28,7 @@ mod many_decide_at_once;
 mod messages_pass_unchanged;
 mod operators_see;
 mod refuses_to_start;
+mod registries_are_polled;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
@@ -42,3 +44,9 @@ mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;
 mod waiting_has_an_end;
+
+#[path = "../lists_feed/server.rs"]
+#[expect(dead_code, reason = "few kinds of answers are needed here")]
+mod scripted;
+#[path = "../token_list/forge.rs"]
+mod tokens;

@@ -218,9 +218,10 @@ impl Api {
             // Told of, but never seen.
             let listed = self.engine.listed(std::slice::from_ref(&target)).into_iter();
             let mut targets: Vec<Target> = listed.map(|listed| listed.target).collect();
+            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
+            // An event and a list may name it alike.
             targets.sort();
             targets.dedup();
-            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
             return match targets.is_empty() {
                 false => Ok(self.verdict(None, None, &targets, self.at(at))),
                 true => Err(Refusal::unknown_certificate(target.name())),
@@ -337,9 +338,10 @@ impl Api {
         }
     }
 
-    /// What revocation lists say of them. A serial alone stands beside the same with its issuer, who alone can say it.
+    /// What lists say of them, of tokens and of certificates. A serial alone stands beside the same with its issuer, who alone can say it.
     fn listed(&self, targets: &[Target]) -> Vec<Hit> {
-        let named: Vec<Target> = targets.iter().filter(|target| target.issuer().is_some()).cloned().collect();
+        let is_whole = |target: &&Target| target.level() == Level::Token || target.issuer().is_some();
+        let named: Vec<Target> = targets.iter().filter(is_whole).cloned().collect();
         let hit = |listed: Listed| Hit {
             applies: true,
             entry: Revocation::new(&listed.target, listed.state, &listed.standing).named(&self.registry),

@@ -28,6 +28,7 @@ use super::fetch::Fetcher;
 use super::fetch::Roots;
 use super::fetch::Url;
 use super::poll::Looked;
+use super::poll::counted;
 use super::poll::poll;
 use crate::clock::Timestamp;
 use crate::revocation::FeedTerms;
@@ -147,9 +148,18 @@ pub struct Registry {
 
 #[derive(Debug, Default)]
 struct Known {
-    keys: Option<(Bytes, Keys)>,
+    keys: Option<Shown>,
     /// How many entries the list has, and when it expires; `None` of one that was never read.
     list: Option<(u64, Option<Timestamp>)>,
+}
+
+/// The keys that the registry has shown.
+#[derive(Clone, Debug)]
+struct Shown {
+    at: Timestamp,
+    /// As they were fetched.
+    bytes: Bytes,
+    keys: Keys,
 }
 
 impl Registry {
@@ -208,7 +218,8 @@ impl Registry {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return None,
                 fetched = self.fetch(now) => match fetched {
-                    Ok(fetched) => self.take(&link, fetched, now).await,
+                    Ok(Some(fetched)) => self.take(&link, fetched, now).await,
+                    Ok(None) => Ok(self.take_none(&link, now)),
                     Err(why) => Err(why),
                 },
             };
@@ -217,63 +228,60 @@ impl Registry {
         .await;
     }
 
-    /// The registry's list, verified; with its bytes, unless it is the one that says that there is none.
-    async fn fetch(&self, now: Timestamp) -> Result<(TokenList, Option<Bytes>), String> {
+    /// The registry's list, verified, with its bytes; `None` if it says that there is none yet.
+    async fn fetch(&self, now: Timestamp) -> Result<Option<(TokenList, Bytes)>, String> {
         let bytes = match self.fetcher.get(&self.list, None).await {
             Ok(Fetched::Body { bytes, .. }) => bytes,
             Ok(Fetched::Unchanged) => return Err(format!("{}: unchanged, to no question", self.list)),
-            Err(error) if says_none(&error) => {
-                // Nobody signs that. What was revoked stays so: there is no way back.
-                if self.known().list.is_some_and(|(entries, _)| entries > 0) {
-                    return Err(format!("{error}: there is no list any more, but there was one"));
-                }
-                return Ok((
-                    TokenList::empty(self.config.issuer(), now, now.plus(self.config.max_age)),
-                    None,
-                ));
+            // Nobody signs that. What was revoked stays so: there is no way back.
+            Err(error) if says_none(&error) && self.known().list.is_some_and(|(entries, _)| entries > 0) => {
+                return Err(format!("{error}: there is no list any more, but there was one"));
             }
+            Err(error) if says_none(&error) => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let list = match self.read(&bytes, now) {
-            Err(token_list::Error::UnknownKey(_)) => {
-                self.fetch_keys().await?;
-                self.read(&bytes, now)
-            }
-            read => read,
+        let read = |keys: &Keys| TokenList::read(&bytes, keys, self.config.issuer(), now.plus(SKEW));
+        let list = match self.fresh_keys(now).map(|keys| read(&keys)) {
+            None | Some(Err(token_list::Error::UnknownKey(_))) => read(&self.fetch_keys(now).await?),
+            Some(read) => read,
         };
-        list.map(|list| (list, Some(bytes))).map_err(|error| format!("{}: {error}", self.list))
+        list.map(|list| Some((list, bytes))).map_err(|error| format!("{}: {error}", self.list))
     }
 
-    fn read(&self, bytes: &[u8], now: Timestamp) -> Result<TokenList, token_list::Error> {
-        let keys = self.known().keys.as_ref().map_or_else(Keys::default, |(_, keys)| keys.clone());
-        TokenList::read(bytes, &keys, self.config.issuer(), now.plus(SKEW))
+    /// Keys that are known for long are asked for anew: one of them may have been revoked.
+    fn fresh_keys(&self, now: Timestamp) -> Option<Keys> {
+        let known = self.known();
+        let shown = known.keys.as_ref().filter(|shown| now.since(shown.at) < self.config.max_age);
+        shown.map(|shown| shown.keys.clone())
     }
 
-    async fn fetch_keys(&self) -> Result<(), String> {
+    async fn fetch_keys(&self, now: Timestamp) -> Result<Keys, String> {
         let fetched = self.fetcher.get(&self.keys, None).await.map_err(|error| error.to_string())?;
         let Fetched::Body { bytes, .. } = fetched else {
             return Err(format!("{}: unchanged, to no question", self.keys));
         };
         let keys = Keys::read(&bytes).map_err(|error| format!("{}: {error}", self.keys))?;
-        self.known().keys = Some((bytes, keys));
-        Ok(())
+        self.known().keys = Some(Shown { at: now, bytes, keys: keys.clone() });
+        Ok(keys)
     }
 
     async fn take(
         &self,
         link: &Link,
-        (list, bytes): (TokenList, Option<Bytes>),
+        (list, bytes): (TokenList, Bytes),
         now: Timestamp,
     ) -> Result<String, String> {
-        let (entries, id) = (list.entries.len() as u64, list.id.clone());
-        let expires_at = bytes.is_some().then_some(list.expires_at);
+        let (entries, id, expires_at) = (list.entries.len() as u64, list.id.clone(), Some(list.expires_at));
         let taken = link.intake.take_tokens(link.name(), list).await;
         let taken = taken.map_err(|error| format!("{}: {error}", self.list))?;
         self.known().list = Some((entries, expires_at));
         link.freshness.read(now, expires_at, entries);
         let words = match taken.verdict {
             Verdict::New => {
-                format!("new list {id}, {entries} tokens, {} sessions ended", taken.sessions_ended)
+                let ended = u64::try_from(taken.sessions_ended).unwrap_or(u64::MAX);
+                let (tokens, ended) =
+                    (counted(entries, "token", "tokens"), counted(ended, "session", "sessions"));
+                format!("new list {id}, {tokens}, {ended} ended")
             }
             Verdict::Unchanged | Verdict::Superseded => "unchanged".to_owned(),
         };
@@ -281,10 +289,18 @@ impl Registry {
         Ok(words)
     }
 
+    /// A registry that has never revoked anything. Nothing is taken in: a list that nobody issued has no time, and must
+    /// not outrank the first that is.
+    fn take_none(&self, link: &Link, now: Timestamp) -> String {
+        self.known().list = Some((0, None));
+        link.freshness.read(now, None, 0);
+        "no list yet: nothing was ever revoked".to_owned()
+    }
+
     /// Writes down what was read, with the keys that it was verified by.
-    async fn keep(&self, list: Option<Bytes>, now: Timestamp) -> Result<(), String> {
-        let keys = self.known().keys.as_ref().map(|(bytes, _)| bytes.clone());
-        let (Some(list), Some(keys)) = (list, keys) else { return Ok(()) };
+    async fn keep(&self, list: Bytes, now: Timestamp) -> Result<(), String> {
+        let keys = self.known().keys.as_ref().map(|shown| shown.bytes.clone());
+        let Some(keys) = keys else { return Ok(()) };
         let (kept, file) = (Kept::new(now, &keys, &list), self.file.clone());
         let written = spawn_blocking(move || kept?.write(&file)).await;
         let written = written.unwrap_or_else(|error| Err(error.to_string()));

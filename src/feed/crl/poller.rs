@@ -24,6 +24,7 @@ use crate::feed::fetch::Fetcher;
 use crate::feed::fetch::Roots;
 use crate::feed::fetch::Validators;
 use crate::feed::poll::Looked;
+use crate::feed::poll::counted;
 use crate::feed::poll::poll;
 use crate::revocation::FeedTerms;
 use crate::revocation::Target;
@@ -263,8 +264,6 @@ fn is_in_force(link: &Link, digest: &Digest) -> bool {
 /// What became of a list, for whoever asked.
 fn in_words(taken: &TakenList, now: Timestamp) -> String {
     let TakenList { crl, verdict, sessions_ended } = taken;
-    let counted =
-        |count: u64, one: &str, many: &str| format!("{count} {}", if count == 1 { one } else { many });
     let entries = counted(crl.entries, "entry", "entries");
     let mut words = match verdict {
         Verdict::New => {

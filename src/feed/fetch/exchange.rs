@@ -101,9 +101,10 @@ fn request(at: &Web, known: Option<&Validators>) -> Result<Request<Empty<Bytes>>
         request = request.header(header::AUTHORIZATION, format!("Basic {credentials}"));
     }
     let etag = known.and_then(|known| known.etag.as_ref()).map(|etag| (header::IF_NONE_MATCH, etag));
+    // Never both (RFC 9110, section 13.1.3): there are servers that say 304 if either fits.
     let date =
-        known.and_then(|known| known.last_modified.as_ref()).map(|date| (header::IF_MODIFIED_SINCE, date));
-    for (name, value) in etag.into_iter().chain(date) {
+        || known.and_then(|known| known.last_modified.as_ref()).map(|date| (header::IF_MODIFIED_SINCE, date));
+    if let Some((name, value)) = etag.or_else(date) {
         request = request.header(name, value);
     }
     request.body(Empty::new()).map_err(|e| Fault::Http(e.to_string()))

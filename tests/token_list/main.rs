@@ -1,8 +1,8 @@
 //! Signed lists of revoked tokens: which are believed, what they deny, and what denies nothing any more.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+mod forge;
+
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::revocation::Action;
@@ -16,56 +16,21 @@ use portcullis::revocation::token_list::Error;
 use portcullis::revocation::token_list::Keys;
 use portcullis::revocation::token_list::TokenList;
 use portcullis::session::Credential;
-use rcgen::KeyPair;
-use rcgen::SigningKey as _;
 use serde_json::Value;
 use serde_json::json;
 
-const ISSUER: &str = "https://registry.lab.test";
-const NOW: i64 = 1_792_000_000;
-
-struct Registry {
-    pair: KeyPair,
-    kid: &'static str,
-}
-
-impl Registry {
-    fn new(kid: &'static str) -> Self {
-        Self { pair: KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap(), kid }
-    }
-
-    fn key(&self, status: &str) -> Value {
-        let x = URL_SAFE_NO_PAD.encode(self.pair.public_key_raw());
-        json!({"kid": self.kid, "alg": "EdDSA", "crv": "Ed25519", "x": x, "status": status})
-    }
-
-    fn keys(&self) -> Keys {
-        keys(&[self.key("active")])
-    }
-
-    fn list(&self, claims: &Value) -> Vec<u8> {
-        self.signed(&json!({"alg": "EdDSA", "typ": "CRL", "kid": self.kid}), claims)
-    }
-
-    fn signed(&self, header: &Value, claims: &Value) -> Vec<u8> {
-        let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
-        let signed = format!("{}.{}", part(header), part(claims));
-        let signature = URL_SAFE_NO_PAD.encode(self.pair.sign(signed.as_bytes()).unwrap());
-        json!({"crl": format!("{signed}.{signature}")}).to_string().into_bytes()
-    }
-}
+use forge::ISSUER;
+use forge::NOW;
+use forge::Registry;
+use forge::claims;
 
 fn keys(keys: &[Value]) -> Keys {
     Keys::read(json!({ "keys": keys }).to_string().as_bytes()).unwrap()
 }
 
-fn claims(issued: i64, tokens: &[&str]) -> Value {
-    let entry = |token: &&str| {
-        json!({"jti": token, "agentDid": "did:cdi:registry.lab.test:agent:01JD8Q", "reason": "key leaked",
-            "revokedAt": NOW - 60})
-    };
-    let revocations: Vec<Value> = tokens.iter().map(entry).collect();
-    json!({"iss": ISSUER, "jti": "01JD8R", "iat": issued, "exp": issued + 390, "revocations": revocations})
+/// The keys of a registry whose key is active.
+fn active(registry: &Registry) -> Keys {
+    keys(&[registry.key("active")])
 }
 
 fn read(json: &[u8], keys: &Keys) -> Result<TokenList, Error> {
@@ -85,7 +50,7 @@ fn engine() -> Engine {
 #[test]
 fn a_list_denies_its_tokens_until_the_next_one() {
     let (registry, engine) = (Registry::new("k1"), engine());
-    let list = read(&registry.list(&claims(NOW - 10, &["t-1", "t-2"])), &registry.keys()).unwrap();
+    let list = read(&registry.list(&claims(NOW - 10, &["t-1", "t-2"])), &active(&registry)).unwrap();
     assert_eq!(engine.take_in_tokens(list.clone()).unwrap().verdict, Verdict::New);
     let denial = engine.judge(&token(&engine, "t-1")).unwrap_err();
     assert_eq!(denial.code(), "token_revoked");
@@ -100,7 +65,7 @@ fn a_list_denies_its_tokens_until_the_next_one() {
     let again = TokenList { issued_at: Timestamp::from_secs(NOW - 5), ..list };
     assert_eq!(engine.take_in_tokens(again).unwrap().verdict, Verdict::Unchanged);
     assert_eq!(engine.generation(), generation);
-    let next = read(&registry.list(&claims(NOW - 1, &["t-3"])), &registry.keys()).unwrap();
+    let next = read(&registry.list(&claims(NOW - 1, &["t-3"])), &active(&registry)).unwrap();
     assert_eq!(engine.take_in_tokens(next).unwrap().verdict, Verdict::New);
     assert!(engine.judge(&token(&engine, "t-1")).is_ok());
     assert!(engine.judge(&token(&engine, "t-3")).is_err());
@@ -111,7 +76,7 @@ fn a_list_denies_its_tokens_until_the_next_one() {
 #[test]
 fn an_older_list_lifts_nothing() {
     let (registry, engine) = (Registry::new("k1"), engine());
-    let list = |at, tokens: &[&str]| read(&registry.list(&claims(at, tokens)), &registry.keys()).unwrap();
+    let list = |at, tokens: &[&str]| read(&registry.list(&claims(at, tokens)), &active(&registry)).unwrap();
     assert_eq!(engine.take_in_tokens(list(NOW - 10, &["t-1"])).unwrap().verdict, Verdict::New);
     let error = engine.take_in_tokens(list(NOW - 20, &[])).unwrap_err();
     assert!(error.to_string().contains("before the one that is known"), "{error}");
@@ -126,7 +91,7 @@ fn lists_and_events_erase_nothing_of_each_other() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     assert!(runtime.block_on(engine.apply(event)).unwrap().durable.is_ok());
     for tokens in [&["t-1", "t-2"][..], &["t-2"], &[]] {
-        let list = read(&registry.list(&claims(NOW - 10, tokens)), &registry.keys()).unwrap();
+        let list = read(&registry.list(&claims(NOW - 10, tokens)), &active(&registry)).unwrap();
         assert_eq!(engine.take_in_tokens(list).unwrap().verdict, Verdict::New);
         assert!(engine.judge(&token(&engine, "t-1")).is_err());
         assert_eq!(engine.judge(&token(&engine, "t-2")).is_err(), !tokens.is_empty());
@@ -171,7 +136,7 @@ fn what_is_not_the_registrys_is_refused_by_name() {
         (br#"{"crl": "abc"}"#.to_vec(), "not a JWS"),
     ];
     for (list, why) in cases {
-        let error = read(&list, &registry.keys()).unwrap_err().to_string();
+        let error = read(&list, &active(&registry)).unwrap_err().to_string();
         assert!(error.contains(why), "{why}: {error}");
     }
 }
@@ -180,7 +145,7 @@ fn what_is_not_the_registrys_is_refused_by_name() {
 fn an_unknown_key_asks_for_the_keys_anew() {
     let (old, new) = (Registry::new("k1"), Registry::new("k2"));
     let list = new.list(&claims(NOW - 10, &["t-1"]));
-    assert_eq!(read(&list, &old.keys()), Err(Error::UnknownKey("k2".into())));
+    assert_eq!(read(&list, &active(&old)), Err(Error::UnknownKey("k2".into())));
     assert!(read(&list, &keys(&[old.key("active"), new.key("active")])).is_ok());
     // A key that was revoked signs nothing any more.
     assert_eq!(read(&list, &keys(&[new.key("revoked")])), Err(Error::UnknownKey("k2".into())));
