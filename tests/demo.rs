@@ -188,7 +188,7 @@ fn fetch(ca: &str, (certificate, key): (&str, &str), uri: &http::Uri) -> (u16, S
         .body(http_body_util::Full::default())
         .unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let call = client::call(&tls, address.parse().unwrap(), uri.host().unwrap(), request);
+    let call = client::call(&tls, address.parse().unwrap(), uri.host().unwrap(), request, client::ANSWER);
     let answer = runtime.block_on(call).unwrap();
     (answer.status().as_u16(), text(answer.body()))
 }

@@ -1,5 +1,7 @@
 //! `portcullis refresh`: feeds look now.
 
+use std::time::Duration;
+
 use clap::Args;
 use http::Method;
 use serde_json::Value;
@@ -17,6 +19,9 @@ use super::question;
 use super::server::Server;
 use super::server::ServerArgs;
 use super::server::talk;
+
+/// Longer than the gate waits for its feeds.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// Which feed.
 #[derive(Debug, Args)]
@@ -41,7 +46,8 @@ impl RefreshArgs {
 
     async fn call(&self) -> Result<Answer, CallError> {
         let body = self.feed.as_ref().map_or_else(|| json!({}), |feed| json!({ "feed": feed }));
-        Server::open(&self.server).await?.call(&Method::POST, "/v1/feeds/refresh", Some(&body)).await
+        let mut server = Server::open(&self.server).await?.patient(PATIENCE);
+        server.call(&Method::POST, "/v1/feeds/refresh", Some(&body)).await
     }
 }
 

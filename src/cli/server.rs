@@ -91,6 +91,8 @@ pub(super) struct Server<'a> {
     args: &'a ServerArgs,
     tls: Arc<ClientConfig>,
     token: Option<HeaderValue>,
+    /// How long an answer is waited for.
+    patience: Duration,
 }
 
 /// How often one call waits because the server asks for it.
@@ -121,7 +123,7 @@ impl<'a> Server<'a> {
         }
         let tls = client::config_from_files(cacert, own).map_err(|error| args.named(error))?;
         let tls = Arc::new(tls);
-        let mut server = Self { args, tls, token: None };
+        let mut server = Self { args, tls, token: None, patience: client::ANSWER };
         if let Some(file) = &args.token_file {
             server.token = Some(
                 bearer(&read("--token-file", file)?)
@@ -137,6 +139,11 @@ impl<'a> Server<'a> {
     /// Asks for a document.
     pub(super) async fn get(&mut self, path: &str) -> Result<Answer, CallError> {
         self.call(&Method::GET, path, None).await
+    }
+
+    /// The same, where an answer may take so long.
+    pub(super) fn patient(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// Makes a call; waits where the server asks for it.
@@ -201,7 +208,7 @@ impl<'a> Server<'a> {
         let mut failure = unreachable("no address");
         for address in addresses {
             let request = self.request(method, path, body).map_err(|e| unreachable(&e.to_string()))?;
-            match client::call(&self.tls, address, &host, request).await {
+            match client::call(&self.tls, address, &host, request, self.patience).await {
                 Ok(answer) => return Ok(read_answer(answer)),
                 // `localhost` may be two addresses of which one listens.
                 Err(error @ ClientError::Unreachable(..)) => failure = error,

@@ -16,6 +16,8 @@ use crate::revocation::Engine;
 use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Outcome;
+use crate::revocation::State;
+use crate::revocation::Target;
 use crate::revocation::Timeline;
 use crate::revocation::Timelines;
 use crate::revocation::crl;
@@ -28,6 +30,10 @@ use crate::revocation::token_list;
 use crate::revocation::token_list::TokenList;
 use crate::telemetry::Metrics;
 
+/// How far ahead of this clock a reinstatement may be dated.
+const SKEW: Duration = Duration::from_secs(60);
+/// What the admin API calls itself as a source.
+const ADMIN: &str = "admin";
 /// How long the sessions that a list has hit are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -39,6 +45,7 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     witness: Option<Witness>,
+    skew: Duration,
 }
 
 /// Puts on record what was taken in, before it is acknowledged. Fails loudly, and by itself.
@@ -76,11 +83,10 @@ pub enum Record {
 #[derive(Debug)]
 pub struct Taken {
     id: String,
+    target: Target,
     /// Absent of a reinstatement that a revocation outranks: it is settled, without effect.
     pub outcome: Option<Outcome>,
-    arrival: Arrival,
-    /// Whether its way is measured: not that of what was known, or lifts something.
-    is_measured: bool,
+    denies: bool,
 }
 
 /// Why an event must come again. If it denies something, it does so already.
@@ -117,7 +123,7 @@ pub struct TakenTokens {
 impl Intake {
     /// The way into an engine.
     pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
-        Self { engine, timelines, clock, metrics, witness: None }
+        Self { engine, timelines, clock, metrics, witness: None, skew: SKEW }
     }
 
     /// The same, with everything that is taken in put on record.
@@ -148,43 +154,66 @@ impl Intake {
     /// It must come again. A revocation is in effect all the same.
     pub async fn take(&self, feed: &str, mut event: Event, arrival: Arrival) -> Result<Taken, NotTaken> {
         event.source = Some(feed.to_owned());
-        let told = event.clone();
-        let (id, action, level) = (event.id.clone(), event.action, event.target.level());
-        let (what, waited) = (format!("{} {}", action.name(), event.target), arrival.instant.elapsed());
+        let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
+        let what = format!("{} {target}", action.name());
+        let settled = |why: &dyn std::fmt::Display| {
+            tracing::warn!(feed, id, what, %why, "an event without effect");
+            Ok(Taken { id: id.clone(), target: target.clone(), denies: false, outcome: None })
+        };
+        if let Some(why) = self.outranked(&event) {
+            return settled(&why);
+        }
+        let (told, waited) = (event.clone(), arrival.instant.elapsed());
         let outcome = match self.engine.apply(event).await {
             Ok(outcome) => outcome,
             Err(revocation::Error::Journal(error)) => return Err(NotTaken::Journal(error)),
             Err(error @ (revocation::Error::Revoked(_) | revocation::Error::Open { .. })) => {
-                tracing::warn!(feed, id, what, why = %error, "an event without effect");
-                return Ok(Taken { id, outcome: None, arrival, is_measured: false });
+                return settled(&error);
             }
         };
+        // Before it can fail: what comes again for want of a disk took effect now.
+        let timeline = Timeline::new(feed, arrival, waited, &outcome);
+        self.timelines.note(&id, &target, arrival, timeline);
         if let Err(error) = &outcome.durable {
             return Err(NotTaken::Journal(error.clone()));
         }
         if outcome.sessions_pending > 0 {
             return Err(NotTaken::Sessions(outcome.sessions_pending));
         }
-        self.metrics.events.with_label_values(&[feed, action.name(), level.name()]).inc();
-        let timeline = Timeline::new(feed, arrival, waited, &outcome);
-        if self.timelines.note(&id, timeline.clone())
-            && let Some(witness) = &self.witness
-        {
-            witness(Record::Event { event: Box::new(told), generation: outcome.generation, timeline }).await;
-        }
+        self.metrics.events.with_label_values(&[feed, action.name(), target.level().name()]).inc();
         if outcome.changed {
             tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
         }
-        let is_measured = outcome.changed && action != Action::Reinstate;
-        Ok(Taken { id, outcome: Some(outcome), arrival, is_measured })
+        if let Some(witness) = &self.witness
+            && let Some(timeline) = self.timelines.unrecorded(&id, &target)
+        {
+            witness(Record::Event { event: Box::new(told), generation: outcome.generation, timeline }).await;
+        }
+        Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
+    }
+
+    /// Why an event of a feed does not count. Only what is signed lifts or replaces what an administrator suspended; and a
+    /// reinstatement from the future would count anew each time that it comes.
+    fn outranked(&self, event: &Event) -> Option<String> {
+        let latest = self.now().plus(self.skew);
+        if event.action == Action::Reinstate && event.at > latest {
+            return Some(format!("a reinstatement that is dated {}, in the future", event.at));
+        }
+        if event.action == Action::Revoke || event.force {
+            return None;
+        }
+        let registers = self.engine.standing(&event.target)?;
+        let suspended = registers.standings().find(|(state, _)| *state == State::Suspended);
+        let by_admin = suspended.is_some_and(|(_, standing)| standing.source.as_deref() == Some(ADMIN));
+        by_admin.then(|| "an administrator has suspended it, and alone lifts or changes that".to_owned())
     }
 
     /// The sources of these events were told: their timelines end.
     pub fn acknowledged(&self, taken: impl IntoIterator<Item = Taken>) {
         for taken in taken {
-            if let Some(timeline) = self.timelines.acknowledged(&taken.id, taken.arrival)
-                && taken.is_measured
-            {
+            let timeline = self.timelines.acknowledged(&taken.id, &taken.target);
+            // The first time alone; of what lifts something no time to enforcement can be told.
+            if let Some(timeline) = timeline.filter(|timeline| taken.denies && timeline.is_news) {
                 timeline.stages().for_each(|(stage, after)| self.stage(&timeline.feed, stage, after));
             }
         }

@@ -202,7 +202,8 @@ impl Config {
             self.crl_names().into_iter().enumerate().map(|(i, name)| (format!("crl[{i}].name"), name));
         let registries = self.registry_names().into_iter().enumerate();
         let registries = registries.map(|(i, name)| (format!("clawdentity[{i}].name"), name));
-        let mut known = vec!["sqs".to_owned()];
+        // What the queue and the admin API are called where feeds are told apart.
+        let mut known = vec!["sqs".to_owned(), "admin".to_owned()];
         for (key, name) in lists.chain(registries) {
             let fits = (1..=64).contains(&name.len())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));

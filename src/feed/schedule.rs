@@ -29,8 +29,12 @@ impl Seen {
             return most.mul_f64(0.5 + roll / 2.0).max(LEAST);
         }
         let usual = interval.mul_f64(0.75 + roll / 4.0);
-        // Whoever publishes on the minute may take a moment.
-        let due = left.map(|left| left.saturating_add(first.mul_f64(roll)));
+        // While it lasts, halfway to its end: the next one may be there before, and there is time to try again. Whoever
+        // publishes on the minute may take a moment.
+        let due = left.map(|left| match left > first.saturating_mul(4) {
+            true => (left / 2).saturating_add(first.mul_f64(roll)),
+            false => left.saturating_add(first.mul_f64(roll)),
+        });
         due.map_or(usual, |due| due.min(usual)).max(LEAST)
     }
 }
@@ -54,7 +58,8 @@ mod tests {
     fn it_looks_within_the_interval_and_when_the_list_is_out_of_date() {
         assert_eq!(range(seen(None, 0)), (675.0, 900.0));
         assert_eq!(range(seen(Some(86_400), 0)), (675.0, 900.0));
-        assert_eq!(range(seen(Some(60), 0)), (60.0, 65.0));
+        assert_eq!(range(seen(Some(60), 0)), (30.0, 35.0));
+        assert_eq!(range(seen(Some(20), 0)), (20.0, 25.0));
         assert_eq!(range(seen(Some(0), 0)), (0.5, 5.0));
     }
 

@@ -17,12 +17,15 @@ use serde::Deserialize;
 use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
+use tokio::time::timeout_at;
 use utoipa::ToSchema;
 
 use crate::clock::Timestamp;
 use crate::session::Credential;
 use crate::session::Fingerprint;
 
+/// How long somebody who asks waits for one that looks: longer than a list may take to fetch.
+const PATIENCE: Duration = Duration::from_secs(75);
 /// How many may ask one feed to look at once.
 const ASKED: usize = 64;
 
@@ -53,7 +56,7 @@ pub struct Terms {
 pub struct About {
     /// Its name in logs, metrics and answers; unique.
     pub name: String,
-    /// What kind it is: `sqs`, `crl`.
+    /// What kind it is: `sqs`, `crl`, `clawdentity`.
     pub kind: &'static str,
     /// How much depends on it.
     pub terms: Terms,
@@ -89,7 +92,7 @@ impl State {
 struct Told {
     /// When it was read last; of one that was restored from disk, before this process began.
     read: Option<Timestamp>,
-    /// The same by the clock that nobody sets; `None` of one that was restored.
+    /// The same by the clock that nobody sets; of one that was restored, when that was.
     read_at: Option<Instant>,
     /// When what it said is out of date: a list's `nextUpdate`.
     next_update: Option<Timestamp>,
@@ -124,7 +127,7 @@ impl Asked {
 pub struct FeedStatus {
     /// Its name.
     pub name: String,
-    /// `sqs` or `crl`.
+    /// `sqs`, `crl` or `clawdentity`.
     pub kind: &'static str,
     /// `fresh`, `stale` or `never`.
     pub state: State,
@@ -254,12 +257,14 @@ impl Feeds {
             let asked = feed.ask.try_send(Asked(answer));
             waiting.push((feed, asked.map(|()| answered).map_err(|_| "busy, or stopped")));
         }
-        let mut results = Vec::new();
+        let (mut results, deadline) = (Vec::new(), tokio::time::Instant::now() + PATIENCE);
         for (feed, answered) in waiting {
             let result = match answered {
-                Ok(answered) => {
-                    answered.await.unwrap_or_else(|_| Err("it stopped before it answered".into()))
-                }
+                Ok(answered) => match timeout_at(deadline, answered).await {
+                    Ok(Ok(result)) => result,
+                    Ok(Err(_)) => Err("it stopped before it answered".to_owned()),
+                    Err(_) => Err(format!("still looking after {} s; it goes on", PATIENCE.as_secs())),
+                },
                 Err(why) => Err(why.to_owned()),
             };
             results.push((feed.about.name.clone(), result));
@@ -293,7 +298,8 @@ impl Freshness {
     /// What it said last, before this process began, is in effect again.
     pub fn restored(&self, read: Timestamp, next_update: Option<Timestamp>, entries: u64) {
         let mut told = self.told();
-        *told = Told { read: Some(read), next_update, entries: Some(entries), ..Told::default() };
+        let read_at = Some(Instant::now());
+        *told = Told { read: Some(read), read_at, next_update, entries: Some(entries), ..Told::default() };
     }
 
     /// It could not be read. What it said before stands, and gets older.
@@ -500,7 +506,7 @@ mod tests {
         let (_, mut one) = feeds.add(about("one"));
         let (_, two) = feeds.add(about("two"));
         drop(two);
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let answer = async { one.recv().await.unwrap().answer(Ok("unchanged".into())) };
         let (results, ()) = runtime.block_on(async { tokio::join!(feeds.refresh(None), answer) });
         assert_eq!(results[0], ("one".to_owned(), Ok("unchanged".to_owned())));

@@ -1,6 +1,6 @@
 //! What became of the latest events, step by step: from the decision to the acknowledgement.
 //!
-//! Kept in memory, a bounded number of them; what administrators decided is in the audit for ever.
+//! Kept in memory, a bounded number of them; the audit has what a feed brought or an administrator decided for ever.
 
 use std::collections::HashMap;
 use std::collections::VecDeque;
@@ -13,6 +13,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::Outcome;
+use super::Target;
 use crate::clock::Timestamp;
 
 /// How many events are remembered.
@@ -50,6 +51,9 @@ pub struct Timeline {
     /// Until the feed's source was told that it is done: the message was deleted, the call was answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub acknowledged_us: Option<u64>,
+    /// Whether it changed anything: what was known already took effect at another time.
+    #[serde(skip)]
+    pub is_news: bool,
 }
 
 impl Timeline {
@@ -65,6 +69,7 @@ impl Timeline {
             sessions_ended: outcome.sessions_ended,
             durable_us: stamp(outcome.durable_after).filter(|_| outcome.durable.is_ok()),
             acknowledged_us: None,
+            is_news: outcome.changed,
         }
     }
 
@@ -90,42 +95,70 @@ pub struct Timelines(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    by_id: HashMap<String, Timeline>,
+    /// Several of one id, if whoever gave it out did so twice.
+    by_id: HashMap<String, Vec<Known>>,
     order: VecDeque<String>,
 }
 
+#[derive(Debug)]
+struct Known {
+    target: Target,
+    /// When it came first.
+    first: Instant,
+    timeline: Timeline,
+    is_recorded: bool,
+}
+
 impl Timelines {
-    /// Remembers what became of an event; says whether it is the first time. What was first stays: it took effect then.
-    pub fn note(&self, id: &str, timeline: Timeline) -> bool {
+    /// Remembers what became of an event. Of one that came before, what was first stays: it took effect then. What it had
+    /// not come to by then is filled in.
+    pub fn note(&self, id: &str, target: &Target, arrival: Arrival, timeline: Timeline) {
         let mut kept = self.kept();
-        if kept.by_id.contains_key(id) {
-            return false;
+        if let Some(known) = kept.find(id, target) {
+            let (now, first) = (Some(micros(known.first.elapsed())), &mut known.timeline);
+            first.enforced_us = first.enforced_us.or(now.filter(|_| timeline.enforced_us.is_some()));
+            first.durable_us = first.durable_us.or(now.filter(|_| timeline.durable_us.is_some()));
+            return;
         }
         if kept.order.len() >= MAX_EVENTS
             && let Some(oldest) = kept.order.pop_front()
         {
             kept.by_id.remove(&oldest);
         }
-        kept.by_id.insert(id.to_owned(), timeline);
+        let known = Known { target: target.clone(), first: arrival.instant, timeline, is_recorded: false };
+        kept.by_id.entry(id.to_owned()).or_default().push(known);
         kept.order.push_back(id.to_owned());
-        true
+    }
+
+    /// The timeline of an event that is to be put on record; `None` if that has been done.
+    pub fn unrecorded(&self, id: &str, target: &Target) -> Option<Timeline> {
+        let mut kept = self.kept();
+        let known = kept.find(id, target).filter(|known| !known.is_recorded)?;
+        known.is_recorded = true;
+        Some(known.timeline.clone())
     }
 
     /// An event's source was told that it is done. Returns the whole timeline, the first time.
-    pub fn acknowledged(&self, id: &str, arrival: Arrival) -> Option<Timeline> {
+    pub fn acknowledged(&self, id: &str, target: &Target) -> Option<Timeline> {
         let mut kept = self.kept();
-        let timeline = kept.by_id.get_mut(id).filter(|timeline| timeline.acknowledged_us.is_none())?;
-        timeline.acknowledged_us = Some(micros(arrival.instant.elapsed()));
-        Some(timeline.clone())
+        let known = kept.find(id, target).filter(|known| known.timeline.acknowledged_us.is_none())?;
+        known.timeline.acknowledged_us = Some(micros(known.first.elapsed()));
+        Some(known.timeline.clone())
     }
 
-    /// What became of an event.
-    pub fn find(&self, id: &str) -> Option<Timeline> {
-        self.kept().by_id.get(id).cloned()
+    /// What became of an event of this target.
+    pub fn find(&self, id: &str, target: &Target) -> Option<Timeline> {
+        self.kept().find(id, target).map(|known| known.timeline.clone())
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kept {
+    fn find(&mut self, id: &str, target: &Target) -> Option<&mut Known> {
+        self.by_id.get_mut(id)?.iter_mut().find(|known| known.target == *target)
     }
 }
 

@@ -49,7 +49,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer: longer than the ten seconds that a gate waits for a disk that hangs.
-const ANSWER: Duration = Duration::from_secs(15);
+pub const ANSWER: Duration = Duration::from_secs(15);
 /// For the server's verdict on a certificate; one that gives none is not waited for any longer.
 const VERDICT: Duration = Duration::from_millis(250);
 
@@ -177,19 +177,20 @@ fn not_shaken(address: SocketAddr, error: &io::Error) -> ClientError {
     ClientError::Unreachable(address.to_string(), reason)
 }
 
-/// One HTTP/1.1 request over a connection of its own; the whole answer.
+/// One HTTP/1.1 request over a connection of its own; the whole answer, which is waited for so long.
 pub async fn call(
     config: &Arc<ClientConfig>,
     address: SocketAddr,
     name: &str,
     request: Request<Full<Bytes>>,
+    patience: Duration,
 ) -> Result<Response<Bytes>, ClientError> {
     let stream = connect(config, address, name).await?;
     hear_out(&stream).await;
     let mut conversation = Conversation::begin(stream).await?;
-    match timeout(ANSWER, conversation.send(request)).await {
+    match timeout(patience, conversation.send(request)).await {
         Ok(answer) => answer,
-        Err(_) => Err(ClientError::Silent(address.to_string(), ANSWER)),
+        Err(_) => Err(ClientError::Silent(address.to_string(), patience)),
     }
 }
 

@@ -40,6 +40,7 @@ fn a_line_is_flat_json_and_ends_with_its_hash() {
         sessions_ended: 1,
         durable_us: None,
         acknowledged_us: None,
+        is_news: true,
     };
     let entry = Entry { generation: Some(7), timeline: Some(timeline), ..entry(1) };
     let first = try_append(&audit, entry).unwrap();

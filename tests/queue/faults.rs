@@ -1,12 +1,19 @@
 //! What queues and the way to them do: each message takes effect all the same, and is deleted once it has.
 
+use crate::site::event;
+use portcullis::clock::Clock;
 use portcullis::revocation::Action;
+use portcullis::revocation::Event;
 use portcullis::revocation::FeedState;
+use portcullis::revocation::Level;
+use portcullis::revocation::Target;
 use portcullis::rig::queue::Call;
 use portcullis::rig::queue::Fault;
 use portcullis::rig::queue::Order;
 use portcullis::rig::queue::Queue;
 use portcullis::rig::queue::Settings;
+use serde_json::json;
+use std::time::Duration;
 
 use crate::site::Site;
 use crate::site::config;
@@ -162,4 +169,57 @@ async fn whoever_asks_is_answered_though_the_feed_waits() {
     queue.inject(Call::Receive, Fault::Broken, usize::MAX);
     let answer = site.feeds.refresh(None).await.remove(0).1;
     assert!(answer.unwrap_err().contains("sqs:ReceiveMessage: answered with 500"));
+}
+
+/// Two events of one id are two: each takes effect, and has stamps of its own. Seen failing with stamps by the id alone.
+#[tokio::test]
+async fn an_id_that_was_given_out_twice_hides_nothing() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let site = Site::start(&queue);
+    for agent in ["a", "b"] {
+        let mut event = event(Action::Revoke, agent, 0);
+        event["id"] = "incident-42".into();
+        queue.push(event.to_string());
+    }
+    until(|| queue.left() == 0).await;
+    for agent in ["a", "b"] {
+        let target = Target::parse(Level::Principal, agent, None).unwrap();
+        let timeline = site.timelines.find("incident-42", &target).unwrap();
+        assert!(site.denies(agent) && timeline.acknowledged_us.is_some(), "{agent}");
+    }
+    assert_eq!(site.measured("acknowledged"), 2);
+}
+
+/// Whoever may send to the queue may revoke, and lift what the queue suspended; never what an administrator did. Seen
+/// failing without that rule, by each of the three.
+#[tokio::test]
+async fn what_an_administrator_suspended_no_unsigned_event_lifts() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let site = Site::start(&queue);
+    let now = Clock::system().now();
+    let target = |agent: &str| Target::parse(Level::Principal, agent, None).unwrap();
+    for agent in ["a", "b", "c"] {
+        let suspension =
+            Event { source: Some("admin".into()), ..Event::new(Action::Suspend, target(agent), now) };
+        assert!(site.engine.apply(suspension).await.unwrap().durable.is_ok());
+    }
+    let later = |action: Action, agent: &str| {
+        let mut event = event(action, agent, 0);
+        event["at"] = json!(now.plus(Duration::from_secs(5)));
+        event
+    };
+    queue.push(later(Action::Reinstate, "a").to_string());
+    let mut narrower = later(Action::Suspend, "b");
+    narrower["issued_before"] = 1.into();
+    queue.push(narrower.to_string());
+    let mut future = later(Action::Reinstate, "d");
+    future["at"] = json!(now.plus(Duration::from_secs(86_400)));
+    queue.push(message(Action::Suspend, "d", 0));
+    queue.push(later(Action::Revoke, "c").to_string());
+    until(|| queue.left() == 0 && site.denies("d")).await;
+    queue.push(future.to_string());
+    until(|| queue.left() == 0 && site.counted("refused") == 3).await;
+    for agent in ["a", "b", "c", "d"] {
+        assert!(site.denies(agent), "{agent}");
+    }
 }

@@ -125,6 +125,15 @@ impl Site {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
     }
 
+    /// How many events were measured up to this stage.
+    pub(crate) fn measured(&self, stage: &str) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let series =
+            format!("portcullis_revocation_enforced_seconds_count{{feed=\"sqs\",stage=\"{stage}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
     /// Tells the feed to stop.
     pub(crate) fn tell_to_stop(&self) {
         self.stop.send_replace(true);

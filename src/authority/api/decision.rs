@@ -217,8 +217,8 @@ impl Api {
         if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
             outcome.durable = Err(JournalError::Write(error));
         }
-        self.timelines.note(&outcome.id, timeline);
-        if let Some(timeline) = self.timelines.acknowledged(&outcome.id, arrival)
+        self.timelines.note(&outcome.id, &target, arrival, timeline);
+        if let Some(timeline) = self.timelines.acknowledged(&outcome.id, &target)
             && action != Action::Reinstate
         {
             let observe = |(stage, after): (&str, Duration)| {

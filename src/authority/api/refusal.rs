@@ -153,11 +153,6 @@ impl Refusal {
         Self { retry_after, ..Self::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", reason) }
     }
 
-    pub(super) fn feeds_hang(waited: Duration) -> Self {
-        let reason = format!("not every feed has answered within {} s; those go on", waited.as_secs());
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "feeds_hang", reason)
-    }
-
     pub(super) fn busy() -> Self {
         let retry_after = Some(Duration::ZERO);
         let reason = "too much is being sent at once";

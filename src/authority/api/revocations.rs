@@ -261,7 +261,7 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
         level: target.level(),
         target: target.name().to_owned(),
         issuer: target.issuer().map(str::to_owned),
-        timeline: api.timeline(&id, &told),
+        timeline: api.timeline(&id, &target, &told),
         events,
         id,
     }))
@@ -343,8 +343,8 @@ impl Api {
     }
 
     /// The stamps of an event: what this process knows, or what the audit has.
-    fn timeline(&self, id: &str, told: &[Value]) -> Option<Value> {
-        let known = self.timelines.find(id).and_then(|timeline| serde_json::to_value(timeline).ok());
+    fn timeline(&self, id: &str, target: &Target, told: &[Value]) -> Option<Value> {
+        let known = self.timelines.find(id, target).and_then(|timeline| serde_json::to_value(timeline).ok());
         known.or_else(|| told.iter().rev().find_map(|event| event.get("timeline").cloned()))
     }
 

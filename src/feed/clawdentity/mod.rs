@@ -46,6 +46,8 @@ const NO_LIST: &str = "CRL_NOT_FOUND";
 /// How far ahead the registry's clock may be.
 const SKEW: Duration = Duration::from_secs(60);
 const REDIRECTS: usize = 3;
+/// No list is smaller.
+const LEAST_BYTES: usize = 64;
 
 /// `[[feed.clawdentity]]`: one registry.
 #[derive(Clone, Debug, Deserialize)]
@@ -102,6 +104,10 @@ impl Config {
         if !url.is_remote() {
             return refuse("url", "a registry is asked over `https:` or `http:`");
         }
+        let place = self.url.split_once("://").map_or("", |(_, rest)| rest).trim_end_matches('/');
+        if place.contains(['/', '?', '#']) {
+            return refuse("url", "a registry has no path: `https://registry.lab.test`");
+        }
         check_terms(self.terms()).map_err(|(key, reason)| Error { key, reason })?;
         if self.interval < Duration::from_secs(1) {
             return refuse("interval", "at least 1s");
@@ -111,6 +117,9 @@ impl Config {
                 "max_age",
                 "shorter than `interval`: it would be stale before it is looked at again",
             );
+        }
+        if self.max_bytes < LEAST_BYTES {
+            return refuse("max_bytes", "at least 64: no list is smaller");
         }
         if self.timeout.is_zero() {
             return refuse("timeout", "zero: nothing would ever be fetched");

@@ -145,6 +145,12 @@ impl Config {
             let reason = "SNS signs for everybody's topics: `topics` must say which are yours".to_owned();
             return Err(Error { key: "sns.verify", reason });
         }
+        // An idle queue answers once in a poll.
+        let least = self.wait + Duration::from_secs(5);
+        if self.max_age < least {
+            let reason = format!("{}: at least `wait` and 5s, {}", shown(self.max_age), shown(least));
+            return Err(Error { key: "max_age", reason });
+        }
         check_terms(self.terms()).map_err(|(key, reason)| Error { key, reason })
     }
 
