@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -110,9 +111,13 @@ impl Poller {
             tracing::warn!(feed, %url, "the list that was read last is gone, or not good: it has to be fetched");
             return;
         };
-        // From the future: all that is known is that it was not read before it was issued.
-        let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
-        link.freshness.restored(read, Some(crl.next_update), crl.entries);
+        // From the future: all that is known is that it was not read before it was issued. That may be in the future
+        // as well, and would make it fresh for longer than it is.
+        let now = link.intake.now();
+        let read = if record.read > now { crl.this_update } else { record.read };
+        if read <= now {
+            link.freshness.restored(read, Some(crl.next_update), crl.entries);
+        }
         *self.last() = Some(Known::new(&crl, record.validators));
     }
 
@@ -123,7 +128,9 @@ impl Poller {
         let bytes = bytes
             .map_err(|why| tracing::error!(feed, %file, why, "a list that was kept is left out"))
             .ok()?;
-        match link.intake.restore_list(&bytes, &self.authorities.issuers, &self.limits()) {
+        // By the clock it was judged when it was taken in: one that was set back since lifts nothing.
+        let limits = Limits { skew: Duration::MAX, ..self.limits() };
+        match link.intake.restore_list(&bytes, &self.authorities.issuers, &limits) {
             Ok(crl) => {
                 let (list, entries) = (title(&crl), crl.entries);
                 tracing::info!(feed, %file, list, entries, "a list that was kept is in effect again");
