@@ -7,6 +7,7 @@ mod faults;
 mod fetching;
 mod news;
 mod restart;
+mod series;
 mod server;
 mod site;
 

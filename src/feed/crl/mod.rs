@@ -7,6 +7,7 @@
 mod authorities;
 mod points;
 mod poller;
+mod series;
 mod shelf;
 
 use std::path::Path;
