@@ -198,8 +198,9 @@ const fn max_age() -> Duration {
     Duration::from_secs(60 * 60)
 }
 
+/// Some 1,500,000 entries. Whoever answers for a URL may make the process hold as much, several times over.
 const fn max_bytes() -> usize {
-    512 << 20
+    64 << 20
 }
 
 const fn timeout() -> Duration {
