@@ -139,6 +139,30 @@ fn what_is_meant_is_taken() {
     assert!(look("/b", Forge::number(4).sign(&new)).is_ok());
 }
 
+/// Seen failing where a start forgot every record of another name.
+#[test]
+fn a_feed_with_a_new_name_is_for_the_same_list() {
+    let (a, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
+    let config = |name: &str| crl(&server.url(PATH), &format!("name = \"{name}\""));
+    server.says(PATH, Reply::ok(&Forge::number(1).sign(&a)));
+    let site = Site::start(&config("old"), &[&a], state.path());
+    let _ = site.look("old").unwrap();
+    drop(site);
+    server.says(PATH, Reply::ok(&of_authorities(1).sign(&a)));
+    for _ in 0..3 {
+        let site = Site::start(&config("new"), &[&a], state.path());
+        assert!(site.look("new").unwrap_err().contains("not the full list"));
+    }
+    // What is not needed any more goes.
+    server.says(PATH, Reply::ok(&Forge::number(2).sign(&a)));
+    let site = Site::start(&config("new"), &[&a], state.path());
+    let _ = site.look("new").unwrap();
+    drop(site);
+    drop(Site::restored(&config("new"), &[&a], state.path(), &Clock::manual(forge::now())));
+    let [old, new] = ["old", "new"].map(|name| state.path().join(format!("lists/{name}.json")).exists());
+    assert_eq!((old, new), (false, true));
+}
+
 /// What was written before a record said which list it is of: that of the list it names.
 #[test]
 fn an_old_record_is_read() {

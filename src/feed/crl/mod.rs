@@ -182,8 +182,8 @@ impl Pollers {
 
     /// To be called when all of them have taken in again what they knew.
     pub(super) fn tidy(&self) {
-        let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
-        self.shelf.tidy(&names);
+        let feeds: Vec<_> = self.named.iter().map(|(name, poller)| (name.as_str(), poller.url())).collect();
+        self.shelf.tidy(&feeds);
     }
 }
 

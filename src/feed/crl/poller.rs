@@ -25,6 +25,7 @@ use crate::feed::fetch::Bounds;
 use crate::feed::fetch::Fetched;
 use crate::feed::fetch::Fetcher;
 use crate::feed::fetch::Roots;
+use crate::feed::fetch::Url;
 use crate::feed::fetch::Validators;
 use crate::feed::poll::Looked;
 use crate::feed::poll::poll;
@@ -81,6 +82,11 @@ impl Poller {
         let bounds = Bounds { max_bytes: config.max_bytes, timeout: config.timeout, redirects: REDIRECTS };
         let fetcher = Fetcher::new(roots, bounds).map_err(|reason| Error { key: "ca", reason })?;
         Ok(Self { config, authorities, fetcher, shelf, of: OnceLock::new(), last: Mutex::default() })
+    }
+
+    /// Where its list is.
+    pub(super) fn url(&self) -> &Url {
+        &self.config.url
     }
 
     /// How much depends on it.

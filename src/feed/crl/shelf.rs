@@ -139,9 +139,23 @@ impl Shelf {
         read.map_err(|e| e.to_string())?.ok_or_else(|| format!("over {max_bytes} bytes"))
     }
 
-    /// Forgets what other feeds have read than these, and what was never finished.
-    pub(super) fn tidy(&self, feeds: &[&str]) {
-        let known: BTreeSet<PathBuf> = feeds.iter().map(|feed| self.record_path(feed)).collect();
+    /// Puts what was read at the URL of each of these feeds under its name, which may be new; forgets what others have
+    /// read, and what was never finished.
+    pub(super) fn tidy(&self, feeds: &[(&str, &Url)]) {
+        // All are read before one is written: feeds may have exchanged their names.
+        let records = self.records();
+        for (feed, url) in feeds {
+            let path = self.record_path(feed);
+            let mut same = records.iter().filter(|(_, record)| record.is_of(url));
+            let Some((_, record)) = same.clone().next().filter(|_| same.all(|(at, _)| *at != path)) else {
+                continue;
+            };
+            if let Err(why) = self.keep(feed, Some(record), None, Vec::new) {
+                tracing::warn!(feed, why, "what was read under another name stays there");
+                return;
+            }
+        }
+        let known: BTreeSet<PathBuf> = feeds.iter().map(|(feed, _)| self.record_path(feed)).collect();
         for path in self.files() {
             let is_new = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW));
             if is_new || (is_record(&path) && !known.contains(&path)) {
@@ -279,7 +293,7 @@ mod tests {
         fs::write(shelf.directory.join("crl-2.json"), "{\"version\":1").unwrap();
         fs::write(shelf.directory.join(".new-1"), "").unwrap();
         assert!(shelf.record(&url("http://a/2")).is_none());
-        shelf.tidy(&["crl"]);
+        shelf.tidy(&[("crl", &url("http://a/1"))]);
         let names: Vec<_> = shelf.files().iter().map(|path| path.extension().unwrap().to_owned()).collect();
         assert_eq!(names, ["crl", "crl", "json"]);
     }
