@@ -172,6 +172,15 @@ fn an_answer_that_is_not_whole_or_too_much_changes_nothing() {
     stand.recovers(6);
 }
 
+/// Seen failing where half a gigabyte was taken unless something else was configured.
+#[test]
+fn by_default_a_list_of_over_64_mib_is_refused() {
+    let stand = Stand::start("");
+    let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", (64 << 20) + 1);
+    stand.refuses(Reply::Raw(head.into_bytes()), "over 67108864 bytes");
+    stand.recovers(6);
+}
+
 #[test]
 fn a_server_that_does_not_answer_well_changes_nothing() {
     let stand = Stand::start("timeout = \"300ms\"");

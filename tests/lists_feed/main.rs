@@ -8,6 +8,7 @@ mod fetching;
 mod news;
 mod registry;
 mod restart;
+mod series;
 mod server;
 mod site;
 

@@ -19,7 +19,7 @@ fn says(server: &Server, path: &str, list: &Forge, ca: &Ca) {
 }
 
 /// A list of the part of an authority's certificates that has this distribution point.
-fn part(number: u32, point: &str) -> Forge {
+pub(crate) fn part(number: u32, point: &str) -> Forge {
     let name = tlv(0xa0, &tlv(0xa0, &tlv(0x86, point.as_bytes())));
     Forge::number(number).with(extension(IDP, true, &tlv(0x30, &name)))
 }
@@ -137,7 +137,6 @@ fn partitions_and_deltas_stand_beside_each_other() {
     let (ca, server, state) = (Ca::root("A"), Server::start(), tempfile::tempdir().unwrap());
     says(&server, "/1", &part(1, "http://pki.test/1").revokes(1), &ca);
     says(&server, "/2", &part(9, "http://pki.test/2").revokes(2), &ca);
-    // A delta whose base is not known counts for what it adds.
     says(&server, "/delta", &Forge::delta(4, 3).revokes(3), &ca);
     says(&server, "/full", &Forge::number(3).revokes(4), &ca);
     let config: String = ["/1", "/2", "/delta", "/full"]
@@ -152,7 +151,7 @@ fn partitions_and_deltas_stand_beside_each_other() {
         }
         assert!(!site.denies(&ca, 5));
     };
-    let names = ["1", "2", "delta", "full"];
+    let names = ["1", "2", "full", "delta"];
     check(&Site::start(&config, &[&ca], state.path()), &names);
     assert_eq!(kept(state.path()), 4);
     // Each is still there after a start without a network.

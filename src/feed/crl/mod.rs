@@ -7,6 +7,7 @@
 mod authorities;
 mod points;
 mod poller;
+mod series;
 mod shelf;
 
 use std::path::Path;
@@ -181,8 +182,8 @@ impl Pollers {
 
     /// To be called when all of them have taken in again what they knew.
     pub(super) fn tidy(&self) {
-        let names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
-        self.shelf.tidy(&names);
+        let feeds: Vec<_> = self.named.iter().map(|(name, poller)| (name.as_str(), poller.url())).collect();
+        self.shelf.tidy(&feeds);
     }
 }
 
@@ -197,8 +198,9 @@ const fn max_age() -> Duration {
     Duration::from_secs(60 * 60)
 }
 
+/// Some 1,500,000 entries. Whoever answers for a URL may make the process hold as much, several times over.
 const fn max_bytes() -> usize {
-    512 << 20
+    64 << 20
 }
 
 const fn timeout() -> Duration {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -12,6 +14,7 @@ use tokio::task::spawn_blocking;
 use super::Config;
 use super::Error;
 use super::authorities::Authorities;
+use super::series::Series;
 use super::shelf::Digest;
 use super::shelf::Record;
 use super::shelf::Shelf;
@@ -22,6 +25,7 @@ use crate::feed::fetch::Bounds;
 use crate::feed::fetch::Fetched;
 use crate::feed::fetch::Fetcher;
 use crate::feed::fetch::Roots;
+use crate::feed::fetch::Url;
 use crate::feed::fetch::Validators;
 use crate::feed::poll::Looked;
 use crate::feed::poll::counted;
@@ -44,6 +48,8 @@ pub struct Poller {
     authorities: Authorities,
     fetcher: Fetcher,
     shelf: Shelf,
+    /// Which lists it is for: those of the first that it read. Only such a list makes it fresh.
+    of: OnceLock<Series>,
     last: Mutex<Option<Known>>,
 }
 
@@ -51,6 +57,7 @@ pub struct Poller {
 #[derive(Clone, Debug)]
 struct Known {
     digest: Digest,
+    of: Series,
     next_update: Timestamp,
     entries: u64,
     /// What to ask with whether it is still the one; empty unless it is on disk, so that it comes in whole until it
@@ -62,7 +69,7 @@ struct Known {
 impl Known {
     fn new(crl: &Crl, validators: Validators) -> Self {
         let Crl { digest, next_update, entries, .. } = *crl;
-        Self { digest, next_update, entries, validators, is_kept: true }
+        Self { digest, of: Series::of(crl), next_update, entries, validators, is_kept: true }
     }
 }
 
@@ -75,7 +82,12 @@ impl Poller {
         };
         let bounds = Bounds { max_bytes: config.max_bytes, timeout: config.timeout, redirects: REDIRECTS };
         let fetcher = Fetcher::new(roots, bounds).map_err(|reason| Error { key: "ca", reason })?;
-        Ok(Self { config, authorities, fetcher, shelf, last: Mutex::default() })
+        Ok(Self { config, authorities, fetcher, shelf, of: OnceLock::new(), last: Mutex::default() })
+    }
+
+    /// Where its list is.
+    pub(super) fn url(&self) -> &Url {
+        &self.config.url
     }
 
     /// How much depends on it.
@@ -106,15 +118,24 @@ impl Poller {
             own = own.or(read.filter(|crl| is_own && crl.digest == digest));
         }
         let Some(record) = record else { return };
+        if let Some(of) = record.of {
+            // Nothing else has said so before.
+            let _ = self.of.set(of);
+        }
         let (feed, url) = (link.name(), &self.config.url);
         let Some(crl) = own else {
             tracing::warn!(feed, %url, "the list that was read last is gone, or not good: it has to be fetched");
             return;
         };
-        // From the future: all that is known is that it was not read before it was issued.
-        let read = if record.read > link.intake.now() { crl.this_update } else { record.read };
-        link.freshness.restored(read, Some(crl.next_update), crl.entries);
-        *self.last() = Some(Known::new(&crl, record.validators));
+        // From the future: all that is known is that it was not read before it was issued. That may be in the future
+        // as well, and would make it fresh for longer than it is.
+        let now = link.intake.now();
+        let read = if record.read > now { crl.this_update } else { record.read };
+        let known = Known::new(&crl, record.validators);
+        if read <= now && self.judge(link, &known.of).is_ok() {
+            link.freshness.restored(read, Some(known.next_update), known.entries);
+        }
+        *self.last() = Some(known);
     }
 
     fn restore_list(&self, link: &Link, digest: &Digest) -> Option<Crl> {
@@ -124,7 +145,9 @@ impl Poller {
         let bytes = bytes
             .map_err(|why| tracing::error!(feed, %file, why, "a list that was kept is left out"))
             .ok()?;
-        match link.intake.restore_list(&bytes, &self.authorities.issuers, &self.limits()) {
+        // By the clock it was judged when it was taken in: one that was set back since lifts nothing.
+        let limits = Limits { skew: Duration::MAX, ..self.limits() };
+        match link.intake.restore_list(&bytes, &self.authorities.issuers, &limits) {
             Ok(crl) => {
                 let (list, entries) = (title(&crl), crl.entries);
                 tracing::info!(feed, %file, list, entries, "a list that was kept is in effect again");
@@ -192,6 +215,7 @@ impl Poller {
             *self.last() = None;
             return Err(format!("{}: unchanged, but what it was is not in force any more", self.config.url));
         }
+        self.judge(link, &known.of)?;
         link.freshness.read(now, Some(known.next_update), known.entries);
         self.keep(link, known, None, now).await?;
         Ok("unchanged".to_owned())
@@ -209,6 +233,11 @@ impl Poller {
         let taken = link.intake.take_list(link.name(), bytes.clone(), issuers, limits).await;
         let taken = taken.map_err(|error| format!("{}: {error}", self.config.url))?;
         let known = Known::new(&taken.crl, validators);
+        if let Err(why) = self.judge(link, &known.of) {
+            // What was read before is asked for as before: nothing of what this one is called is kept.
+            self.keep_another(link, &taken, bytes).await.map_err(|more| format!("{why}; {more}"))?;
+            return Err(why);
+        }
         let before = self.last().replace(known.clone());
         link.freshness.read(now, Some(known.next_update), known.entries);
         let is_here = before.is_some_and(|before| before.is_kept && before.digest == known.digest);
@@ -219,6 +248,27 @@ impl Poller {
         Ok(words)
     }
 
+    /// Whether a list is one of those that this feed is for; the first that is read says which these are.
+    fn judge(&self, link: &Link, of: &Series) -> Result<(), String> {
+        let url = &self.config.url;
+        if let Some(own) = self.of.get().filter(|own| !own.is(of)) {
+            let record = self.shelf.record_path(link.name());
+            return Err(format!(
+                "{url}: it is the {of}, not the {own} that this feed is for; if that is meant, change its url, or \
+                 remove {} and restart",
+                record.display()
+            ));
+        }
+        if !of.is_whole(&link.intake.lists()) {
+            return Err(format!(
+                "{url}: it is the {of}, but no full list of {} is in force yet",
+                of.covered()
+            ));
+        }
+        let _ = self.of.get_or_init(|| of.clone());
+        Ok(())
+    }
+
     /// Writes down what was read. Where that fails the list is in effect all the same, and is fetched in whole again.
     async fn keep(
         self: &Arc<Self>,
@@ -227,19 +277,47 @@ impl Poller {
         bytes: Option<Bytes>,
         now: Timestamp,
     ) -> Result<(), String> {
-        let (poller, intake, feed) = (Arc::clone(self), link.intake.clone(), link.name().to_owned());
-        let kept = spawn_blocking(move || {
-            let record = Record::new(&poller.config.url, &known.digest, now, known.validators);
-            let list = bytes.as_ref().map(|bytes| (&known.digest, bytes));
-            poller.shelf.keep(&feed, &record, list, || digests(&intake.lists()))
-        });
-        let kept = kept.await.unwrap_or_else(|error| Err(error.to_string()));
-        kept.map_err(|why| {
-            tracing::error!(feed = link.name(), why, "a revocation list that is in effect could not be kept");
+        let Known { digest, of, validators, .. } = known;
+        let record = Record::new(&self.config.url, &digest, of, now, validators);
+        self.write(link, Some(record), bytes.map(|bytes| (digest, bytes))).await.inspect_err(|_| {
             if let Some(known) = self.last().as_mut() {
                 known.is_kept = false;
                 known.validators = Validators::default();
             }
+        })
+    }
+
+    /// Keeps a list that is not the feed's own: it is in effect, and is to be after a start.
+    async fn keep_another(
+        self: &Arc<Self>,
+        link: &Link,
+        taken: &TakenList,
+        bytes: Bytes,
+    ) -> Result<(), String> {
+        let digest = taken.crl.digest;
+        match taken.verdict {
+            Verdict::New => self.write(link, None, Some((digest, bytes))).await,
+            Verdict::Unchanged if !self.shelf.path(&digest).exists() => {
+                self.write(link, None, Some((digest, bytes))).await
+            }
+            Verdict::Unchanged | Verdict::Superseded => Ok(()),
+        }
+    }
+
+    async fn write(
+        self: &Arc<Self>,
+        link: &Link,
+        record: Option<Record>,
+        list: Option<(Digest, Bytes)>,
+    ) -> Result<(), String> {
+        let (poller, intake, feed) = (Arc::clone(self), link.intake.clone(), link.name().to_owned());
+        let kept = spawn_blocking(move || {
+            let list = list.as_ref().map(|(digest, bytes)| (digest, bytes));
+            poller.shelf.keep(&feed, record.as_ref(), list, || digests(&intake.lists()))
+        });
+        let kept = kept.await.unwrap_or_else(|error| Err(error.to_string()));
+        kept.map_err(|why| {
+            tracing::error!(feed = link.name(), why, "a revocation list that is in effect could not be kept");
             format!("it is in effect, but not kept for the next start: {why}")
         })
     }

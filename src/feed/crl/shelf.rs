@@ -14,6 +14,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
 
+use super::series::Series;
 use crate::clock::Timestamp;
 use crate::feed::fetch::Url;
 use crate::feed::fetch::Validators;
@@ -27,6 +28,7 @@ use crate::feed::files::write_whole;
 /// 9f86d0..0a08.crl  a list as it was fetched, DER or PEM, named by its digest, SHA-256 of what is signed
 /// crl-2.json        what the feed of that name read last:
 ///                   {"version":1, "url":"https://pki.lab.test/agents.crl", "url_id":"2c26b4..",
+///                    "of":{"issuer":"CN=A", "kind":"full", "scope":"all certificates", "scope_id":"6e340b.."},
 ///                    "list":"9f86d0..0a08", "read":"2026-10-14T17:46:40.000Z", "validators":{"etag":"\"7\""}}
 /// .new-XXXXXX       in the making when the process ended; gone after the next start
 /// ```
@@ -54,6 +56,9 @@ pub(super) struct Record {
     url: String,
     url_id: String,
     list: String,
+    /// Which lists the feed is for; absent of what was written before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) of: Option<Series>,
     /// When it was read last.
     pub(super) read: Timestamp,
     /// What its server called it.
@@ -65,9 +70,9 @@ const VERSION: u32 = 1;
 const MAX_RECORD: usize = 64 * 1024;
 
 impl Record {
-    pub(super) fn new(url: &Url, list: &Digest, read: Timestamp, validators: Validators) -> Self {
+    pub(super) fn new(url: &Url, list: &Digest, of: Series, read: Timestamp, validators: Validators) -> Self {
         let (url_id, url) = (hex(&url.id()), url.to_string());
-        Self { version: VERSION, url, url_id, list: hex(list), read, validators }
+        Self { version: VERSION, url, url_id, list: hex(list), of: Some(of), read, validators }
     }
 
     fn is_of(&self, url: &Url) -> bool {
@@ -89,12 +94,12 @@ impl Shelf {
         self.directory.join(format!("{}.crl", hex(list)))
     }
 
-    /// Writes what a feed has read: the list, if it is not here yet, and the record. `in_force` is asked once that is
-    /// safe: what it does not name goes.
+    /// Writes what a feed has read: the list, if it is not here yet, and the record, if it was the feed's own.
+    /// `in_force` is asked once that is safe: what it does not name goes.
     pub(super) fn keep(
         &self,
         feed: &str,
-        record: &Record,
+        record: Option<&Record>,
         list: Option<(&Digest, &Bytes)>,
         in_force: impl FnOnce() -> Vec<Digest>,
     ) -> Result<(), String> {
@@ -104,9 +109,11 @@ impl Shelf {
             let path = self.path(digest);
             write_whole(&path, bytes).map_err(|e| failed(&path, &e))?;
         }
-        let path = self.record_path(feed);
-        let text = serde_json::to_vec(record).map_err(|e| failed(&path, &e))?;
-        write_whole(&path, &text).map_err(|e| failed(&path, &e))?;
+        if let Some(record) = record {
+            let path = self.record_path(feed);
+            let text = serde_json::to_vec(record).map_err(|e| failed(&path, &e))?;
+            write_whole(&path, &text).map_err(|e| failed(&path, &e))?;
+        }
         if list.is_some() {
             self.sweep(&in_force());
         }
@@ -132,9 +139,23 @@ impl Shelf {
         read.map_err(|e| e.to_string())?.ok_or_else(|| format!("over {max_bytes} bytes"))
     }
 
-    /// Forgets what other feeds have read than these, and what was never finished.
-    pub(super) fn tidy(&self, feeds: &[&str]) {
-        let known: BTreeSet<PathBuf> = feeds.iter().map(|feed| self.record_path(feed)).collect();
+    /// Puts what was read at the URL of each of these feeds under its name, which may be new; forgets what others have
+    /// read, and what was never finished.
+    pub(super) fn tidy(&self, feeds: &[(&str, &Url)]) {
+        // All are read before one is written: feeds may have exchanged their names.
+        let records = self.records();
+        for (feed, url) in feeds {
+            let path = self.record_path(feed);
+            let mut same = records.iter().filter(|(_, record)| record.is_of(url));
+            let Some((_, record)) = same.clone().next().filter(|_| same.all(|(at, _)| *at != path)) else {
+                continue;
+            };
+            if let Err(why) = self.keep(feed, Some(record), None, Vec::new) {
+                tracing::warn!(feed, why, "what was read under another name stays there");
+                return;
+            }
+        }
+        let known: BTreeSet<PathBuf> = feeds.iter().map(|(feed, _)| self.record_path(feed)).collect();
         for path in self.files() {
             let is_new = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(NEW));
             if is_new || (is_record(&path) && !known.contains(&path)) {
@@ -143,7 +164,8 @@ impl Shelf {
         }
     }
 
-    fn record_path(&self, feed: &str) -> PathBuf {
+    /// Where the record of a feed is.
+    pub(super) fn record_path(&self, feed: &str) -> PathBuf {
         self.directory.join(format!("{feed}.json"))
     }
 
@@ -214,7 +236,7 @@ fn remove(path: &Path) {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
@@ -232,13 +254,15 @@ mod tests {
 
     fn record(at: &str, list: u8) -> Record {
         let validators = Validators { etag: Some(format!("\"{list}\"")), last_modified: None };
-        Record::new(&url(at), &[list; 32], Timestamp::from_secs(1), validators)
+        let of = r#"{"issuer": "CN=A", "kind": "full", "scope": "all certificates", "scope_id": ""}"#;
+        let of = serde_json::from_str(of).unwrap();
+        Record::new(&url(at), &[list; 32], of, Timestamp::from_secs(1), validators)
     }
 
     fn keep(shelf: &Shelf, feed: &str, at: &str, list: u8, in_force: &[u8]) {
         let bytes = Bytes::from(vec![list; 9]);
         let in_force = || in_force.iter().map(|list| [*list; 32]).collect();
-        shelf.keep(feed, &record(at, list), Some((&[list; 32], &bytes)), in_force).unwrap();
+        shelf.keep(feed, Some(&record(at, list)), Some((&[list; 32], &bytes)), in_force).unwrap();
     }
 
     #[test]
@@ -269,7 +293,7 @@ mod tests {
         fs::write(shelf.directory.join("crl-2.json"), "{\"version\":1").unwrap();
         fs::write(shelf.directory.join(".new-1"), "").unwrap();
         assert!(shelf.record(&url("http://a/2")).is_none());
-        shelf.tidy(&["crl"]);
+        shelf.tidy(&[("crl", &url("http://a/1"))]);
         let names: Vec<_> = shelf.files().iter().map(|path| path.extension().unwrap().to_owned()).collect();
         assert_eq!(names, ["crl", "crl", "json"]);
     }

@@ -2,8 +2,8 @@
 //!
 //! **Invariants:** an answer comes from its source now, never from a cache; it is whole, or it is an error; it is
 //! bounded in bytes, compressed and not, and in time; nothing leads it to another scheme, to the link-local addresses
-//! where clouds keep credentials, or from elsewhere into this machine; and what a URL says before its `@` is never
-//! shown.
+//! where clouds keep credentials, from elsewhere into this machine, or from outside into a private network; and what a
+//! URL says before its `@` is never shown.
 //!
 //! Each request has a connection of its own, to an address that was looked up and judged for it: between two looks at
 //! a list nothing of a connection would be alive anyway.
@@ -127,6 +127,11 @@ pub enum Fault {
     /// It was sent from elsewhere to this machine.
     #[error("it leads from elsewhere to {0}, on this machine: refused")]
     Loopback(IpAddr),
+    /// It was sent from outside into a private network.
+    #[error(
+        "it leads from a public address to {0}, a private one: refused; if that is meant, configure that place"
+    )]
+    Private(IpAddr),
     /// Nobody answers there.
     #[error("cannot connect: {0}")]
     Connect(io::Error),

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::SHA256;
+use aws_lc_rs::digest::digest;
+
 use super::Error;
 use super::der::CONTEXT_0;
 use super::der::CONTEXT_1;
@@ -40,6 +43,20 @@ impl Scope {
             let value = Reader::new(name, 0).next().ok()?;
             std::str::from_utf8(value.body).ok()
         })
+    }
+
+    /// SHA-256 of what it consists of: two that are written alike may differ.
+    pub fn id(&self) -> [u8; 32] {
+        let mut text = vec![match self.only {
+            None => 0,
+            Some(Only::Users) => 1,
+            Some(Only::Authorities) => 2,
+        }];
+        // Each is DER, and so ends where it says.
+        self.names.iter().for_each(|name| text.extend_from_slice(name));
+        let mut id = [0; 32];
+        id.iter_mut().zip(digest(&SHA256, &text).as_ref()).for_each(|(to, from)| *to = *from);
+        id
     }
 
     /// Reads an issuing distribution point.
