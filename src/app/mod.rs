@@ -165,8 +165,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let registry = Registry::open(&state, clock.clone());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
-    let audit = config.admin.as_ref().map(|_| Audit::open(&state, &config.audit, shared.clock.clone()));
-    let audit = audit.transpose()?;
+    let has_news = config.admin.is_some() || !config.feed.is_empty();
+    let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;

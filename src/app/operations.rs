@@ -242,12 +242,13 @@ fn show(feed: &FeedStatus, now: Timestamp, metrics: &FeedMetrics) {
     set(&metrics.age, feed.read.map_or(f64::INFINITY, secs));
     set(&metrics.fresh, f64::from(u8::from(feed.state == FeedState::Fresh)));
     set(&metrics.entries, feed.entries.unwrap_or(0) as f64);
-    if let Some(next) = feed.next_update {
-        set(&metrics.next_update, next.since(now).as_secs_f64() - secs(next));
+    // What is not so any more is gone; it may not have been there.
+    match feed.next_update {
+        Some(next) => set(&metrics.next_update, next.since(now).as_secs_f64() - secs(next)),
+        None => drop(metrics.next_update.remove_label_values(&[&feed.name])),
     }
     match feed.last_error_at {
         Some(at) => set(&metrics.last_error, secs(at)),
-        // Gone once it is read again; it may not have been there.
         None => drop(metrics.last_error.remove_label_values(&[&feed.name])),
     }
 }

@@ -24,6 +24,7 @@ pub mod sqs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use rustls::pki_types::CertificateDer;
 use serde::Deserialize;
@@ -129,7 +130,7 @@ impl Plan {
         let sqs = sqs.map_err(|e| Error { key: format!("sqs.{}", e.key), reason: e.reason })?;
         let crl = crl::Pollers::new(config, anchors, state)?;
         let registry = |(i, (config, name)): (usize, (&clawdentity::Config, String))| {
-            let registry = clawdentity::Registry::new(config.clone(), &name, state);
+            let registry = clawdentity::Registry::new(config.clone(), state);
             let failed = |e: clawdentity::Error| Error {
                 key: format!("clawdentity[{i}].{}", e.key),
                 reason: e.reason,
@@ -174,6 +175,11 @@ impl Plan {
 }
 
 impl Config {
+    /// Whether nothing comes in but by the admin API.
+    pub fn is_empty(&self) -> bool {
+        self.sqs.is_none() && self.crl.is_empty() && self.clawdentity.is_empty() && !self.crl_discover
+    }
+
     /// Makes relative paths relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         self.sqs.iter_mut().for_each(|sqs| sqs.rebase(base));
@@ -259,6 +265,9 @@ impl Running {
     }
 }
 
+/// A feed that ran for so long was well.
+const WELL: Duration = Duration::from_secs(300);
+
 /// Runs a feed until `stop`: `begin` makes its task, again after each time that it failed.
 async fn supervise<F>(link: Arc<Link>, mut stop: watch::Receiver<bool>, mut begin: impl FnMut() -> F)
 where
@@ -267,7 +276,11 @@ where
     let feed = link.name();
     let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
     loop {
+        let begun = Instant::now();
         let ended = spawn_local(begin()).await;
+        if begun.elapsed() > WELL {
+            backoff.reset();
+        }
         if *stop.borrow() {
             return;
         }

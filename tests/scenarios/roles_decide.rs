@@ -85,6 +85,7 @@ fn calls() -> Vec<Call> {
         call(("GET", "/v1/check"), Who::Auditor, OK).path("/v1/check?principal=somebody"),
         call(("DELETE", "/v1/sessions/{id}"), Who::Operator, (404, "unknown_session"))
             .path("/v1/sessions/0000000000000000"),
+        call(("POST", "/v1/feeds/refresh"), Who::Operator, OK).body(json!({})),
         call(("POST", "/v1/revoke"), Who::Operator, OK).body(json!({"level": "agent", "target": "x"})),
         call(("POST", "/v1/revoke"), Who::Admin, OK)
             .body(json!({"level": "trust_domain", "target": "x.test"})),

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use aws_lc_rs::digest;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde::Serialize;
@@ -14,7 +15,7 @@ use crate::feed::files::write_whole;
 
 const VERSION: u32 = 1;
 
-/// `lists/NAME.tokens` in the state directory:
+/// A file of `lists` in the state directory, called by its issuer, whatever the feed is called:
 ///
 /// ```text
 /// {"version":1, "read":"2026-10-14T17:46:40.000Z", "keys":"<the registry's keys>", "list":"<the list>"}
@@ -32,6 +33,13 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    /// What the file of an issuer is called: the beginning of its SHA-256, and `.tokens`.
+    pub(super) fn name(issuer: &str) -> String {
+        let digest = digest::digest(&digest::SHA256, issuer.trim_end_matches('/').as_bytes());
+        let start = digest.as_ref().iter().take(16);
+        start.map(|byte| format!("{byte:02x}")).chain([".tokens".to_owned()]).collect()
+    }
+
     pub(super) fn new(read: Timestamp, keys: &Bytes, list: &Bytes) -> Result<Self, String> {
         let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).map_err(|e| e.to_string());
         Ok(Self { version: VERSION, read, keys: text(keys)?, list: text(list)? })

@@ -173,7 +173,7 @@ struct Shown {
 
 impl Registry {
     /// A poller; `state` is the process's state directory. Touches neither the network nor `state`.
-    pub(super) fn new(config: Config, name: &str, state: &Path) -> Result<Self, Error> {
+    pub(super) fn new(config: Config, state: &Path) -> Result<Self, Error> {
         let (list, keys) = (config.at(LIST)?, config.at(KEYS)?);
         let roots = match &config.ca {
             Some(file) => Roots::File(file),
@@ -182,7 +182,7 @@ impl Registry {
         };
         let bounds = Bounds { max_bytes: config.max_bytes, timeout: config.timeout, redirects: REDIRECTS };
         let fetcher = Fetcher::new(roots, bounds).map_err(|reason| Error { key: "ca", reason })?;
-        let file = state.join("lists").join(format!("{name}.tokens"));
+        let file = state.join("lists").join(Kept::name(config.issuer()));
         Ok(Self { config, list, keys, fetcher, file, known: Mutex::default() })
     }
 
@@ -249,12 +249,25 @@ impl Registry {
             Err(error) if says_none(&error) => return Ok(None),
             Err(error) => return Err(error.to_string()),
         };
-        let read = |keys: &Keys| TokenList::read(&bytes, keys, self.config.issuer(), now.plus(SKEW));
-        let list = match self.fresh_keys(now).map(|keys| read(&keys)) {
-            None | Some(Err(token_list::Error::UnknownKey(_))) => read(&self.fetch_keys(now).await?),
+        let known = match self.fresh_keys(now) {
+            Some(keys) => Some(self.read(&bytes, keys, now).await),
+            None => None,
+        };
+        let list = match known {
+            None | Some(Err(token_list::Error::UnknownKey(_))) => {
+                let keys = self.fetch_keys(now).await?;
+                self.read(&bytes, keys, now).await
+            }
             Some(read) => read,
         };
         list.map(|list| Some((list, bytes))).map_err(|error| format!("{}: {error}", self.list))
+    }
+
+    /// On a thread where it may take its time: the queue is read on this one.
+    async fn read(&self, bytes: &Bytes, keys: Keys, now: Timestamp) -> Result<TokenList, token_list::Error> {
+        let (bytes, issuer) = (bytes.clone(), self.config.issuer().to_owned());
+        let read = spawn_blocking(move || TokenList::read(&bytes, &keys, &issuer, now.plus(SKEW))).await;
+        read.unwrap_or_else(|error| Err(token_list::Error::Malformed(error.to_string())))
     }
 
     /// Keys that are known for long are asked for anew: one of them may have been revoked.
