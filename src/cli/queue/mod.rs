@@ -47,6 +47,7 @@ const DEPROVISION: &str = "Examples:
   portcullis queue deprovision --name gate-1 --region eu-west-1
   portcullis queue deprovision --name gate-1 --region eu-west-1 --yes --force
 Revocations that are still in the queue are lost to this gate; those in its dead-letter queue were never understood.
+Credentials need sqs:GetQueueUrl, GetQueueAttributes and DeleteQueue; sns:ListSubscriptionsByTopic and Unsubscribe.
 Exit codes: 0 done, 1 refused, 2 usage, 3 unreachable.";
 
 /// Which queue, and where.
