@@ -125,6 +125,8 @@ pub struct FeedMetrics {
     /// `portcullis_feed_messages_total{feed, format, result}`: messages of a queue. `format` is what they were recognised
     /// as, `unknown` if as nothing; `result` is `applied`, `ignored`, `refused`, `poison` or `quarantined`.
     pub messages: IntCounterVec,
+    /// `portcullis_feed_poison_total{feed, kind}`: parts of messages that are not understood, by what is wrong with them.
+    pub poison: IntCounterVec,
     /// `portcullis_feed_age_seconds{feed}`: since it was read last; `+Inf` if never.
     pub age: GaugeVec,
     /// `portcullis_feed_fresh{feed}`: 1 while it is.
@@ -149,6 +151,11 @@ impl FeedMetrics {
                 "portcullis_feed_messages_total",
                 "Messages of a queue, by format and result.",
                 &["feed", "format", "result"],
+            )?,
+            poison: maker.counters(
+                "portcullis_feed_poison_total",
+                "Parts of messages that are not understood, by what is wrong with them.",
+                &["feed", "kind"],
             )?,
             age: maker.of_feed("portcullis_feed_age_seconds", "Since a feed was read last.")?,
             fresh: maker.of_feed("portcullis_feed_fresh", "1 while a feed is fresh.")?,

@@ -59,6 +59,10 @@ async fn with_a_redrive_policy_it_ends_among_the_dead_letters() {
     poison.sort_unstable();
     assert!(dead == poison, "{} dead letters of {}", dead.len(), poison.len());
     assert_eq!((site.counted("applied"), site.counted("poison")), (poison.len(), 3 * poison.len()));
+    // By what is wrong with each; every one came three times.
+    for (kind, messages) in [("not_json", 4), ("unknown_shape", 2), ("bad_event", 1), ("too_large", 1)] {
+        assert_eq!(site.poison(kind), 3 * messages, "{kind}");
+    }
     assert!(!site.state().join("quarantine.jsonl").exists());
     assert_eq!(site.error(), "");
 }

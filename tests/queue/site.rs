@@ -125,6 +125,14 @@ impl Site {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
     }
 
+    /// How many parts of messages were not understood for this reason.
+    pub(crate) fn poison(&self, kind: &str) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let series = format!("portcullis_feed_poison_total{{feed=\"sqs\",kind=\"{kind}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
     /// How many events were measured up to this stage.
     pub(crate) fn measured(&self, stage: &str) -> usize {
         let text = String::from_utf8(self.metrics.render()).unwrap();

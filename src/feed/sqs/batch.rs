@@ -106,6 +106,9 @@ impl Consumer<'_> {
         let origin = Origin { message_id: &letter.id, sent: letter.sent.unwrap_or(arrival.at) };
         let message = self.sqs.reader.read(&letter.body, &origin);
         let (feed, message_id, receives) = (self.link.name(), &letter.id, letter.receives);
+        for Poison { kind, .. } in &message.poison {
+            self.link.intake.metrics().feeds.poison.with_label_values(&[feed, *kind]).inc();
+        }
         for Poison { kind, reason } in message.poison.iter().take(MOST_TOLD) {
             let parts = message.poison.len();
             tracing::warn!(feed, message_id, receives, kind, reason, parts, "a message is not understood");
