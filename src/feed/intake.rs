@@ -252,7 +252,7 @@ impl Intake {
             );
             if let Some(witness) = &self.witness {
                 let number = crl.number.map_or_else(String::new, |number| format!(" {number}"));
-                let what = format!("revocation list{number} with {} entries", crl.entries);
+                let what = format!("revocation list{number}, entries: {}", crl.entries);
                 let (feed, issuer) = (feed.to_owned(), crl.issuer.name.clone());
                 witness(Record::List { feed, issuer, what, at: crl.this_update, sessions_ended }).await;
             }
@@ -264,7 +264,7 @@ impl Intake {
     pub async fn take_tokens(&self, feed: &str, list: TokenList) -> Result<TakenTokens, token_list::Error> {
         let (engine, arrival) = (Arc::clone(&self.engine), self.arrival());
         let (issuer, at, entries) = (list.issuer.clone(), list.issued_at, list.entries.len());
-        let what = format!("token list {} with {entries} entries", list.id);
+        let what = format!("token list {}, entries: {entries}", list.id);
         let taken = tokio::task::spawn_blocking(move || engine.take_in_tokens(list)).await;
         let outcome = taken.unwrap_or_else(|error| Err(token_list::Error::Malformed(error.to_string())))?;
         let effective = arrival.instant.elapsed();

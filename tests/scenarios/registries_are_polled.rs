@@ -53,7 +53,7 @@ async fn what_a_registry_revokes_is_denied_and_on_record() {
     assert_eq!(caller.read("/v1/check?token=t-2").await["allowed"], true);
     let status = caller.read("/v1/status").await;
     assert_eq!((&status["feeds"][0]["state"], &status["feeds"][0]["entries"]), (&json!("fresh"), &json!(1)));
-    lab.until_audited("clawdentity: token list 01JD8R with 1 entries").await;
+    lab.until_audited("clawdentity: token list 01JD8R, entries: 1").await;
     let metrics = lab.plain("/metrics").await;
     for stage in ["received", "effective", "enforced"] {
         let line = format!(

@@ -135,7 +135,7 @@ async fn a_new_list_ends_whom_it_revokes_and_is_on_record() {
     assert_eq!(found["feeds"][0]["found"], "new list 2 of CN=lab, 1 entry, 1 session ended", "{found}");
     assert!(two.try_get("/").await.is_err());
     one.get("/").await.assert_ok();
-    lab.until_audited("crl: revocation list 2 with 1 entries").await;
+    lab.until_audited("crl: revocation list 2, entries: 1").await;
     let metrics = lab.plain("/metrics").await;
     for stage in ["received", "effective", "enforced"] {
         let line =
