@@ -266,7 +266,7 @@ impl Shared {
         for (key, tls) in [("gate.tls", Some(&config.gate.tls)), ("admin.tls", admin)] {
             let Some(tls) = tls else { continue };
             let (_, authorities) = proxy::load_trust(tls).map_err(|e| at_key(config, key, &e))?;
-            anchors.extend(authorities.into_iter().map(|ca| ca.der));
+            anchors.extend(authorities.into_iter().map(|ca| ca.certificate.der));
         }
         let fingerprinter = *self.engine.fingerprinter();
         let plan = feed::Plan::new(&config.feed, &anchors, &config.state.dir, fingerprinter);

@@ -55,8 +55,6 @@ pub struct ClientCa {
     pub file: PathBuf,
     /// The authority's certificate.
     pub certificate: Certificate,
-    /// The same as it is in the file.
-    pub der: CertificateDer<'static>,
 }
 
 /// Reads the certificate authorities whose clients are accepted.
@@ -71,7 +69,7 @@ pub fn load_trust(config: &TlsConfig) -> Result<(Trust, Vec<ClientCa>), TlsError
         for der in certificates(file, "client_ca")? {
             let added = trust.add(&der, scope.clone());
             let certificate = added.map_err(|e| failure("client_ca", file, &e))?;
-            authorities.push(ClientCa { file: file.clone(), certificate, der });
+            authorities.push(ClientCa { file: file.clone(), certificate });
         }
     }
     if authorities.is_empty() {

@@ -63,6 +63,13 @@ async fn with_a_redrive_policy_it_ends_among_the_dead_letters() {
     for (kind, messages) in [("not_json", 4), ("unknown_shape", 2), ("bad_event", 1), ("too_large", 1)] {
         assert_eq!(site.poison(kind), 3 * messages, "{kind}");
     }
+    // Each by its id, never its body.
+    let log = site.log();
+    assert!(
+        log.contains("message_id=") && !log.contains("this is not JSON") && !log.contains("xxxxxxxx"),
+        "{log}"
+    );
+    assert!(!log.contains("no redrive policy"), "{log}");
     assert!(!site.state().join("quarantine.jsonl").exists());
     assert_eq!(site.error(), "");
 }
@@ -74,6 +81,8 @@ async fn without_one_it_is_put_into_quarantine() {
     let site = Site::with(sqs::Config { quarantine_after: 2, ..config(&queue) });
     until(|| all_denied(&site)).await;
     until(|| queue.left() == 0).await;
+    let log = site.log();
+    assert_eq!(log.matches("this queue has no redrive policy").count(), 1, "{log}");
     let file = site.state().join("quarantine.jsonl");
     let text = std::fs::read_to_string(&file).unwrap();
     let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

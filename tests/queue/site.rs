@@ -32,6 +32,8 @@ use tokio::sync::watch;
 /// Nothing that a test waits for takes longer, on a busy machine either.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const LOG: &str = "log.txt";
+
 /// The feed of a queue: polls are short, and messages come again soon.
 pub(crate) fn config(queue: &Queue) -> sqs::Config {
     let text = format!(
@@ -81,9 +83,11 @@ impl Site {
         let mut feeds = Feeds::default();
         let running = plan.begin(&mut feeds, &intake);
         let (stop, stopped) = watch::channel(false);
+        let log = std::fs::File::create(state.path().join(LOG)).unwrap();
+        let log = tracing_subscriber::fmt().with_ansi(false).with_writer(std::sync::Mutex::new(log)).finish();
         let thread = std::thread::spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            runtime.unwrap().block_on(running.run(stopped));
+            tracing::subscriber::with_default(log, || runtime.unwrap().block_on(running.run(stopped)));
         });
         Self { engine, feeds: Arc::new(feeds), timelines, metrics, stop, thread: Some(thread), state }
     }
@@ -106,6 +110,11 @@ impl Site {
     /// What the feed says went wrong last; empty if nothing did.
     pub(crate) fn error(&self) -> String {
         self.status().last_error.unwrap_or_default()
+    }
+
+    /// What the feed has written to the log.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.state().join(LOG)).unwrap()
     }
 
     /// How many messages came to this end.

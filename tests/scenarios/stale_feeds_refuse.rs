@@ -55,6 +55,14 @@ async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     assert!(lab.plain("/readyz").await.contains("the feed crl is not read yet"));
     assert_eq!(feed(&lab).await["state"], "never");
     assert_eq!(refresh(&lab).await["failed"], 1);
+    let metrics = lab.plain("/metrics").await;
+    for line in [
+        "portcullis_feed_age_seconds{feed=\"crl\"} inf",
+        "portcullis_feed_last_error_seconds{feed=\"crl\"} 0",
+        "portcullis_feed_fresh{feed=\"crl\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
 
     lab.write("agents.crl", &lab.root.crl(1, &[&b]));
     let found = refresh(&lab).await;
@@ -85,6 +93,11 @@ async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     ] {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
+    // A list that was issued a minute before the start, for seven days; two hours later.
+    let prefix = "portcullis_crl_next_update_seconds{feed=\"crl\"} ";
+    let left: f64 = metrics.lines().find_map(|line| line.strip_prefix(prefix)).unwrap().parse().unwrap();
+    assert!((left - (7.0 * 86_400.0 - 7200.0)).abs() < 600.0, "{left}");
+    assert!(!metrics.contains("portcullis_feed_last_error_seconds{"), "{metrics}");
     let stale = feed(&lab).await;
     assert_eq!(
         (&stale["state"], &stale["required"], &stale["on_stale"]),
@@ -141,5 +154,9 @@ async fn a_new_list_ends_whom_it_revokes_and_is_on_record() {
         let line =
             format!("portcullis_revocation_enforced_seconds_count{{feed=\"crl\",stage=\"{stage}\"}} 2");
         assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
+    for least_and_most in ["le=\"0.000001\"", "le=\"3600\""] {
+        let series = format!("{{feed=\"crl\",stage=\"enforced\",{least_and_most}}}");
+        assert!(metrics.contains(&series), "{series}: {metrics}");
     }
 }
