@@ -41,6 +41,12 @@ async fn feed(lab: &Lab) -> Value {
     Caller::http1(&lab.administrator("ops")).await.read("/v1/status").await["feeds"][0].clone()
 }
 
+fn assert_all(metrics: &str, lines: &[&str]) {
+    for line in lines {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+}
+
 /// Seen failing without the check in the request path, and without the scope of the feed.
 #[tokio::test]
 async fn who_depends_on_it_is_refused_until_it_is_fresh() {
@@ -56,13 +62,14 @@ async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     assert_eq!(feed(&lab).await["state"], "never");
     assert_eq!(refresh(&lab).await["failed"], 1);
     let metrics = lab.plain("/metrics").await;
-    for line in [
-        "portcullis_feed_age_seconds{feed=\"crl\"} inf",
-        "portcullis_feed_last_error_seconds{feed=\"crl\"} 0",
-        "portcullis_feed_fresh{feed=\"crl\"} 0",
-    ] {
-        assert!(metrics.contains(line), "{line}: {metrics}");
-    }
+    assert_all(
+        &metrics,
+        &[
+            "portcullis_feed_age_seconds{feed=\"crl\"} inf",
+            "portcullis_feed_last_error_seconds{feed=\"crl\"} 0",
+            "portcullis_feed_fresh{feed=\"crl\"} 0",
+        ],
+    );
 
     lab.write("agents.crl", &lab.root.crl(1, &[&b]));
     let found = refresh(&lab).await;
@@ -85,14 +92,15 @@ async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     lab.client(&foreign).get("/").await.assert_ok();
     assert!(lab.plain("/readyz").await.contains("the feed crl is stale since "));
     let metrics = lab.plain("/metrics").await;
-    for line in [
-        "portcullis_feed_fresh{feed=\"crl\"} 0",
-        "portcullis_feed_age_seconds{feed=\"crl\"} 7200",
-        "portcullis_feed_entries{feed=\"crl\"} 1",
-        "portcullis_refusals_total{code=\"revocation_state_stale\"} 5",
-    ] {
-        assert!(metrics.contains(line), "{line}: {metrics}");
-    }
+    assert_all(
+        &metrics,
+        &[
+            "portcullis_feed_fresh{feed=\"crl\"} 0",
+            "portcullis_feed_age_seconds{feed=\"crl\"} 7200",
+            "portcullis_feed_entries{feed=\"crl\"} 1",
+            "portcullis_refusals_total{code=\"revocation_state_stale\"} 5",
+        ],
+    );
     // A list that was issued a minute before the start, for seven days; two hours later.
     let prefix = "portcullis_crl_next_update_seconds{feed=\"crl\"} ";
     let left: f64 = metrics.lines().find_map(|line| line.strip_prefix(prefix)).unwrap().parse().unwrap();
