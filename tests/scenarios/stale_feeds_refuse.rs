@@ -51,7 +51,7 @@ fn assert_all(metrics: &str, lines: &[&str]) {
 #[tokio::test]
 async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     let (clock, other) = (Clock::manual(Clock::system().now()), Ca::root("other"));
-    let mut lab = plan(&clock, "deny", &other).start().await;
+    let lab = plan(&clock, "deny", &other).start().await;
     let (a, b, foreign) = (lab.root.agent("a"), lab.root.agent("b"), other.agent("c"));
     // The list is not there yet.
     let (mut one, mut two) = (lab.client(&a).h1().await, lab.client(&a).h2().await);
@@ -115,7 +115,17 @@ async fn who_depends_on_it_is_refused_until_it_is_fresh() {
     assert_eq!(refresh(&lab).await["feeds"][0]["found"], "unchanged");
     one.get("/").await.assert_ok();
     two.get("/").await.assert_ok();
-    // After a restart it is as old as it was, and says what it said.
+}
+
+/// After a restart it is as old as it was, and says what it said.
+#[tokio::test]
+async fn a_restart_makes_nothing_fresher() {
+    let (clock, other) = (Clock::manual(Clock::system().now()), Ca::root("other"));
+    let mut lab = plan(&clock, "deny", &other).start().await;
+    let (a, b) = (lab.root.agent("a"), lab.root.agent("b"));
+    lab.write("agents.crl", &lab.root.crl(1, &[&b]));
+    refresh(&lab).await;
+    lab.client(&a).get("/").await.assert_ok();
     clock.advance(Duration::from_secs(2 * 3600));
     std::fs::remove_file(lab.audit().parent().unwrap().parent().unwrap().join("agents.crl")).unwrap();
     lab.restart().await;
