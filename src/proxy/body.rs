@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::task::Context;
@@ -68,12 +69,24 @@ impl IdleTimer {
 
 /// How far a request's body has been sent; shared with whoever waits for the answer.
 #[derive(Debug, Default)]
-pub(super) struct Sent {
+pub struct Sent {
     frames: AtomicUsize,
+    bytes: AtomicU64,
     whole: AtomicBool,
 }
 
 impl Sent {
+    /// One more piece, of so many bytes of data.
+    pub fn add(&self, bytes: usize) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// How many bytes of data.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// How many pieces have gone to the upstream's connection.
     pub(super) fn frames(&self) -> usize {
         self.frames.load(Ordering::Relaxed)
@@ -148,7 +161,7 @@ impl http_body::Body for RequestBody {
             Poll::Ready(Some(Ok(mut frame))) => {
                 this.idle.moved();
                 if let Some(sent) = &this.sent {
-                    sent.frames.fetch_add(1, Ordering::Relaxed);
+                    sent.add(frame.data_ref().map_or(0, Bytes::len));
                 }
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::forward_trailers(trailers, this.claim.as_ref());

@@ -36,12 +36,13 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Body;
+use super::Exchange;
+use super::Exchanges;
 use super::Limits;
 use super::Mode;
 use super::Peer;
 use super::Peers;
 use super::RequestId;
-use super::RequestIds;
 use super::Timeouts;
 use super::ending::End;
 use super::ending::Watch;
@@ -49,6 +50,7 @@ use super::error;
 use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
+use super::exchange::Told;
 use super::peer::address_value;
 use super::socket::Socket;
 use super::socket::Tcp;
@@ -90,7 +92,7 @@ pub trait Handler: 'static {
     fn serve(
         &self,
         request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Rc<Connection>,
         route: Self::Route,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>>;
@@ -120,8 +122,8 @@ pub struct Context<H> {
     pub timeouts: Timeouts,
     /// How much it takes in.
     pub limits: Limits,
-    /// Makes request ids.
-    pub ids: RequestIds,
+    /// What is told of its requests.
+    pub exchanges: Rc<Exchanges>,
     /// What answers.
     pub handler: H,
 }
@@ -131,6 +133,8 @@ pub struct Connection {
     peer: Option<Arc<Peer>>,
     address: SocketAddr,
     address_value: HeaderValue,
+    /// Its TLS session was resumed.
+    pub(super) resumed: bool,
     /// In the table for as long as this connection is; absent if it was refused from the start.
     pub(super) guard: Option<Guard>,
     /// Why it was refused from the start, if it was; every request on it is told the same.
@@ -225,6 +229,8 @@ pub(super) async fn serve<H: Handler>(
     let socket = Socket::new(stream, guard, tunnelled, context.timeouts.body_idle);
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
+    // Tells how long it was when it is dropped.
+    let _lasts = session.is_some().then(|| context.metrics.traffic.session(origin.listener, origin.protocol));
     if http2 {
         serve_http2(&context, watch, socket).await;
     } else {
@@ -294,6 +300,7 @@ impl<H: Handler> Context<H> {
         Connection {
             peer,
             address: origin.peer,
+            resumed: stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
             address_value: address_value(origin.peer.ip()),
             guard,
             barred,
@@ -312,37 +319,41 @@ impl<H: Handler> Context<H> {
         &self,
         connection: &Rc<Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> {
+    ) -> impl Future<Output = Response<Told>> {
         async move {
-            let id = self.ids.next();
+            let exchange = self.exchanges.begin(&request, connection);
             let mut clean = true;
             if let Err(refusal) = self.check(connection) {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id) {
+                if let Some(response) = self.refuse(&refusal, connection, &exchange) {
                     if refusal.ends_connection() {
                         connection.close.notify_one();
                     }
-                    self.handler.refused(&refusal, connection, id).await;
-                    return response;
+                    self.handler.refused(&refusal, connection, exchange.id()).await;
+                    return exchange.answer(response);
                 }
             }
             let route = match self.handler.route(&request) {
                 Ok(route) => route,
-                Err(refusal) => return self.respond(&refusal, connection, id),
+                Err(refusal) => {
+                    let response = self.respond(&refusal, connection, &exchange);
+                    return exchange.answer(response);
+                }
             };
             if let Err(refusal) = self.handler.judge(&request, connection, &route) {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id) {
-                    return response;
+                if let Some(response) = self.refuse(&refusal, connection, &exchange) {
+                    return exchange.answer(response);
                 }
             }
             if let (Some(peer), true) = (&connection.peer, clean) {
                 peer.success.inc();
             }
-            match self.handler.serve(request, id, connection, route).await {
+            let response = match self.handler.serve(request, &exchange, connection, route).await {
                 Ok(response) => response,
-                Err(refusal) => self.respond(&refusal, connection, id),
-            }
+                Err(refusal) => self.respond(&refusal, connection, &exchange),
+            };
+            exchange.answer(response)
         }
     }
 
@@ -374,20 +385,27 @@ impl<H: Handler> Context<H> {
     }
 
     /// The answer to a refusal about identity; `None` where advisory mode lets the request pass.
-    fn refuse(&self, refusal: &Refusal, connection: &Connection, id: RequestId) -> Option<Response<Body>> {
+    fn refuse(
+        &self,
+        refusal: &Refusal,
+        connection: &Connection,
+        exchange: &Exchange,
+    ) -> Option<Response<Body>> {
         if self.mode == Mode::Strict || !refusal.is_about_identity() {
-            return Some(self.respond(refusal, connection, id));
+            return Some(self.respond(refusal, connection, exchange));
         }
-        self.report(refusal, connection, id, Passed::Yes);
+        self.report(refusal, connection, exchange, Passed::Yes);
         None
     }
 
-    fn respond(&self, refusal: &Refusal, connection: &Connection, id: RequestId) -> Response<Body> {
-        self.report(refusal, connection, id, Passed::No);
-        error::respond(refusal, id, self.disclose, refusal.ends_connection())
+    fn respond(&self, refusal: &Refusal, connection: &Connection, exchange: &Exchange) -> Response<Body> {
+        self.report(refusal, connection, exchange, Passed::No);
+        error::respond(refusal, exchange.id(), self.disclose, refusal.ends_connection())
     }
 
-    fn report(&self, refusal: &Refusal, connection: &Connection, id: RequestId, passed: Passed) {
+    fn report(&self, refusal: &Refusal, connection: &Connection, exchange: &Exchange, passed: Passed) {
+        exchange.refused(refusal.status().1, passed == Passed::Yes);
+        let id = exchange.id();
         let concerned =
             Concerned { id, peer: connection.peer.as_deref(), address: connection.address, passed };
         error::report(refusal, &concerned, &self.metrics);
@@ -432,7 +450,10 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
 
 async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, socket: Socket) {
     let connection = Rc::clone(&watch.connection);
-    let mut builder = http2::Builder::new(Streams { guard: connection.guard.clone() });
+    let mut builder = http2::Builder::new(Streams {
+        guard: connection.guard.clone(),
+        exchanges: Rc::clone(&context.exchanges),
+    });
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
@@ -464,6 +485,7 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
 #[derive(Clone)]
 struct Streams {
     guard: Option<Guard>,
+    exchanges: Rc<Exchanges>,
 }
 
 impl<F: Future + 'static> Executor<F> for Streams {
@@ -471,7 +493,9 @@ impl<F: Future + 'static> Executor<F> for Streams {
         // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
         let mut stream = Box::pin(stream);
         let guard = self.guard.clone();
+        let open = self.exchanges.stream();
         spawn_local(async move {
+            let _open = open;
             match &guard {
                 None => drop(stream.await),
                 Some(guard) => tokio::select! {

@@ -20,8 +20,8 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Body;
 use super::Demand;
+use super::Exchange;
 use super::Refusal;
-use super::RequestId;
 use super::Route;
 use super::RouteConfig;
 use super::Timeouts;
@@ -29,6 +29,7 @@ use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
 use super::connection::Handler;
+use super::exchange::Tunnelled;
 use super::headers;
 use super::route;
 use super::tunnel;
@@ -137,6 +138,7 @@ impl Handler for Gate {
         }
         let route = route::find(&self.routes, path).ok_or(Refusal::NoRoute)?;
         Ok(Demanded {
+            path: route.path.clone(),
             demand: route.demand,
             mtls_required: route.mtls_required,
             upstreams: Rc::clone(&route.upstreams),
@@ -167,15 +169,18 @@ impl Handler for Gate {
     fn serve(
         &self,
         request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Rc<Connection>,
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            let (upgrade, request) = self.forwarded(request, id, connection)?;
+            let (upgrade, request) = self.forwarded(request, exchange, connection)?;
+            exchange.forwarded(&route.path, request.body().sent());
             let answered = route.upstreams.send(request).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            self.returned(response, lease, upgrade, connection)
+            exchange.answered_by(|| lease.endpoint());
+            let tunnel = || exchange.tunnel();
+            self.returned(response, lease, (upgrade, &tunnel), connection)
         }
     }
 }
@@ -185,7 +190,7 @@ impl Gate {
     fn forwarded(
         &self,
         mut request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Connection,
     ) -> Result<(Option<OnUpgrade>, Request<RequestBody>), Refusal> {
         let upgrade = tunnel::wants_websocket(request.version(), request.headers());
@@ -193,7 +198,8 @@ impl Gate {
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
         let claim = self.claim_header();
-        headers::forward(&mut parts.headers, connection, id, claim);
+        headers::forward(&mut parts.headers, connection, exchange.id(), claim);
+        exchange.trace(&mut parts.headers);
         // Who brings no certificate says nothing about who it is, not even in the claim's header.
         if let (None, Some(claim)) = (connection.peer(), claim) {
             parts.headers.remove(claim);
@@ -215,7 +221,7 @@ impl Gate {
         &self,
         mut response: Response<Incoming>,
         lease: Lease,
-        upgrade: Option<OnUpgrade>,
+        (upgrade, told): (Option<OnUpgrade>, &dyn Fn() -> Tunnelled),
         connection: &Connection,
     ) -> Result<Response<Body>, Refusal> {
         headers::end_hop(response.headers_mut(), None);
@@ -228,7 +234,8 @@ impl Gate {
             return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
         };
         let upstream = hyper::upgrade::on(&mut response);
-        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+        let ends = tunnel::Ends { client, upstream, lease };
+        connection.tunnel(tunnel::run(ends, connection.guard.clone(), told()));
         tunnel::announce(response.headers_mut());
         Ok(response.map(|_| Body::Whole(None)))
     }
@@ -236,6 +243,7 @@ impl Gate {
 
 /// What a route demands, and where it leads.
 pub struct Demanded {
+    path: Rc<str>,
     demand: Demand,
     mtls_required: StatusCode,
     upstreams: Rc<Upstreams>,

@@ -1,5 +1,7 @@
 //! Routes: which upstreams serve a path, and what a client must bring.
 
+use std::rc::Rc;
+
 use http::StatusCode;
 use serde::Deserialize;
 use serde::Deserializer;
@@ -62,6 +64,8 @@ fn refusal_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::
 pub struct Route<U> {
     /// Without the slash at its end.
     prefix: String,
+    /// As it is configured.
+    pub path: Rc<str>,
     /// What a client must bring.
     pub demand: Demand,
     /// The status of `mtls_required`.
@@ -75,7 +79,7 @@ impl<U> Route<U> {
     pub fn new(config: &RouteConfig, upstreams: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
-        Self { prefix, demand: config.demand, mtls_required, upstreams }
+        Self { prefix, path: config.path.as_str().into(), demand: config.demand, mtls_required, upstreams }
     }
 
     fn matches(&self, path: &str) -> bool {
