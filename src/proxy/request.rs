@@ -255,6 +255,10 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
         if authority.as_str().contains('@') {
             return Err(Refusal::Malformed("user information in the authority"));
         }
+        // RFC 9112, section 3.2.3: that form is CONNECT's. Others would name a host here, and no path.
+        if uri.scheme().is_none() {
+            return Err(Refusal::Malformed("a target that is no path"));
+        }
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);

@@ -3,9 +3,11 @@
 
 mod caller;
 mod client;
+mod frames;
 mod lab;
 mod pki;
 mod process;
+mod strict;
 mod upstream;
 
 mod administrators_decide;
@@ -30,6 +32,7 @@ mod operators_see;
 mod refuses_to_start;
 mod registries_are_polled;
 mod requests_are_logged;
+mod requests_have_one_reading;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
