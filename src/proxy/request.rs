@@ -224,6 +224,12 @@ impl Gate {
         (upgrade, told): (Option<OnUpgrade>, &dyn Fn() -> Tunnelled),
         connection: &Connection,
     ) -> Result<Response<Body>, Refusal> {
+        // A length beside a transfer coding does not count (RFC 9112, section 6.3); and in the upstream's old version the
+        // client would be told of the end by the end of its connection.
+        if response.headers().contains_key(header::TRANSFER_ENCODING) {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
+        *response.version_mut() = Version::HTTP_11;
         headers::end_hop(response.headers_mut(), None);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let limit = self.timeouts.body_idle;

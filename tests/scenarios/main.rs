@@ -12,6 +12,7 @@ mod upstream;
 
 mod administrators_decide;
 mod an_incident_is_handled;
+mod answers_have_one_reading;
 mod attackers_get_nowhere;
 mod bad_calls_are_refused;
 mod bystanders_go_on;
