@@ -67,6 +67,14 @@ use crate::telemetry::Metrics;
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
 
+/// HTTP/2 streams that a client has reset before they were taken on; with more, the connection ends (CVE-2023-44487).
+const RESETS: usize = 20;
+/// HTTP/2 streams that had to be reset for what the client did with them; with more, the connection ends (CVE-2025-8671).
+const ERRORS: usize = 128;
+/// What may wait of one HTTP/2 stream's answer for a client that does not read, bytes; hyper's default is 400 kB, and
+/// one connection has many streams.
+const SEND_BUFFER: usize = 64 << 10;
+
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
 pub trait Handler: 'static {
     /// Where a request leads.
@@ -457,6 +465,9 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(ERRORS)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);

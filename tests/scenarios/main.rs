@@ -23,6 +23,7 @@ mod claims_are_bound;
 mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
+mod floods_are_cut;
 mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
