@@ -97,6 +97,8 @@ async fn serve(mut socket: TcpStream, seen: Arc<Mutex<Vec<Forwarded>>>, answers:
 }
 
 type Fields = Vec<(String, String)>;
+/// A body, its trailers, and how long both were.
+type Chunks = (Vec<u8>, Fields, usize);
 
 /// The first request of what was read, and how long it is; `None` if there is more to come.
 fn parse(bytes: &[u8]) -> Result<Option<(Forwarded, usize)>, &'static str> {
@@ -153,7 +155,7 @@ fn fields(bytes: &[u8]) -> Result<(String, Fields), &'static str> {
 }
 
 /// Chunks without signs, spaces or extensions.
-fn chunks(bytes: &[u8]) -> Result<Option<(Vec<u8>, Fields, usize)>, &'static str> {
+fn chunks(bytes: &[u8]) -> Result<Option<Chunks>, &'static str> {
     let (mut at, mut body) = (0, Vec::new());
     loop {
         let Some(line) = find(&bytes[at..], b"\r\n") else { return Ok(None) };
