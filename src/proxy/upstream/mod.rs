@@ -237,7 +237,9 @@ impl Upstreams {
                 };
                 let untouched = unsent.is_some() || error.is_untouched();
                 let again = unsent.or(spare).filter(|_| !matches!(error, UpstreamError::AnswerTimeout(_)));
-                let closed_meanwhile = age.is_some() && tries.kept.is_none();
+                // A stream that is reset says nothing of that.
+                let was_kept = age.is_some_and(|age| age > DOUBTFUL || !lease.is_shared());
+                let closed_meanwhile = was_kept && tries.kept.is_none();
                 if !closed_meanwhile && !untouched && error.is_endpoints() {
                     self.cluster.failed(&lease.pool.member, &error);
                 }
