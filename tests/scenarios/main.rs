@@ -22,6 +22,7 @@ mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod framing_is_unambiguous;
+mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
 mod levels_hit_their_own;
