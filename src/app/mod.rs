@@ -44,6 +44,7 @@ use crate::identity::Trust;
 use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Bounds;
+use crate::proxy::Clusters;
 use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Exchanges;
@@ -51,6 +52,8 @@ use crate::proxy::Gate;
 use crate::proxy::Mode;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
+use crate::proxy::RouteConfig;
+use crate::proxy::RouteUpstream;
 use crate::proxy::Telling;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
@@ -128,6 +131,7 @@ struct Shared {
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
     telling: Telling,
+    clusters: Arc<Clusters>,
 }
 
 /// TLS and the peers of one listener.
@@ -182,7 +186,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let threads = threads(&config);
     let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
     let connections = (connections / threads).max(1);
-    let bounds = Bounds { connections, evicts: false, drain: config.gate.drain };
+    let bounds = Bounds { connections, threads, evicts: false, drain: config.gate.drain };
     let listeners = bind("gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -203,9 +207,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
-    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
-        tracing::warn!(path = route.path, "this route demands no client certificate");
-    }
+    warn_of_routes(&config);
     tracing::info!(
         gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = config.gate.mode.name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
@@ -270,8 +272,11 @@ impl Shared {
         metrics.started.set(clock.now().secs());
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
         let (feeds, timelines) = (Arc::default(), Arc::default());
+        let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
+        let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
+        let (config, clusters) = (Arc::new(config), Arc::new(clusters));
         let telling = Telling { metrics: metrics.clone(), log: None, tracer: None };
-        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry, feeds, timelines, telling })
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters })
     }
 
     /// Opens the access log, and the way to the exporter of spans, where they are configured.
@@ -368,8 +373,8 @@ impl Shared {
     ) -> usize {
         let gate = &self.config.gate;
         run_local(async {
-            let binding = secured.peers.binding().clone();
-            let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
+            let handler =
+                Gate::new(&self.config.route, secured.peers.binding(), &self.clusters, bounds.threads);
             let feeds = Some(Arc::clone(&self.feeds));
             let rules = Rules { mode: gate.mode, disclose: gate.disclose, feeds };
             let context = self.context("gate", secured, rules, handler);
@@ -377,6 +382,19 @@ impl Shared {
             Ok(proxy::accept(listener, context, drain, bounds).await)
         })
         .unwrap_or_default()
+    }
+}
+
+/// Says what is allowed, and may not be meant.
+fn warn_of_routes(config: &Config) {
+    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
+        tracing::warn!(route = route.name(), "this route demands no client certificate");
+    }
+    let leads_to =
+        |route: &RouteConfig, name: &str| matches!(&route.upstream, RouteUpstream::Named(to) if to == name);
+    for name in config.upstream.keys().filter(|name| !config.route.iter().any(|route| leads_to(route, name)))
+    {
+        tracing::warn!(upstream = name, "no route leads to this upstream");
     }
 }
 

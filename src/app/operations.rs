@@ -67,7 +67,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 
 /// The admin listener's bounds.
-const ADMIN: Bounds = Bounds { connections: 512, evicts: true, drain: Duration::from_secs(5) };
+const ADMIN: Bounds = Bounds { connections: 512, threads: 1, evicts: true, drain: Duration::from_secs(5) };
 /// How often refusals that were not audited one by one are summed up.
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
@@ -136,6 +136,7 @@ impl Operations {
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             spawn_local(keep_registry(Arc::clone(&shared.registry)));
             let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
+            spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
             match admin {
                 None => {
                     // The sender lives until the gate has drained; losing it means the same.
@@ -205,8 +206,7 @@ impl Handler for Admin {
         let counter = exchange.counter();
         let request = request.map(|body| {
             axum::body::Body::new(body.map_frame(move |frame| {
-                let bytes = frame.data_ref().map_or(0, bytes::Bytes::len);
-                counter.iter().for_each(|counter| counter.add(bytes));
+                counter.iter().for_each(|counter| counter.count(&frame));
                 frame
             }))
         });

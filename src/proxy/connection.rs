@@ -468,6 +468,7 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
         .max_pending_accept_reset_streams(RESETS)
         .max_local_error_reset_streams(ERRORS)
         .max_send_buf_size(SEND_BUFFER)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);

@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::rc::Weak;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Instant;
@@ -38,7 +40,6 @@ use super::Peer;
 use super::RequestId;
 use super::RequestIds;
 use super::body::BodyError;
-use super::body::Sent;
 use super::connection::Connection;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -137,7 +138,7 @@ impl Exchanges {
                 passed: Cell::new(false),
                 route: OnceCell::new(),
                 upstream: OnceCell::new(),
-                sent: OnceCell::new(),
+                received: OnceCell::new(),
                 bytes_in: Cell::new(0),
                 bytes_out: Cell::new(0),
                 tunnelled: Cell::new(false),
@@ -228,6 +229,18 @@ impl Trace {
     }
 }
 
+/// Counts the bytes of a request's body. Whoever reads it may be in another thread.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// Counts a piece.
+    pub fn count(&self, frame: &Frame<Bytes>) {
+        let bytes = frame.data_ref().map_or(0, Bytes::len);
+        self.0.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
 /// One request, until its answer is ready.
 pub struct Exchange {
     id: RequestId,
@@ -247,17 +260,15 @@ impl Exchange {
     }
 
     /// Counts bytes of the request's body, for whoever reads it; absent where nobody wants to know.
-    pub fn counter(&self) -> Option<Arc<Sent>> {
-        let noted = self.noted.as_ref()?;
-        Some(Arc::clone(noted.sent.get_or_init(Arc::default)))
+    pub fn counter(&self) -> Option<Counter> {
+        self.noted.as_ref().map(|noted| noted.received.get_or_init(Counter::default).clone())
     }
 
-    /// It is sent along a route, its body counted by `sent`.
-    pub(super) fn forwarded(&self, route: &str, sent: Option<Arc<Sent>>) {
+    /// It is sent along a route.
+    pub(super) fn leads_along(&self, route: &Rc<str>) {
         let Some(noted) = &self.noted else { return };
         // Set once: an exchange is sent along one route.
-        let _ = noted.route.set(route.into());
-        sent.into_iter().for_each(|sent| drop(noted.sent.set(sent)));
+        let _ = noted.route.set(Rc::clone(route));
     }
 
     /// An upstream has answered, with its header.
@@ -428,10 +439,10 @@ struct Noted {
     status: Cell<u16>,
     code: Cell<Option<&'static str>>,
     passed: Cell<bool>,
-    route: OnceCell<Box<str>>,
+    route: OnceCell<Rc<str>>,
     /// Its name, and the microseconds until it had answered.
     upstream: OnceCell<(String, u64)>,
-    sent: OnceCell<Arc<Sent>>,
+    received: OnceCell<Counter>,
     bytes_in: Cell<u64>,
     bytes_out: Cell<u64>,
     tunnelled: Cell<bool>,
@@ -451,7 +462,7 @@ impl Noted {
     }
 
     fn bytes_in(&self) -> u64 {
-        self.bytes_in.get() + self.sent.get().map_or(0, |sent| sent.bytes())
+        self.bytes_in.get() + self.received.get().map_or(0, |received| received.0.load(Ordering::Relaxed))
     }
 
     fn protocol(&self) -> &'static str {
