@@ -6,6 +6,8 @@ mod access_log;
 mod endpoint;
 mod expiry;
 mod log;
+#[cfg(feature = "otel")]
+mod otlp;
 mod trace;
 mod traffic;
 
@@ -32,6 +34,8 @@ pub use expiry::Expiries;
 pub use log::Format as LogFormat;
 pub use log::Log;
 pub use log::init as init_log;
+#[cfg(feature = "otel")]
+pub use otlp::export;
 pub use trace::Span;
 pub use trace::TraceConfig;
 pub use trace::TraceContext;

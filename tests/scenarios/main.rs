@@ -36,6 +36,8 @@ mod operators_see;
 mod refuses_to_start;
 mod registries_are_polled;
 mod requests_are_logged;
+#[cfg(feature = "otel")]
+mod requests_are_traced;
 mod requests_have_one_reading;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
