@@ -204,6 +204,8 @@ impl Config {
         })?;
         config.source = source;
         config.require_mtls(environment)?;
+        let mode = config.gate.mode;
+        config.route.iter_mut().for_each(|route| route.mode = route.mode.or(Some(mode)));
         config.rebase(file.parent().unwrap_or(Path::new("")));
         config.check()?;
         Ok(config)

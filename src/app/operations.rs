@@ -48,10 +48,11 @@ use crate::proxy::Body;
 use crate::proxy::Bounds;
 use crate::proxy::Connection;
 use crate::proxy::Handler;
-use crate::proxy::Mode;
+use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
 use crate::proxy::RequestId;
+use crate::proxy::Strangers;
 use crate::revocation::Engine;
 use crate::revocation::FeedState;
 use crate::revocation::FeedStatus;
@@ -97,8 +98,8 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names)?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, Strangers::Refused)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, Strangers::Refused)?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
@@ -137,7 +138,7 @@ impl Operations {
                     let router = authority::router(Arc::clone(&api));
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
-                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason, feeds: None };
+                    let rules = Rules { modes: Modes::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
@@ -187,7 +188,7 @@ impl Handler for Admin {
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
             address: connection.address(),
             request_id: id.to_string(),
-            guard: connection.guard().cloned(),
+            guard: connection.guard(),
             tokens: connection.extensions().borrow_mut().get_or_insert_default::<Tokens>().clone(),
         });
         let Ok(response) = self.router.clone().call(request.map(axum::body::Body::new)).await;
@@ -311,7 +312,6 @@ impl Shared {
         let names =
             section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
         let roles = names.map(|(name, role)| (name.clone(), role)).collect();
-        let mode = self.config.gate.mode;
         Ok(Arc::new(Api {
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
@@ -322,8 +322,7 @@ impl Shared {
             trust,
             admins,
             binding: binding.clone(),
-            mode: mode.name(),
-            enforces: mode == Mode::Strict,
+            modes: Modes::of(&self.config.route).name(),
             ready: Box::new(move || condition.ready()),
             patience: self.config.gate.timeouts.body_idle,
             clock: self.clock.clone(),

@@ -19,6 +19,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use super::flight::Flight;
 use super::headers;
 use super::upstream::Lease;
 use crate::session::Guard;
@@ -195,6 +196,16 @@ pub enum Body {
     Other(UnsyncBoxBody<Bytes, BoxError>),
 }
 
+impl Body {
+    /// Counts it among what its connection carries, until all of it is on its way; one that is at hand whole is.
+    pub(super) fn counted(mut self, flight: Option<Flight>) -> Self {
+        if let Self::Upstream(body) = &mut self {
+            body.flight = flight;
+        }
+        self
+    }
+}
+
 /// As it comes from an upstream, with the connection that it comes over.
 pub struct UpstreamBody {
     incoming: Incoming,
@@ -202,11 +213,13 @@ pub struct UpstreamBody {
     /// Of a request that may not be through when its answer is.
     guard: Option<Guard>,
     idle: IdleTimer,
+    /// Counts it among what its connection carries.
+    flight: Option<Flight>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
-        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit) }
+        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit), flight: None }
     }
 }
 

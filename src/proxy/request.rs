@@ -20,10 +20,12 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Body;
 use super::Demand;
+use super::Mode;
 use super::Refusal;
 use super::RequestId;
 use super::Route;
 use super::RouteConfig;
+use super::Terms;
 use super::Timeouts;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
@@ -139,8 +141,13 @@ impl Handler for Gate {
         Ok(Demanded {
             demand: route.demand,
             mtls_required: route.mtls_required,
+            terms: route.terms,
             upstreams: Rc::clone(&route.upstreams),
         })
+    }
+
+    fn terms(&self, route: &Demanded) -> Terms {
+        route.terms
     }
 
     fn judge(
@@ -172,10 +179,11 @@ impl Handler for Gate {
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            let (upgrade, request) = self.forwarded(request, id, connection)?;
+            let mode = route.terms.mode;
+            let (upgrade, request) = self.forwarded(request, id, connection, mode)?;
             let answered = route.upstreams.send(request).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            self.returned(response, lease, upgrade, connection)
+            self.returned(response, lease, upgrade, (connection, mode))
         }
     }
 }
@@ -187,6 +195,7 @@ impl Gate {
         mut request: Request<Incoming>,
         id: RequestId,
         connection: &Connection,
+        mode: Mode,
     ) -> Result<(Option<OnUpgrade>, Request<RequestBody>), Refusal> {
         let upgrade = tunnel::wants_websocket(request.version(), request.headers());
         let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -202,7 +211,7 @@ impl Gate {
             tunnel::announce(&mut parts.headers);
         }
         let body =
-            RequestBody::new(incoming, connection.guard.clone(), self.timeouts.body_idle).without(claim);
+            RequestBody::new(incoming, connection.guard_for(mode), self.timeouts.body_idle).without(claim);
         if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
             // Said outright: a GET whose body has no known length would lose it at hyper's client.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -216,19 +225,20 @@ impl Gate {
         mut response: Response<Incoming>,
         lease: Lease,
         upgrade: Option<OnUpgrade>,
-        connection: &Connection,
+        (connection, mode): (&Connection, Mode),
     ) -> Result<Response<Body>, Refusal> {
         headers::end_hop(response.headers_mut(), None);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let limit = self.timeouts.body_idle;
-            let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+            let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
             return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
         }
         let Some(client) = upgrade else {
             return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
         };
         let upstream = hyper::upgrade::on(&mut response);
-        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+        let (guard, flight) = (connection.guard_for(mode), connection.flight(mode));
+        connection.tunnel(tunnel::run(client, upstream, lease, guard, flight));
         tunnel::announce(response.headers_mut());
         Ok(response.map(|_| Body::Whole(None)))
     }
@@ -238,6 +248,7 @@ impl Gate {
 pub struct Demanded {
     demand: Demand,
     mtls_required: StatusCode,
+    terms: Terms,
     upstreams: Rc<Upstreams>,
 }
 

@@ -5,7 +5,10 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
 
+use super::Dialect;
 use super::Endpoint;
+use super::Mode;
+use super::Terms;
 
 /// `[[route]]`. The longest matching path wins.
 #[derive(Clone, Debug, Deserialize)]
@@ -22,6 +25,11 @@ pub struct RouteConfig {
     /// The status of `mtls_required`: 401 or 403.
     #[serde(default = "unauthorized", deserialize_with = "refusal_status")]
     pub mtls_required: u16,
+    /// Whether refusals about identity are enforced or only logged and counted; default: `gate.mode`.
+    pub mode: Option<Mode>,
+    /// How refusals about identity are told.
+    #[serde(default)]
+    pub refusals: Dialect,
 }
 
 /// What a client must bring.
@@ -66,6 +74,8 @@ pub struct Route<U> {
     pub demand: Demand,
     /// The status of `mtls_required`.
     pub mtls_required: StatusCode,
+    /// What becomes of refusals about identity.
+    pub terms: Terms,
     /// What serves it.
     pub upstreams: U,
 }
@@ -75,7 +85,8 @@ impl<U> Route<U> {
     pub fn new(config: &RouteConfig, upstreams: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
-        Self { prefix, demand: config.demand, mtls_required, upstreams }
+        let terms = Terms { mode: config.mode.unwrap_or_default(), dialect: config.refusals };
+        Self { prefix, demand: config.demand, mtls_required, terms, upstreams }
     }
 
     fn matches(&self, path: &str) -> bool {
@@ -102,8 +113,14 @@ mod tests {
     fn the_longest_path_wins_by_whole_segments() {
         let route = |path: &str| {
             let upstream = vec![Endpoint::parse("http://a").unwrap()];
-            let config =
-                RouteConfig { path: path.into(), upstream, demand: Demand::Mtls, mtls_required: 401 };
+            let config = RouteConfig {
+                path: path.into(),
+                upstream,
+                demand: Demand::Mtls,
+                mtls_required: 401,
+                mode: None,
+                refusals: Dialect::Portcullis,
+            };
             Route::new(&config, path.to_owned())
         };
         let routes = ordered(vec![route("/"), route("/api/"), route("/api/v1")]);

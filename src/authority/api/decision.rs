@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::ADVISORY;
 use super::Api;
 use super::change::Done;
 use super::change::FEED;
@@ -295,7 +296,7 @@ impl Api {
             suspended_at: at(Action::Suspend),
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
-            enforced: self.enforces,
+            enforced: outcome.enforced && self.modes != ADVISORY,
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,
             principal,

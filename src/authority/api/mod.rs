@@ -94,10 +94,8 @@ pub struct Api {
     pub admins: Arc<Trust>,
     /// The gate's rules for names.
     pub binding: Binding,
-    /// The gate's mode, `strict` or `advisory`.
-    pub mode: &'static str,
-    /// Whether the gate refuses what is revoked; not in advisory mode.
-    pub enforces: bool,
+    /// The modes of the gate's routes: `strict`, `advisory`, or `mixed`.
+    pub modes: &'static str,
     /// Whether traffic should come here; the error says why not.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// How long a request's body may take.
@@ -111,6 +109,16 @@ pub struct Api {
     /// What is under way.
     pub load: Load,
 }
+
+impl Api {
+    /// How the gate's routes are served now: `strict`, `advisory` or `mixed`. While break-glass lasts all are advisory.
+    fn mode(&self) -> &'static str {
+        if self.engine.break_glass().is_on() { ADVISORY } else { self.modes }
+    }
+}
+
+/// The mode in which nothing is refused.
+const ADVISORY: &str = "advisory";
 
 #[derive(OpenApi)]
 #[openapi(

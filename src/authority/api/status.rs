@@ -104,7 +104,7 @@ pub(super) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         started: api.started,
         now: api.clock.now(),
-        mode: api.mode,
+        mode: api.mode(),
         ready: ready.is_ok(),
         not_ready: ready.err(),
         generation: api.engine.generation(),
