@@ -135,6 +135,8 @@ impl Operations {
                 }
                 Some((listener, secured, api)) => {
                     spawn_local(sum_up(Arc::clone(&api)));
+                    let watching = Arc::clone(&api);
+                    spawn_local(async move { watching.watch_advisory().await });
                     let router = authority::router(Arc::clone(&api));
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
@@ -143,6 +145,7 @@ impl Operations {
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
                     api.sum_up().await;
+                    api.end_advisory_with_process().await;
                 }
             }
             Ok(())
@@ -218,6 +221,10 @@ impl Health for Condition {
         metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
+        let lasting = self.engine.break_glass().lasting();
+        metrics.advisory.set(i64::from(lasting.is_some()));
+        let remaining = lasting.map_or(0, |declared| declared.remaining().as_secs());
+        metrics.advisory_remaining.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         let now = self.clock.now();
         self.feeds.status(now).iter().for_each(|feed| show(feed, now, &metrics.feeds));
     }
@@ -323,6 +330,7 @@ impl Shared {
             admins,
             binding: binding.clone(),
             modes: Modes::of(&self.config.route).name(),
+            advisory_max: section.advisory_max,
             ready: Box::new(move || condition.ready()),
             patience: self.config.gate.timeouts.body_idle,
             clock: self.clock.clone(),

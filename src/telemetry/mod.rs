@@ -54,6 +54,10 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
+    /// `portcullis_advisory`: 1 while break-glass lasts.
+    pub advisory: IntGauge,
+    /// `portcullis_advisory_remaining_seconds`: until it ends by itself.
+    pub advisory_remaining: IntGauge,
     /// `portcullis_upstream_connections`: open to upstreams.
     pub upstream_connections: IntGauge,
     /// `portcullis_start_time_seconds`.
@@ -100,6 +104,9 @@ impl Metrics {
             enforced: maker.enforced()?,
             feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
+            advisory: maker.gauge("portcullis_advisory", "1 while break-glass lasts: nothing is refused.")?,
+            advisory_remaining: maker
+                .gauge("portcullis_advisory_remaining_seconds", "Until break-glass ends by itself.")?,
             upstream_connections: maker
                 .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
             started: maker

@@ -12,6 +12,7 @@ mod administrators_decide;
 mod an_incident_is_handled;
 mod attackers_get_nowhere;
 mod bad_calls_are_refused;
+mod break_glass;
 mod bystanders_go_on;
 mod certificates_are_read_strictly;
 mod certificates_are_remembered;

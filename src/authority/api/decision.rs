@@ -74,8 +74,10 @@ pub(super) struct Applied {
     reinstated_at: Option<Timestamp>,
     /// Whether what the target's credentials are allowed is another than before.
     changed: bool,
-    /// False in advisory mode: the gate refuses nobody.
+    /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
+    /// How the gate's routes are served: `strict`, `advisory` or `mixed`.
+    mode: &'static str,
     /// The generation of the set; starts anew with each process.
     generation: u64,
     /// How many live sessions ended.
@@ -297,6 +299,7 @@ impl Api {
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
             enforced: outcome.enforced && self.modes != ADVISORY,
+            mode: if outcome.enforced { self.modes } else { ADVISORY },
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,
             principal,

@@ -3,6 +3,7 @@
 //! One call, straight through: `gatekeeper` (credential → role → rate) → a handler → its answer, or a [`Refusal`],
 //! which the gatekeeper writes to the audit and answers as a problem document.
 
+mod advisory;
 mod audited;
 mod body;
 mod change;
@@ -96,6 +97,8 @@ pub struct Api {
     pub binding: Binding,
     /// The modes of the gate's routes: `strict`, `advisory`, or `mixed`.
     pub modes: &'static str,
+    /// The longest break-glass that may be asked for.
+    pub advisory_max: Duration,
     /// Whether traffic should come here; the error says why not.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// How long a request's body may take.
@@ -179,6 +182,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(sessions::end))
         .routes(routes!(status::status))
         .routes(routes!(feeds::refresh))
+        .routes(routes!(advisory::get_advisory, advisory::begin_advisory, advisory::end_advisory))
         .routes(routes!(audited::events))
         .routes(routes!(check::check))
 }
