@@ -28,6 +28,7 @@ mod levels_hit_their_own;
 mod many_decide_at_once;
 mod messages_pass_unchanged;
 mod operators_see;
+mod refusals_speak_dialects;
 mod refuses_to_start;
 mod registries_are_polled;
 mod resumption_is_checked;

@@ -120,8 +120,13 @@ async fn http1_is_cut_under_a_strict_request_only() {
         body.send(Frame::data(Bytes::from("half"))).await.unwrap();
         lab.upstream.until(path, |seen| seen.body == b"half").await;
     }
-    assert_eq!((lab.sessions(), lab.revoke("certificate", &cert.serial).await), (2, 2));
+    let mut third = lab.client(&cert).h1().await;
+    let held = tokio::spawn(async move { third.try_get("/hold").await });
+    lab.upstream.until("/hold", |_| true).await;
+    assert_eq!((lab.sessions(), lab.revoke("certificate", &cert.serial).await), (3, 3));
     lab.until_sessions(1).await;
+    lab.upstream.release();
+    assert!(within(held).await.unwrap().is_err());
     assert!(within(answer).await.unwrap().is_err());
     lab.upstream.until("/upload", |seen| seen.end == End::Broken).await;
     open_body.send(Frame::data(Bytes::from(" and half"))).await.unwrap();
