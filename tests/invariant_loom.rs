@@ -251,20 +251,24 @@ impl BreakGlass {
         Ok(self.model.register())
     }
 
+    fn kill_unless(&self, lasts: bool) {
+        if !lasts {
+            self.model.kill();
+        }
+    }
+
     /// As `Engine::revoke`.
     fn revoke(&self) {
-        let kill = || if self.lasts() { None } else { Some(self.model.kill()) };
-        revoke(|| self.model.publish(), kill);
+        revoke(|| self.model.publish(), || self.kill_unless(self.lasts()));
     }
 
     fn revoke_looking_first(&self) {
         let lasts = self.lasts();
-        revoke(|| self.model.publish(), || if lasts { None } else { Some(self.model.kill()) });
+        revoke(|| self.model.publish(), || self.kill_unless(lasts));
     }
 
     fn revoke_without_a_fence(&self) {
-        let kill = || if self.over.load(Ordering::SeqCst) { Some(self.model.kill()) } else { None };
-        revoke(|| self.model.publish(), kill);
+        revoke(|| self.model.publish(), || self.kill_unless(!self.over.load(Ordering::SeqCst)));
     }
 }
 

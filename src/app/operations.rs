@@ -237,6 +237,8 @@ impl Health for Condition {
             return Err("the journal cannot be written; revocations stand in memory only".into());
         }
         match self.audit.as_ref().is_none_or(Audit::is_durable) {
+            // Whoever depends on a stale feed is served all the same.
+            true if self.engine.break_glass().is_on() => Ok(()),
             true => self.feeds.ready(self.clock.now()),
             false => Err("the audit cannot be written; who did what is in memory only".into()),
         }

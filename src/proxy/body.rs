@@ -198,11 +198,10 @@ pub enum Body {
 
 impl Body {
     /// Counts it among what its connection carries, until all of it is on its way; one that is at hand whole is.
-    pub(super) fn counted(mut self, flight: Option<Flight>) -> Self {
-        if let Self::Upstream(body) = &mut self {
+    pub(super) fn count(&mut self, flight: Option<Flight>) {
+        if let Self::Upstream(body) = self {
             body.flight = flight;
         }
-        self
     }
 }
 

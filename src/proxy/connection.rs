@@ -465,7 +465,10 @@ impl<H: Handler> Context<H> {
             }
             let flight = connection.begin(terms.mode);
             match self.handler.serve(request, id, connection, route).await {
-                Ok(response) => response.map(|body| body.counted(flight)),
+                Ok(mut response) => {
+                    response.body_mut().count(flight);
+                    response
+                }
                 Err(refusal) => self.respond(&refusal, connection, id, terms),
             }
         }

@@ -233,6 +233,38 @@ async fn expiry_waits_for_the_end_too() {
     assert!(within(waiting).await.is_err());
 }
 
+/// What depends on a feed that was never read passes, and the gate says that traffic may come.
+#[tokio::test]
+async fn a_stale_feed_keeps_nobody_out() {
+    let feed = "[[feed.crl]]\nurl = \"file:DIRECTORY/none.crl\"\nrequired = true";
+    let lab = Lab::plan().feeds(feed).start().await;
+    let mut ops = ops(&lab).await;
+    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+    connection.get("/").await.assert_refused(503, "revocation_state_stale");
+    assert!(lab.plain("/readyz").await.starts_with("HTTP/1.1 503"));
+    begin(&mut ops, "1h").await;
+    connection.get("/").await.assert_ok();
+    assert!(lab.plain("/readyz").await.starts_with("HTTP/1.1 200"));
+    end(&mut ops).await;
+    lab.client(&lab.root.agent("a")).get("/").await.assert_refused(503, "revocation_state_stale");
+    assert!(lab.plain("/readyz").await.starts_with("HTTP/1.1 503"));
+}
+
+/// Who is turned away in the handshake already is let through it. Seen failing with a handshake that does not ask.
+#[tokio::test]
+async fn nor_does_the_handshake() {
+    let mut lab = Lab::plan().gate("reject_at = \"handshake\"").start().await;
+    let mut ops = ops(&lab).await;
+    let cert = lab.root.agent("a");
+    lab.revoke("certificate", &cert.serial).await;
+    let client = lab.client_of(Some(&cert), &[&TLS12]);
+    assert!(shut(&client).await);
+    begin(&mut ops, "1h").await;
+    client.get("/").await.assert_ok();
+    end(&mut ops).await;
+    assert!(shut(&lab.client_of(Some(&cert), &[&TLS12])).await);
+}
+
 /// By the clock that nobody sets: here the wall clock stands still all the time.
 /// Seen failing with a deadline in wall time: it lasts for ever.
 #[tokio::test]
@@ -328,7 +360,7 @@ async fn where_routes_have_both_modes_only_what_is_strict_ends() {
     let mut lab = Lab::plan().routes(MIXED).start().await;
     let mut ops = ops(&lab).await;
     let cert = lab.root.agent("a");
-    let (_, stranger) = (0, strangers(&lab)[2].0.clone());
+    let stranger = strangers(&lab)[2].0.clone();
     lab.revoke("certificate", &cert.serial).await;
     let mut kept = Vec::new();
     for (i, client) in [lab.client(&cert), lab.client(&stranger)].into_iter().enumerate() {

@@ -1,14 +1,12 @@
 //! A route refuses in the words of the services behind it; the metrics keep to ours.
 
+use rustls::version::TLS13;
 use serde_json::Value;
 use serde_json::json;
-
-use rustls::version::TLS13;
 
 use crate::client::Answer;
 use crate::client::Client;
 use crate::lab::Lab;
-use crate::pki::Cert;
 use crate::pki::now;
 
 const ROUTES: &str = "[[route]]\nupstream = [\"UPSTREAM\"]\n\
@@ -42,49 +40,59 @@ fn claw(code: &str, message: &str) -> Value {
     json!({"error": {"code": code, "message": message}})
 }
 
-/// Seen failing with a suspension that is told only where nothing of the credential is revoked.
-#[tokio::test]
-async fn every_refusal_about_identity_has_its_words() {
-    let mut lab = lab("reason").await;
+/// A client, and what it is told: by the runbook's words, by clawdentity's code and words.
+type Case = (Client, &'static str, &'static str, &'static str);
+
+/// Whoever is suspended, revoked or both, in which way.
+async fn denied(lab: &mut Lab) -> Vec<Case> {
     let agents = ["suspended", "revoked", "stolen", "held", "both", "task"].map(|name| lab.root.agent(name));
     let [suspended, revoked, stolen, held, both, task] = &agents;
-    change(&mut lab, "suspend", "principal", "suspended", "investigation").await;
-    change(&mut lab, "revoke", "principal", "revoked", "left").await;
-    change(&mut lab, "revoke", "certificate", &stolen.serial, "key_compromise").await;
-    change(&mut lab, "suspend", "certificate", &held.serial, "hold").await;
-    change(&mut lab, "revoke", "certificate", &both.serial, "key_compromise").await;
-    change(&mut lab, "suspend", "principal", "both", "investigation").await;
-    change(&mut lab, "suspend", "key", &task.key_sha256, "").await;
-    let hour = time::Duration::hours(1);
-    let expired = lab.root.leaf().uri("spiffe://lab.test/agent/a").claim("a");
-    let expired = expired.valid(now() - 2 * hour, now() - hour).issue();
-    let foreign = lab.root.leaf().uri("spiffe://other.test/agent/a").claim("a").issue();
-    let of = |lab: &Lab, cert: &Cert| lab.client(cert);
-    let cases: Vec<(Client, &str, &str, &str)> = vec![
+    change(lab, "suspend", "principal", "suspended", "investigation").await;
+    change(lab, "revoke", "principal", "revoked", "left").await;
+    change(lab, "revoke", "certificate", &stolen.serial, "key_compromise").await;
+    change(lab, "suspend", "certificate", &held.serial, "hold").await;
+    change(lab, "revoke", "certificate", &both.serial, "key_compromise").await;
+    change(lab, "suspend", "principal", "both", "investigation").await;
+    change(lab, "suspend", "key", &task.key_sha256, "").await;
+    vec![
         (
-            of(&lab, suspended),
+            lab.client(suspended),
             "principal suspended: investigation",
             "PROXY_AUTH_SUSPENDED",
             "principal suspended: investigation",
         ),
-        (of(&lab, revoked), "principal deleted", "PROXY_AUTH_REVOKED", "principal revoked: left"),
+        (lab.client(revoked), "principal deleted", "PROXY_AUTH_REVOKED", "principal revoked: left"),
         (
-            of(&lab, stolen),
+            lab.client(stolen),
             "certificate revoked: key_compromise",
             "PROXY_AUTH_REVOKED",
             "certificate revoked: key_compromise",
         ),
-        (of(&lab, held), "certificate revoked: hold", "PROXY_AUTH_SUSPENDED", "certificate suspended: hold"),
+        (
+            lab.client(held),
+            "certificate revoked: hold",
+            "PROXY_AUTH_SUSPENDED",
+            "certificate suspended: hold",
+        ),
         // There, suspension is looked at first.
         (
-            of(&lab, both),
+            lab.client(both),
             "principal suspended: investigation",
             "PROXY_AUTH_REVOKED",
             "certificate revoked: key_compromise",
         ),
-        (of(&lab, task), "certificate revoked", "PROXY_AUTH_SUSPENDED", "key suspended"),
+        (lab.client(task), "certificate revoked", "PROXY_AUTH_SUSPENDED", "key suspended"),
+    ]
+}
+
+/// Whoever is not known, or not as the one that she says.
+fn unknown(lab: &Lab) -> Vec<Case> {
+    let hour = time::Duration::hours(1);
+    let expired = lab.root.leaf().uri("spiffe://lab.test/agent/a").claim("a");
+    let expired = expired.valid(now() - 2 * hour, now() - hour).issue();
+    vec![
         (
-            of(&lab, &expired),
+            lab.client(&expired),
             "valid client certificate required",
             "PROXY_AUTH_EXPIRED",
             "the client certificate, or one on its path, has expired",
@@ -96,18 +104,26 @@ async fn every_refusal_about_identity_has_its_words() {
             "valid client certificate required",
         ),
         (
-            of(&lab, &lab.root.agent("x").claiming(Some("y"))),
+            lab.client(&lab.root.agent("x").claiming(Some("y"))),
             "principal mismatch: y",
             "PROXY_AUTH_MISMATCH",
             "the request claims `y`, its certificate is `spiffe://lab.test/agent/x`",
         ),
         (
-            of(&lab, &lab.root.agent("x").claiming(None)),
+            lab.client(&lab.root.agent("x").claiming(None)),
             "principal required",
             "PROXY_AUTH_MISMATCH",
             "the request claims no identity",
         ),
-    ];
+    ]
+}
+
+/// Seen failing with a suspension that is told only where nothing of the credential is revoked.
+#[tokio::test]
+async fn every_refusal_about_identity_has_its_words() {
+    let mut lab = lab("reason").await;
+    let mut cases = denied(&mut lab).await;
+    cases.extend(unknown(&lab));
     for (client, message, code, words) in &cases {
         assert_eq!(told(&client.get("/runbook").await), (401, json!({"error": message})));
         assert_eq!(told(&client.h2().await.get("/runbook").await), (401, json!({"error": message})));
@@ -116,9 +132,11 @@ async fn every_refusal_about_identity_has_its_words() {
         assert_eq!(client.get("/").await.headers["content-type"], "application/problem+json");
         client.get("/open").await.assert_ok();
     }
-    let answer = of(&lab, &foreign).get("/runbook").await;
+    let foreign = lab.root.leaf().uri("spiffe://other.test/agent/a").claim("a").issue();
+    let foreign = lab.client(&foreign);
+    let answer = foreign.get("/runbook").await;
     assert!(told(&answer).1["error"].as_str().unwrap().starts_with("principal not found: "), "{answer:?}");
-    assert_eq!(told(&of(&lab, &foreign).get("/claw").await).1["error"]["code"], "PROXY_AUTH_INVALID");
+    assert_eq!(told(&foreign.get("/claw").await).1["error"]["code"], "PROXY_AUTH_INVALID");
     let text = lab.plain("/metrics").await;
     assert!(text.contains("portcullis_refusals_total{code=\"certificate_revoked\"}"), "{text}");
     assert!(!text.contains("PROXY_AUTH"), "{text}");
