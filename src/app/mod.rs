@@ -43,6 +43,7 @@ use crate::identity::Trust;
 use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Bounds;
+use crate::proxy::Clusters;
 use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Gate;
@@ -50,6 +51,8 @@ use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
 use crate::proxy::RequestIds;
+use crate::proxy::RouteConfig;
+use crate::proxy::RouteUpstream;
 use crate::proxy::Strangers;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
@@ -121,6 +124,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
+    clusters: Arc<Clusters>,
 }
 
 /// TLS and the peers of one listener.
@@ -176,7 +180,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let threads = threads.unwrap_or(1).max(1);
     let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
     let connections = (connections / threads).max(1);
-    let bounds = Bounds { connections, evicts: false, drain: config.gate.drain };
+    let bounds = Bounds { connections, threads, evicts: false, drain: config.gate.drain };
     let listeners = bind("gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -196,9 +200,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
     });
     let gates = gates.collect::<Result<_, _>>()?;
-    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
-        tracing::warn!(path = route.path, "this route demands no client certificate");
-    }
+    warn_of_routes(&config);
     tracing::info!(
         gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = Modes::of(&config.route).name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
@@ -256,7 +258,10 @@ impl Shared {
         metrics.started.set(clock.now().secs());
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
         let (feeds, timelines) = (Arc::default(), Arc::default());
-        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry, feeds, timelines })
+        let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
+        let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
+        let (config, clusters) = (Arc::new(config), Arc::new(clusters));
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, clusters })
     }
 
     /// The feeds, with what their configuration names read.
@@ -353,8 +358,8 @@ impl Shared {
     ) -> usize {
         let gate = &self.config.gate;
         run_local(async {
-            let binding = secured.peers.binding().clone();
-            let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
+            let handler =
+                Gate::new(&self.config.route, secured.peers.binding(), &self.clusters, bounds.threads);
             let feeds = Some(Arc::clone(&self.feeds));
             let modes = Modes::of(&self.config.route);
             let rules = Rules { modes, disclose: gate.disclose, feeds };
@@ -363,6 +368,19 @@ impl Shared {
             Ok(proxy::accept(listener, context, drain, bounds).await)
         })
         .unwrap_or_default()
+    }
+}
+
+/// Says what is allowed, and may not be meant.
+fn warn_of_routes(config: &Config) {
+    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
+        tracing::warn!(route = route.name(), "this route demands no client certificate");
+    }
+    let leads_to =
+        |route: &RouteConfig, name: &str| matches!(&route.upstream, RouteUpstream::Named(to) if to == name);
+    for name in config.upstream.keys().filter(|name| !config.route.iter().any(|route| leads_to(route, name)))
+    {
+        tracing::warn!(upstream = name, "no route leads to this upstream");
     }
 }
 

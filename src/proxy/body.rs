@@ -1,12 +1,12 @@
 //! Bodies on their way through, either way: watched for progress, and for the kill.
 
+use std::cell::Cell;
+use std::cell::RefCell;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use http_body::Frame;
 use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
@@ -46,86 +47,120 @@ struct IdleTimer {
     limit: Duration,
     sleep: Option<Pin<Box<Sleep>>>,
     moved: bool,
+    /// What had passed either way when the time began.
+    passed: usize,
 }
 
 impl IdleTimer {
     fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, moved: true }
+        Self { limit, sleep: None, moved: true, passed: 0 }
     }
 
     fn moved(&mut self) {
         self.moved = true;
     }
 
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+    /// `passed` counts both ways: who listens while the other end talks is not idle.
+    fn poll_idle(&mut self, cx: &mut Context<'_>, passed: usize) -> Poll<BodyError> {
         let deadline = Instant::now() + self.limit;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if std::mem::take(&mut self.moved) {
             sleep.as_mut().reset(deadline);
+            self.passed = passed;
         }
-        sleep.as_mut().poll(cx).map(|()| BodyError::Idle)
+        loop {
+            ready!(sleep.as_mut().poll(cx));
+            if self.passed == passed {
+                return Poll::Ready(BodyError::Idle);
+            }
+            self.passed = passed;
+            sleep.as_mut().reset(deadline);
+        }
     }
 }
 
-/// How far a request's body has been sent; shared with whoever waits for the answer.
-#[derive(Debug, Default)]
+/// A request's body on its way, shared between whoever sends it and whoever waits for the answer.
 pub(super) struct Sent {
-    frames: AtomicUsize,
-    whole: AtomicBool,
+    source: RefCell<Option<Source>>,
+    frames: Cell<usize>,
+    cut: Cell<bool>,
+    ended: Notify,
+}
+
+struct Source {
+    incoming: Incoming,
+    guard: Option<Guard>,
 }
 
 impl Sent {
-    /// How many pieces have gone to the upstream's connection.
+    /// How many pieces of it have gone to the upstream's connection; and of the answer's body, have come from there.
     pub(super) fn frames(&self) -> usize {
-        self.frames.load(Ordering::Relaxed)
+        self.frames.get()
     }
 
-    /// Whether that was all.
+    fn passed(&self) {
+        self.frames.set(self.frames.get().wrapping_add(1));
+    }
+
+    /// Whether nothing more of it will be sent.
     pub(super) fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
+        self.source.borrow().is_none()
+    }
+
+    /// Waits until nothing more of it will be sent.
+    pub(super) async fn ended(&self) {
+        while !self.is_whole() {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either.
+    pub(super) fn cut(&self) {
+        let source = self.source.take();
+        if source.is_some() {
+            self.cut.set(true);
+            self.ended.notify_waiters();
+        }
+    }
+
+    fn end(&self) {
+        drop(self.source.take());
+        self.ended.notify_waiters();
     }
 }
 
 /// A request's body. It is read by the task of the upstream's connection, so it holds a guard of its own: while it
 /// lives, its session does, and once that is killed it gives nothing more away.
 pub(super) struct RequestBody {
-    incoming: Option<Incoming>,
-    guard: Option<Guard>,
-    idle: IdleTimer,
     /// Absent where there is nothing to send.
-    sent: Option<Arc<Sent>>,
-    /// The header of the claim, which trailers may not repeat.
-    claim: Option<HeaderName>,
+    sent: Option<Rc<Sent>>,
+    idle: IdleTimer,
+    /// The headers of claims, which trailers may not repeat.
+    claims: Option<Rc<[HeaderName]>>,
 }
 
 impl RequestBody {
     pub(super) fn new(incoming: Incoming, guard: Option<Guard>, limit: Duration) -> Self {
-        let idle = IdleTimer::new(limit);
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
-        let guard = guard.filter(|_| incoming.is_some());
-        let sent = incoming.is_some().then(Arc::<Sent>::default);
-        Self { incoming, guard, idle, sent, claim: None }
+        let sent = incoming.map(|incoming| {
+            let source = RefCell::new(Some(Source { incoming, guard }));
+            Rc::new(Sent { source, frames: Cell::new(0), cut: Cell::new(false), ended: Notify::new() })
+        });
+        Self { sent, idle: IdleTimer::new(limit), claims: None }
     }
 
-    /// Keeps a claim made in this header out of the trailers.
-    pub(super) fn without(mut self, claim: Option<&HeaderName>) -> Self {
-        self.claim = claim.filter(|_| self.incoming.is_some()).cloned();
+    /// Keeps claims made in these headers out of the trailers.
+    pub(super) fn without(mut self, claims: &Rc<[HeaderName]>) -> Self {
+        self.claims = self.sent.as_ref().map(|_| Rc::clone(claims));
         self
     }
 
     pub(super) fn empty() -> Self {
-        let idle = IdleTimer::new(Duration::ZERO);
-        Self { incoming: None, guard: None, idle, sent: None, claim: None }
+        Self { sent: None, idle: IdleTimer::new(Duration::ZERO), claims: None }
     }
 
-    pub(super) fn sent(&self) -> Option<Arc<Sent>> {
+    pub(super) fn sent(&self) -> Option<Rc<Sent>> {
         self.sent.clone()
-    }
-
-    fn end(&mut self) {
-        self.incoming = None;
-        self.guard = None;
-        self.sent.iter().for_each(|sent| sent.whole.store(true, Ordering::Release));
     }
 }
 
@@ -138,51 +173,61 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
+        let Some(sent) = &this.sent else {
             return Poll::Ready(None);
         };
-        if this.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
-            this.end();
-            return Poll::Ready(Some(Err(BodyError::Killed.into())));
-        }
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(mut frame))) => {
+        let mut source = sent.source.borrow_mut();
+        let Some(open) = source.as_mut() else {
+            // Cut is not ended: what comes of it must not look whole.
+            return Poll::Ready(sent.cut.get().then(|| Err(BodyError::Killed.into())));
+        };
+        let polled = match open.guard.as_ref().and_then(Guard::cause) {
+            Some(_) => Poll::Ready(Err(BodyError::Killed)),
+            None => match Pin::new(&mut open.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
+                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(BodyError::Broken)),
+                Poll::Ready(None) => Poll::Ready(Ok(None)),
+                Poll::Pending => this.idle.poll_idle(cx, sent.frames()).map(Err),
+            },
+        };
+        drop(source);
+        match ready!(polled) {
+            Ok(Some(mut frame)) => {
                 this.idle.moved();
-                if let Some(sent) = &this.sent {
-                    sent.frames.fetch_add(1, Ordering::Relaxed);
-                }
+                sent.passed();
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::forward_trailers(trailers, this.claim.as_ref());
+                    headers::forward_trailers(trailers, this.claims.as_deref().unwrap_or_default());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
-                this.end();
-                Poll::Ready(Some(Err(BodyError::Broken.into())))
-            }
-            Poll::Ready(None) => {
-                this.end();
+            Ok(None) => {
+                sent.end();
                 Poll::Ready(None)
             }
-            Poll::Pending => this.idle.poll_idle(cx).map(|e| {
-                this.end();
-                Some(Err(e.into()))
-            }),
+            Err(error) => {
+                sent.cut();
+                Poll::Ready(Some(Err(error.into())))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.sent.as_ref().is_none_or(|sent| match &*sent.source.borrow() {
+            Some(open) => open.incoming.is_end_stream(),
+            None => !sent.cut.get(),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        let hint = |sent: &Rc<Sent>| sent.source.borrow().as_ref().map(|open| open.incoming.size_hint());
+        self.sent.as_ref().and_then(hint).unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
 
 impl Drop for RequestBody {
+    /// Dropped early, its answer need not wait for the rest; what was cut stays cut.
     fn drop(&mut self) {
-        self.end();
+        self.sent.iter().for_each(|sent| sent.end());
     }
 }
 
@@ -217,8 +262,14 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
-        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit), flight: None }
+    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
+        let idle = IdleTimer::new(lease.body_idle());
+        Self { incoming, lease: Some(lease), guard, idle, flight: None }
+    }
+
+    /// The request that it answers, if that has a body.
+    fn sent(&self) -> Option<&Sent> {
+        self.lease.as_ref().and_then(|lease| lease.sent.as_deref())
     }
 }
 
@@ -245,6 +296,7 @@ impl http_body::Body for Body {
             Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
                     body.idle.moved();
+                    body.sent().iter().for_each(|sent| sent.passed());
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
@@ -254,7 +306,10 @@ impl http_body::Body for Body {
                     }
                     Poll::Ready(None)
                 }
-                Poll::Pending => body.idle.poll_idle(cx).map(|e| Some(Err(e.into()))),
+                Poll::Pending => {
+                    let passed = body.sent().map_or(0, Sent::frames);
+                    body.idle.poll_idle(cx, passed).map(|e| Some(Err(e.into())))
+                }
             },
         }
     }

@@ -401,6 +401,7 @@ impl<H: Handler> Context<H> {
         }
         let credential = self.untouchable(connection.peer());
         let Ok(guard) = self.engine.admit(credential, connection.origin) else { return false };
+        connection.flights.spare();
         connection.armed.set(false);
         connection.stand_on(guard);
         self.tell_end((connection.peer.as_deref(), connection.address()), cause);
@@ -620,6 +621,7 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);

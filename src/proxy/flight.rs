@@ -61,6 +61,11 @@ impl Flights {
         self.cut.store(true, Ordering::Relaxed);
     }
 
+    /// It goes on after all.
+    pub(super) fn spare(&self) {
+        self.cut.store(false, Ordering::Relaxed);
+    }
+
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
     }
@@ -81,9 +86,11 @@ pub(super) struct Flight {
 }
 
 impl Flight {
-    /// See [`Flights::cut`].
-    pub(super) fn cut(&self) {
-        self.flights.cut();
+    /// It was killed. See [`Flights::cut`]: that is so unless others have to go on.
+    pub(super) fn killed(&self) {
+        if self.flights.are_strict() {
+            self.flights.cut();
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
 use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
@@ -58,8 +59,8 @@ pub struct Metrics {
     pub advisory: IntGauge,
     /// `portcullis_advisory_remaining_seconds`: until it ends by itself.
     pub advisory_remaining: IntGauge,
-    /// `portcullis_upstream_connections`: open to upstreams.
-    pub upstream_connections: IntGauge,
+    /// Of each upstream.
+    pub upstream: UpstreamMetrics,
     /// `portcullis_start_time_seconds`.
     pub started: IntGauge,
 }
@@ -107,8 +108,7 @@ impl Metrics {
             advisory: maker.gauge("portcullis_advisory", "1 while break-glass lasts: nothing is refused.")?,
             advisory_remaining: maker
                 .gauge("portcullis_advisory_remaining_seconds", "Until break-glass ends by itself.")?,
-            upstream_connections: maker
-                .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
+            upstream: UpstreamMetrics::new(&maker)?,
             started: maker
                 .gauge("portcullis_start_time_seconds", "When the process started, Unix seconds.")?,
             registry,
@@ -121,6 +121,53 @@ impl Metrics {
         // Writing into memory cannot fail; a metric that cannot be encoded is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+/// What is told of each upstream.
+#[derive(Clone)]
+pub struct UpstreamMetrics {
+    /// `portcullis_upstream_connections{upstream}`: open.
+    pub connections: IntGaugeVec,
+    /// `portcullis_upstream_waiting{upstream}`: requests that wait for a connection.
+    pub waiting: IntGaugeVec,
+    /// `portcullis_upstream_retries_total{upstream, result="sent"|"over_budget"}`.
+    pub retries: IntCounterVec,
+    /// `portcullis_upstream_failures_total{upstream, endpoint}`: no connection, no answer in time, an answer broken off.
+    pub failures: IntCounterVec,
+    /// `portcullis_upstream_endpoint_up{upstream, endpoint}`: 0 while it is ill or rests.
+    pub endpoint_up: IntGaugeVec,
+}
+
+impl UpstreamMetrics {
+    fn new(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            connections: maker.gauges(
+                "portcullis_upstream_connections",
+                "Open upstream connections.",
+                &["upstream"],
+            )?,
+            waiting: maker.gauges(
+                "portcullis_upstream_waiting",
+                "Requests that wait for an upstream connection.",
+                &["upstream"],
+            )?,
+            retries: maker.counters(
+                "portcullis_upstream_retries_total",
+                "Requests that were sent again, or not for lack of budget.",
+                &["upstream", "result"],
+            )?,
+            failures: maker.counters(
+                "portcullis_upstream_failures_total",
+                "Failures of an upstream's endpoint.",
+                &["upstream", "endpoint"],
+            )?,
+            endpoint_up: maker.gauges(
+                "portcullis_upstream_endpoint_up",
+                "0 while an upstream's endpoint is ill or rests.",
+                &["upstream", "endpoint"],
+            )?,
+        })
     }
 }
 
@@ -191,6 +238,12 @@ impl Maker<'_> {
         let gauge = IntGauge::new(name, help)?;
         self.0.register(Box::new(gauge.clone()))?;
         Ok(gauge)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
     }
 
     fn of_feed(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {

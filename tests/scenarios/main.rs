@@ -3,6 +3,7 @@
 
 mod caller;
 mod client;
+mod endpoint;
 mod lab;
 mod pki;
 mod process;
@@ -22,6 +23,7 @@ mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod framing_is_unambiguous;
+mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
 mod levels_hit_their_own;
@@ -35,11 +37,13 @@ mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
 mod revoke_open_streams;
+mod revoke_over_shared_upstreams;
 mod revoke_websocket;
 mod revoke_while_idle;
 mod revoked_administrators_are_out;
 mod roles_decide;
 mod routes_have_modes;
+mod routes_lead_by_host_and_path;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;
 mod stale_feeds_refuse;
@@ -47,6 +51,8 @@ mod strangers_are_let_in;
 mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;
+mod upstreams_are_secured;
+mod upstreams_share_the_load;
 mod waiting_has_an_end;
 
 #[path = "../lists_feed/server.rs"]

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use bytes::Bytes;
 use futures_util::SinkExt as _;
 use futures_util::StreamExt as _;
+use h2::ext::Protocol;
 use http_body::Frame;
 use rustls::HandshakeKind;
 use rustls::version::TLS12;
@@ -195,6 +196,37 @@ async fn websockets_end_by_their_routes() {
     lab.upstream.until("/ws", |seen| seen.gone).await;
     open.send(Message::text("on")).await.unwrap();
     assert_eq!(within(open.next()).await.unwrap().unwrap(), Message::text("on"));
+}
+
+/// The same for tunnels that share an HTTP/2 connection.
+/// Seen failing with a tunnel that is not counted: the connection is cut, and the advisory one with it.
+#[tokio::test]
+async fn tunnels_over_http2_end_by_their_routes() {
+    let mut lab = lab().await;
+    let cert = lab.root.agent("a");
+    let mut connection = lab.client(&cert).h2().await;
+    connection.get("/").await.assert_ok();
+    let mut tunnels = Vec::new();
+    for path in ["/ws", "/open/ws"] {
+        let request = connection.request("CONNECT", path).extension(Protocol::from_static("websocket"));
+        let request = request.header("sec-websocket-version", "13").body(()).unwrap();
+        let (answer, sender) = connection.send(request, false).await.unwrap();
+        let answer = within(answer).await.unwrap();
+        assert_eq!(answer.status(), 200);
+        tunnels.push((sender, answer.into_body()));
+    }
+    let (mut open, mut echoes) = tunnels.pop().unwrap();
+    let (_strict, mut ended) = tunnels.pop().unwrap();
+    assert_eq!((lab.sessions(), lab.revoke("certificate", &cert.serial).await), (1, 1));
+    // Its end is all that still arrives.
+    while let Some(Ok(rest)) = within(ended.data()).await {
+        assert_eq!(rest.len(), 0, "{rest:?}");
+    }
+    lab.upstream.until("/ws", |seen| seen.gone).await;
+    // A masked text frame, and its echo (RFC 6455, section 5.2).
+    open.send_data(Bytes::from_static(b"\x81\x82\0\0\0\0on"), false).unwrap();
+    assert_eq!(within(echoes.data()).await.unwrap().unwrap(), Bytes::from_static(b"\x81\x02on"));
+    connection.get("/open").await.assert_ok();
 }
 
 /// Who is revoked already is let in for what is advisory: by a full handshake and by a resumed one.
