@@ -266,7 +266,7 @@ async fn nor_does_the_handshake() {
 }
 
 /// By the clock that nobody sets: here the wall clock stands still all the time.
-/// Seen failing with a deadline in wall time: it lasts for ever.
+/// Seen failing with one that never lapses.
 #[tokio::test]
 async fn it_ends_by_itself() {
     let lab = Lab::plan().clock(&Clock::manual(Clock::system().now())).start().await;

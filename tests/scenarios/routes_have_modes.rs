@@ -36,8 +36,8 @@ async fn reinstate(lab: &mut Lab, cert: &Cert) {
     lab.applied(change).await;
 }
 
-/// Seen failing where a connection is not put under its credential again: after the reinstatement and a second revocation
-/// the strict stream goes on.
+/// Seen failing where a connection is not put under its credential again: the revocation after the reinstatement hits no
+/// session.
 #[tokio::test]
 async fn an_idle_connection_goes_on_for_what_is_advisory() {
     let mut lab = lab().await;
@@ -72,8 +72,8 @@ async fn an_idle_connection_goes_on_for_what_is_advisory() {
     assert!(text.contains("portcullis_refusals_total{code=\"certificate_revoked\"}"), "{text}");
 }
 
-/// Seen failing with a guard in every stream, whatever its route: the advisory ones are reset, too; and with one in none:
-/// the strict ones go on.
+/// Seen failing with a guard in every stream, whatever its route: the advisory ones are reset, too; with one in none: the
+/// strict ones go on; and with one in every body.
 #[tokio::test]
 async fn http2_streams_end_by_their_routes() {
     let mut lab = lab().await;
@@ -108,7 +108,7 @@ async fn http2_streams_end_by_their_routes() {
     assert!(lab.upstream.only("/hold").gone && !lab.upstream.only("/open/hold").gone);
 }
 
-/// Seen failing where the connection falls although its request is strict: the answer comes after the revocation.
+/// Seen failing where the connection goes on although its request is strict.
 #[tokio::test]
 async fn http1_is_cut_under_a_strict_request_only() {
     let mut lab = lab().await;
@@ -137,7 +137,7 @@ async fn http1_is_cut_under_a_strict_request_only() {
     drop(body);
 }
 
-/// Seen failing without the cut: megabytes arrived after the revocation.
+/// Seen failing without the cut: the client is told of an end, not of a reset.
 #[tokio::test]
 async fn a_strict_download_is_cut_with_what_was_buffered() {
     let mut lab = lab().await;
@@ -163,7 +163,7 @@ async fn a_strict_download_is_cut_with_what_was_buffered() {
 }
 
 /// An advisory download that nobody reads holds up no revocation, and is not cut by one.
-/// Seen failing where advisory streams keep the connection's guard: the revocation takes its second, and then cuts.
+/// Seen failing where the connection keeps the guard that it should let go of: the revocation takes its second, and cuts.
 #[tokio::test]
 async fn an_advisory_download_is_nobodys_business() {
     let mut lab = lab().await;
@@ -199,7 +199,7 @@ async fn websockets_end_by_their_routes() {
 }
 
 /// The same for tunnels that share an HTTP/2 connection.
-/// Seen failing with a tunnel that is not counted: the connection is cut, and the advisory one with it.
+/// Seen failing with advisory tunnels that are not counted: the connection is cut, and they with it.
 #[tokio::test]
 async fn tunnels_over_http2_end_by_their_routes() {
     let mut lab = lab().await;

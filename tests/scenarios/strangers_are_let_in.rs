@@ -34,6 +34,7 @@ pub(crate) fn assert_anonymous(seen: &Seen) {
     }
 }
 
+/// Seen failing with strangers who are always let in.
 #[tokio::test]
 async fn not_where_all_is_strict() {
     let lab = Lab::start().await;
@@ -47,7 +48,7 @@ async fn not_where_all_is_strict() {
     assert!(lab.plain("/metrics").await.contains("portcullis_handshakes_total{result=\"failed\"} 6"));
 }
 
-/// Seen failing with the peer's headers set from what the chain says, verified or not, and with the claim left in.
+/// Seen failing with the claim left in, and with a second refusal for want of a certificate.
 #[tokio::test]
 async fn where_all_is_advisory() {
     let lab = Lab::plan().gate("mode = \"advisory\"").start().await;
@@ -70,7 +71,7 @@ async fn where_all_is_advisory() {
     assert!(text.contains("mtls_auth_total{principal_type=\"none\",result=\"failure\"} 12"), "{text}");
 }
 
-/// Seen failing with a check that only advisory routes make.
+/// Seen failing with a check of the chain that only advisory routes make.
 #[tokio::test]
 async fn where_there_is_both_each_route_decides() {
     let lab = Lab::plan().routes(MIXED).start().await;
