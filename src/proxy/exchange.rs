@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::cell::OnceCell;
+use std::cell::RefCell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -132,7 +133,7 @@ impl Exchanges {
                 address: connection.address(),
                 resumed: connection.resumed,
                 peer: connection.peer().cloned(),
-                session: connection.guard().map(crate::session::Guard::watched),
+                session: RefCell::new(connection.session()),
                 status: Cell::new(0),
                 code: Cell::new(None),
                 passed: Cell::new(false),
@@ -264,9 +265,10 @@ impl Exchange {
         self.noted.as_ref().map(|noted| noted.received.get_or_init(Counter::default).clone())
     }
 
-    /// It is sent along a route.
-    pub(super) fn leads_along(&self, route: &Rc<str>) {
+    /// It is sent along a route, which may have put its connection on another session.
+    pub(super) fn leads_along(&self, route: &Rc<str>, connection: &Connection) {
         let Some(noted) = &self.noted else { return };
+        noted.session.replace(connection.session());
         // Set once: an exchange is sent along one route.
         let _ = noted.route.set(Rc::clone(route));
     }
@@ -304,7 +306,7 @@ impl Exchange {
     }
 
     /// Its answer goes out.
-    pub(super) fn answer(self, response: Response<Body>) -> Response<Told> {
+    pub(super) fn answer(self, response: Response<Body>) -> Response<Outgoing> {
         let status = response.status();
         let class = usize::from(status.as_u16() / 100).saturating_sub(1);
         if let Some(count) = self.exchanges.counts[usize::from(self.http2)].get(class) {
@@ -314,12 +316,12 @@ impl Exchange {
         // To HEAD, and with these, goes no body, whatever there is of one.
         let bare = self.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let (exchanges, began, noted) = (self.exchanges, self.began, self.noted);
-        response.map(|body| Told { body, whole: bare, exchanges, began, noted })
+        response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted })
     }
 }
 
 /// The body of an answer, told of when it is through.
-pub(super) struct Told {
+pub(super) struct Outgoing {
     body: Body,
     whole: bool,
     exchanges: Rc<Exchanges>,
@@ -327,7 +329,7 @@ pub(super) struct Told {
     noted: Option<Rc<Noted>>,
 }
 
-impl http_body::Body for Told {
+impl http_body::Body for Outgoing {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -360,7 +362,7 @@ impl http_body::Body for Told {
     }
 }
 
-impl Drop for Told {
+impl Drop for Outgoing {
     fn drop(&mut self) {
         self.exchanges.durations.observe(self.began.elapsed().as_secs_f64());
         if let Some(noted) = self.noted.as_ref().filter(|noted| !noted.tunnelled.get()) {
@@ -435,7 +437,7 @@ struct Noted {
     address: SocketAddr,
     resumed: bool,
     peer: Option<Arc<Peer>>,
-    session: Option<Arc<Session>>,
+    session: RefCell<Option<Arc<Session>>>,
     status: Cell<u16>,
     code: Cell<Option<&'static str>>,
     passed: Cell<bool>,
@@ -474,7 +476,7 @@ impl Noted {
     }
 
     fn ended(&self) -> Ended {
-        let killed = self.session.as_ref().is_some_and(|session| session.cause().is_some());
+        let killed = self.session.borrow().as_ref().is_some_and(|session| session.cause().is_some());
         self.ended.get().unwrap_or(if killed { Ended::Killed } else { Ended::Broken })
     }
 

@@ -21,9 +21,11 @@ use super::Body;
 use super::Clusters;
 use super::Demand;
 use super::Exchange;
+use super::Mode;
 use super::Refusal;
 use super::Route;
 use super::RouteConfig;
+use super::Terms;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
@@ -160,8 +162,13 @@ impl Handler for Gate {
             name: Rc::clone(&route.name),
             demand: route.demand,
             mtls_required: route.mtls_required,
+            terms: route.terms,
             service: Rc::clone(&route.serves),
         })
+    }
+
+    fn terms(&self, route: &Demanded) -> Terms {
+        route.terms
     }
 
     fn judge(
@@ -193,13 +200,14 @@ impl Handler for Gate {
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            exchange.leads_along(&route.name);
-            let (tunnel, request) = self.forwarded(request, exchange, connection, &route.service)?;
+            let mode = route.terms.mode;
+            exchange.leads_along(&route.name, connection);
+            let (tunnel, request) = self.forwarded(request, exchange, connection, &route)?;
             let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
             exchange.answered_by(|| lease.endpoint());
             let told = tunnel.as_ref().map(|_| exchange);
-            returned(response, lease, tunnel.zip(told), connection)
+            returned(response, lease, tunnel.zip(told), (connection, mode))
         }
     }
 }
@@ -214,8 +222,9 @@ impl Gate {
         mut request: Request<Incoming>,
         exchange: &Exchange,
         connection: &Connection,
-        service: &Service,
+        route: &Demanded,
     ) -> Result<(Option<Tunnel>, Request<RequestBody>), Refusal> {
+        let service = &route.service;
         let tunnel = tunnel::asked(&request).map(|asked| (asked, hyper::upgrade::on(&mut request)));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
@@ -227,8 +236,8 @@ impl Gate {
             parts.extensions.clear();
             tunnel::announce(&mut parts, *asked);
         }
-        let limit = service.upstreams.body_idle();
-        let body = RequestBody::new(incoming, connection.guard.clone(), limit).without(&self.claims);
+        let (limit, guard) = (service.upstreams.body_idle(), connection.guard_for(route.terms.mode));
+        let body = RequestBody::new(incoming, guard, limit).without(&self.claims);
         let body = body.counted(exchange.counter());
         Ok((tunnel, Request::from_parts(parts, body)))
     }
@@ -239,7 +248,7 @@ fn returned(
     mut response: Response<Incoming>,
     lease: Lease,
     tunnel: Option<(Tunnel, &Exchange)>,
-    connection: &Connection,
+    (connection, mode): (&Connection, Mode),
 ) -> Result<Response<Body>, Refusal> {
     // A length beside a transfer coding does not count (RFC 9112, section 6.3).
     if response.headers().contains_key(header::TRANSFER_ENCODING) {
@@ -248,15 +257,15 @@ fn returned(
     headers::end_hop(response.headers_mut(), None);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+        let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
         return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }
     let Some(((asked, client), exchange)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
     };
     let upstream = hyper::upgrade::on(&mut response);
-    let ends = tunnel::Ends { client, upstream, lease };
-    connection.tunnel(tunnel::run(ends, connection.guard.clone(), exchange.tunnel()));
+    let ends = tunnel::Ends { client, upstream, lease, flight: connection.flight(mode) };
+    connection.tunnel(tunnel::run(ends, connection.guard_for(mode), exchange.tunnel()));
     tunnel::accept(&mut response, asked);
     Ok(response.map(|_| Body::Whole(None)))
 }
@@ -266,6 +275,7 @@ pub struct Demanded {
     name: Rc<str>,
     demand: Demand,
     mtls_required: StatusCode,
+    terms: Terms,
     service: Rc<Service>,
 }
 
@@ -282,9 +292,19 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
-    } else if !headers.contains_key(header::HOST) {
-        return Err(Refusal::Malformed("no Host"));
+    } else {
+        let host = headers.get(header::HOST).ok_or(Refusal::Malformed("no Host"))?;
+        if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) {
+            return Err(Refusal::Malformed("a Host that is none"));
+        }
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
+}
+
+/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2); user information has none in `Host`.
+const fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }

@@ -8,7 +8,10 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
 
+use super::Dialect;
+use super::Mode;
 use super::RouteUpstream;
+use super::Terms;
 use crate::identity::ClaimSource;
 
 /// `[[route]]`. The most specific one that fits wins: by host first, then by path.
@@ -30,6 +33,11 @@ pub struct RouteConfig {
     /// The status of `mtls_required`: 401 or 403.
     #[serde(default = "unauthorized", deserialize_with = "refusal_status")]
     pub mtls_required: u16,
+    /// Whether refusals about identity are enforced or only logged and counted; default: `gate.mode`.
+    pub mode: Option<Mode>,
+    /// How refusals about identity are told.
+    #[serde(default)]
+    pub refusals: Dialect,
 }
 
 /// What a client must bring.
@@ -152,6 +160,8 @@ pub struct Route<U> {
     pub demand: Demand,
     /// The status of `mtls_required`.
     pub mtls_required: StatusCode,
+    /// What becomes of refusals about identity.
+    pub terms: Terms,
     /// What serves it.
     pub serves: U,
 }
@@ -162,7 +172,8 @@ impl<U> Route<U> {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
         let (name, host) = (config.name().into(), config.host.clone());
-        Self { host, prefix, name, demand: config.demand, mtls_required, serves }
+        let terms = Terms { mode: config.mode.unwrap_or_default(), dialect: config.refusals };
+        Self { host, prefix, name, demand: config.demand, mtls_required, terms, serves }
     }
 
     /// Whether it serves every path.
@@ -199,8 +210,16 @@ mod tests {
         let host = Some(host).filter(|host| !host.is_empty()).map(|host| Host::parse(host).unwrap());
         let upstream = RouteUpstream::Named("app".into());
         let path = path.to_owned();
-        let config =
-            RouteConfig { host, path, upstream, claim: None, demand: Demand::Mtls, mtls_required: 401 };
+        let config = RouteConfig {
+            host,
+            path,
+            upstream,
+            claim: None,
+            demand: Demand::Mtls,
+            mtls_required: 401,
+            mode: None,
+            refusals: Dialect::Portcullis,
+        };
         Route::new(&config, config.name())
     }
 

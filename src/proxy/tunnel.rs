@@ -31,6 +31,7 @@ use tokio::io::ReadBuf;
 use tokio::io::copy_bidirectional;
 
 use super::exchange::Tunnelled;
+use super::flight::Flight;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -99,13 +100,15 @@ pub(super) struct Ends {
     pub(super) upstream: OnUpgrade,
     /// The upstream connection that was upgraded; given up early, it would take the tunnel with it.
     pub(super) lease: Lease,
+    /// Counts it among what its connection carries.
+    pub(super) flight: Option<Flight>,
 }
 
 /// Carries bytes both ways until one side ends, or the session is killed.
 ///
 /// `told` learns what it carried, and how it ended.
 pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
-    let Ends { client, upstream, lease } = ends;
+    let Ends { client, upstream, lease, flight } = ends;
     let carry = async {
         let (client, upstream) = tokio::join!(client, upstream);
         let (Ok(client), Ok(upstream)) = (client, upstream) else {
@@ -121,7 +124,8 @@ pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
         None => carry.await,
         Some(guard) => tokio::select! {
             biased;
-            _ = guard.killed() => {}
+            // Whether it is this or its connection that looks first: the socket throws away what it has not delivered.
+            _ = guard.killed() => flight.iter().for_each(Flight::killed),
             () = carry => {}
         },
     }
