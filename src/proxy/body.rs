@@ -20,6 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
 use super::upstream::Lease;
@@ -137,6 +138,7 @@ pub(super) struct RequestBody {
     idle: IdleTimer,
     /// The headers of claims, which trailers may not repeat.
     claims: Option<Rc<[HeaderName]>>,
+    counter: Option<Counter>,
 }
 
 impl RequestBody {
@@ -146,7 +148,7 @@ impl RequestBody {
             let source = RefCell::new(Some(Source { incoming, guard }));
             Rc::new(Sent { source, frames: Cell::new(0), cut: Cell::new(false), ended: Notify::new() })
         });
-        Self { sent, idle: IdleTimer::new(limit), claims: None }
+        Self { sent, idle: IdleTimer::new(limit), claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -155,8 +157,14 @@ impl RequestBody {
         self
     }
 
+    /// Counts its bytes, if somebody wants to know.
+    pub(super) fn counted(mut self, counter: Option<Counter>) -> Self {
+        self.counter = counter;
+        self
+    }
+
     pub(super) fn empty() -> Self {
-        Self { sent: None, idle: IdleTimer::new(Duration::ZERO), claims: None }
+        Self { sent: None, idle: IdleTimer::new(Duration::ZERO), claims: None, counter: None }
     }
 
     pub(super) fn sent(&self) -> Option<Rc<Sent>> {
@@ -195,6 +203,7 @@ impl http_body::Body for RequestBody {
             Ok(Some(mut frame)) => {
                 this.idle.moved();
                 sent.passed();
+                this.counter.iter().for_each(|counter| counter.count(&frame));
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::forward_trailers(trailers, this.claims.as_deref().unwrap_or_default());
                 }
