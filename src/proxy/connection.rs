@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use http::Extensions;
 use http::HeaderValue;
+use http::Method;
 use http::Request;
 use http::Response;
 use hyper::body::Incoming;
@@ -192,7 +193,10 @@ impl Connection {
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.tunnelled.store(true, Ordering::Relaxed);
-        self.tunnels.borrow_mut().spawn_local(tunnel);
+        let mut tunnels = self.tunnels.borrow_mut();
+        // One after the other may come over an HTTP/2 connection.
+        while tunnels.try_join_next().is_some() {}
+        tunnels.spawn_local(tunnel);
     }
 }
 
@@ -442,7 +446,11 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
         .keep_alive_timeout(context.timeouts.handshake);
     let service = service_fn(|request| {
         let (context, connection) = (Rc::clone(context), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(context.answer(&connection, request).await) }
+        let head = request.method() == Method::HEAD;
+        async move {
+            let answer = context.answer(&connection, request).await;
+            Ok::<_, Infallible>(if head { Body::without(answer) } else { answer })
+        }
     });
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     loop {

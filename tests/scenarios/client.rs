@@ -27,6 +27,7 @@ use rustls::sign::SingleCertAndKey;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::io::DuplexStream;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
@@ -34,6 +35,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::lab::within;
 use crate::pki::Ca;
@@ -342,6 +344,33 @@ impl H2 {
         self.try_get(path).await.unwrap()
     }
 
+    /// Asks for a tunnel by extended CONNECT (RFC 8441).
+    pub(crate) async fn connect(
+        &mut self,
+        protocol: &str,
+        path: &str,
+    ) -> Result<(Response<h2::RecvStream>, h2::SendStream<Bytes>), h2::Error> {
+        let ready = async {
+            // Until the settings are there that allow it.
+            while !self.sender.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(ready).await;
+        let mut request =
+            self.request("CONNECT", path).header("sec-websocket-version", "13").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+        let (response, stream) = self.send(request, false).await?;
+        Ok((within(response).await?, stream))
+    }
+
+    /// A WebSocket beside whatever else there is on the connection.
+    pub(crate) async fn websocket(&mut self, path: &str) -> WebSocketStream<DuplexStream> {
+        let (response, stream) = self.connect("websocket", path).await.unwrap();
+        assert_eq!(response.status(), 200);
+        WebSocketStream::from_raw_socket(duplex(stream, response.into_body()), Role::Client, None).await
+    }
+
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> Result<(), h2::Error> {
         let Self { sender, connection, .. } = self;
@@ -349,4 +378,36 @@ impl H2 {
         drop(sender);
         ended
     }
+}
+
+/// The two directions of an HTTP/2 stream as one stream of bytes. A reset ends it like an end without a goodbye.
+fn duplex(mut send: h2::SendStream<Bytes>, mut receive: h2::RecvStream) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (mut reader, mut writer) = tokio::io::split(far);
+    tokio::spawn(async move {
+        while let Some(Ok(chunk)) = receive.data().await {
+            let _ = receive.flow_control().release_capacity(chunk.len());
+            if writer.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut chunk = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = reader.read(&mut chunk).await {
+            let mut bytes = Bytes::copy_from_slice(&chunk[..count]);
+            while !bytes.is_empty() {
+                send.reserve_capacity(bytes.len());
+                let Some(Ok(capacity)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
+                    return;
+                };
+                if send.send_data(bytes.split_to(capacity.min(bytes.len())), false).is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = send.send_data(Bytes::new(), true);
+    });
+    near
 }

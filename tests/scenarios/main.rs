@@ -10,6 +10,7 @@ mod upstream;
 
 mod administrators_decide;
 mod an_incident_is_handled;
+mod answers_come_as_they_are;
 mod attackers_get_nowhere;
 mod bad_calls_are_refused;
 mod bystanders_go_on;
@@ -18,6 +19,7 @@ mod certificates_are_remembered;
 mod checks_agree_with_the_gate;
 mod claims_are_bound;
 mod disk_full_is_said;
+mod events_arrive_one_by_one;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod framing_is_unambiguous;
@@ -44,6 +46,7 @@ mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;
 mod waiting_has_an_end;
+mod websockets_pass;
 
 #[path = "../lists_feed/server.rs"]
 #[expect(dead_code, reason = "few kinds of answers are needed here")]
