@@ -161,8 +161,7 @@ async fn deadlines_and_cancellations_reach_the_server() {
     }
 }
 
-/// At once, at both ends; and the connection to the server that all of them share stays. Seen failing where what sent a
-/// request's body was left to itself: the server never heard of the end.
+/// At once, at both ends; and the connection to the server that all of them share stays.
 #[tokio::test]
 async fn a_revocation_ends_every_kind_of_stream_and_nobody_elses() {
     for scheme in UPSTREAMS {

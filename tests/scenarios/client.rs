@@ -34,6 +34,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
@@ -139,13 +140,23 @@ impl Client {
 
     /// A WebSocket.
     pub(crate) async fn websocket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
+        self.try_websocket().await.unwrap()
+    }
+
+    /// The same; or the status of the answer, if there is one.
+    pub(crate) async fn try_websocket(
+        &self,
+    ) -> Result<WebSocketStream<TlsStream<TcpStream>>, Option<StatusCode>> {
         let stream = within(self.dial(b"http/1.1")).await.unwrap();
         let mut request = "wss://localhost/ws".into_client_request().unwrap();
         if let Some(claim) = &self.claim {
             request.headers_mut().insert("x-agent-id", claim.parse().unwrap());
         }
-        let (socket, _) = within(tokio_tungstenite::client_async(request, stream)).await.unwrap();
-        socket
+        match within(tokio_tungstenite::client_async(request, stream)).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(answer)) => Err(Some(answer.status())),
+            Err(_) => Err(None),
+        }
     }
 
     /// Sends raw bytes, and reads until the other end closes, or the answer's header and body are there.
@@ -366,9 +377,20 @@ impl H2 {
 
     /// A WebSocket beside whatever else there is on the connection.
     pub(crate) async fn websocket(&mut self, path: &str) -> WebSocketStream<DuplexStream> {
-        let (response, stream) = self.connect("websocket", path).await.unwrap();
-        assert_eq!(response.status(), 200);
-        WebSocketStream::from_raw_socket(duplex(stream, response.into_body()), Role::Client, None).await
+        self.try_websocket(path).await.unwrap()
+    }
+
+    /// The same; or the status of the answer, if there is one.
+    pub(crate) async fn try_websocket(
+        &mut self,
+        path: &str,
+    ) -> Result<WebSocketStream<DuplexStream>, Option<StatusCode>> {
+        let (response, stream) = self.connect("websocket", path).await.map_err(|_| None)?;
+        if response.status() != StatusCode::OK {
+            return Err(Some(response.status()));
+        }
+        let io = duplex(stream, response.into_body());
+        Ok(WebSocketStream::from_raw_socket(io, Role::Client, None).await)
     }
 
     /// Waits until the connection is over.

@@ -25,6 +25,7 @@ mod feeds_reconcile;
 mod framing_is_unambiguous;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
+mod large_streams_stay_small;
 mod levels_hit_their_own;
 mod many_decide_at_once;
 mod messages_pass_unchanged;

