@@ -188,6 +188,10 @@ impl Agent {
         }
         self.told(parts.status, &parts.headers, b"")?;
         for round in 0..5 {
+            // Now and then it gives up; the others on the same connection to the service must not notice.
+            if self.turn.is_multiple_of(3) && round == 2 {
+                return Ok(());
+            }
             let mut bytes = Vec::new();
             while bytes.len() < 500 {
                 let chunk = within(echo.data()).await.ok_or_else(|| cut("no echo"))?.map_err(cut)?;
