@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use super::flight::Flight;
 use super::headers;
 use super::upstream::Lease;
 use crate::session::Guard;
@@ -283,6 +284,13 @@ impl Body {
             body => Response::from_parts(parts, body),
         }
     }
+
+    /// Counts it among what its connection carries, until all of it is on its way; one that is at hand whole is.
+    pub(super) fn count(&mut self, flight: Option<Flight>) {
+        if let Self::Upstream(body) = self {
+            body.flight = flight;
+        }
+    }
 }
 
 /// As it comes from an upstream, with the connection that it comes over.
@@ -292,12 +300,14 @@ pub struct UpstreamBody {
     /// Of a request that may not be through when its answer is.
     guard: Option<Guard>,
     idle: IdleTimer,
+    /// Counts it among what its connection carries.
+    flight: Option<Flight>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
         let idle = IdleTimer::new(lease.body_idle());
-        Self { incoming, lease: Some(lease), guard, idle }
+        Self { incoming, lease: Some(lease), guard, idle, flight: None }
     }
 
     /// The request that it answers, if that has a body.

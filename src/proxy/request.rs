@@ -20,10 +20,12 @@ use hyper::upgrade::OnUpgrade;
 use super::Body;
 use super::Clusters;
 use super::Demand;
+use super::Mode;
 use super::Refusal;
 use super::RequestId;
 use super::Route;
 use super::RouteConfig;
+use super::Terms;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
@@ -155,8 +157,13 @@ impl Handler for Gate {
         Ok(Demanded {
             demand: route.demand,
             mtls_required: route.mtls_required,
+            terms: route.terms,
             service: Rc::clone(&route.serves),
         })
+    }
+
+    fn terms(&self, route: &Demanded) -> Terms {
+        route.terms
     }
 
     fn judge(
@@ -188,10 +195,11 @@ impl Handler for Gate {
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            let (tunnel, request) = self.forwarded(request, id, connection, &route.service)?;
+            let mode = route.terms.mode;
+            let (tunnel, request) = self.forwarded(request, id, connection, &route)?;
             let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            returned(response, lease, tunnel, connection)
+            returned(response, lease, tunnel, (connection, mode))
         }
     }
 }
@@ -206,8 +214,9 @@ impl Gate {
         mut request: Request<Incoming>,
         id: RequestId,
         connection: &Connection,
-        service: &Service,
+        route: &Demanded,
     ) -> Result<(Option<Tunnel>, Request<RequestBody>), Refusal> {
+        let service = &route.service;
         let tunnel = tunnel::asked(&request).map(|asked| (asked, hyper::upgrade::on(&mut request)));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
@@ -218,8 +227,8 @@ impl Gate {
             parts.extensions.clear();
             tunnel::announce(&mut parts, *asked);
         }
-        let limit = service.upstreams.body_idle();
-        let body = RequestBody::new(incoming, connection.guard.clone(), limit).without(&self.claims);
+        let (limit, guard) = (service.upstreams.body_idle(), connection.guard_for(route.terms.mode));
+        let body = RequestBody::new(incoming, guard, limit).without(&self.claims);
         Ok((tunnel, Request::from_parts(parts, body)))
     }
 }
@@ -229,7 +238,7 @@ fn returned(
     mut response: Response<Incoming>,
     lease: Lease,
     tunnel: Option<Tunnel>,
-    connection: &Connection,
+    (connection, mode): (&Connection, Mode),
 ) -> Result<Response<Body>, Refusal> {
     headers::end_hop(response.headers_mut(), None);
     *response.version_mut() = Version::HTTP_11;
@@ -238,14 +247,15 @@ fn returned(
         if response.status().is_success() && matches!(tunnel, Some((Asked::Connect, _))) {
             return Err(Refusal::Upstream(UpstreamError::NotUpgraded(lease.endpoint())));
         }
-        let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+        let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
         return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }
     let Some((asked, client)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
     };
     let upstream = hyper::upgrade::on(&mut response);
-    connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+    let (guard, flight) = (connection.guard_for(mode), connection.flight(mode));
+    connection.tunnel(tunnel::run(client, upstream, lease, guard, flight));
     tunnel::accept(&mut response, asked);
     Ok(response.map(|_| Body::Whole(None)))
 }
@@ -254,6 +264,7 @@ fn returned(
 pub struct Demanded {
     demand: Demand,
     mtls_required: StatusCode,
+    terms: Terms,
     service: Rc<Service>,
 }
 
@@ -266,9 +277,19 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
-    } else if !headers.contains_key(header::HOST) {
-        return Err(Refusal::Malformed("no Host"));
+    } else {
+        let host = headers.get(header::HOST).ok_or(Refusal::Malformed("no Host"))?;
+        if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) {
+            return Err(Refusal::Malformed("a Host that is none"));
+        }
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
+}
+
+/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2); user information has none in `Host`.
+const fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }

@@ -8,6 +8,7 @@ use http_body_util::BodyExt as _;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 
 use crate::lab::Lab;
 use crate::lab::within;
@@ -178,6 +179,18 @@ async fn about_a_whole_host() {
     }
 }
 
+async fn hint(socket: TcpStream) {
+    let mut connection = h2::server::handshake(socket).await.unwrap();
+    while let Some(Ok((_, mut respond))) = connection.accept().await {
+        for status in [102, 103] {
+            let hint = Response::builder().status(status).header("link", "</a.css>; rel=preload");
+            respond.send_informational(hint.body(()).unwrap()).unwrap();
+        }
+        let mut body = respond.send_response(Response::new(()), false).unwrap();
+        body.send_data(Bytes::from("ok"), true).unwrap();
+    }
+}
+
 /// They say nothing that anybody waits for, and are dropped; what follows is the answer.
 #[tokio::test]
 async fn after_early_hints() {
@@ -189,18 +202,7 @@ async fn after_early_hints() {
     let address = h2c.local_addr().unwrap();
     tokio::spawn(async move {
         loop {
-            let (socket, _) = h2c.accept().await.unwrap();
-            tokio::spawn(async move {
-                let mut connection = h2::server::handshake(socket).await.unwrap();
-                while let Some(Ok((_, mut respond))) = connection.accept().await {
-                    for status in [102, 103] {
-                        let hint = Response::builder().status(status).header("link", "</a.css>; rel=preload");
-                        respond.send_informational(hint.body(()).unwrap()).unwrap();
-                    }
-                    let mut body = respond.send_response(Response::new(()), false).unwrap();
-                    body.send_data(Bytes::from("ok"), true).unwrap();
-                }
-            });
+            tokio::spawn(hint(h2c.accept().await.unwrap().0));
         }
     });
     let routes = format!(

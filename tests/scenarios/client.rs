@@ -96,6 +96,18 @@ impl Client {
         Self { address, ..self.clone() }
     }
 
+    /// What its side of a handshake begins with, and goes on with.
+    pub(crate) fn handshake(&self, alpn: &[u8]) -> rustls::ClientConnection {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        rustls::ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+    }
+
+    /// Where it connects to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A TLS connection for one protocol.
     pub(crate) async fn dial(&self, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::clone(&self.config);
@@ -140,15 +152,21 @@ impl Client {
 
     /// A WebSocket.
     pub(crate) async fn websocket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
-        self.try_websocket().await.unwrap()
+        self.websocket_at("/ws").await
+    }
+
+    /// A WebSocket at a path.
+    pub(crate) async fn websocket_at(&self, path: &str) -> WebSocketStream<TlsStream<TcpStream>> {
+        self.try_websocket(path).await.unwrap()
     }
 
     /// The same; or the status of the answer, if there is one.
     pub(crate) async fn try_websocket(
         &self,
+        path: &str,
     ) -> Result<WebSocketStream<TlsStream<TcpStream>>, Option<StatusCode>> {
         let stream = within(self.dial(b"http/1.1")).await.unwrap();
-        let mut request = "wss://localhost/ws".into_client_request().unwrap();
+        let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
         if let Some(claim) = &self.claim {
             request.headers_mut().insert("x-agent-id", claim.parse().unwrap());
         }

@@ -168,7 +168,7 @@ impl Speaks {
     }
 }
 
-/// An upstream. What it does depends on the path: `/flood` answers with megabytes, `/hold` not before it is
+/// An upstream. What it does depends on the path, below `/open` too: `/flood` answers with megabytes, `/hold` not before it is
 /// told to, `/events` with an event for each that happens, `/status/N` at once and with that status, `/early` before it has read the request, `/echo` piece by piece with what it is sent, `/ws` as a
 /// WebSocket that echoes. The rest is answered `ok`.
 pub(crate) struct Upstream {
@@ -276,7 +276,8 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<An
     let head = request.method() == http::Method::HEAD && request.version() == http::Version::HTTP_2;
     let mut gone = Gone { log, at, armed: true };
     let log = Arc::clone(&gone.log);
-    let mut response = match request.uri().path() {
+    let path = request.uri().path();
+    let mut response = match path.strip_prefix("/open").unwrap_or(path) {
         "/flood" => {
             let response = flood(&log, at);
             read(request.into_body(), &log, at, None).await;

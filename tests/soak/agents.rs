@@ -110,12 +110,14 @@ impl Agent {
             }
             Way::Http2 => self.echoes(second(&mut http2, &self.client).await).await,
             Way::Grpc => self.call(second(&mut http2, &self.client).await).await,
-            Way::WebSocket1 => match self.client.try_websocket().await {
+            Way::WebSocket1 => match self.client.try_websocket("/ws").await {
                 Ok(mut socket) => self.talk(&mut socket).await,
                 Err(status) => Err(unopened(status)),
             },
             Way::WebSocket2 => self.talks(second(&mut http2, &self.client).await).await,
-            Way::Events if self.turn % 2 == 0 => self.events1(first(&mut http1, &self.client).await).await,
+            Way::Events if self.turn.is_multiple_of(2) => {
+                self.events1(first(&mut http1, &self.client).await).await
+            }
             Way::Events => self.events2(second(&mut http2, &self.client).await).await,
         };
         if !matches!(done, Err(Failure::Cut(_))) {

@@ -42,8 +42,10 @@ use crate::agents::Agent;
 use crate::agents::Failure;
 use crate::agents::Way;
 use crate::client::Client;
+use crate::client::H1;
 use crate::lab::post;
 use crate::lab::within;
+use crate::pki::Cert;
 use crate::process::Process;
 use crate::process::Site;
 use crate::services::Service;
@@ -153,7 +155,7 @@ async fn be_refused(mut agent: Agent, shared: &Shared) {
                 agent.client.h2().await.try_get("/echo").await.map_err(|e| e.to_string())
             }
             Way::WebSocket1 => {
-                match agent.client.try_websocket().await {
+                match agent.client.try_websocket("/ws").await {
                     Err(Some(StatusCode::FORBIDDEN)) => shared.tally.lock().unwrap().refused += 1,
                     other => shared.fail(&agent, format!("{:?}", other.err())),
                 }
@@ -233,6 +235,45 @@ dir = "state"
     )
 }
 
+type Victim = (String, Cert, watch::Sender<Standing>);
+
+/// Revokes one after the other, by name or by certificate; returns how many sessions that ended, and how they stand.
+async fn revoke(
+    victims: Vec<Victim>,
+    mut admin: H1,
+    length: Duration,
+) -> (u64, Vec<watch::Sender<Standing>>) {
+    let pause = length / u32::try_from(victims.len()).unwrap();
+    let (mut ended, mut stands) = (0, Vec::new());
+    for (turn, (name, cert, standing)) in victims.into_iter().enumerate() {
+        standing.send_replace(Standing::Doomed);
+        let (level, target) = if turn.is_multiple_of(2) {
+            ("principal", name.as_str())
+        } else {
+            ("certificate", cert.serial.as_str())
+        };
+        let change = json!({"action": "revoke", "level": level, "target": target, "reason": "soak"});
+        let answer = post(&mut admin, &change).await.unwrap();
+        answer.assert_ok();
+        ended += answer.json()["sessions_ended"].as_u64().unwrap();
+        standing.send_replace(Standing::Out);
+        stands.push(standing);
+        tokio::time::sleep(pause).await;
+    }
+    (ended, stands)
+}
+
+/// How many descriptors are left once what was kept for reuse has had its time.
+async fn settled(pid: i32, before: usize) -> usize {
+    for _ in 0..300 {
+        if descriptors(pid) <= before {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    descriptors(pid)
+}
+
 #[tokio::test]
 async fn everything_at_once() {
     let length = std::env::var("PORTCULLIS_SOAK").unwrap_or_else(|_| "20s".into());
@@ -261,25 +302,11 @@ async fn everything_at_once() {
         victims.extend((i % VICTIMS == 0).then_some((name, cert, standing)));
     }
     let disturbance = tokio::spawn(disturb(Arc::clone(&shared)));
-    // A third of the time to warm up; then one revocation after the other.
+    // A third of the time to warm up; a third for revocations; a third to go on.
     tokio::time::sleep(length / 3).await;
     let warm = resident(pid);
-    let (revocations, mut ended) = (victims.len(), 0);
-    let mut decisions = admin.h1().await;
-    let mut stands = Vec::new();
-    for (turn, (name, cert, standing)) in victims.into_iter().enumerate() {
-        standing.send_replace(Standing::Doomed);
-        let (level, target) =
-            if turn % 2 == 0 { ("principal", name.as_str()) } else { ("certificate", cert.serial.as_str()) };
-        let change = json!({"action": "revoke", "level": level, "target": target, "reason": "soak"});
-        let answer = post(&mut decisions, &change).await.unwrap();
-        answer.assert_ok();
-        ended += answer.json()["sessions_ended"].as_u64().unwrap();
-        standing.send_replace(Standing::Out);
-        stands.push(standing);
-        tokio::time::sleep(length / 3 / u32::try_from(revocations).unwrap()).await;
-    }
-    drop(decisions);
+    let revocations = victims.len();
+    let (ended, _stands) = revoke(victims, admin.h1().await, length / 3).await;
     tokio::time::sleep(length / 3).await;
     let hot = resident(pid);
     shared.over.send_replace(true);
@@ -288,14 +315,7 @@ async fn everything_at_once() {
         within(task).await.unwrap();
     }
     disturbance.await.unwrap();
-    let mut after = descriptors(pid);
-    for _ in 0..300 {
-        if after <= before {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        after = descriptors(pid);
-    }
+    let after = settled(pid, before).await;
     let tally = std::mem::take(&mut *shared.tally.lock().unwrap());
     println!("{}", tally.figures(length));
     println!(

@@ -74,6 +74,9 @@ pub enum UpstreamError {
     /// It did not answer in time.
     #[error("{0}: no answer in time")]
     AnswerTimeout(String),
+    /// The request names a host that HTTP/2 cannot name.
+    #[error("{0}: a Host that is none")]
+    Host(String),
     /// It speaks HTTP/2 only, over which nothing is upgraded.
     #[error("{0}: WebSockets need an upstream that speaks HTTP/1.1")]
     NoTunnel(String),
@@ -100,9 +103,12 @@ impl UpstreamError {
         match self {
             Self::Connect(..) | Self::ConnectTimeout(_) | Self::AnswerTimeout(_) => true,
             Self::Broken(..) => self.of_body().is_none(),
-            Self::Busy(_) | Self::Ill(_) | Self::NoTunnel(_) | Self::NotUpgraded(_) | Self::Unasked(_) => {
-                false
-            }
+            Self::Busy(_)
+            | Self::Ill(_)
+            | Self::Host(_)
+            | Self::NoTunnel(_)
+            | Self::NotUpgraded(_)
+            | Self::Unasked(_) => false,
         }
     }
 
@@ -144,7 +150,7 @@ impl Lease {
                 Some(Carrier::Shared(sender, stream)) => {
                     request.body_mut().tell(stream.beginning());
                     if to_http2(&mut request, endpoint.protocol).is_none() {
-                        let error = UpstreamError::Busy(endpoint.to_string());
+                        let error = UpstreamError::Host(endpoint.to_string());
                         return Err(Failed { unsent: None, error });
                     }
                     let answer = std::pin::pin!(sender.try_send_request(request));
@@ -243,7 +249,9 @@ impl Upstreams {
                 };
                 let untouched = unsent.is_some() || error.is_untouched();
                 let again = unsent.or(spare).filter(|_| !matches!(error, UpstreamError::AnswerTimeout(_)));
-                let closed_meanwhile = age.is_some() && tries.kept.is_none();
+                // A stream that is reset says nothing of that.
+                let was_kept = age.is_some_and(|age| age > DOUBTFUL || !lease.is_shared());
+                let closed_meanwhile = was_kept && tries.kept.is_none();
                 if !closed_meanwhile && !untouched && error.is_endpoints() {
                     self.cluster.failed(&lease.pool.member, &error);
                 }

@@ -97,6 +97,7 @@ impl Pool {
         self: &Rc<Self>,
         wanted: Wanted,
     ) -> Result<(Lease, Option<Duration>), UpstreamError> {
+        let _busy = Busy::new(self);
         if let Some(found) = self.take(wanted) {
             return Ok(found);
         }
@@ -173,6 +174,7 @@ impl Pool {
 
     /// A connection that nobody has used yet.
     pub(super) async fn fresh(self: &Rc<Self>, wanted: Wanted) -> Result<Lease, UpstreamError> {
+        let _busy = Busy::new(self);
         let open = Open::new(self);
         let connecting = Connecting::new(self);
         let connected = self.member.connector.connect(wanted, self.cluster.waits.connect, open).await;
@@ -260,6 +262,22 @@ impl Drop for Connecting {
     }
 }
 
+/// Counts a request, from when it waits for a connection.
+struct Busy(Rc<Pool>);
+
+impl Busy {
+    fn new(pool: &Rc<Pool>) -> Self {
+        pool.busy.set(pool.busy.get() + 1);
+        Self(Rc::clone(pool))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get().saturating_sub(1));
+    }
+}
+
 /// A place in the queue of those who wait for a connection.
 struct Place(Rc<Pool>);
 
@@ -286,6 +304,7 @@ impl Drop for Place {
 pub(in crate::proxy) struct Lease {
     pub(super) carrier: Option<Carrier>,
     pub(super) pool: Rc<Pool>,
+    _busy: Busy,
     /// How far the request that it is in use for has been sent; absent if it has no body.
     pub(in crate::proxy) sent: Option<Rc<Sent>>,
 }
@@ -321,8 +340,7 @@ impl Drop for Stream {
 
 impl Lease {
     fn new(carrier: Carrier, pool: &Rc<Pool>) -> Self {
-        pool.busy.set(pool.busy.get() + 1);
-        Self { carrier: Some(carrier), pool: Rc::clone(pool), sent: None }
+        Self { carrier: Some(carrier), pool: Rc::clone(pool), _busy: Busy::new(pool), sent: None }
     }
 
     /// Whether others use its connection too.
@@ -346,17 +364,24 @@ impl Lease {
     }
 
     /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
-    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill. There is
+    /// none where no revocation may end the request.
     pub(in crate::proxy) fn answered(self, guard: Option<Guard>) {
-        let Some(guard) = guard.filter(|_| self.is_sending()) else {
+        if !self.is_sending() {
             return self.give_back();
-        };
+        }
         spawn_local(async move {
             let mut lease = self;
             let limit = lease.body_idle();
+            let killed = async {
+                match &guard {
+                    Some(guard) => drop(guard.killed().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                _ = guard.killed() => {}
+                () = killed => {}
                 () = async { drop(timeout(limit, lease.sent_whole()).await) } => {}
             }
             // Still busy, it is torn down.
@@ -397,7 +422,6 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.pool.busy.set(self.pool.busy.get().saturating_sub(1));
         // On a shared connection nobody might ask the body again: an upstream that takes no more of it would keep it.
         self.sent.iter().for_each(|sent| sent.abandon());
         match self.carrier.take() {
