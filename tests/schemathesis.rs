@@ -2,8 +2,6 @@
 //! gate over mutual TLS, and holds every answer against it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
 
-use std::path::Path;
-use std::path::PathBuf;
 use std::process::Command;
 
 use portcullis::app;
@@ -15,9 +13,12 @@ use portcullis::rig::pki::Pki;
 use portcullis::rig::pki::TRUST_DOMAIN;
 use portcullis::rig::pki::spiffe_id;
 use tempfile::TempDir;
+use tools::installed;
+
+mod tools;
 
 /// The one version: another finds other things.
-const VERSION: &str = "4.32.5";
+const REQUIREMENT: &str = "schemathesis==4.32.5";
 /// The same calls every time.
 const SEED: &str = "20";
 /// Calls made up for each operation and phase.
@@ -25,7 +26,7 @@ const EXAMPLES: &str = "15";
 
 #[test]
 fn every_answer_is_as_documented() {
-    let schemathesis = install();
+    let schemathesis = installed("schemathesis", REQUIREMENT).join("st");
     let site = Site::start();
     let address = site.running.admin.unwrap();
     let mut command = Command::new(schemathesis);
@@ -101,34 +102,4 @@ dir = "state"
         let running = app::start(config, clock).unwrap();
         Self { directory, pki, admin, running }
     }
-}
-
-/// Where schemathesis is; it is installed on first use. What pip needs to know of its index it has from its own
-/// configuration.
-fn install() -> PathBuf {
-    let home = Path::new(env!("CARGO_TARGET_TMPDIR"))
-        .with_file_name("tools")
-        .join(format!("schemathesis-{VERSION}"));
-    let (program, complete) = (home.join("bin/st"), home.join("complete"));
-    if complete.exists() {
-        return program;
-    }
-    // What an interrupted installation left behind is none.
-    let _ = std::fs::remove_dir_all(&home);
-    std::fs::create_dir_all(&home).unwrap();
-    let python = "python3 with its venv module is needed (on Debian: apt-get install python3-venv)";
-    run(Command::new("python3").args(["-m", "venv"]).arg(&home), python);
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    let package = format!("schemathesis=={VERSION}");
-    let install = "schemathesis has to be installed once, from PyPI or the index that pip is configured with";
-    run(Command::new(home.join("bin/python")).args(pip).arg(package), install);
-    std::fs::write(complete, "").unwrap();
-    program
-}
-
-/// Runs a command that must succeed.
-fn run(command: &mut Command, otherwise: &str) {
-    let output = command.output().unwrap_or_else(|e| panic!("{otherwise}: {command:?}: {e}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{otherwise}: {command:?}: {out}{err}");
 }

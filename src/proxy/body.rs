@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderName;
+use http::Response;
+use http::header::CONTENT_LENGTH;
 use http_body::Body as _;
 use http_body::Frame;
 use http_body::SizeHint;
@@ -85,6 +87,7 @@ pub(super) struct Sent {
     source: RefCell<Option<Source>>,
     frames: Cell<usize>,
     cut: Cell<bool>,
+    abandoned: Cell<bool>,
     ended: Notify,
 }
 
@@ -124,11 +127,28 @@ impl Sent {
         }
     }
 
+    /// The same, of a request that nobody waits for any more: nor does what was read of it go out.
+    pub(super) fn abandon(&self) {
+        self.cut();
+        self.abandoned.set(true);
+        self.ended.notify_waiters();
+    }
+
+    /// Waits until nobody waits for it any more.
+    pub(super) async fn abandoned(&self) {
+        while !self.abandoned.get() {
+            self.ended.notified().await;
+        }
+    }
+
     fn end(&self) {
         drop(self.source.take());
         self.ended.notify_waiters();
     }
 }
+
+/// Where an HTTP/2 connection learns whose body it is about to send.
+pub(super) type Beginning = Rc<Cell<Option<Rc<Sent>>>>;
 
 /// A request's body. It is read by the task of the upstream's connection, so it holds a guard of its own: while it
 /// lives, its session does, and once that is killed it gives nothing more away.
@@ -136,6 +156,8 @@ pub(super) struct RequestBody {
     /// Absent where there is nothing to send.
     sent: Option<Rc<Sent>>,
     idle: IdleTimer,
+    /// To be told when it is first asked.
+    beginning: Option<Beginning>,
     /// The headers of claims, which trailers may not repeat.
     claims: Option<Rc<[HeaderName]>>,
     counter: Option<Counter>,
@@ -146,9 +168,10 @@ impl RequestBody {
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
             let source = RefCell::new(Some(Source { incoming, guard }));
-            Rc::new(Sent { source, frames: Cell::new(0), cut: Cell::new(false), ended: Notify::new() })
+            let (cut, abandoned) = (Cell::new(false), Cell::new(false));
+            Rc::new(Sent { source, frames: Cell::new(0), cut, abandoned, ended: Notify::new() })
         });
-        Self { sent, idle: IdleTimer::new(limit), claims: None, counter: None }
+        Self { sent, idle: IdleTimer::new(limit), beginning: None, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -164,7 +187,18 @@ impl RequestBody {
     }
 
     pub(super) fn empty() -> Self {
-        Self { sent: None, idle: IdleTimer::new(Duration::ZERO), claims: None, counter: None }
+        Self {
+            sent: None,
+            idle: IdleTimer::new(Duration::ZERO),
+            beginning: None,
+            claims: None,
+            counter: None,
+        }
+    }
+
+    /// Tells a connection whose body it is when it is first asked.
+    pub(super) fn tell(&mut self, beginning: &Beginning) {
+        self.beginning = self.sent.as_ref().map(|_| Rc::clone(beginning));
     }
 
     pub(super) fn sent(&self) -> Option<Rc<Sent>> {
@@ -184,6 +218,9 @@ impl http_body::Body for RequestBody {
         let Some(sent) = &this.sent else {
             return Poll::Ready(None);
         };
+        if let Some(beginning) = this.beginning.take() {
+            beginning.set(Some(Rc::clone(sent)));
+        }
         let mut source = sent.source.borrow_mut();
         let Some(open) = source.as_mut() else {
             // Cut is not ended: what comes of it must not look whole.
@@ -251,6 +288,18 @@ pub enum Body {
 }
 
 impl Body {
+    /// Of an answer to HEAD over HTTP/2, where hyper would send it: over HTTP/1.1 it does not.
+    pub(super) fn without(response: Response<Self>) -> Response<Self> {
+        let (mut parts, body) = response.into_parts();
+        match body {
+            Self::Whole(Some(bytes)) => {
+                parts.headers.entry(CONTENT_LENGTH).or_insert_with(|| bytes.len().into());
+                Response::from_parts(parts, Self::Whole(None))
+            }
+            body => Response::from_parts(parts, body),
+        }
+    }
+
     /// Counts it among what its connection carries, until all of it is on its way; one that is at hand whole is.
     pub(super) fn count(&mut self, flight: Option<Flight>) {
         if let Self::Upstream(body) = self {

@@ -267,7 +267,10 @@ impl Connection {
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.flights.tunnel();
-        self.tunnels.borrow_mut().spawn_local(tunnel);
+        let mut tunnels = self.tunnels.borrow_mut();
+        // One after the other may come over an HTTP/2 connection.
+        while tunnels.try_join_next().is_some() {}
+        tunnels.spawn_local(tunnel);
     }
 }
 

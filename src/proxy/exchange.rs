@@ -315,6 +315,7 @@ impl Exchange {
         self.noted.iter().for_each(|noted| noted.status.set(status.as_u16()));
         // To HEAD, and with these, goes no body, whatever there is of one.
         let bare = self.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let response = if self.head && self.http2 { Body::without(response) } else { response };
         let (exchanges, began, noted) = (self.exchanges, self.began, self.noted);
         response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted })
     }

@@ -257,6 +257,10 @@ fn returned(
     headers::end_hop(response.headers_mut(), None);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // To extended CONNECT it would say that the tunnel is there (RFC 8441, section 5).
+        if response.status().is_success() && matches!(tunnel, Some(((Asked::Connect, _), _))) {
+            return Err(Refusal::Upstream(UpstreamError::NotUpgraded(lease.endpoint())));
+        }
         let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
         return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }

@@ -18,6 +18,8 @@ mod lab;
 #[path = "../scenarios/pki.rs"]
 #[expect(dead_code, reason = "a gate's scenarios need more of it")]
 mod pki;
+#[path = "../tools/mod.rs"]
+mod tools;
 #[path = "../scenarios/upstream.rs"]
 #[expect(dead_code, reason = "a gate's scenarios need more of it")]
 mod upstream;

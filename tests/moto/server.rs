@@ -5,14 +5,11 @@ use std::io::BufReader;
 use std::io::Read as _;
 use std::io::Write as _;
 use std::net::TcpStream;
-use std::path::Path;
-use std::path::PathBuf;
 use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -20,8 +17,10 @@ use aws_config::Region;
 use aws_config::SdkConfig;
 use aws_config::timeout::TimeoutConfig;
 
+use crate::tools::installed;
+
 /// The one version: another is another cloud.
-const VERSION: &str = "5.2.5";
+const REQUIREMENT: &str = "moto[server]==5.2.5";
 /// Where everything is.
 pub(crate) const REGION: &str = "eu-west-1";
 /// Whose everything is: moto's own account.
@@ -39,7 +38,7 @@ pub(crate) struct Moto {
 impl Moto {
     /// Starts one, and waits until it listens.
     pub(crate) fn start() -> Self {
-        let mut command = Command::new(install());
+        let mut command = Command::new(installed("moto", REQUIREMENT).join("moto_server"));
         command.args(["-H", "127.0.0.1", "-p", "0"]).env("PYTHONUNBUFFERED", "1").stdout(Stdio::null());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
@@ -115,34 +114,4 @@ impl Drop for Moto {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Where moto is; it is installed on first use. What pip needs to know of its index it has from its own configuration.
-fn install() -> PathBuf {
-    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
-    let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let tools = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("tools");
-    let home = tools.join(format!("moto-{VERSION}"));
-    let (program, complete) = (home.join("bin/moto_server"), home.join("complete"));
-    if complete.exists() {
-        return program;
-    }
-    // What an interrupted installation left behind is none.
-    let _ = std::fs::remove_dir_all(&home);
-    std::fs::create_dir_all(&home).unwrap();
-    let python = "python3 with its venv module is needed (on Debian: apt-get install python3-venv)";
-    run(Command::new("python3").args(["-m", "venv"]).arg(&home), python);
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    let package = format!("moto[server]=={VERSION}");
-    let install = "moto has to be installed once, from PyPI or the index that pip is configured with";
-    run(Command::new(home.join("bin/python")).args(pip).arg(package), install);
-    std::fs::write(complete, "").unwrap();
-    program
-}
-
-/// Runs a command that must succeed.
-fn run(command: &mut Command, otherwise: &str) {
-    let output = command.output().unwrap_or_else(|e| panic!("{otherwise}: {command:?}: {e}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{otherwise}: {command:?}: {out}{err}");
 }

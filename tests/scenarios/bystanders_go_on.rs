@@ -12,6 +12,7 @@ use crate::lab::Lab;
 use crate::lab::within;
 use crate::pki::now;
 use crate::upstream::End;
+use crate::upstream::Speaks;
 
 #[tokio::test]
 async fn of_every_kind() {
@@ -62,35 +63,37 @@ async fn of_every_kind() {
 
 #[tokio::test]
 async fn under_load_without_a_single_error() {
-    let mut lab = Lab::start().await;
-    let calm = lab.client(&lab.root.agent("calm"));
-    let mut tasks = Vec::new();
-    let (stop, stopped) = tokio::sync::watch::channel(false);
-    for i in 0..4 {
-        let (client, stopped) = (calm.clone(), stopped.clone());
-        tasks.push(tokio::spawn(async move {
-            let (mut count, mut h1, mut h2) = (0, client.h1().await, client.h2().await);
-            while !*stopped.borrow() {
-                match i % 2 {
-                    0 => h1.get("/calm").await.assert_ok(),
-                    _ => h2.get("/calm").await.assert_ok(),
+    for speaks in Speaks::ALL {
+        let mut lab = Lab::plan().speaking(speaks).start().await;
+        let calm = lab.client(&lab.root.agent("calm"));
+        let mut tasks = Vec::new();
+        let (stop, stopped) = tokio::sync::watch::channel(false);
+        for i in 0..4 {
+            let (client, stopped) = (calm.clone(), stopped.clone());
+            tasks.push(tokio::spawn(async move {
+                let (mut count, mut h1, mut h2) = (0, client.h1().await, client.h2().await);
+                while !*stopped.borrow() {
+                    match i % 2 {
+                        0 => h1.get("/calm").await.assert_ok(),
+                        _ => h2.get("/calm").await.assert_ok(),
+                    }
+                    count += 1;
                 }
-                count += 1;
-            }
-            count
-        }));
-    }
-    lab.upstream.until("/calm", |_| true).await;
-    for i in 0..20 {
-        let cert = lab.root.agent(&format!("victim-{i}"));
-        let mut connection = lab.client(&cert).h1().await;
-        connection.get("/").await.assert_ok();
-        assert_eq!(lab.revoke("certificate", &cert.serial).await, 1);
-        assert!(connection.try_get("/").await.is_err());
-    }
-    stop.send_replace(true);
-    for task in tasks {
-        assert!(within(task).await.unwrap() > 0);
+                count
+            }));
+        }
+        lab.upstream.until("/calm", |_| true).await;
+        for i in 0..20 {
+            let cert = lab.root.agent(&format!("victim-{i}"));
+            let mut connection = lab.client(&cert).h1().await;
+            connection.get("/").await.assert_ok();
+            assert_eq!(lab.revoke("certificate", &cert.serial).await, 1);
+            assert!(connection.try_get("/").await.is_err());
+        }
+        stop.send_replace(true);
+        for task in tasks {
+            assert!(within(task).await.unwrap() > 0);
+        }
     }
 }
 

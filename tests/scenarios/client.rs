@@ -27,13 +27,16 @@ use rustls::sign::SingleCertAndKey;
 use serde_json::Value;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::io::DuplexStream;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::lab::within;
 use crate::pki::Ca;
@@ -154,13 +157,24 @@ impl Client {
 
     /// A WebSocket at a path.
     pub(crate) async fn websocket_at(&self, path: &str) -> WebSocketStream<TlsStream<TcpStream>> {
+        self.try_websocket(path).await.unwrap()
+    }
+
+    /// The same; or the status of the answer, if there is one.
+    pub(crate) async fn try_websocket(
+        &self,
+        path: &str,
+    ) -> Result<WebSocketStream<TlsStream<TcpStream>>, Option<StatusCode>> {
         let stream = within(self.dial(b"http/1.1")).await.unwrap();
         let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
         if let Some(claim) = &self.claim {
             request.headers_mut().insert("x-agent-id", claim.parse().unwrap());
         }
-        let (socket, _) = within(tokio_tungstenite::client_async(request, stream)).await.unwrap();
-        socket
+        match within(tokio_tungstenite::client_async(request, stream)).await {
+            Ok((socket, _)) => Ok(socket),
+            Err(tungstenite::Error::Http(answer)) => Err(Some(answer.status())),
+            Err(_) => Err(None),
+        }
     }
 
     /// Sends raw bytes, and reads until the other end closes, or the answer's header and body are there.
@@ -359,6 +373,44 @@ impl H2 {
         self.try_get(path).await.unwrap()
     }
 
+    /// Asks for a tunnel by extended CONNECT (RFC 8441).
+    pub(crate) async fn connect(
+        &mut self,
+        protocol: &str,
+        path: &str,
+    ) -> Result<(Response<h2::RecvStream>, h2::SendStream<Bytes>), h2::Error> {
+        let ready = async {
+            // Until the settings are there that allow it.
+            while !self.sender.is_extended_connect_protocol_enabled() {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(ready).await;
+        let mut request =
+            self.request("CONNECT", path).header("sec-websocket-version", "13").body(()).unwrap();
+        request.extensions_mut().insert(h2::ext::Protocol::from(protocol));
+        let (response, stream) = self.send(request, false).await?;
+        Ok((within(response).await?, stream))
+    }
+
+    /// A WebSocket beside whatever else there is on the connection.
+    pub(crate) async fn websocket(&mut self, path: &str) -> WebSocketStream<DuplexStream> {
+        self.try_websocket(path).await.unwrap()
+    }
+
+    /// The same; or the status of the answer, if there is one.
+    pub(crate) async fn try_websocket(
+        &mut self,
+        path: &str,
+    ) -> Result<WebSocketStream<DuplexStream>, Option<StatusCode>> {
+        let (response, stream) = self.connect("websocket", path).await.map_err(|_| None)?;
+        if response.status() != StatusCode::OK {
+            return Err(Some(response.status()));
+        }
+        let io = duplex(stream, response.into_body());
+        Ok(WebSocketStream::from_raw_socket(io, Role::Client, None).await)
+    }
+
     /// Waits until the connection is over.
     pub(crate) async fn ended(self) -> Result<(), h2::Error> {
         let Self { sender, connection, .. } = self;
@@ -366,4 +418,36 @@ impl H2 {
         drop(sender);
         ended
     }
+}
+
+/// The two directions of an HTTP/2 stream as one stream of bytes. A reset ends it like an end without a goodbye.
+fn duplex(mut send: h2::SendStream<Bytes>, mut receive: h2::RecvStream) -> DuplexStream {
+    let (near, far) = tokio::io::duplex(64 << 10);
+    let (mut reader, mut writer) = tokio::io::split(far);
+    tokio::spawn(async move {
+        while let Some(Ok(chunk)) = receive.data().await {
+            let _ = receive.flow_control().release_capacity(chunk.len());
+            if writer.write_all(&chunk).await.is_err() {
+                return;
+            }
+        }
+        let _ = writer.shutdown().await;
+    });
+    tokio::spawn(async move {
+        let mut chunk = vec![0; 16 << 10];
+        while let Ok(count @ 1..) = reader.read(&mut chunk).await {
+            let mut bytes = Bytes::copy_from_slice(&chunk[..count]);
+            while !bytes.is_empty() {
+                send.reserve_capacity(bytes.len());
+                let Some(Ok(capacity)) = std::future::poll_fn(|cx| send.poll_capacity(cx)).await else {
+                    return;
+                };
+                if send.send_data(bytes.split_to(capacity.min(bytes.len())), false).is_err() {
+                    return;
+                }
+            }
+        }
+        let _ = send.send_data(Bytes::new(), true);
+    });
+    near
 }

@@ -26,6 +26,7 @@ use crate::client::H1;
 use crate::pki::Ca;
 use crate::pki::Cert;
 use crate::pki::sha256;
+use crate::upstream::Speaks;
 use crate::upstream::Upstream;
 use crate::upstream::full;
 
@@ -47,6 +48,7 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
 /// What a lab's configuration says beyond the usual.
 pub(crate) struct Plan {
     root: Ca,
+    speaks: Speaks,
     threads: usize,
     gate: String,
     client_ca: String,
@@ -71,6 +73,12 @@ impl Plan {
     /// One more line of `[gate]`.
     pub(crate) fn gate(mut self, line: &str) -> Self {
         writeln!(self.gate, "{line}").unwrap();
+        self
+    }
+
+    /// In front of an upstream that speaks this.
+    pub(crate) fn speaking(mut self, speaks: Speaks) -> Self {
+        self.speaks = speaks;
         self
     }
 
@@ -150,7 +158,7 @@ impl Plan {
     }
 
     pub(crate) async fn start(mut self) -> Lab {
-        let upstream = Upstream::start().await;
+        let upstream = Upstream::speaking(self.speaks).await;
         let ops = Ca::root("operators");
         let directory = tempfile::tempdir().unwrap();
         let (server, key) = self.root.server();
@@ -179,9 +187,11 @@ impl Plan {
     }
 
     fn text(&self, upstream: SocketAddr) -> String {
-        let Self { threads, gate, client_ca, domains, templates, claim, admin, secrets, feeds, .. } = self;
+        let Self {
+            speaks, threads, gate, client_ca, domains, templates, claim, admin, secrets, feeds, ..
+        } = self;
         let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
-        let routes = routes.replace("UPSTREAM", &format!("http://{upstream}"));
+        let routes = routes.replace("UPSTREAM", &format!("{}://{upstream}", speaks.scheme()));
         format!(
             r#"[gate]
 listen = "127.0.0.1:0"
@@ -240,6 +250,7 @@ impl Lab {
     pub(crate) fn plan() -> Plan {
         Plan {
             root: Ca::root("lab"),
+            speaks: Speaks::Http1,
             threads: 2,
             gate: String::new(),
             client_ca: r#"["ca.pem"]"#.into(),

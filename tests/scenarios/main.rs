@@ -13,6 +13,7 @@ mod upstream;
 
 mod administrators_decide;
 mod an_incident_is_handled;
+mod answers_come_as_they_are;
 mod answers_have_one_reading;
 mod attackers_get_nowhere;
 mod bad_calls_are_refused;
@@ -23,6 +24,7 @@ mod certificates_are_remembered;
 mod checks_agree_with_the_gate;
 mod claims_are_bound;
 mod disk_full_is_said;
+mod events_arrive_one_by_one;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod floods_are_cut;
@@ -30,6 +32,7 @@ mod framing_is_unambiguous;
 mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
+mod large_streams_stay_small;
 mod levels_hit_their_own;
 mod many_decide_at_once;
 mod messages_pass_unchanged;
@@ -62,6 +65,7 @@ mod upstream_connections_are_kept;
 mod upstreams_are_secured;
 mod upstreams_share_the_load;
 mod waiting_has_an_end;
+mod websockets_pass;
 
 #[path = "../lists_feed/server.rs"]
 #[expect(dead_code, reason = "few kinds of answers are needed here")]

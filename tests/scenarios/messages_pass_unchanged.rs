@@ -14,77 +14,86 @@ use crate::lab::Lab;
 use crate::lab::within;
 use crate::upstream::End;
 use crate::upstream::RawUpstream;
+use crate::upstream::Speaks;
 
 /// Each piece is at the other end before the next is sent.
 #[tokio::test]
 async fn bodies_stream_both_ways_over_http1() {
-    let lab = Lab::start().await;
-    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
-    let (body, answer) = connection.begin("POST", "/echo");
-    let answer = tokio::spawn(answer);
-    body.send(Frame::data(Bytes::from("one"))).await.unwrap();
-    let mut echo = within(answer).await.unwrap().unwrap().into_body();
-    assert_eq!(within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(), "one");
-    body.send(Frame::data(Bytes::from("two"))).await.unwrap();
-    assert_eq!(within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(), "two");
-    assert_eq!(lab.upstream.only("/echo").end, End::Open);
-    drop(body);
-    assert!(within(echo.frame()).await.is_none());
-    assert_eq!(lab.upstream.only("/echo").end, End::Whole);
+    for speaks in Speaks::ALL {
+        let lab = Lab::plan().speaking(speaks).start().await;
+        let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+        let (body, answer) = connection.begin("POST", "/echo");
+        let answer = tokio::spawn(answer);
+        body.send(Frame::data(Bytes::from("one"))).await.unwrap();
+        let mut echo = within(answer).await.unwrap().unwrap().into_body();
+        assert_eq!(within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(), "one");
+        body.send(Frame::data(Bytes::from("two"))).await.unwrap();
+        assert_eq!(within(echo.frame()).await.unwrap().unwrap().into_data().unwrap(), "two");
+        assert_eq!(lab.upstream.only("/echo").end, End::Open);
+        drop(body);
+        assert!(within(echo.frame()).await.is_none());
+        assert_eq!(lab.upstream.only("/echo").end, End::Whole);
+    }
 }
 
 #[tokio::test]
 async fn bodies_and_trailers_stream_both_ways_over_http2() {
-    let lab = Lab::start().await;
-    let mut connection = lab.client(&lab.root.agent("a")).h2().await;
-    let request = connection.request("POST", "/echo").header("trailer", "x-sum").header("te", "trailers");
-    let (answer, mut body) = connection.send(request.body(()).unwrap(), false).await.unwrap();
-    let mut echo = within(answer).await.unwrap().into_body();
-    for text in ["one", "two"] {
-        body.send_data(Bytes::from(text), false).unwrap();
-        assert_eq!(within(echo.data()).await.unwrap().unwrap(), text);
+    for speaks in Speaks::ALL {
+        let lab = Lab::plan().speaking(speaks).start().await;
+        let mut connection = lab.client(&lab.root.agent("a")).h2().await;
+        let request = connection.request("POST", "/echo").header("trailer", "x-sum").header("te", "trailers");
+        let (answer, mut body) = connection.send(request.body(()).unwrap(), false).await.unwrap();
+        let mut echo = within(answer).await.unwrap().into_body();
+        for text in ["one", "two"] {
+            body.send_data(Bytes::from(text), false).unwrap();
+            assert_eq!(within(echo.data()).await.unwrap().unwrap(), text);
+        }
+        let trailers: HeaderMap = [("x-sum".parse().unwrap(), "6".parse().unwrap())].into_iter().collect();
+        body.send_trailers(trailers.clone()).unwrap();
+        assert!(within(echo.data()).await.is_none());
+        assert_eq!(within(echo.trailers()).await.unwrap(), Some(trailers.clone()));
+        assert_eq!(lab.upstream.only("/echo").trailers, trailers);
     }
-    let trailers: HeaderMap = [("x-sum".parse().unwrap(), "6".parse().unwrap())].into_iter().collect();
-    body.send_trailers(trailers.clone()).unwrap();
-    assert!(within(echo.data()).await.is_none());
-    assert_eq!(within(echo.trailers()).await.unwrap(), Some(trailers.clone()));
-    assert_eq!(lab.upstream.only("/echo").trailers, trailers);
 }
 
 #[tokio::test]
 async fn trailers_pass_both_ways_over_http1() {
-    let lab = Lab::start().await;
-    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
-    let (body, frames) = crate::upstream::feed();
-    let request = connection.request("POST", "/echo").header("trailer", "x-sum").header("te", "trailers");
-    let answer = connection.send(request.body(frames).unwrap());
-    let trailers: HeaderMap = [("x-sum".parse().unwrap(), "6".parse().unwrap())].into_iter().collect();
-    let sent = trailers.clone();
-    let (answer, ()) = tokio::join!(answer, async move {
-        body.send(Frame::data(Bytes::from("hello"))).await.unwrap();
-        body.send(Frame::trailers(sent)).await.unwrap();
-    });
-    let echo = within(answer.unwrap().into_body().collect()).await.unwrap();
-    assert_eq!(echo.trailers(), Some(&trailers));
-    assert_eq!(echo.to_bytes(), "hello");
-    assert_eq!(lab.upstream.only("/echo").trailers, trailers);
+    for speaks in Speaks::ALL {
+        let lab = Lab::plan().speaking(speaks).start().await;
+        let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+        let (body, frames) = crate::upstream::feed();
+        let request = connection.request("POST", "/echo").header("trailer", "x-sum").header("te", "trailers");
+        let answer = connection.send(request.body(frames).unwrap());
+        let trailers: HeaderMap = [("x-sum".parse().unwrap(), "6".parse().unwrap())].into_iter().collect();
+        let sent = trailers.clone();
+        let (answer, ()) = tokio::join!(answer, async move {
+            body.send(Frame::data(Bytes::from("hello"))).await.unwrap();
+            body.send(Frame::trailers(sent)).await.unwrap();
+        });
+        let echo = within(answer.unwrap().into_body().collect()).await.unwrap();
+        assert_eq!(echo.trailers(), Some(&trailers));
+        assert_eq!(echo.to_bytes(), "hello");
+        assert_eq!(lab.upstream.only("/echo").trailers, trailers);
+    }
 }
 
 #[tokio::test]
 async fn the_authority_becomes_the_host() {
-    let lab = Lab::start().await;
-    let client = lab.client(&lab.root.agent("a"));
-    let mut connection = client.h2().await;
-    connection.get("/path?q=%20x&y").await.assert_ok();
-    let seen = lab.upstream.only("/path?q=%20x&y");
-    assert_eq!((seen.method.as_str(), seen.header("host")), ("GET", Some("localhost")));
-    // What a `Host` beside it says does not count.
-    let request = connection.request("GET", "/two").header("host", "elsewhere.test").body(()).unwrap();
-    connection.exchange(request).await.unwrap().assert_ok();
-    assert_eq!(lab.upstream.only("/two").header("host"), Some("localhost"));
-    let absolute = b"GET http://localhost/three HTTP/1.1\r\nhost: elsewhere.test\r\nx-agent-id: a\r\nconnection: close\r\n\r\n";
-    assert!(client.raw(absolute).await.unwrap().starts_with("HTTP/1.1 200 "));
-    assert_eq!(lab.upstream.only("/three").header("host"), Some("localhost"));
+    for speaks in Speaks::ALL {
+        let lab = Lab::plan().speaking(speaks).start().await;
+        let client = lab.client(&lab.root.agent("a"));
+        let mut connection = client.h2().await;
+        connection.get("/path?q=%20x&y").await.assert_ok();
+        let seen = lab.upstream.only("/path?q=%20x&y");
+        assert_eq!((seen.method.as_str(), seen.header("host")), ("GET", Some("localhost")));
+        // What a `Host` beside it says does not count.
+        let request = connection.request("GET", "/two").header("host", "elsewhere.test").body(()).unwrap();
+        connection.exchange(request).await.unwrap().assert_ok();
+        assert_eq!(lab.upstream.only("/two").header("host"), Some("localhost"));
+        let absolute = b"GET http://localhost/three HTTP/1.1\r\nhost: elsewhere.test\r\nx-agent-id: a\r\nconnection: close\r\n\r\n";
+        assert!(client.raw(absolute).await.unwrap().starts_with("HTTP/1.1 200 "));
+        assert_eq!(lab.upstream.only("/three").header("host"), Some("localhost"));
+    }
 }
 
 /// RFC 9113, section 8.2.3: crumbs of one cookie are put together for the next hop. Seen failing without.

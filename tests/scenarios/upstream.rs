@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -19,13 +21,16 @@ use http::Request;
 use http::Response;
 use http::StatusCode;
 use http::header;
+use http_body::Body as _;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
@@ -113,15 +118,20 @@ struct Log {
     seen: Mutex<Vec<Seen>>,
     moved: watch::Sender<()>,
     released: watch::Sender<bool>,
+    events: watch::Sender<usize>,
 }
 
 impl Log {
     fn open(&self, request: &Request<Incoming>) -> usize {
+        let mut headers = request.headers().clone();
+        if let Some(authority) = request.uri().authority() {
+            headers.insert(header::HOST, authority.as_str().parse().unwrap());
+        }
         let mut seen = self.seen.lock().unwrap();
         seen.push(Seen {
             method: request.method().clone(),
-            path: request.uri().to_string(),
-            headers: request.headers().clone(),
+            path: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+            headers,
             body: Vec::new(),
             trailers: HeaderMap::new(),
             end: End::Open,
@@ -138,37 +148,78 @@ impl Log {
     }
 }
 
-/// An HTTP/1.1 upstream. What it does depends on the path, below `/open` too: `/flood` answers with megabytes, `/hold` not before it is
-/// told to, `/early` before it has read the request, `/echo` piece by piece with what it is sent, `/ws` as a
+/// What an upstream speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    #[default]
+    Http1,
+    /// HTTP/2 without TLS, by prior knowledge.
+    H2c,
+}
+
+impl Speaks {
+    pub(crate) const ALL: [Self; 2] = [Self::Http1, Self::H2c];
+
+    pub(crate) fn scheme(self) -> &'static str {
+        match self {
+            Self::Http1 => "http",
+            Self::H2c => "h2c",
+        }
+    }
+}
+
+/// An upstream. What it does depends on the path, below `/open` too: `/flood` answers with megabytes, `/hold` not before it is
+/// told to, `/events` with an event for each that happens, `/status/N` at once and with that status, `/early` before it has read the request, `/echo` piece by piece with what it is sent, `/ws` as a
 /// WebSocket that echoes. The rest is answered `ok`.
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
     log: Arc<Log>,
+    connections: Arc<AtomicUsize>,
 }
 
 impl Upstream {
+    /// One that speaks HTTP/1.1.
     pub(crate) async fn start() -> Self {
+        Self::speaking(Speaks::Http1).await
+    }
+
+    pub(crate) async fn speaking(speaks: Speaks) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let log = Arc::new(Log {
             seen: Mutex::default(),
             moved: watch::channel(()).0,
             released: watch::channel(false).0,
+            events: watch::channel(0).0,
         });
-        let shared = Arc::clone(&log);
+        let connections = Arc::<AtomicUsize>::default();
+        let (shared, count) = (Arc::clone(&log), Arc::clone(&connections));
         tokio::spawn(async move {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
+                count.fetch_add(1, Ordering::Relaxed);
                 let log = Arc::clone(&shared);
                 let service = service_fn(move |request| answer(request, Arc::clone(&log)));
                 tokio::spawn(async move {
-                    let http = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
                     // How it ends is the gate's affair, and noted by each request.
-                    let _ = http.with_upgrades().await;
+                    let io = TokioIo::new(socket);
+                    let _ = match speaks {
+                        Speaks::Http1 => {
+                            http1::Builder::new().serve_connection(io, service).with_upgrades().await
+                        }
+                        Speaks::H2c => {
+                            http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await
+                        }
+                    };
                 });
             }
         });
-        Self { address, log }
+        Self { address, log, connections }
+    }
+
+    /// How many connections were made to it.
+    pub(crate) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// All requests so far.
@@ -187,6 +238,11 @@ impl Upstream {
     /// Lets `/hold` answer.
     pub(crate) fn release(&self) {
         self.log.released.send_replace(true);
+    }
+
+    /// Lets `/events` send one more.
+    pub(crate) fn happen(&self) {
+        self.log.events.send_modify(|count| *count += 1);
     }
 
     /// Waits until a request for `path` is as `ready` wants it.
@@ -216,10 +272,12 @@ impl Upstream {
 
 async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<AnyBody>, Infallible> {
     let at = log.open(&request);
+    // Over HTTP/1.1 hyper sees to it.
+    let head = request.method() == http::Method::HEAD && request.version() == http::Version::HTTP_2;
     let mut gone = Gone { log, at, armed: true };
     let log = Arc::clone(&gone.log);
     let path = request.uri().path();
-    let response = match path.strip_prefix("/open").unwrap_or(path) {
+    let mut response = match path.strip_prefix("/open").unwrap_or(path) {
         "/flood" => {
             let response = flood(&log, at);
             read(request.into_body(), &log, at, None).await;
@@ -232,6 +290,14 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<An
             Response::new(full("released"))
         }
         "/echo" => echo(request, &log, at),
+        "/events" => events(&log, at),
+        path if path.starts_with("/status/") => {
+            let status: StatusCode = path.trim_start_matches("/status/").parse().unwrap();
+            let bodiless = matches!(status.as_u16(), 204 | 304);
+            let mut response = Response::new(full(if bodiless { "" } else { "so it is" }));
+            *response.status_mut() = status;
+            response
+        }
         "/early" => {
             let (body, log) = (request.into_body(), Arc::clone(&log));
             tokio::spawn(async move { read(body, &log, at, None).await });
@@ -244,6 +310,12 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<An
         }
     };
     gone.armed = false;
+    if head {
+        let length = response.body().size_hint().exact();
+        let length = length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length)));
+        response.headers_mut().extend(length);
+        *response.body_mut() = full("");
+    }
     Ok(response)
 }
 
@@ -303,6 +375,26 @@ fn flood(log: &Arc<Log>, at: usize) -> Response<AnyBody> {
     Response::new(body)
 }
 
+fn events(log: &Arc<Log>, at: usize) -> Response<AnyBody> {
+    let (feeder, body) = feed();
+    let (log, mut events) = (Arc::clone(log), log.events.subscribe());
+    tokio::spawn(async move {
+        for number in 1.. {
+            let gone = tokio::select! {
+                _ = events.wait_for(|count| *count >= number) => false,
+                () = feeder.closed() => true,
+            };
+            let event = Frame::data(Bytes::from(format!("data: {number}\n\n")));
+            if gone || feeder.send(event).await.is_err() {
+                return log.note(at, |seen| seen.gone = true);
+            }
+        }
+    });
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    response
+}
+
 fn echo(request: Request<Incoming>, log: &Arc<Log>, at: usize) -> Response<AnyBody> {
     let (feeder, body) = feed();
     let mut response = Response::new(body);
@@ -322,7 +414,8 @@ fn websocket(mut request: Request<Incoming>, log: &Arc<Log>, at: usize) -> Respo
             let io = TokioIo::new(upgraded);
             let mut socket = WebSocketStream::from_raw_socket(io, Role::Server, None).await;
             while let Some(Ok(message)) = socket.next().await {
-                if message.is_close() || socket.send(message).await.is_err() {
+                // A close is answered with the next read.
+                if !message.is_close() && socket.send(message).await.is_err() {
                     break;
                 }
             }

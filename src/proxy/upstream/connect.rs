@@ -1,6 +1,7 @@
 //! Connections to an endpoint: TCP, TLS where it says so, HTTP/1.1 or HTTP/2.
 
 use std::io;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use hyper::client::conn::http2;
 use hyper::rt::Executor;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
+use rustls::AlertDescription;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
 use rustls::pki_types::PrivateKeyDer;
@@ -27,6 +29,7 @@ use super::Protocol;
 use super::UpstreamError;
 use super::UpstreamTls;
 use crate::proxy::TlsError;
+use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
 use crate::proxy::socket::Tcp;
 use crate::proxy::tls;
@@ -36,6 +39,9 @@ const PING: Duration = Duration::from_secs(20);
 /// An HTTP/1.1 answer's header at most, and what is read of it at once, bytes. An upstream that sends interim answers
 /// without end has the thread for no longer than it takes to read so many of them.
 const HEADER: usize = 64 << 10;
+/// What of one answer may lie here unread. The connection's window is as wide as those of all its streams, or clients
+/// that do not read would close it for the others.
+const WINDOW: u32 = 256 * 1024;
 
 /// What a connection is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -122,7 +128,7 @@ pub(super) struct Connected {
 /// The end of a connection that takes requests.
 pub(super) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>, Beginning),
 }
 
 impl Connector {
@@ -161,7 +167,10 @@ impl Connector {
                 .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?,
         };
         let connector = if wanted == Wanted::Tunnel { &tls.http1 } else { &tls.any };
-        let stream = Box::new(connector.connect(name, Tcp(stream)).await.map_err(failed)?);
+        let stream = Box::new(connector.connect(name, Tcp(stream)).await.map_err(|e| {
+            let http2_only = wanted == Wanted::Tunnel && is_no_protocol(&e);
+            if http2_only { UpstreamError::NoTunnel(self.endpoint.to_string()) } else { failed(e) }
+        })?);
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         self.speak(stream, http2, open).await
     }
@@ -175,11 +184,15 @@ impl Connector {
         let stream = TokioIo::new(stream);
         // How a connection ended is seen by the requests that ran over it.
         if http2 {
-            let shaken = http2::Builder::new(Local)
+            let beginning = Beginning::default();
+            let all = u32::try_from(self.streams).unwrap_or(u32::MAX).saturating_mul(WINDOW);
+            let shaken = http2::Builder::new(Local(Rc::clone(&beginning)))
                 .timer(TokioTimer::new())
                 .keep_alive_interval(PING)
                 .keep_alive_timeout(PING)
                 .initial_max_send_streams(self.streams)
+                .initial_stream_window_size(WINDOW)
+                .initial_connection_window_size(all.min(i32::MAX.cast_unsigned()))
                 .handshake(stream)
                 .await;
             let (mut sender, connection) = shaken.map_err(failed)?;
@@ -188,7 +201,7 @@ impl Connector {
                 drop(open);
             });
             sender.ready().await.map_err(failed)?;
-            return Ok(Connected { sender: Sender::Http2(sender), task: task.abort_handle() });
+            return Ok(Connected { sender: Sender::Http2(sender, beginning), task: task.abort_handle() });
         }
         let shaken = http1::Builder::new().max_buf_size(HEADER).handshake(stream).await;
         let (mut sender, connection) = shaken.map_err(failed)?;
@@ -201,12 +214,30 @@ impl Connector {
     }
 }
 
+/// Whether a handshake failed because the endpoint speaks none of the protocols that it was offered.
+fn is_no_protocol(error: &io::Error) -> bool {
+    let tls = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+    tls == Some(&rustls::Error::AlertReceived(AlertDescription::NoApplicationProtocol))
+}
+
 /// Runs what belongs to an HTTP/2 connection on its thread.
-#[derive(Clone, Copy)]
-struct Local;
+///
+/// hyper asks a request's body once, then hands over the task that sends it. That one ends with its request: one that
+/// waits for an upstream to take more would never ask the body again, and keep the stream open with what it holds.
+#[derive(Clone)]
+struct Local(Beginning);
 
 impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
     fn execute(&self, future: F) {
-        spawn_local(future);
+        match self.0.take() {
+            None => drop(spawn_local(future)),
+            Some(sent) => drop(spawn_local(async move {
+                tokio::select! {
+                    biased;
+                    () = sent.abandoned() => {}
+                    () = future => {}
+                }
+            })),
+        }
     }
 }

@@ -86,7 +86,7 @@ async fn ask(member: &Member, sender: Sender, path: Uri) -> Result<(), String> {
     request.headers_mut().insert(HOST, host);
     let sent = match sender {
         Sender::Http1(mut sender) => sender.send_request(request).await,
-        Sender::Http2(mut sender) => {
+        Sender::Http2(mut sender, _) => {
             super::to_http2(&mut request, endpoint.protocol).ok_or("its name is no authority")?;
             sender.send_request(request).await
         }

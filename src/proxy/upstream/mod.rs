@@ -80,6 +80,9 @@ pub enum UpstreamError {
     /// It speaks HTTP/2 only, over which nothing is upgraded.
     #[error("{0}: WebSockets need an upstream that speaks HTTP/1.1")]
     NoTunnel(String),
+    /// It took the request for a WebSocket for one like any other.
+    #[error("{0}: it did not become a WebSocket")]
+    NotUpgraded(String),
     /// It switched protocols, which nobody had asked for.
     #[error("{0}: an upgrade that nobody asked for")]
     Unasked(String),
@@ -100,7 +103,12 @@ impl UpstreamError {
         match self {
             Self::Connect(..) | Self::ConnectTimeout(_) | Self::AnswerTimeout(_) => true,
             Self::Broken(..) => self.of_body().is_none(),
-            Self::Busy(_) | Self::Ill(_) | Self::Host(_) | Self::NoTunnel(_) | Self::Unasked(_) => false,
+            Self::Busy(_)
+            | Self::Ill(_)
+            | Self::Host(_)
+            | Self::NoTunnel(_)
+            | Self::NotUpgraded(_)
+            | Self::Unasked(_) => false,
         }
     }
 
@@ -139,7 +147,8 @@ impl Lease {
                     let answer = std::pin::pin!(sender.try_send_request(request));
                     awaited(answer, self.sent.as_deref(), &self.pool).await
                 }
-                Some(Carrier::Shared(sender, _)) => {
+                Some(Carrier::Shared(sender, stream)) => {
+                    request.body_mut().tell(stream.beginning());
                     if to_http2(&mut request, endpoint.protocol).is_none() {
                         let error = UpstreamError::Host(endpoint.to_string());
                         return Err(Failed { unsent: None, error });
@@ -247,6 +256,8 @@ impl Upstreams {
                     self.cluster.failed(&lease.pool.member, &error);
                 }
                 let Some(again) = again else { return Err(error) };
+                // The lease takes along what it was to send; this is sent by another.
+                lease.sent = None;
                 if closed_meanwhile {
                     tries.kept = Some(Rc::clone(&lease.pool));
                 } else if !self.may_retry(&mut tries, untouched) {

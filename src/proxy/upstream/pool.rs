@@ -23,6 +23,7 @@ use super::cluster::Member;
 use super::connect::Connected;
 use super::connect::Sender;
 use super::connect::Wanted;
+use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
 use crate::proxy::body::Sent;
 use crate::session::Guard;
@@ -61,6 +62,7 @@ struct Kept {
 /// An HTTP/2 connection.
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
+    beginning: Beginning,
     task: AbortHandle,
     streams: Cell<usize>,
     unused_since: Cell<Instant>,
@@ -180,10 +182,10 @@ impl Pool {
         let Connected { sender, task } = connected?;
         let carrier = match sender {
             Sender::Http1(sender) => Carrier::Own(sender, task),
-            Sender::Http2(sender) => {
+            Sender::Http2(sender, beginning) => {
                 self.multiplexes.set(true);
                 let (streams, unused_since) = (Cell::default(), Cell::new(Instant::now()));
-                let shared = Rc::new(Shared { sender, task, streams, unused_since });
+                let shared = Rc::new(Shared { sender, beginning, task, streams, unused_since });
                 self.shared.borrow_mut().push(Rc::clone(&shared));
                 // Whoever waited for it shares it.
                 self.freed.notify_waiters();
@@ -323,6 +325,12 @@ impl Carrier {
 /// Counts a request on a shared connection.
 pub(super) struct Stream(Rc<Shared>);
 
+impl Stream {
+    pub(super) fn beginning(&self) -> &Beginning {
+        &self.0.beginning
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.set(self.0.streams.get().saturating_sub(1));
@@ -399,6 +407,8 @@ impl Lease {
     }
 
     fn give_back(mut self) {
+        // What was read of it may still go out.
+        self.sent = None;
         match self.carrier.take() {
             Some(Carrier::Own(sender, task)) => self.pool.keep(sender, task),
             Some(Carrier::Shared(_, stream)) => {
@@ -413,7 +423,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         // On a shared connection nobody might ask the body again: an upstream that takes no more of it would keep it.
-        self.sent.iter().for_each(|sent| sent.cut());
+        self.sent.iter().for_each(|sent| sent.abandon());
         match self.carrier.take() {
             Some(Carrier::Own(_, task)) => task.abort(),
             Some(Carrier::Shared(_, stream)) => {
