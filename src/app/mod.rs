@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::runtime::LocalOptions;
 use tokio::runtime::LocalRuntime;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
@@ -46,14 +47,15 @@ use crate::proxy::Bounds;
 use crate::proxy::Clusters;
 use crate::proxy::Context;
 use crate::proxy::Demand;
+use crate::proxy::Exchanges;
 use crate::proxy::Gate;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
-use crate::proxy::RequestIds;
 use crate::proxy::RouteConfig;
 use crate::proxy::RouteUpstream;
 use crate::proxy::Strangers;
+use crate::proxy::Telling;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
@@ -61,7 +63,11 @@ use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
 use crate::revocation::Timelines;
+use crate::telemetry::AccessLog;
+use crate::telemetry::AccessLogWriter;
 use crate::telemetry::Metrics;
+use crate::telemetry::Span;
+use crate::telemetry::Tracer;
 
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
@@ -112,6 +118,7 @@ pub struct Running {
     gates: Vec<JoinHandle<usize>>,
     operations: JoinHandle<()>,
     feeds: JoinHandle<()>,
+    access_log: Option<AccessLogWriter>,
 }
 
 /// What every thread needs a copy of.
@@ -124,6 +131,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
+    telling: Telling,
     clusters: Arc<Clusters>,
 }
 
@@ -170,14 +178,13 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let registry = Registry::open(&state, clock.clone());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
+    let (access_log, spans) = shared.tell()?;
     let has_news = config.admin.is_some() || !config.feed.is_empty();
     let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
-    let threads =
-        config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
-    let threads = threads.unwrap_or(1).max(1);
+    let threads = threads(&config);
     let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
     let connections = (connections / threads).max(1);
     let bounds = Bounds { connections, threads, evicts: false, drain: config.gate.drain };
@@ -185,7 +192,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone(), audit)?;
+    let mut operations = Operations::bind(&shared, &gate.peers, gate_drains.clone(), audit)?;
+    operations.spans = spans;
     let (admin_address, metrics_address) = operations.addresses()?;
     let feeds_drain = operations_drain.clone();
     let feeds = spawn("feeds", move || {
@@ -216,6 +224,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         gates,
         operations,
         feeds,
+        access_log,
     })
 }
 
@@ -228,6 +237,11 @@ impl Running {
     /// The certificates that were seen.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Has the access log's file opened again, after it was moved away.
+    pub fn reopen_logs(&self) {
+        self.access_log.iter().for_each(AccessLogWriter::reopen);
     }
 
     /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
@@ -247,6 +261,7 @@ impl Running {
             tracing::error!("the operations thread failed");
         }
         self.registry.flush();
+        self.access_log.into_iter().for_each(AccessLogWriter::finish);
         tracing::info!(cut, "portcullis is down");
         cut
     }
@@ -261,7 +276,24 @@ impl Shared {
         let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
         let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
         let (config, clusters) = (Arc::new(config), Arc::new(clusters));
-        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, clusters })
+        let telling = Telling { metrics: metrics.clone(), log: None, tracer: None };
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters })
+    }
+
+    /// Opens the access log, and the way to the exporter of spans, where they are configured.
+    fn tell(&mut self) -> Result<(Option<AccessLogWriter>, Option<mpsc::Receiver<Span>>), ConfigError> {
+        let (mut writer, mut spans) = (None, None);
+        if let Some(access) = &self.config.log.access {
+            let opened = AccessLog::open(access, self.metrics.traffic.access_log_lost.clone());
+            let failed = |e| self.config.error("log.access.file", format!("{}: {e}", access.file.display()));
+            let (log, its_writer) = opened.map_err(failed)?;
+            (self.telling.log, writer) = (Some(log), Some(its_writer));
+        }
+        if let Some(trace) = &self.config.trace {
+            let (tracer, to_export) = Tracer::new(trace, self.metrics.traffic.spans_lost.clone());
+            (self.telling.tracer, spans) = (Some(tracer), Some(to_export));
+        }
+        Ok((writer, spans))
     }
 
     /// The feeds, with what their configuration names read.
@@ -344,7 +376,7 @@ impl Shared {
             disclose,
             timeouts: self.config.gate.timeouts,
             limits: self.config.gate.limits,
-            ids: RequestIds::new(),
+            exchanges: Exchanges::new(listener, self.clock.clone(), self.telling.clone()),
             handler,
         })
     }
@@ -382,6 +414,12 @@ fn warn_of_routes(config: &Config) {
     {
         tracing::warn!(upstream = name, "no route leads to this upstream");
     }
+}
+
+/// How many threads serve the gate.
+fn threads(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().ok().map(NonZeroUsize::get);
+    config.gate.threads.or_else(cores).unwrap_or(1).max(1)
 }
 
 fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {

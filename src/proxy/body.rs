@@ -22,6 +22,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Sleep;
 
+use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
 use super::upstream::Lease;
@@ -159,6 +160,7 @@ pub(super) struct RequestBody {
     beginning: Option<Beginning>,
     /// The headers of claims, which trailers may not repeat.
     claims: Option<Rc<[HeaderName]>>,
+    counter: Option<Counter>,
 }
 
 impl RequestBody {
@@ -169,7 +171,7 @@ impl RequestBody {
             let (cut, abandoned) = (Cell::new(false), Cell::new(false));
             Rc::new(Sent { source, frames: Cell::new(0), cut, abandoned, ended: Notify::new() })
         });
-        Self { sent, idle: IdleTimer::new(limit), beginning: None, claims: None }
+        Self { sent, idle: IdleTimer::new(limit), beginning: None, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -178,8 +180,20 @@ impl RequestBody {
         self
     }
 
+    /// Counts its bytes, if somebody wants to know.
+    pub(super) fn counted(mut self, counter: Option<Counter>) -> Self {
+        self.counter = counter;
+        self
+    }
+
     pub(super) fn empty() -> Self {
-        Self { sent: None, idle: IdleTimer::new(Duration::ZERO), beginning: None, claims: None }
+        Self {
+            sent: None,
+            idle: IdleTimer::new(Duration::ZERO),
+            beginning: None,
+            claims: None,
+            counter: None,
+        }
     }
 
     /// Tells a connection whose body it is when it is first asked.
@@ -226,6 +240,7 @@ impl http_body::Body for RequestBody {
             Ok(Some(mut frame)) => {
                 this.idle.moved();
                 sent.passed();
+                this.counter.iter().for_each(|counter| counter.count(&frame));
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::forward_trailers(trailers, this.claims.as_deref().unwrap_or_default());
                 }

@@ -39,6 +39,9 @@ const PING: Duration = Duration::from_secs(20);
 /// What of one answer may lie here unread. The connection's window is as wide as those of all its streams, or clients
 /// that do not read would close it for the others.
 const WINDOW: u32 = 256 * 1024;
+/// An HTTP/1.1 answer's header at most, and what is read of it at once, bytes. An upstream that sends interim answers
+/// without end has the thread for no longer than it takes to read so many of them.
+const HEADER: usize = 64 << 10;
 
 /// What a connection is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,7 +203,8 @@ impl Connector {
             sender.ready().await.map_err(failed)?;
             return Ok(Connected { sender: Sender::Http2(sender, beginning), task: task.abort_handle() });
         }
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(failed)?;
+        let shaken = http1::Builder::new().max_buf_size(HEADER).handshake(stream).await;
+        let (mut sender, connection) = shaken.map_err(failed)?;
         let task = spawn_local(async move {
             let _ = connection.with_upgrades().await;
             drop(open);
