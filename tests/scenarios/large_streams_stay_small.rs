@@ -1,6 +1,6 @@
 //! Large uploads and downloads pass in flat memory, however slow the reader is: what it does not take, nobody sends.
 //!
-//! `PORTCULLIS_LARGE` says how large, in MiB; 1024 is a minute's work for an unoptimized gate.
+//! `PORTCULLIS_LARGE` says how large, in MiB; 1024 is half a minute's work for an unoptimized gate.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -32,7 +32,7 @@ const CHUNK: usize = 64 << 10;
 
 fn size() -> usize {
     let size = std::env::var("PORTCULLIS_LARGE").ok().map(|size| size.parse::<usize>().unwrap());
-    size.unwrap_or(64) << 20
+    size.unwrap_or(256) << 20
 }
 
 /// A download of that size from `/download`; of any other request, how large it was. Its reader dawdles as well.
