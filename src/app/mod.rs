@@ -4,7 +4,9 @@
 //! connections. The admin listener, the plain listener and all housekeeping run on a runtime of their own, so that no
 //! load on the gate delays a revocation, nor the reverse. Shared between them: the engine, the metrics, the peers.
 
+mod inherited;
 mod operations;
+mod supervisor;
 mod witness;
 
 use std::io;
@@ -13,7 +15,10 @@ use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Resource;
 use rustix::process::Rlimit;
@@ -25,10 +30,13 @@ use tokio::runtime::Builder;
 use tokio::runtime::LocalOptions;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::watch;
+use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use operations::Operations;
 use operations::load_secrets;
+use supervisor::Notices;
+pub use supervisor::Supervisor;
 
 use crate::authority;
 use crate::authority::Audit;
@@ -85,6 +93,16 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    /// A socket that the process was started with.
+    #[error("inherited socket {descriptor} (`{name}`): {reason}")]
+    Inherited {
+        /// Its number.
+        descriptor: usize,
+        /// What `FileDescriptorName=` calls it.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A thread or runtime.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -108,6 +126,8 @@ pub struct Running {
     gates: Vec<JoinHandle<usize>>,
     operations: JoinHandle<()>,
     feeds: JoinHandle<()>,
+    notices: Arc<Notices>,
+    drain: Duration,
 }
 
 /// What every thread needs a copy of.
@@ -121,6 +141,13 @@ struct Shared {
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
 }
+
+/// A thread's sign of life, and how often it gives one.
+type Pulse = (Arc<AtomicU64>, Duration);
+/// What the service manager is told, and the threads whose signs of life it wants.
+type Told = (Arc<Notices>, Pulses);
+/// The signs of life of all of the gate's threads.
+type Pulses = Vec<Weak<AtomicU64>>;
 
 /// TLS and the peers of one listener.
 #[derive(Clone)]
@@ -153,6 +180,20 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
 /// listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
+    start_under(Supervisor::none(), config, clock)
+}
+
+/// The same, on the sockets of a service manager, which is told how things are.
+pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Result<Running, Error> {
+    let Supervisor { sockets, notices, fault } = supervisor;
+    if let Some(error) = fault {
+        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
+    }
+    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
+        tracing::warn!(path = route.path, "this route demands no client certificate");
+    }
+    let notices = Arc::new(notices);
+    let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
     if Audit::tells_of_changes(&state) && !Engine::has_journal(&state) {
         tracing::warn!(
@@ -170,17 +211,12 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
-    let threads =
-        config.gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
-    let threads = threads.unwrap_or(1).max(1);
-    let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
-    let connections = (connections / threads).max(1);
-    let bounds = Bounds { connections, evicts: false, drain: config.gate.drain };
-    let listeners = bind("gate.listen", config.gate.listen, threads)?;
+    let (threads, bounds) = gate_bounds(&config.gate);
+    let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let operations = Operations::bind(&shared, &gate.peers, gate_drains.clone(), audit)?;
+    let operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit)?;
     let (admin_address, metrics_address) = operations.addresses()?;
     let feeds_drain = operations_drain.clone();
     let feeds = spawn("feeds", move || {
@@ -189,19 +225,14 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
             Ok(())
         });
     })?;
-    let operations = spawn("operations", move || operations.run(operations_drain))?;
-    let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
-        let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
-        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
-    });
-    let gates = gates.collect::<Result<_, _>>()?;
-    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
-        tracing::warn!(path = route.path, "this route demands no client certificate");
-    }
+    let (gates, pulses) = shared.spawn_gates(&gate, listeners, bounds, (&gate_drains, notices.pulse()))?;
+    let told = (Arc::clone(&notices), pulses);
+    let operations = spawn("operations", move || operations.run(operations_drain, told))?;
     tracing::info!(
         gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = config.gate.mode.name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
     );
+    notices.ready();
     Ok(Running {
         gate: gate_address,
         admin: admin_address,
@@ -213,6 +244,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         gates,
         operations,
         feeds,
+        notices,
+        drain: config.gate.drain,
     })
 }
 
@@ -231,6 +264,7 @@ impl Running {
     /// Returns how many connections were cut.
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
+        self.notices.stopping(self.drain);
         self.drain_gate.send_replace(true);
         let joined = self.gates.into_iter().map(|gate| gate.join());
         let cut = joined
@@ -327,15 +361,37 @@ impl Shared {
         })
     }
 
+    /// The gate's threads, and their signs of life.
+    fn spawn_gates(
+        &self,
+        secured: &Secured,
+        listeners: Vec<StdListener>,
+        bounds: Bounds,
+        (drain, every): (&watch::Receiver<bool>, Option<Duration>),
+    ) -> io::Result<(Vec<JoinHandle<usize>>, Pulses)> {
+        let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
+            let (shared, secured, drain) = (self.clone(), secured.clone(), drain.clone());
+            let pulse = Arc::new(AtomicU64::new(0));
+            let watched = Arc::downgrade(&pulse);
+            let pulse = every.map(|every| (pulse, every));
+            let run = move || shared.run_gate(secured, listener, bounds, (drain, pulse));
+            Ok((spawn(&format!("gate-{i}"), run)?, watched))
+        });
+        gates.collect()
+    }
+
     fn run_gate(
         self,
         secured: Secured,
         listener: StdListener,
         bounds: Bounds,
-        drain: watch::Receiver<bool>,
+        (drain, pulse): (watch::Receiver<bool>, Option<Pulse>),
     ) -> usize {
         let gate = &self.config.gate;
         run_local(async {
+            if let Some((pulse, every)) = pulse {
+                spawn_local(supervisor::beat(pulse, every));
+            }
             let binding = secured.peers.binding().clone();
             let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
             let feeds = Some(Arc::clone(&self.feeds));
@@ -346,6 +402,15 @@ impl Shared {
         })
         .unwrap_or_default()
     }
+}
+
+/// How many threads the gate has, and what each may have open.
+fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
+    let threads = gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
+    let threads = threads.unwrap_or(1).max(1);
+    let connections = gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
+    let connections = (connections / threads).max(1);
+    (threads, Bounds { connections, evicts: false, drain: gate.drain })
 }
 
 fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {
@@ -370,8 +435,18 @@ fn at_key(config: &Config, section: &str, error: &TlsError) -> ConfigError {
     config.error(&format!("{section}.{}", error.key), error.to_string())
 }
 
-fn bind(key: &'static str, address: SocketAddr, count: usize) -> Result<Vec<StdListener>, Error> {
-    proxy::bind(address, count).map_err(|error| Error::Listen { key, address, error })
+/// A listener's sockets, one for each thread; an inherited one is shared.
+fn bind(
+    inherited: Option<StdListener>,
+    key: &'static str,
+    address: SocketAddr,
+    count: usize,
+) -> Result<Vec<StdListener>, Error> {
+    match inherited {
+        Some(socket) => proxy::share(&socket, count),
+        None => proxy::bind(address, count),
+    }
+    .map_err(|error| Error::Listen { key, address, error })
 }
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {

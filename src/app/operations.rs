@@ -23,7 +23,9 @@ use super::Error;
 use super::Rules;
 use super::Secured;
 use super::Shared;
+use super::Told;
 use super::bind;
+use super::inherited::Assigned;
 use super::run_local;
 use crate::authority;
 use crate::authority::Access;
@@ -84,6 +86,7 @@ pub(super) struct Operations {
 impl Operations {
     pub(super) fn bind(
         shared: &Shared,
+        sockets: Assigned,
         gate: &Peers,
         gate_drains: watch::Receiver<bool>,
         audit: Option<Audit>,
@@ -102,11 +105,11 @@ impl Operations {
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
-            let listener = bind("admin.listen", section.listen, 1)?;
+            let listener = bind(sockets.admin, "admin.listen", section.listen, 1)?;
             admin = listener.into_iter().next().map(|bound| (bound, secured, api));
         }
         let metrics = match &config.metrics {
-            Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
+            Some(section) => bind(sockets.metrics, "metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
         Ok(Self { shared: shared.clone(), admin, metrics, condition })
@@ -117,9 +120,11 @@ impl Operations {
         Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
-    pub(super) fn run(self, mut drain: watch::Receiver<bool>) {
+    pub(super) fn run(self, mut drain: watch::Receiver<bool>, (notices, threads): Told) {
         let Self { shared, admin, metrics, condition } = self;
         run_local(async move {
+            let (told, gate_drains) = (condition.clone(), condition.gate_drains.clone());
+            spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
             if let Some(listener) = metrics {
                 let listener = TcpListener::from_std(listener)?;
                 spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
@@ -206,6 +211,16 @@ struct Condition {
     gate_drains: watch::Receiver<bool>,
     feeds: Arc<Feeds>,
     audit: Option<Audit>,
+}
+
+impl Condition {
+    /// For the service manager's status line.
+    fn in_words(&self) -> String {
+        match self.ready() {
+            Ok(()) => format!("serving, {} revoked or suspended", self.engine.entries()),
+            Err(why) => format!("serving, but not ready: {why}"),
+        }
+    }
 }
 
 impl Health for Condition {

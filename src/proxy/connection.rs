@@ -139,6 +139,9 @@ pub struct Connection {
     tunnelled: Arc<AtomicBool>,
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
+    /// Whether there was a request, and who waits for the first.
+    pub(super) asked: Cell<bool>,
+    pub(super) first: Notify,
     served: Cell<bool>,
     /// What the handler keeps about it.
     extensions: RefCell<Extensions>,
@@ -300,6 +303,8 @@ impl<H: Handler> Context<H> {
             tunnels: RefCell::default(),
             tunnelled: Arc::default(),
             close: Notify::new(),
+            asked: Cell::new(false),
+            first: Notify::new(),
             served: Cell::new(false),
             extensions: RefCell::default(),
             standing: Rc::default(),
@@ -315,6 +320,9 @@ impl<H: Handler> Context<H> {
     ) -> impl Future<Output = Response<Body>> {
         async move {
             let id = self.ids.next();
+            if !connection.asked.replace(true) {
+                connection.first.notify_one();
+            }
             let mut clean = true;
             if let Err(refusal) = self.check(connection) {
                 clean = false;

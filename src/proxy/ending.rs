@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
+use tokio::time::timeout;
 
 use super::Connection;
 use super::Context;
@@ -14,6 +15,9 @@ use super::Mode;
 use super::Peer;
 use crate::session::Cause;
 
+/// How long a connection that has asked for nothing yet may still do so once the drain has begun: its client connected
+/// before, and would take an end without an answer for a failure.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// How long a connection that was refused from the start may take to ask for its one refusal.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
@@ -64,6 +68,13 @@ impl Watch {
                 None => std::future::pending().await,
             }
         };
+        let drained = async {
+            // The sender lives until the gate has drained; losing it means the same.
+            let _ = self.drain.wait_for(|drain| *drain).await;
+            if !self.connection.asked.get() {
+                let _ = timeout(FIRST_REQUEST, self.connection.first.notified()).await;
+            }
+        };
         tokio::select! {
             biased;
             () = killed => End::Killed,
@@ -73,7 +84,7 @@ impl Watch {
                 }
                 End::Killed
             }
-            _ = self.drain.wait_for(|drain| *drain), if !self.draining => {
+            () = drained, if !self.draining => {
                 self.draining = true;
                 End::Gently
             }

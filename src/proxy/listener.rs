@@ -48,6 +48,13 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
         .collect()
 }
 
+/// `count` handles on one socket that listens already, and that others may have handles on too: it is never shut down
+/// from here, and what comes when nobody accepts waits in it.
+pub fn share(socket: &StdListener, count: usize) -> io::Result<Vec<StdListener>> {
+    socket.set_nonblocking(true)?;
+    (0..count.max(1)).map(|_| socket.try_clone()).collect()
+}
+
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the last connections of the process before it.

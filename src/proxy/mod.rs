@@ -35,6 +35,7 @@ pub use error::Refusal;
 pub use listener::Bounds;
 pub use listener::accept;
 pub use listener::bind;
+pub use listener::share;
 pub use peer::Peer;
 pub use peer::Peers;
 pub use request::Gate;

@@ -29,6 +29,7 @@ mod messages_pass_unchanged;
 mod operators_see;
 mod refuses_to_start;
 mod registries_are_polled;
+mod restarts_lose_nobody;
 mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;

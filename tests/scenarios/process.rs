@@ -123,7 +123,11 @@ impl Site {
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    program.current_dir(Path::new("/")).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
+    program
+        .stdin(Stdio::null())
+        .current_dir(Path::new("/"))
+        .env_remove("PORTCULLIS_LOG")
+        .env_remove("PORTCULLIS_CONFIG");
     program
 }
 
@@ -167,7 +171,7 @@ pub(crate) struct Addresses {
 
 impl Process {
     fn spawn(mut command: Command) -> (Self, Option<JoinHandle<String>>) {
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let out = child
             .stdout
             .take()
