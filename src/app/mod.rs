@@ -54,6 +54,7 @@ use crate::proxy::Bounds;
 use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Gate;
+use crate::proxy::Limits;
 use crate::proxy::Mode;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
@@ -170,11 +171,11 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
-    shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    shared.secure(&config.gate.tls, "gate.tls", &[], config.gate.limits)?;
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[]).map(drop))
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], Limits::default()).map(drop))
 }
 
 /// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
@@ -210,7 +211,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
-    let gate = shared.secure(&config.gate.tls, "gate.tls", &[])?;
+    let gate = shared.secure(&config.gate.tls, "gate.tls", &[], config.gate.limits)?;
     let (threads, bounds) = gate_bounds(&config.gate);
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
@@ -322,7 +323,13 @@ impl Shared {
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
-    fn secure(&self, tls: &TlsConfig, key: &'static str, names: &[DnsName]) -> Result<Secured, Error> {
+    fn secure(
+        &self,
+        tls: &TlsConfig,
+        key: &'static str,
+        names: &[DnsName],
+        limits: Limits,
+    ) -> Result<Secured, Error> {
         let trust = Arc::new(load_trust(&self.config, tls, key)?);
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
@@ -330,7 +337,8 @@ impl Shared {
         let gate = &self.config.gate;
         // Advisory mode refuses nobody, in the handshake neither.
         let reject_at = if gate.mode == Mode::Strict { gate.reject_at } else { RejectAt::Request };
-        let peers = Arc::new(peers.reject_at(reject_at).noting_in(Arc::clone(&self.registry)));
+        let peers = peers.reject_at(reject_at).within(limits).noting_in(Arc::clone(&self.registry));
+        let peers = Arc::new(peers);
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })
@@ -393,7 +401,7 @@ impl Shared {
                 spawn_local(supervisor::beat(pulse, every));
             }
             let binding = secured.peers.binding().clone();
-            let handler = Gate::new(&self.config.route, binding, gate.timeouts, &self.metrics);
+            let handler = Gate::new(&self.config.route, binding, (gate.timeouts, gate.limits), &self.metrics);
             let feeds = Some(Arc::clone(&self.feeds));
             let rules = Rules { mode: gate.mode, disclose: gate.disclose, feeds };
             let context = self.context("gate", secured, rules, handler);
@@ -408,9 +416,20 @@ impl Shared {
 fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
     let threads = gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
     let threads = threads.unwrap_or(1).max(1);
-    let connections = gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
-    let connections = (connections / threads).max(1);
-    (threads, Bounds { connections, evicts: false, drain: gate.drain })
+    let most = raise_descriptors() / 4;
+    let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
+    if let Some(wanted) = gate.limits.connections.filter(|wanted| *wanted > most) {
+        tracing::warn!(
+            wanted,
+            most,
+            "gate.limits.connections: the process may not have enough file descriptors"
+        );
+    }
+    // However many do not finish theirs, there is room beside them.
+    let handshakes = gate.limits.handshakes.min(connections / 2);
+    let each = |count: usize| (count / threads).max(1);
+    let (connections, handshakes) = (each(connections), each(handshakes));
+    (threads, Bounds { connections, evicts: false, handshakes, drain: gate.drain })
 }
 
 fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {

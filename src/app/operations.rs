@@ -50,6 +50,7 @@ use crate::proxy::Body;
 use crate::proxy::Bounds;
 use crate::proxy::Connection;
 use crate::proxy::Handler;
+use crate::proxy::Limits;
 use crate::proxy::Mode;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
@@ -65,7 +66,8 @@ use crate::telemetry::Health;
 use crate::telemetry::Metrics;
 
 /// The admin listener's bounds.
-const ADMIN: Bounds = Bounds { connections: 512, evicts: true, drain: Duration::from_secs(5) };
+const ADMIN: Bounds =
+    Bounds { connections: 512, evicts: true, handshakes: 256, drain: Duration::from_secs(5) };
 /// How often refusals that were not audited one by one are summed up.
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
@@ -100,8 +102,8 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names)?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names)?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, Limits::default())?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, Limits::default())?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;

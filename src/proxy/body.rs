@@ -16,10 +16,9 @@ use http_body::Frame;
 use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
-use tokio::time::Instant;
-use tokio::time::Sleep;
 
 use super::headers;
+use super::pace::Pace;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -32,6 +31,9 @@ pub(super) enum BodyError {
     /// No progress for too long.
     #[error("no progress in the body")]
     Idle,
+    /// More than it may be.
+    #[error("the body is too large")]
+    TooLarge,
     /// The client broke it off, or wrote it so that it cannot be read.
     #[error("the client's body is broken")]
     Broken,
@@ -40,30 +42,15 @@ pub(super) enum BodyError {
     Killed,
 }
 
-/// Ends a body that makes no progress. The timer is made only once a body had to be waited for.
-struct IdleTimer {
-    limit: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-}
-
-impl IdleTimer {
-    fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, moved: true }
-    }
-
-    fn moved(&mut self) {
-        self.moved = true;
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let deadline = Instant::now() + self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if std::mem::take(&mut self.moved) {
-            sleep.as_mut().reset(deadline);
-        }
-        sleep.as_mut().poll(cx).map(|()| BodyError::Idle)
-    }
+/// What bounds a body.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// How long nothing may come of it.
+    pub(super) idle: Duration,
+    /// Bytes a second, on average over that time; 0: any.
+    pub(super) rate: u32,
+    /// Bytes in all; 0: any.
+    pub(super) bytes: u64,
 }
 
 /// How far a request's body has been sent; shared with whoever waits for the answer.
@@ -90,7 +77,9 @@ impl Sent {
 pub(super) struct RequestBody {
     incoming: Option<Incoming>,
     guard: Option<Guard>,
-    idle: IdleTimer,
+    pace: Pace,
+    /// How many bytes may come yet.
+    left: u64,
     /// Absent where there is nothing to send.
     sent: Option<Arc<Sent>>,
     /// The header of the claim, which trailers may not repeat.
@@ -98,12 +87,13 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, limit: Duration) -> Self {
-        let idle = IdleTimer::new(limit);
+    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, bounds: Bounds) -> Self {
+        let pace = Pace::new(bounds.idle, bounds.rate);
+        let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let guard = guard.filter(|_| incoming.is_some());
         let sent = incoming.is_some().then(Arc::<Sent>::default);
-        Self { incoming, guard, idle, sent, claim: None }
+        Self { incoming, guard, pace, left, sent, claim: None }
     }
 
     /// Keeps a claim made in this header out of the trailers.
@@ -113,8 +103,8 @@ impl RequestBody {
     }
 
     pub(super) fn empty() -> Self {
-        let idle = IdleTimer::new(Duration::ZERO);
-        Self { incoming: None, guard: None, idle, sent: None, claim: None }
+        let pace = Pace::new(Duration::ZERO, 0);
+        Self { incoming: None, guard: None, pace, left: 0, sent: None, claim: None }
     }
 
     pub(super) fn sent(&self) -> Option<Arc<Sent>> {
@@ -146,7 +136,14 @@ impl http_body::Body for RequestBody {
         }
         match Pin::new(incoming).poll_frame(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
-                this.idle.moved();
+                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                this.pace.moved(bytes);
+                let Some(left) = this.left.checked_sub(bytes) else {
+                    // Broken off, so that what was sent of it does not look whole.
+                    this.end();
+                    return Poll::Ready(Some(Err(BodyError::TooLarge.into())));
+                };
+                this.left = left;
                 if let Some(sent) = &this.sent {
                     sent.frames.fetch_add(1, Ordering::Relaxed);
                 }
@@ -163,9 +160,9 @@ impl http_body::Body for RequestBody {
                 this.end();
                 Poll::Ready(None)
             }
-            Poll::Pending => this.idle.poll_idle(cx).map(|e| {
+            Poll::Pending => this.pace.poll_late(cx).map(|()| {
                 this.end();
-                Some(Err(e.into()))
+                Some(Err(BodyError::Idle.into()))
             }),
         }
     }
@@ -201,12 +198,12 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     /// Of a request that may not be through when its answer is.
     guard: Option<Guard>,
-    idle: IdleTimer,
+    pace: Pace,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
-        Self { incoming, lease: Some(lease), guard, idle: IdleTimer::new(limit) }
+        Self { incoming, lease: Some(lease), guard, pace: Pace::new(limit, 0) }
     }
 }
 
@@ -232,7 +229,7 @@ impl http_body::Body for Body {
             Self::Other(body) => Pin::new(body).poll_frame(cx),
             Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    body.idle.moved();
+                    body.pace.moved(0);
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
@@ -242,7 +239,7 @@ impl http_body::Body for Body {
                     }
                     Poll::Ready(None)
                 }
-                Poll::Pending => body.idle.poll_idle(cx).map(|e| Some(Err(e.into()))),
+                Poll::Pending => body.pace.poll_late(cx).map(|()| Some(Err(BodyError::Idle.into()))),
             },
         }
     }

@@ -18,7 +18,6 @@ use http::HeaderValue;
 use http::Request;
 use http::Response;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -28,9 +27,9 @@ use rustls::HandshakeKind;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -43,15 +42,20 @@ use super::Peers;
 use super::RequestId;
 use super::RequestIds;
 use super::Timeouts;
+use super::accounts::Account;
+use super::accounts::Accounts;
+use super::accounts::Seat;
 use super::ending::End;
 use super::ending::Watch;
 use super::error;
 use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
+use super::pace::Pace;
 use super::peer::address_value;
 use super::socket::Socket;
 use super::socket::Tcp;
+use super::streams::Streams;
 use crate::clock::Clock;
 use crate::identity::ChainError;
 use crate::problem::Disclose;
@@ -131,6 +135,8 @@ pub struct Connection {
     peer: Option<Arc<Peer>>,
     address: SocketAddr,
     address_value: HeaderValue,
+    /// What its client takes; `None` if that is not limited.
+    account: Option<Arc<Account>>,
     /// In the table for as long as this connection is; absent if it was refused from the start.
     pub(super) guard: Option<Guard>,
     /// Why it was refused from the start, if it was; every request on it is told the same.
@@ -153,6 +159,8 @@ pub(super) struct Accepted {
     pub(super) socket: TcpStream,
     pub(super) address: SocketAddr,
     pub(super) standing: Rc<Standing>,
+    /// To shake hands.
+    pub(super) turn: OwnedSemaphorePermit,
 }
 
 /// What the accept loop knows of a connection.
@@ -160,6 +168,10 @@ pub(super) struct Accepted {
 pub(super) struct Standing {
     /// Its client is one for whom others make room.
     pub(super) vouched: Cell<bool>,
+    /// Something has come from its client.
+    pub(super) spoken: Cell<bool>,
+    /// Its handshake is through.
+    pub(super) shaken: Cell<bool>,
 }
 
 impl Connection {
@@ -192,6 +204,24 @@ impl Connection {
         &self.address_value
     }
 
+    /// Opens its client's account, and takes a connection of it, or is barred.
+    fn sit_down(&mut self, accounts: Option<&Accounts>) -> Option<Seat> {
+        let accounts = accounts?;
+        let named = self.peer.as_ref().and_then(|peer| peer.account.clone());
+        let known = named.is_some();
+        self.account = Some(named.unwrap_or_else(|| accounts.of_address(self.address.ip())));
+        if !known || self.barred.is_some() {
+            return None;
+        }
+        match self.account.as_ref().and_then(|account| accounts.seats(account)) {
+            Some(seat) => seat,
+            None => {
+                (self.guard, self.barred) = (None, Some(Barred::Crowded));
+                None
+            }
+        }
+    }
+
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.tunnelled.store(true, Ordering::Relaxed);
@@ -204,6 +234,8 @@ enum Barred {
     Expired,
     Untrusted(ChainError),
     Denied(Denial),
+    /// Its client has too many others.
+    Crowded,
 }
 
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
@@ -212,20 +244,29 @@ pub(super) async fn serve<H: Handler>(
     accepted: Accepted,
     drain: watch::Receiver<bool>,
 ) {
-    let Accepted { socket, address, standing } = accepted;
-    let Some(stream) = shake_hands(&context, socket, address).await else {
+    let Accepted { socket, address, standing, turn } = accepted;
+    let Some(_accepted) = context.peers.accounts().map_or(Some(None), |all| all.admits(address.ip())) else {
+        context.metrics.refusals.with_label_values(&["too_many_connections"]).inc();
         return;
     };
+    let Some(stream) = shake_hands(&context, socket, address, &standing).await else {
+        return;
+    };
+    standing.shaken.set(true);
+    drop(turn);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let connection = Rc::new(Connection { standing, ..context.admit(&stream, origin) });
+    let mut connection = Connection { standing, ..context.admit(&stream, origin) };
+    let _seat = connection.sit_down(context.peers.accounts());
+    let connection = Rc::new(connection);
     let session = connection.guard.clone();
     let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
     if let (Some(guard), Ok(handle)) = (&guard, SockRef::from(&stream.get_ref().0.0).try_clone()) {
         guard.session().attach(handle.into());
     }
-    let socket = Socket::new(stream, guard, tunnelled, context.timeouts.body_idle);
+    let pace = Pace::new(context.timeouts.body_idle, context.limits.body_rate);
+    let socket = Socket::new(stream, guard, tunnelled, pace);
     let peer = connection.peer.clone();
     let watch = Watch::new(&context, connection, drain);
     if http2 {
@@ -249,12 +290,18 @@ async fn shake_hands<H>(
     context: &Context<H>,
     socket: TcpStream,
     address: SocketAddr,
+    standing: &Standing,
 ) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
     // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
     let _ = socket.set_nodelay(true);
-    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(Tcp(socket))).await;
-    let reason = match handshake {
+    let handshake = async {
+        // Whatever fails here fails again when it is read.
+        let _ = socket.readable().await;
+        standing.spoken.set(true);
+        context.acceptor.accept(Tcp::new(socket)).await
+    };
+    let reason = match timeout(context.timeouts.handshake, handshake).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             count(if resumed { "resumed" } else { "full" });
@@ -298,6 +345,7 @@ impl<H: Handler> Context<H> {
             peer,
             address: origin.peer,
             address_value: address_value(origin.peer.ip()),
+            account: None,
             guard,
             barred,
             tunnels: RefCell::default(),
@@ -334,6 +382,10 @@ impl<H: Handler> Context<H> {
                     return response;
                 }
             }
+            let within = connection.account.as_ref().map_or(Ok(()), |account| account.request());
+            if let Err(refusal) = within {
+                return self.respond(&refusal, connection, id);
+            }
             let route = match self.handler.route(&request) {
                 Ok(route) => route,
                 Err(refusal) => return self.respond(&refusal, connection, id),
@@ -360,6 +412,7 @@ impl<H: Handler> Context<H> {
             Some(Barred::Expired) => return Err(Refusal::Expired),
             Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
             Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
+            Some(Barred::Crowded) => return Err(Refusal::TooManyConnections),
             None => {}
         }
         let (Some(guard), Some(peer)) = (&connection.guard, &connection.peer) else {
@@ -396,8 +449,12 @@ impl<H: Handler> Context<H> {
     }
 
     fn report(&self, refusal: &Refusal, connection: &Connection, id: RequestId, passed: Passed) {
-        let concerned =
-            Concerned { id, peer: connection.peer.as_deref(), address: connection.address, passed };
+        let unsaid = match (refusal.retry_after(), &connection.account) {
+            (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
+            _ => Some(0),
+        };
+        let peer = connection.peer.as_deref();
+        let concerned = Concerned { id, peer, address: connection.address, passed, unsaid };
         error::report(refusal, &concerned, &self.metrics);
     }
 }
@@ -424,7 +481,12 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
                 End::Gently => http.as_mut().graceful_shutdown(),
             },
             // A client that breaks off is its own affair; what cannot be parsed is answered by hyper.
-            _ = &mut http => break,
+            ended = &mut http => {
+                if ended.is_err_and(|error| error.is_parse_too_large()) {
+                    context.metrics.refusals.with_label_values(&["header_too_large"]).inc();
+                }
+                break;
+            }
         }
     }
     // What was upgraded lives on in tunnels, for as long as the credential stands.
@@ -438,9 +500,19 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
     }
 }
 
-async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, socket: Socket) {
+async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, mut socket: Socket) {
     let connection = Rc::clone(&watch.connection);
-    let mut builder = http2::Builder::new(Streams { guard: connection.guard.clone() });
+    tokio::select! {
+        biased;
+        _ = watch.end() => return,
+        heard = timeout(context.timeouts.header, socket.preface()) => match heard {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        },
+    }
+    let streams =
+        Streams::new(connection.guard.clone(), context.timeouts.body_idle, context.limits.body_rate);
+    let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
@@ -448,8 +520,11 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);
     let service = service_fn(|request| {
-        let (context, connection) = (Rc::clone(context), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(context.answer(&connection, request).await) }
+        let (context, connection, streams) = (Rc::clone(context), Rc::clone(&connection), streams.clone());
+        async move {
+            let response = context.answer(&connection, request).await;
+            Ok::<_, Infallible>(response.map(|body| streams.body(body)))
+        }
     });
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     loop {
@@ -465,29 +540,5 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
             },
             _ = &mut http => return,
         }
-    }
-}
-
-/// Runs the streams of an HTTP/2 connection: each a task, with a guard and an eye on the kill of its own.
-#[derive(Clone)]
-struct Streams {
-    guard: Option<Guard>,
-}
-
-impl<F: Future + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
-        let mut stream = Box::pin(stream);
-        let guard = self.guard.clone();
-        spawn_local(async move {
-            match &guard {
-                None => drop(stream.await),
-                Some(guard) => tokio::select! {
-                    biased;
-                    _ = guard.killed() => {}
-                    _ = &mut stream => {}
-                },
-            }
-        });
     }
 }

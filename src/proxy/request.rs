@@ -20,11 +20,13 @@ use hyper::upgrade::OnUpgrade;
 
 use super::Body;
 use super::Demand;
+use super::Limits;
 use super::Refusal;
 use super::RequestId;
 use super::Route;
 use super::RouteConfig;
 use super::Timeouts;
+use super::body::Bounds;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
@@ -50,13 +52,19 @@ pub struct Gate {
     routes: Vec<Route<Rc<Upstreams>>>,
     binding: Binding,
     timeouts: Timeouts,
+    limits: Limits,
     /// Whether the path decides anything, so that it must be readable in one way only.
     path_matters: bool,
 }
 
 impl Gate {
     /// A gate with upstream connections of its own. Must be made on the local runtime that runs it.
-    pub fn new(routes: &[RouteConfig], binding: Binding, timeouts: Timeouts, metrics: &Metrics) -> Self {
+    pub fn new(
+        routes: &[RouteConfig],
+        binding: Binding,
+        (timeouts, limits): (Timeouts, Limits),
+        metrics: &Metrics,
+    ) -> Self {
         let path_matters = routes.len() > 1
             || routes.iter().any(|route| route.path != "/")
             || matches!(binding.source(), ClaimSource::Path { .. });
@@ -65,7 +73,7 @@ impl Gate {
             .iter()
             .map(|config| Route::new(config, Rc::new(Upstreams::new(&config.upstream, timeouts, open))))
             .collect();
-        let gate = Self { routes: route::ordered(routes), binding, timeouts, path_matters };
+        let gate = Self { routes: route::ordered(routes), binding, timeouts, limits, path_matters };
         gate.sweep();
         gate
     }
@@ -116,6 +124,14 @@ impl Handler for Gate {
     fn route(&self, request: &Request<Incoming>) -> Result<Demanded, Refusal> {
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
             return Err(Refusal::Method);
+        }
+        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri_bytes)
+        {
+            return Err(Refusal::UriTooLong);
+        }
+        let most = self.limits.body_bytes;
+        if most > 0 && request.body().size_hint().lower() > most {
+            return Err(Refusal::BodyTooLarge);
         }
         let headers = request.headers();
         // hyper has undone `chunked`, and lets it take the place of a length. Any coding before it would be lost.
@@ -201,13 +217,17 @@ impl Gate {
         if upgrade.is_some() {
             tunnel::announce(&mut parts.headers);
         }
-        let body =
-            RequestBody::new(incoming, connection.guard.clone(), self.timeouts.body_idle).without(claim);
+        let body = RequestBody::new(incoming, connection.guard.clone(), self.body_bounds()).without(claim);
         if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
             // Said outright: a GET whose body has no known length would lose it at hyper's client.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
         }
         Ok((upgrade, Request::from_parts(parts, body)))
+    }
+
+    fn body_bounds(&self) -> Bounds {
+        let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
+        Bounds { idle: self.timeouts.body_idle, rate, bytes }
     }
 
     /// The response as the client gets it.

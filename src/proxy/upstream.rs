@@ -258,7 +258,7 @@ impl Pool {
             Ok(Ok(stream)) => stream,
         };
         stream.set_nodelay(true).map_err(|e| UpstreamError::Connect(name(), e))?;
-        let shaken = http1::handshake(TokioIo::new(Tcp(stream))).await;
+        let shaken = http1::handshake(TokioIo::new(Tcp::new(stream))).await;
         let (mut sender, connection) = shaken.map_err(|e| UpstreamError::Broken(name(), e))?;
         let open = Open::new(&self.open);
         let task = spawn_local(async move {
