@@ -4,6 +4,7 @@
 //! **Invariant:** a configuration that loads can be started as far as it alone can tell; one that does not names the
 //! file, the line, the key and the reason.
 
+use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -28,7 +29,9 @@ use crate::proxy;
 use crate::proxy::ClientCaConfig;
 use crate::proxy::Demand;
 use crate::proxy::RouteConfig;
+use crate::proxy::RouteUpstream;
 use crate::proxy::TlsConfig;
+use crate::proxy::UpstreamConfig;
 use crate::revocation;
 use crate::telemetry::LogFormat;
 
@@ -49,6 +52,9 @@ pub struct Config {
     /// Where requests lead.
     #[serde(default)]
     pub route: Vec<RouteConfig>,
+    /// What serves them, by name.
+    #[serde(default)]
+    pub upstream: BTreeMap<String, UpstreamConfig>,
     /// The listener that changes what is revoked.
     pub admin: Option<Admin>,
     /// The plain listener for metrics and health.
@@ -224,6 +230,7 @@ impl Config {
         }
         self.state.dir = base.join(&self.state.dir);
         self.feed.rebase(base);
+        self.upstream.values_mut().for_each(|upstream| upstream.rebase(base));
     }
 
     fn require_mtls(&mut self, environment: &[(String, String)]) -> Result<(), ConfigError> {
@@ -243,21 +250,7 @@ impl Config {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        if self.route.is_empty() {
-            return Err(self.error("route", "at least one [[route]] is needed"));
-        }
-        for (i, route) in self.route.iter().enumerate() {
-            if route.upstream.is_empty() {
-                return Err(self.error(&format!("route[{i}].upstream"), "names no upstream"));
-            }
-            let same =
-                |other: &RouteConfig| other.path.trim_end_matches('/') == route.path.trim_end_matches('/');
-            if self.route.iter().take(i).any(same) {
-                return Err(
-                    self.error(&format!("route[{i}].path"), format!("`{}` is routed twice", route.path))
-                );
-            }
-        }
+        self.check_routes()?;
         if self.gate.threads == Some(0) {
             return Err(self.error("gate.threads", "at least 1"));
         }
@@ -274,6 +267,35 @@ impl Config {
         self.check_scopes(&self.gate.tls, "gate.tls")?;
         self.feed.check().map_err(|e| self.error(&format!("feed.{}", e.key), e.reason))?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
+    }
+
+    fn check_routes(&self) -> Result<(), ConfigError> {
+        if self.route.is_empty() {
+            return Err(self.error("route", "at least one [[route]] is needed"));
+        }
+        for (i, route) in self.route.iter().enumerate() {
+            let wrong = match &route.upstream {
+                RouteUpstream::Named(name) if !self.upstream.contains_key(name) => {
+                    Some(format!("there is no [upstream.{name}]"))
+                }
+                RouteUpstream::Outright(endpoints) if endpoints.is_empty() => {
+                    Some("names no upstream".into())
+                }
+                _ => None,
+            };
+            if let Some(reason) = wrong {
+                return Err(self.error(&format!("route[{i}].upstream"), reason));
+            }
+            if self.route.iter().take(i).any(|other| other.is_same(route)) {
+                let reason = format!("`{}` is routed twice", route.name());
+                return Err(self.error(&format!("route[{i}].path"), reason));
+            }
+        }
+        for (name, upstream) in &self.upstream {
+            let checked = upstream.check();
+            checked.map_err(|(key, reason)| self.error(&format!("upstream.{name}.{key}"), reason))?;
+        }
+        Ok(())
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
@@ -317,12 +339,16 @@ impl Config {
                 return Err(self.error(&format!("{key}.client_ca[{i}].trust_domains"), reason));
             }
         }
-        match self.identity.claim {
-            ClaimSource::Path { .. } if domains.len() > 1 => Err(self.error(
-                "identity.claim",
+        let own = self.route.iter().enumerate();
+        let own = own.filter_map(|(i, route)| Some((format!("route[{i}].claim"), route.claim.as_ref()?)));
+        let mut claims = own.chain([("identity.claim".to_owned(), &self.identity.claim)]);
+        let by_path = claims.find(|(_, claim)| matches!(claim, ClaimSource::Path { .. }));
+        match by_path.filter(|_| domains.len() > 1) {
+            Some((key, _)) => Err(self.error(
+                &key,
                 "with several trust domains an agent id is not unique: claim the SPIFFE ID in a header",
             )),
-            _ => Ok(()),
+            None => Ok(()),
         }
     }
 

@@ -44,7 +44,37 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "dir/gate.toml:10: identity.claim: `a b` is not a header",
     ),
     ("{ header = \"x-agent-id\" }", "\"nothing\"", "dir/gate.toml:10: identity.claim: invalid value"),
-    ("http://127", "https://127", "dir/gate.toml:12: route[0].upstream[0]: `https://127.0.0.1:9000`"),
+    ("http://127", "ftp://127", "dir/gate.toml:12: route[0].upstream[0]: `ftp://127.0.0.1:9000`"),
+    (
+        "[\"http://127.0.0.1:9000\"]",
+        "\"app\"",
+        "dir/gate.toml:12: route[0].upstream: there is no [upstream.app]",
+    ),
+    (
+        "[\"http://127.0.0.1:9000\"]",
+        "7",
+        "dir/gate.toml:12: route[0].upstream: invalid type: integer `7`, expected the name",
+    ),
+    (
+        "[[route]]",
+        "[[route]]\nhost = \"a:80\"",
+        "dir/gate.toml:12: route[0].host: `a:80`: a host is a name without a port",
+    ),
+    (
+        "[admin]",
+        "[upstream.a]\nendpoints = []\n[admin]",
+        "dir/gate.toml:14: upstream.a.endpoints: names no endpoint",
+    ),
+    (
+        "[admin]",
+        "[upstream.a]\nendpoints = [\"http://a\"]\ntls = { ca = \"x\" }\n[admin]",
+        "dir/gate.toml:15: upstream.a.tls: none of its endpoints is `https://`",
+    ),
+    (
+        "[admin]",
+        "[upstream.a]\nendpoints = [\"http://a\"]\nretry = { budget = 2.0 }\n[admin]",
+        "dir/gate.toml:15: upstream.a.retry.budget: from 0 to 1",
+    ),
     ("[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n", "", "dir/gate.toml: route: at least one"),
     ("[\"http://127.0.0.1:9000\"]", "[]", "dir/gate.toml:12: route[0].upstream: names no upstream"),
     ("[\"ca.pem\"]", "[]", "dir/gate.toml:6: gate.tls.client_ca: names no file"),

@@ -51,6 +51,7 @@ use crate::identity::Trust;
 use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Bounds;
+use crate::proxy::Clusters;
 use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Gate;
@@ -59,6 +60,8 @@ use crate::proxy::Mode;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
 use crate::proxy::RequestIds;
+use crate::proxy::RouteConfig;
+use crate::proxy::RouteUpstream;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
@@ -141,6 +144,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
+    clusters: Arc<Clusters>,
 }
 
 /// A thread's sign of life, and how often it gives one.
@@ -190,9 +194,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     if let Some(error) = fault {
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
-    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
-        tracing::warn!(path = route.path, "this route demands no client certificate");
-    }
+    warn_of_routes(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
@@ -290,7 +292,10 @@ impl Shared {
         metrics.started.set(clock.now().secs());
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
         let (feeds, timelines) = (Arc::default(), Arc::default());
-        Ok(Self { config: Arc::new(config), clock, metrics, engine, registry, feeds, timelines })
+        let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
+        let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
+        let (config, clusters) = (Arc::new(config), Arc::new(clusters));
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, clusters })
     }
 
     /// The feeds, with what their configuration names read.
@@ -400,8 +405,8 @@ impl Shared {
             if let Some((pulse, every)) = pulse {
                 spawn_local(supervisor::beat(pulse, every));
             }
-            let binding = secured.peers.binding().clone();
-            let handler = Gate::new(&self.config.route, binding, (gate.timeouts, gate.limits), &self.metrics);
+            let served = (&*self.clusters, bounds.threads);
+            let handler = Gate::new(&self.config.route, secured.peers.binding(), served, gate.limits);
             let feeds = Some(Arc::clone(&self.feeds));
             let rules = Rules { mode: gate.mode, disclose: gate.disclose, feeds };
             let context = self.context("gate", secured, rules, handler);
@@ -429,7 +434,20 @@ fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
     let handshakes = gate.limits.handshakes.min(connections / 2);
     let each = |count: usize| (count / threads).max(1);
     let (connections, handshakes) = (each(connections), each(handshakes));
-    (threads, Bounds { connections, evicts: false, handshakes, drain: gate.drain })
+    (threads, Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain })
+}
+
+/// Says what is allowed, and may not be meant.
+fn warn_of_routes(config: &Config) {
+    for route in config.route.iter().filter(|route| route.demand == Demand::None) {
+        tracing::warn!(route = route.name(), "this route demands no client certificate");
+    }
+    let leads_to =
+        |route: &RouteConfig, name: &str| matches!(&route.upstream, RouteUpstream::Named(to) if to == name);
+    for name in config.upstream.keys().filter(|name| !config.route.iter().any(|route| leads_to(route, name)))
+    {
+        tracing::warn!(upstream = name, "no route leads to this upstream");
+    }
 }
 
 fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {

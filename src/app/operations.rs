@@ -67,7 +67,7 @@ use crate::telemetry::Metrics;
 
 /// The admin listener's bounds.
 const ADMIN: Bounds =
-    Bounds { connections: 512, evicts: true, handshakes: 256, drain: Duration::from_secs(5) };
+    Bounds { connections: 512, threads: 1, evicts: true, handshakes: 256, drain: Duration::from_secs(5) };
 /// How often refusals that were not audited one by one are summed up.
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
@@ -134,6 +134,7 @@ impl Operations {
             spawn_local(keep_house(Arc::clone(&shared.engine)));
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             spawn_local(keep_registry(Arc::clone(&shared.registry)));
+            spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
             match admin {
                 None => {
                     // The sender lives until the gate has drained; losing it means the same.

@@ -159,6 +159,12 @@ impl Binding {
         self
     }
 
+    /// Looks for claims elsewhere, if `source` says so.
+    pub fn claiming(mut self, source: Option<ClaimSource>) -> Self {
+        self.source = source.unwrap_or(self.source);
+        self
+    }
+
     /// Where a request states its claim.
     pub fn source(&self) -> &ClaimSource {
         &self.source

@@ -1,12 +1,12 @@
 //! Bodies on their way through, either way: watched for progress, and for the kill.
 
+use std::cell::Cell;
+use std::cell::RefCell;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering;
+use std::rc::Rc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use http_body::Frame;
 use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
+use tokio::sync::Notify;
 
 use super::headers;
 use super::pace::Pace;
@@ -53,37 +54,66 @@ pub(super) struct Bounds {
     pub(super) bytes: u64,
 }
 
-/// How far a request's body has been sent; shared with whoever waits for the answer.
-#[derive(Debug, Default)]
+/// A request's body on its way, shared between whoever sends it and whoever waits for the answer.
 pub(super) struct Sent {
-    frames: AtomicUsize,
-    whole: AtomicBool,
+    source: RefCell<Option<Source>>,
+    frames: Cell<usize>,
+    cut: Cell<bool>,
+    ended: Notify,
+}
+
+struct Source {
+    incoming: Incoming,
+    guard: Option<Guard>,
 }
 
 impl Sent {
-    /// How many pieces have gone to the upstream's connection.
+    /// How many pieces of it have gone to the upstream's connection; and of the answer's body, have come from there.
     pub(super) fn frames(&self) -> usize {
-        self.frames.load(Ordering::Relaxed)
+        self.frames.get()
     }
 
-    /// Whether that was all.
+    fn passed(&self) {
+        self.frames.set(self.frames.get().wrapping_add(1));
+    }
+
+    /// Whether nothing more of it will be sent.
     pub(super) fn is_whole(&self) -> bool {
-        self.whole.load(Ordering::Acquire)
+        self.source.borrow().is_none()
+    }
+
+    /// Waits until nothing more of it will be sent.
+    pub(super) async fn ended(&self) {
+        while !self.is_whole() {
+            self.ended.notified().await;
+        }
+    }
+
+    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either.
+    pub(super) fn cut(&self) {
+        let source = self.source.take();
+        if source.is_some() {
+            self.cut.set(true);
+            self.ended.notify_waiters();
+        }
+    }
+
+    fn end(&self) {
+        drop(self.source.take());
+        self.ended.notify_waiters();
     }
 }
 
 /// A request's body. It is read by the task of the upstream's connection, so it holds a guard of its own: while it
 /// lives, its session does, and once that is killed it gives nothing more away.
 pub(super) struct RequestBody {
-    incoming: Option<Incoming>,
-    guard: Option<Guard>,
+    /// Absent where there is nothing to send.
+    sent: Option<Rc<Sent>>,
     pace: Pace,
     /// How many bytes may come yet.
     left: u64,
-    /// Absent where there is nothing to send.
-    sent: Option<Arc<Sent>>,
-    /// The header of the claim, which trailers may not repeat.
-    claim: Option<HeaderName>,
+    /// The headers of claims, which trailers may not repeat.
+    claims: Option<Rc<[HeaderName]>>,
 }
 
 impl RequestBody {
@@ -91,30 +121,25 @@ impl RequestBody {
         let pace = Pace::new(bounds.idle, bounds.rate);
         let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
-        let guard = guard.filter(|_| incoming.is_some());
-        let sent = incoming.is_some().then(Arc::<Sent>::default);
-        Self { incoming, guard, pace, left, sent, claim: None }
+        let sent = incoming.map(|incoming| {
+            let source = RefCell::new(Some(Source { incoming, guard }));
+            Rc::new(Sent { source, frames: Cell::new(0), cut: Cell::new(false), ended: Notify::new() })
+        });
+        Self { sent, pace, left, claims: None }
     }
 
-    /// Keeps a claim made in this header out of the trailers.
-    pub(super) fn without(mut self, claim: Option<&HeaderName>) -> Self {
-        self.claim = claim.filter(|_| self.incoming.is_some()).cloned();
+    /// Keeps claims made in these headers out of the trailers.
+    pub(super) fn without(mut self, claims: &Rc<[HeaderName]>) -> Self {
+        self.claims = self.sent.as_ref().map(|_| Rc::clone(claims));
         self
     }
 
     pub(super) fn empty() -> Self {
-        let pace = Pace::new(Duration::ZERO, 0);
-        Self { incoming: None, guard: None, pace, left: 0, sent: None, claim: None }
+        Self { sent: None, pace: Pace::new(Duration::ZERO, 0), left: 0, claims: None }
     }
 
-    pub(super) fn sent(&self) -> Option<Arc<Sent>> {
+    pub(super) fn sent(&self) -> Option<Rc<Sent>> {
         self.sent.clone()
-    }
-
-    fn end(&mut self) {
-        self.incoming = None;
-        self.guard = None;
-        self.sent.iter().for_each(|sent| sent.whole.store(true, Ordering::Release));
     }
 }
 
@@ -127,58 +152,67 @@ impl http_body::Body for RequestBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else {
+        let Some(sent) = &this.sent else {
             return Poll::Ready(None);
         };
-        if this.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
-            this.end();
-            return Poll::Ready(Some(Err(BodyError::Killed.into())));
-        }
-        match Pin::new(incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(mut frame))) => {
-                let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
-                this.pace.moved(bytes);
-                let Some(left) = this.left.checked_sub(bytes) else {
-                    // Broken off, so that what was sent of it does not look whole.
-                    this.end();
-                    return Poll::Ready(Some(Err(BodyError::TooLarge.into())));
-                };
-                this.left = left;
-                if let Some(sent) = &this.sent {
-                    sent.frames.fetch_add(1, Ordering::Relaxed);
+        let mut source = sent.source.borrow_mut();
+        let Some(open) = source.as_mut() else {
+            // Cut is not ended: what comes of it must not look whole.
+            return Poll::Ready(sent.cut.get().then(|| Err(BodyError::Killed.into())));
+        };
+        let polled = match open.guard.as_ref().and_then(Guard::cause) {
+            Some(_) => Poll::Ready(Err(BodyError::Killed)),
+            None => match Pin::new(&mut open.incoming).poll_frame(cx) {
+                Poll::Ready(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    this.pace.moved(bytes, sent.frames());
+                    // Broken off beyond it, so that what was sent does not look whole.
+                    let left = this.left.checked_sub(bytes);
+                    this.left = left.unwrap_or_default();
+                    Poll::Ready(left.map(|_| Some(frame)).ok_or(BodyError::TooLarge))
                 }
+                Poll::Ready(Some(Err(_))) => Poll::Ready(Err(BodyError::Broken)),
+                Poll::Ready(None) => Poll::Ready(Ok(None)),
+                Poll::Pending => this.pace.poll_late(cx, sent.frames()).map(|()| Err(BodyError::Idle)),
+            },
+        };
+        drop(source);
+        match ready!(polled) {
+            Ok(Some(mut frame)) => {
+                sent.passed();
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::forward_trailers(trailers, this.claim.as_ref());
+                    headers::forward_trailers(trailers, this.claims.as_deref().unwrap_or_default());
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => {
-                this.end();
-                Poll::Ready(Some(Err(BodyError::Broken.into())))
-            }
-            Poll::Ready(None) => {
-                this.end();
+            Ok(None) => {
+                sent.end();
                 Poll::Ready(None)
             }
-            Poll::Pending => this.pace.poll_late(cx).map(|()| {
-                this.end();
-                Some(Err(BodyError::Idle.into()))
-            }),
+            Err(error) => {
+                sent.cut();
+                Poll::Ready(Some(Err(error.into())))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(Incoming::is_end_stream)
+        self.sent.as_ref().is_none_or(|sent| match &*sent.source.borrow() {
+            Some(open) => open.incoming.is_end_stream(),
+            None => !sent.cut.get(),
+        })
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+        let hint = |sent: &Rc<Sent>| sent.source.borrow().as_ref().map(|open| open.incoming.size_hint());
+        self.sent.as_ref().and_then(hint).unwrap_or_else(|| SizeHint::with_exact(0))
     }
 }
 
 impl Drop for RequestBody {
+    /// Dropped early, its answer need not wait for the rest; what was cut stays cut.
     fn drop(&mut self) {
-        self.end();
+        self.sent.iter().for_each(|sent| sent.end());
     }
 }
 
@@ -202,8 +236,14 @@ pub struct UpstreamBody {
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>, limit: Duration) -> Self {
-        Self { incoming, lease: Some(lease), guard, pace: Pace::new(limit, 0) }
+    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
+        let pace = Pace::new(lease.body_idle(), 0);
+        Self { incoming, lease: Some(lease), guard, pace }
+    }
+
+    /// The request that it answers, if that has a body.
+    fn sent(&self) -> Option<&Sent> {
+        self.lease.as_ref().and_then(|lease| lease.sent.as_deref())
     }
 }
 
@@ -229,7 +269,8 @@ impl http_body::Body for Body {
             Self::Other(body) => Pin::new(body).poll_frame(cx),
             Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    body.pace.moved(0);
+                    body.pace.moved(0, 0);
+                    body.sent().iter().for_each(|sent| sent.passed());
                     Poll::Ready(Some(Ok(frame)))
                 }
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
@@ -239,7 +280,10 @@ impl http_body::Body for Body {
                     }
                     Poll::Ready(None)
                 }
-                Poll::Pending => body.pace.poll_late(cx).map(|()| Some(Err(BodyError::Idle.into()))),
+                Poll::Pending => {
+                    let passed = body.sent().map_or(0, Sent::frames);
+                    body.pace.poll_late(cx, passed).map(|()| Some(Err(BodyError::Idle.into())))
+                }
             },
         }
     }

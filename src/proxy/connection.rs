@@ -516,6 +516,7 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, mut
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
+        .enable_connect_protocol()
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);

@@ -64,18 +64,12 @@ pub enum Refusal {
 impl Refusal {
     /// What became of sending a request upstream.
     pub(super) fn of_upstream(error: UpstreamError) -> Self {
-        let mut source = error.source();
-        while let Some(cause) = source {
-            match cause.downcast_ref() {
-                Some(BodyError::Idle) => return Self::RequestTimeout,
-                Some(BodyError::TooLarge) => return Self::BodyTooLarge,
-                Some(BodyError::Broken) => {
-                    return Self::Malformed("its body cannot be read, or was broken off");
-                }
-                Some(BodyError::Killed) | None => source = cause.source(),
-            }
+        match error.of_body() {
+            Some(BodyError::Idle) => Self::RequestTimeout,
+            Some(BodyError::TooLarge) => Self::BodyTooLarge,
+            Some(BodyError::Broken) => Self::Malformed("its body cannot be read, or was broken off"),
+            Some(BodyError::Killed) | None => Self::Upstream(error),
         }
-        Self::Upstream(error)
     }
 
     /// Whether it concerns who the client is, so that advisory mode lets it pass.
@@ -138,6 +132,8 @@ impl Refusal {
             Self::Upstream(UpstreamError::AnswerTimeout(_) | UpstreamError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
             }
+            Self::Upstream(UpstreamError::Busy(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_busy"),
+            Self::Upstream(UpstreamError::Ill(_)) => (StatusCode::SERVICE_UNAVAILABLE, "upstream_unhealthy"),
             Self::Upstream(_) => (StatusCode::BAD_GATEWAY, "upstream_failed"),
         }
     }

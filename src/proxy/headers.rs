@@ -62,17 +62,19 @@ impl IdentityHeaders {
     }
 }
 
+/// Headers in which clients name their agent id.
+#[derive(Clone, Copy)]
+pub(super) struct Claims<'a> {
+    /// The one that was bound: it may pass, in its one spelling.
+    pub(super) own: Option<&'a HeaderName>,
+    /// Those of all routes: what was not bound here says nothing.
+    pub(super) all: &'a [HeaderName],
+}
+
 /// Makes a request's headers those of the next hop: the client's word about itself out, the gate's in.
-///
-/// `claim` is the header in which a client names its agent id; once bound it may pass, in its one spelling.
-pub(super) fn forward(
-    headers: &mut HeaderMap,
-    connection: &Connection,
-    id: RequestId,
-    claim: Option<&HeaderName>,
-) {
-    end_hop(headers, claim);
-    scrub(headers, claim);
+pub(super) fn forward(headers: &mut HeaderMap, connection: &Connection, id: RequestId, claims: Claims<'_>) {
+    end_hop(headers, claims.own);
+    scrub(headers, claims);
     join_cookies(headers);
     // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
     let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
@@ -90,11 +92,10 @@ pub(super) fn forward(
     }
 }
 
-/// Makes a request's trailers those of the next hop. Nothing in them was bound: the claim's header goes as well.
-pub(super) fn forward_trailers(trailers: &mut HeaderMap, claim: Option<&HeaderName>) {
+/// Makes a request's trailers those of the next hop. Nothing in them was bound: claims go as well.
+pub(super) fn forward_trailers(trailers: &mut HeaderMap, claims: &[HeaderName]) {
     end_hop(trailers, None);
-    scrub(trailers, claim);
-    claim.iter().for_each(|claim| drop(trailers.remove(*claim)));
+    scrub(trailers, Claims { own: None, all: claims });
 }
 
 /// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names; but a client cannot name
@@ -121,9 +122,11 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes identity headers in every spelling; of the claim's header, every spelling but its own.
-pub(super) fn scrub(headers: &mut HeaderMap, claim: Option<&HeaderName>) {
-    remove_if(headers, |name| is_identity(name) || claim.is_some_and(|claim| is_alias(name, claim.as_str())));
+/// Removes identity headers and claims in every spelling; of the claim that was bound, every spelling but its own.
+pub(super) fn scrub(headers: &mut HeaderMap, claims: Claims<'_>) {
+    let claimed = |name: &str| claims.all.iter().any(|claim| same(name, claim.as_str()));
+    let bound = |name: &str| claims.own.is_some_and(|own| own.as_str() == name);
+    remove_if(headers, |name| !bound(name) && (is_identity(name) || claimed(name)));
 }
 
 /// Allocates nothing; most messages hold one such header, or none.
@@ -166,10 +169,6 @@ fn is_identity(name: &str) -> bool {
             || IDENTITY_PREFIXES
                 .iter()
                 .any(|prefix| name.get(..prefix.len()).is_some_and(|head| same(head, prefix))))
-}
-
-fn is_alias(name: &str, claim: &str) -> bool {
-    name != claim && same(name, claim)
 }
 
 fn same(name: &str, known: &str) -> bool {
@@ -234,10 +233,11 @@ mod tests {
             ("client-certificate-policy", "c"),
             ("cookie", "d"),
         ]);
-        scrub(&mut headers, Some(&claim));
+        let other = HeaderName::from_static("x-agent-id-2");
+        scrub(&mut headers, Claims { own: Some(&claim), all: &[claim.clone(), other] });
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
-        assert_eq!(left, ["client-certificate-policy", "cookie", "x-agent-id", "x-agent-id-2"]);
+        assert_eq!(left, ["client-certificate-policy", "cookie", "x-agent-id"]);
     }
 
     #[test]

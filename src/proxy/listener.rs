@@ -71,6 +71,8 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 pub struct Bounds {
     /// More wait in the kernel until one of these ends.
     pub connections: usize,
+    /// How many threads share what the process may have of other things.
+    pub threads: usize,
     /// The bound is on connections that the handler does not vouch for, and the oldest of them makes room for a new one:
     /// nobody keeps others out by holding connections open.
     pub evicts: bool,

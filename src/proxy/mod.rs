@@ -52,7 +52,18 @@ pub use tls::ClientCa;
 pub use tls::TlsError;
 pub use tls::load_trust;
 pub use tls::server_config;
+pub use upstream::Balance;
+pub use upstream::Cluster;
+pub use upstream::Clusters;
 pub use upstream::Endpoint;
+pub use upstream::HealthConfig;
+pub use upstream::RestConfig;
+pub use upstream::RetryConfig;
+pub use upstream::RouteUpstream;
+pub use upstream::UpstreamConfig;
+pub use upstream::UpstreamTimeouts;
+pub use upstream::UpstreamTls;
+pub use upstream::watch_upstreams;
 
 use crate::identity::TrustDomain;
 use crate::problem::Disclose;

@@ -24,7 +24,8 @@ pub(super) struct Pace {
     waited: Duration,
     /// Moved in this window.
     bytes: u64,
-    late: bool,
+    /// What had passed the other way when the wait began.
+    passed: usize,
     /// Made only once something had to be waited for.
     sleep: Option<Pin<Box<Sleep>>>,
 }
@@ -32,7 +33,7 @@ pub(super) struct Pace {
 impl Pace {
     pub(super) fn new(idle: Duration, rate: u32) -> Self {
         let (since, counted_from, waited) = (None, None, Duration::ZERO);
-        Self { idle, rate, since, counted_from, waited, bytes: 0, late: false, sleep: None }
+        Self { idle, rate, since, counted_from, waited, bytes: 0, passed: 0, sleep: None }
     }
 
     /// Whether the other end is being waited for.
@@ -40,42 +41,45 @@ impl Pace {
         self.since.is_some()
     }
 
-    /// Something came: the wait is over.
-    pub(super) fn moved(&mut self, bytes: u64) {
-        if self.since.take().is_none() || self.rate == 0 {
-            self.bytes = self.bytes.saturating_add(bytes);
+    /// Something came: the wait is over. `passed` counts what went the other way: see [`Self::poll_late`].
+    pub(super) fn moved(&mut self, bytes: u64, passed: usize) {
+        let waited = self.since.take().is_some();
+        if self.rate == 0 {
             return;
         }
         self.bytes = self.bytes.saturating_add(bytes);
-        self.waited += self.counted_from.take().map_or(Duration::ZERO, |from| from.elapsed());
-        if self.waited >= self.idle {
-            self.close();
+        if waited && passed != self.passed {
+            (self.waited, self.bytes) = (Duration::ZERO, 0);
+        } else if waited {
+            self.waited += self.counted_from.take().map_or(Duration::ZERO, |from| from.elapsed());
         }
     }
 
-    /// It is still waited for; ready when it has been for too long.
-    pub(super) fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.late {
-            return Poll::Ready(());
-        }
+    /// It is still waited for; ready when it has been for too long. `passed` counts what goes the other way: who listens
+    /// while the other end talks is neither idle nor slow.
+    pub(super) fn poll_late(&mut self, cx: &mut Context<'_>, passed: usize) -> Poll<()> {
         if self.since.is_none() {
-            let now = Instant::now();
-            (self.since, self.counted_from) = (Some(now), Some(now));
-            let left = if self.rate == 0 { self.idle } else { self.idle.saturating_sub(self.waited) };
-            self.wake_at(now + left);
+            if self.waited >= self.idle && self.is_slow() {
+                return Poll::Ready(());
+            }
+            self.wait_from(Instant::now(), passed);
         }
         loop {
             let Some(sleep) = &mut self.sleep else { return Poll::Pending };
             ready!(sleep.as_mut().poll(cx));
             let now = Instant::now();
+            if passed != self.passed {
+                (self.waited, self.bytes) = (Duration::ZERO, 0);
+                self.wait_from(now, passed);
+                continue;
+            }
             let idle_ends = self.since.map_or(now, |since| since + self.idle);
-            if self.rate == 0 || now >= idle_ends {
+            if now >= idle_ends {
                 return Poll::Ready(());
             }
             // The window is full, and the wait goes on.
             self.waited = self.idle;
-            self.close();
-            if self.late {
+            if self.is_slow() {
                 return Poll::Ready(());
             }
             self.counted_from = Some(now);
@@ -83,11 +87,18 @@ impl Pace {
         }
     }
 
-    /// Judges a window, and begins another.
-    fn close(&mut self) {
+    fn wait_from(&mut self, now: Instant, passed: usize) {
+        (self.since, self.counted_from, self.passed) = (Some(now), Some(now), passed);
+        let left = if self.rate == 0 { self.idle } else { self.idle.saturating_sub(self.waited) };
+        self.wake_at(now + left);
+    }
+
+    /// Judges a window that is full, and begins another.
+    fn is_slow(&mut self) -> bool {
         let least = u128::from(self.rate) * self.waited.as_millis() / 1000;
-        self.late |= u128::from(self.bytes) < least;
+        let slow = u128::from(self.bytes) < least;
         (self.waited, self.bytes) = (Duration::ZERO, 0);
+        slow
     }
 
     fn wake_at(&mut self, deadline: Instant) {
@@ -100,47 +111,30 @@ impl Pace {
 
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-
-    use tokio::time::sleep;
-    use tokio::time::timeout;
-
     use super::*;
 
-    const IDLE: Duration = Duration::from_secs(60);
-
-    /// For how long a client is waited for that gives so many bytes every so often, within an hour.
-    async fn lasts(rate: u32, every: Duration, bytes: u64) -> Option<Duration> {
-        let began = Instant::now();
-        let mut pace = Pace::new(IDLE, rate);
-        while began.elapsed() < Duration::from_secs(3600) {
-            if timeout(every, poll_fn(|cx| pace.poll_late(cx))).await.is_ok() {
-                return Some(began.elapsed());
-            }
-            pace.moved(bytes);
-        }
-        None
+    #[test]
+    fn a_window_is_judged_by_its_bytes_and_then_forgotten() {
+        let mut pace = Pace::new(Duration::from_secs(60), 100);
+        (pace.waited, pace.bytes) = (Duration::from_secs(60), 5_999);
+        assert!(pace.is_slow());
+        (pace.waited, pace.bytes) = (Duration::from_secs(60), 6_000);
+        assert!(!pace.is_slow());
+        assert_eq!((pace.waited, pace.bytes), (Duration::ZERO, 0));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_byte_now_and_then_is_progress_only_without_a_rate() {
-        let second = Duration::from_secs(1);
-        assert_eq!(lasts(0, second * 59, 1).await, None);
-        assert_eq!(lasts(0, second * 61, 1 << 20).await.map(|after| after.as_secs()), Some(60));
-        assert!(lasts(100, second * 59, 1).await.is_some_and(|after| after < second * 61));
-        assert!(lasts(100, second, 99).await.is_some_and(|after| after < second * 62));
-        assert_eq!(lasts(100, second, 101).await, None);
-        assert_eq!(lasts(100, second * 50, 10_000).await, None);
+    #[test]
+    fn what_comes_without_a_wait_counts_and_takes_no_time() {
+        let mut pace = Pace::new(Duration::from_secs(60), 100);
+        pace.moved(1000, 0);
+        assert_eq!((pace.waited, pace.bytes, pace.is_waiting()), (Duration::ZERO, 1000, false));
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn time_in_which_nobody_waits_for_it_does_not_count() {
-        let mut pace = Pace::new(IDLE, 100);
-        for _ in 0..100 {
-            // The other side of the gate took a minute.
-            sleep(IDLE).await;
-            assert!(timeout(Duration::from_secs(1), poll_fn(|cx| pace.poll_late(cx))).await.is_err());
-            pace.moved(200);
-        }
+    #[test]
+    fn who_listens_meanwhile_is_not_slow() {
+        let mut pace = Pace::new(Duration::from_secs(60), 100);
+        (pace.since, pace.waited, pace.passed) = (Some(Instant::now()), Duration::from_secs(59), 7);
+        pace.moved(1, 8);
+        assert_eq!((pace.waited, pace.bytes), (Duration::ZERO, 0));
     }
 }

@@ -19,21 +19,23 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Body;
+use super::Clusters;
 use super::Demand;
 use super::Limits;
 use super::Refusal;
 use super::RequestId;
 use super::Route;
 use super::RouteConfig;
-use super::Timeouts;
 use super::body::Bounds;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
 use super::connection::Handler;
 use super::headers;
+use super::headers::Claims;
 use super::route;
 use super::tunnel;
+use super::tunnel::Asked;
 use super::upstream::Lease;
 use super::upstream::UpstreamError;
 use super::upstream::Upstreams;
@@ -42,54 +44,27 @@ use crate::identity::Claim;
 use crate::identity::ClaimSource;
 use crate::identity::Error;
 use crate::identity::ambiguous_path;
-use crate::telemetry::Metrics;
 
 /// How often connections that were unused for too long are closed.
 const SWEEP: Duration = Duration::from_secs(5);
 
 /// The handler of the gate's listener, for one thread.
 pub struct Gate {
-    routes: Vec<Route<Rc<Upstreams>>>,
-    binding: Binding,
-    timeouts: Timeouts,
+    routes: Vec<Route<Rc<Service>>>,
     limits: Limits,
     /// Whether the path decides anything, so that it must be readable in one way only.
     path_matters: bool,
+    /// Headers in which any route expects a claim.
+    claims: Rc<[HeaderName]>,
 }
 
-impl Gate {
-    /// A gate with upstream connections of its own. Must be made on the local runtime that runs it.
-    pub fn new(
-        routes: &[RouteConfig],
-        binding: Binding,
-        (timeouts, limits): (Timeouts, Limits),
-        metrics: &Metrics,
-    ) -> Self {
-        let path_matters = routes.len() > 1
-            || routes.iter().any(|route| route.path != "/")
-            || matches!(binding.source(), ClaimSource::Path { .. });
-        let open = &metrics.upstream_connections;
-        let routes = routes
-            .iter()
-            .map(|config| Route::new(config, Rc::new(Upstreams::new(&config.upstream, timeouts, open))))
-            .collect();
-        let gate = Self { routes: route::ordered(routes), binding, timeouts, limits, path_matters };
-        gate.sweep();
-        gate
-    }
+/// What serves a route.
+pub(super) struct Service {
+    upstreams: Upstreams,
+    binding: Binding,
+}
 
-    fn sweep(&self) {
-        let upstreams: Vec<Rc<Upstreams>> =
-            self.routes.iter().map(|route| Rc::clone(&route.upstreams)).collect();
-        tokio::task::spawn_local(async move {
-            let mut turns = tokio::time::interval(SWEEP);
-            loop {
-                turns.tick().await;
-                upstreams.iter().for_each(|upstreams| upstreams.sweep());
-            }
-        });
-    }
-
+impl Service {
     fn claim<'a>(&self, request: &'a Request<Incoming>) -> Claim<'a> {
         match self.binding.source() {
             ClaimSource::None => Claim::Absent,
@@ -117,12 +92,48 @@ impl Gate {
     }
 }
 
+impl Gate {
+    /// A gate with upstream connections of its own: its share of what all of `threads` may have. Must be made on the local
+    /// runtime that runs it.
+    pub fn new(
+        routes: &[RouteConfig],
+        binding: &Binding,
+        (clusters, threads): (&Clusters, usize),
+        limits: Limits,
+    ) -> Self {
+        let services = routes.iter().zip(clusters.of_routes()).map(|(config, cluster)| {
+            let binding = binding.clone().claiming(config.claim.clone());
+            Route::new(config, Rc::new(Service { upstreams: Upstreams::new(cluster, threads), binding }))
+        });
+        let routes = route::ordered(services.collect());
+        let by_path =
+            |route: &Route<Rc<Service>>| matches!(route.serves.binding.source(), ClaimSource::Path { .. });
+        let path_matters = routes.len() > 1 || routes.iter().any(|route| !route.is_root() || by_path(route));
+        let claims = routes.iter().filter_map(|route| route.serves.claim_header().cloned()).collect();
+        let gate = Self { routes, limits, path_matters, claims };
+        gate.sweep();
+        gate
+    }
+
+    fn sweep(&self) {
+        let services: Vec<Rc<Service>> = self.routes.iter().map(|route| Rc::clone(&route.serves)).collect();
+        tokio::task::spawn_local(async move {
+            let mut turns = tokio::time::interval(SWEEP);
+            loop {
+                turns.tick().await;
+                services.iter().for_each(|service| service.upstreams.sweep());
+            }
+        });
+    }
+}
+
 impl Handler for Gate {
     /// Where in the list of routes.
     type Route = Demanded;
 
     fn route(&self, request: &Request<Incoming>) -> Result<Demanded, Refusal> {
-        if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        let tunnelled = || tunnel::asked(request) == Some(Asked::Connect);
+        if matches!(*request.method(), Method::CONNECT | Method::TRACE) && !tunnelled() {
             return Err(Refusal::Method);
         }
         if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri_bytes)
@@ -140,22 +151,28 @@ impl Handler for Gate {
         if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
             return Err(Refusal::Malformed("a transfer coding other than chunked"));
         }
-        if headers.get_all(header::HOST).iter().nth(1).is_some() {
-            return Err(Refusal::Malformed("more than one Host"));
-        }
-        let path = request.uri().path();
+        let mut hosts = headers.get_all(header::HOST).iter();
+        let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
+            (_, _, Some(_)) => return Err(Refusal::Malformed("more than one Host")),
+            (Some(authority), ..) => authority.as_str(),
+            // What is no text is no route's host.
+            (None, host, None) => host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
+        };
+        // `OPTIONS *` asks about the whole of a host (RFC 9110, section 9.3.7).
+        let path = Some(request.uri().path()).filter(|path| *path != "*").unwrap_or("/");
+        let found = route::find(&self.routes, route::host_of(host), path);
         if let Some(why) = ambiguous_path(path).filter(|_| self.path_matters) {
             // Where the path is the claim, two readings of it are two identities.
-            return Err(match self.binding.source() {
-                ClaimSource::Path { .. } => Refusal::Identity(Error::Ambiguous(format!("path: {why}"))),
+            return Err(match found.map(|route| route.serves.binding.source()) {
+                Some(ClaimSource::Path { .. }) => Refusal::Identity(Error::Ambiguous(format!("path: {why}"))),
                 _ => Refusal::Malformed(why),
             });
         }
-        let route = route::find(&self.routes, path).ok_or(Refusal::NoRoute)?;
+        let route = found.ok_or(Refusal::NoRoute)?;
         Ok(Demanded {
             demand: route.demand,
             mtls_required: route.mtls_required,
-            upstreams: Rc::clone(&route.upstreams),
+            service: Rc::clone(&route.serves),
         })
     }
 
@@ -171,10 +188,10 @@ impl Handler for Gate {
             (None, Demand::None) => return Ok(()),
         };
         let identity = peer.identity.as_ref().map_err(|e| Refusal::Identity(e.clone()))?;
-        let claim = self.claim(request);
+        let claim = route.service.claim(request);
         let judged = match route.demand {
-            Demand::Mtls => self.binding.judge(identity, claim),
-            Demand::None => self.binding.judge_voluntary(identity, claim),
+            Demand::Mtls => route.service.binding.judge(identity, claim),
+            Demand::None => route.service.binding.judge_voluntary(identity, claim),
         };
         judged.map_err(Refusal::Identity)
     }
@@ -188,13 +205,16 @@ impl Handler for Gate {
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            let (upgrade, request) = self.forwarded(request, id, connection)?;
-            let answered = route.upstreams.send(request).await;
+            let (tunnel, request) = self.forwarded(request, id, connection, &route.service)?;
+            let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            self.returned(response, lease, upgrade, connection)
+            returned(response, lease, tunnel, connection)
         }
     }
 }
+
+/// A client that asked for a tunnel: how, and its side of it.
+type Tunnel = (Asked, OnUpgrade);
 
 impl Gate {
     /// The request as the upstream gets it; and its client's side, if it asks to become a WebSocket.
@@ -203,62 +223,52 @@ impl Gate {
         mut request: Request<Incoming>,
         id: RequestId,
         connection: &Connection,
-    ) -> Result<(Option<OnUpgrade>, Request<RequestBody>), Refusal> {
-        let upgrade = tunnel::wants_websocket(request.version(), request.headers());
-        let upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
+        service: &Service,
+    ) -> Result<(Option<Tunnel>, Request<RequestBody>), Refusal> {
+        let tunnel = tunnel::asked(&request).map(|asked| (asked, hyper::upgrade::on(&mut request)));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
-        let claim = self.claim_header();
-        headers::forward(&mut parts.headers, connection, id, claim);
         // Who brings no certificate says nothing about who it is, not even in the claim's header.
-        if let (None, Some(claim)) = (connection.peer(), claim) {
-            parts.headers.remove(claim);
+        let own = service.claim_header().filter(|_| connection.peer().is_some());
+        headers::forward(&mut parts.headers, connection, id, Claims { own, all: &self.claims });
+        if let Some((asked, _)) = &tunnel {
+            parts.extensions.clear();
+            tunnel::announce(&mut parts, *asked);
         }
-        if upgrade.is_some() {
-            tunnel::announce(&mut parts.headers);
-        }
-        let body = RequestBody::new(incoming, connection.guard.clone(), self.body_bounds()).without(claim);
-        if !body.is_end_stream() && !parts.headers.contains_key(header::CONTENT_LENGTH) {
-            // Said outright: a GET whose body has no known length would lose it at hyper's client.
-            parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-        Ok((upgrade, Request::from_parts(parts, body)))
-    }
-
-    fn body_bounds(&self) -> Bounds {
         let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
-        Bounds { idle: self.timeouts.body_idle, rate, bytes }
+        let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
+        let body = RequestBody::new(incoming, connection.guard.clone(), bounds).without(&self.claims);
+        Ok((tunnel, Request::from_parts(parts, body)))
     }
+}
 
-    /// The response as the client gets it.
-    fn returned(
-        &self,
-        mut response: Response<Incoming>,
-        lease: Lease,
-        upgrade: Option<OnUpgrade>,
-        connection: &Connection,
-    ) -> Result<Response<Body>, Refusal> {
-        headers::end_hop(response.headers_mut(), None);
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let limit = self.timeouts.body_idle;
-            let guard = if lease.is_sending() { connection.guard.clone() } else { None };
-            return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard, limit))));
-        }
-        let Some(client) = upgrade else {
-            return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
-        };
-        let upstream = hyper::upgrade::on(&mut response);
-        connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
-        tunnel::announce(response.headers_mut());
-        Ok(response.map(|_| Body::Whole(None)))
+/// The response as the client gets it.
+fn returned(
+    mut response: Response<Incoming>,
+    lease: Lease,
+    tunnel: Option<Tunnel>,
+    connection: &Connection,
+) -> Result<Response<Body>, Refusal> {
+    headers::end_hop(response.headers_mut(), None);
+    *response.version_mut() = Version::HTTP_11;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+        return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }
+    let Some((asked, client)) = tunnel else {
+        return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
+    };
+    let upstream = hyper::upgrade::on(&mut response);
+    connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+    tunnel::accept(&mut response, asked);
+    Ok(response.map(|_| Body::Whole(None)))
 }
 
 /// What a route demands, and where it leads.
 pub struct Demanded {
     demand: Demand,
     mtls_required: StatusCode,
-    upstreams: Rc<Upstreams>,
+    service: Rc<Service>,
 }
 
 /// The request's target in origin form, its authority in `Host` (RFC 9112, section 3.2).

@@ -1,21 +1,28 @@
-//! Routes: which upstreams serve a path, and what a client must bring.
+//! Routes: which upstreams serve a host and a path, and what a client must bring.
+
+use std::fmt;
 
 use http::StatusCode;
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
 
-use super::Endpoint;
+use super::RouteUpstream;
+use crate::identity::ClaimSource;
 
-/// `[[route]]`. The longest matching path wins.
+/// `[[route]]`. The most specific one that fits wins: by host first, then by path.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RouteConfig {
+    /// The host that it serves, or `*.` and what it ends in; default: any.
+    pub host: Option<Host>,
     /// The path prefix that it serves, by whole segments.
     #[serde(default = "root", deserialize_with = "path")]
     pub path: String,
-    /// Where it leads; tried in turn.
-    pub upstream: Vec<Endpoint>,
+    /// Where it leads.
+    pub upstream: RouteUpstream,
+    /// Where a request says which agent it speaks for; default: `identity.claim`.
+    pub claim: Option<ClaimSource>,
     /// What a client must bring.
     #[serde(default)]
     pub demand: Demand,
@@ -58,8 +65,84 @@ fn refusal_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::
     }
 }
 
+/// A host name, or `*.` and a domain: every name below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// In lower case, without a dot at its end.
+    name: String,
+    wildcard: bool,
+}
+
+impl Host {
+    fn parse(text: &str) -> Result<Self, String> {
+        let name = text.strip_prefix("*.").unwrap_or(text);
+        let label = |label: &str| {
+            !label.is_empty() && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        };
+        let ipv6 = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let address = ipv6.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+        let wildcard = name.len() != text.len();
+        match name.trim_end_matches('.').split('.').all(label) || (address && !wildcard) {
+            true => Ok(Self { name: plain(name).to_ascii_lowercase(), wildcard }),
+            false => Err(format!("`{text}`: a host is a name without a port, or `*.` and a domain")),
+        }
+    }
+
+    /// Whether it is the host of a request, given without its port.
+    fn serves(&self, host: &str) -> bool {
+        let (host, name) = (plain(host).as_bytes(), self.name.as_bytes());
+        if !self.wildcard {
+            return host.eq_ignore_ascii_case(name);
+        }
+        host.len().checked_sub(name.len()).and_then(|at| host.split_at_checked(at)).is_some_and(
+            |(below, domain)| below.len() > 1 && below.ends_with(b".") && domain.eq_ignore_ascii_case(name),
+        )
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.wildcard { "*." } else { "" }, self.name)
+    }
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::parse(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+/// `a.test.` is `a.test`, of which it says that it is complete.
+fn plain(host: &str) -> &str {
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// The host in an authority or a `Host`, without its port.
+pub(super) fn host_of(authority: &str) -> &str {
+    match authority.rfind(':') {
+        // Not one of an address's own.
+        Some(colon) if !authority.get(colon..).is_some_and(|rest| rest.contains(']')) => {
+            authority.get(..colon).unwrap_or(authority)
+        }
+        _ => authority,
+    }
+}
+
+impl RouteConfig {
+    /// Whether another serves just the same requests.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.host == other.host && self.path.trim_end_matches('/') == other.path.trim_end_matches('/')
+    }
+
+    /// What log and metrics call it: its host, if it has one, and its path.
+    pub fn name(&self) -> String {
+        format!("{}{}", self.host.as_ref().map(Host::to_string).unwrap_or_default(), self.path)
+    }
+}
+
 /// One route, ready to be matched.
 pub struct Route<U> {
+    host: Option<Host>,
     /// Without the slash at its end.
     prefix: String,
     /// What a client must bring.
@@ -67,52 +150,106 @@ pub struct Route<U> {
     /// The status of `mtls_required`.
     pub mtls_required: StatusCode,
     /// What serves it.
-    pub upstreams: U,
+    pub serves: U,
 }
 
 impl<U> Route<U> {
-    /// A route of the configuration, served by `upstreams`.
-    pub fn new(config: &RouteConfig, upstreams: U) -> Self {
+    /// A route of the configuration, served by `serves`.
+    pub fn new(config: &RouteConfig, serves: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
-        Self { prefix, demand: config.demand, mtls_required, upstreams }
+        Self { host: config.host.clone(), prefix, demand: config.demand, mtls_required, serves }
     }
 
-    fn matches(&self, path: &str) -> bool {
+    /// Whether it serves every path.
+    pub(super) fn is_root(&self) -> bool {
+        self.prefix.is_empty()
+    }
+
+    fn matches(&self, host: &str, path: &str) -> bool {
         path.strip_prefix(self.prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            && self.host.as_ref().is_none_or(|own| own.serves(host))
     }
 }
 
-/// Routes in the order in which they are tried: the longest path first.
+/// Routes in the order in which they are tried: a host before `*.` and its domain, that before any; then the longest
+/// path first.
 pub(super) fn ordered<U>(mut routes: Vec<Route<U>>) -> Vec<Route<U>> {
-    routes.sort_by_key(|route| std::cmp::Reverse(route.prefix.len()));
+    routes.sort_by_key(|route| {
+        let host = route.host.as_ref().map(|host| (!host.wildcard, host.name.len()));
+        std::cmp::Reverse((host, route.prefix.len()))
+    });
     routes
 }
 
-/// The route that serves a path.
-pub(super) fn find<'a, U>(routes: &'a [Route<U>], path: &str) -> Option<&'a Route<U>> {
-    routes.iter().find(|route| route.matches(path))
+/// The route that serves a path of a host.
+pub(super) fn find<'a, U>(routes: &'a [Route<U>], host: &str, path: &str) -> Option<&'a Route<U>> {
+    routes.iter().find(|route| route.matches(host, path))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn route(host: &str, path: &str) -> Route<String> {
+        let host = Some(host).filter(|host| !host.is_empty()).map(|host| Host::parse(host).unwrap());
+        let upstream = RouteUpstream::Named("app".into());
+        let path = path.to_owned();
+        let config =
+            RouteConfig { host, path, upstream, claim: None, demand: Demand::Mtls, mtls_required: 401 };
+        Route::new(&config, config.name())
+    }
+
     #[test]
     fn the_longest_path_wins_by_whole_segments() {
-        let route = |path: &str| {
-            let upstream = vec![Endpoint::parse("http://a").unwrap()];
-            let config =
-                RouteConfig { path: path.into(), upstream, demand: Demand::Mtls, mtls_required: 401 };
-            Route::new(&config, path.to_owned())
-        };
-        let routes = ordered(vec![route("/"), route("/api/"), route("/api/v1")]);
-        let found = |path| find(&routes, path).map(|route| route.upstreams.as_str());
+        let routes = ordered(vec![route("", "/"), route("", "/api/"), route("", "/api/v1")]);
+        let found = |path| find(&routes, "any", path).map(|route| route.serves.as_str());
         assert_eq!(found("/"), Some("/"));
         assert_eq!(found("/apiary"), Some("/"));
         assert_eq!(found("/api"), Some("/api/"));
         assert_eq!(found("/api/v1/x"), Some("/api/v1"));
         assert_eq!(found("/api/v10"), Some("/api/"));
-        assert_eq!(find(&ordered(vec![route("/api")]), "/other").map(|_| ()), None);
+        assert_eq!(find(&ordered(vec![route("", "/api")]), "", "/other").map(|_| ()), None);
+    }
+
+    #[test]
+    fn the_most_specific_host_wins_before_any_path() {
+        let hosts =
+            [("", "/"), ("", "/long/path"), ("*.lab.test", "/"), ("*.a.lab.test", "/"), ("A.lab.test", "/")];
+        let routes = ordered(hosts.map(|(host, path)| route(host, path)).into());
+        let found = |host, path| find(&routes, host, path).unwrap().serves.clone();
+        for (host, expected) in [
+            ("a.lab.test", "a.lab.test/"),
+            ("A.LAB.TEST.", "a.lab.test/"),
+            ("b.lab.test", "*.lab.test/"),
+            ("b.a.lab.test", "*.a.lab.test/"),
+            ("lab.test", "/long/path"),
+            (".lab.test", "/long/path"),
+            ("evil-lab.test", "/long/path"),
+            ("", "/long/path"),
+        ] {
+            assert_eq!(found(host, "/long/path"), expected, "{host}");
+        }
+        // Nothing at the host serves it: what serves any host does.
+        let routes = ordered(vec![route("a.test", "/api"), route("", "/")]);
+        assert_eq!(find(&routes, "a.test", "/x").unwrap().serves, "/");
+    }
+
+    #[test]
+    fn hosts_are_read_without_their_port() {
+        let hosts = [
+            ("a.test", "a.test"),
+            ("a.test:8443", "a.test"),
+            ("[::1]", "[::1]"),
+            ("[::1]:80", "[::1]"),
+            ("", ""),
+        ];
+        for (authority, host) in hosts {
+            assert_eq!(host_of(authority), host);
+        }
+        for bad in ["", "a..test", "a.test:80", "https://a", "*", "*.", "a.*.test", "a b", "[::1", "*.[::1]"]
+        {
+            assert!(Host::parse(bad).is_err(), "{bad}");
+        }
     }
 }

@@ -117,11 +117,11 @@ impl Socket {
         let taken = self.stream.get_ref().0.1;
         let more = taken - std::mem::replace(&mut self.taken, taken);
         if written.is_ready() || more > 0 {
-            self.pace.moved(more);
+            self.pace.moved(more, 0);
         }
         match written {
             Poll::Ready(written) => Poll::Ready(written),
-            Poll::Pending => self.pace.poll_late(cx).map(|()| Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => self.pace.poll_late(cx, 0).map(|()| Err(io::ErrorKind::TimedOut.into())),
         }
     }
 

@@ -71,13 +71,13 @@ impl<F: Future + 'static> Executor<F> for Streams {
                 return Poll::Ready(());
             }
             match did.get() {
-                Did::Gave(bytes) => pace.moved(bytes),
-                Did::Waits => pace.moved(0),
+                Did::Gave(bytes) => pace.moved(bytes, 0),
+                Did::Waits => pace.moved(0, 0),
                 Did::Nothing => {}
             }
             match did.get() {
-                Did::Gave(_) => pace.poll_late(cx),
-                Did::Nothing if pace.is_waiting() => pace.poll_late(cx),
+                Did::Gave(_) => pace.poll_late(cx, 0),
+                Did::Nothing if pace.is_waiting() => pace.poll_late(cx, 0),
                 Did::Nothing | Did::Waits => Poll::Pending,
             }
         });

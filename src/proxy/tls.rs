@@ -100,7 +100,7 @@ pub fn server_config(config: &TlsConfig, peers: Arc<Peers>, clock: Clock) -> Res
     Ok(tls)
 }
 
-fn certificates(file: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+pub(super) fn certificates(file: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match found {
         Ok(found) if found.is_empty() => Err(failure(key, file, &"holds no certificate (PEM)")),
@@ -109,7 +109,7 @@ fn certificates(file: &Path, key: &'static str) -> Result<Vec<CertificateDer<'st
     }
 }
 
-fn pem_reason(error: &pem::Error) -> String {
+pub(super) fn pem_reason(error: &pem::Error) -> String {
     match error {
         pem::Error::Io(e) => e.to_string(),
         pem::Error::NoItemsFound => "holds no private key (PEM)".into(),
@@ -117,12 +117,12 @@ fn pem_reason(error: &pem::Error) -> String {
     }
 }
 
-fn failure(key: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> TlsError {
+pub(super) fn failure(key: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> TlsError {
     TlsError { key, file: file.to_owned(), reason: reason.to_string() }
 }
 
 /// aws-lc with `TLS_AES_128_GCM_SHA256` first: 25 µs less a handshake than the 256-bit suite.
-fn provider() -> CryptoProvider {
+pub(super) fn provider() -> CryptoProvider {
     let mut provider = aws_lc_rs::default_provider();
     let first =
         |suite: &rustls::SupportedCipherSuite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256;

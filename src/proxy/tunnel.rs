@@ -1,10 +1,23 @@
-//! Tunnels: WebSocket by upgrade (RFC 6455, section 4; RFC 9110, section 7.8), each with a guard of its own.
+//! Tunnels: WebSocket by upgrade (RFC 6455, section 4; RFC 9110, section 7.8), and over HTTP/2 by extended CONNECT
+//! (RFC 8441), each with a guard of its own. Upstreams are asked by upgrade.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
+use http::Method;
+use http::Request;
+use http::Response;
+use http::StatusCode;
 use http::Version;
 use http::header::CONNECTION;
+use http::header::CONTENT_LENGTH;
+use http::header::SEC_WEBSOCKET_ACCEPT;
+use http::header::SEC_WEBSOCKET_KEY;
 use http::header::UPGRADE;
+use http::request::Parts;
+use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -12,21 +25,61 @@ use tokio::io::copy_bidirectional;
 use super::upstream::Lease;
 use crate::session::Guard;
 
-/// Whether a request asks to become a WebSocket.
-pub(super) fn wants_websocket(version: Version, headers: &HeaderMap) -> bool {
-    let upgrades = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|token| token.trim().eq_ignore_ascii_case("upgrade"));
+/// How a request asks to become a WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// `Upgrade`, of HTTP/1.1.
+    Upgrade,
+    /// `:protocol`, of HTTP/2.
+    Connect,
+}
+
+/// Whether a request asks to become a WebSocket, and how.
+pub(super) fn asked<B>(request: &Request<B>) -> Option<Asked> {
+    match request.version() {
+        Version::HTTP_11 => wants_upgrade(request.headers()).then_some(Asked::Upgrade),
+        Version::HTTP_2 if *request.method() == Method::CONNECT => {
+            let protocol = request.extensions().get::<Protocol>();
+            protocol.is_some_and(|protocol| protocol.as_str() == "websocket").then_some(Asked::Connect)
+        }
+        _ => None,
+    }
+}
+
+fn wants_upgrade(headers: &HeaderMap) -> bool {
     let websocket =
         headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    version == Version::HTTP_11 && upgrades && websocket
+    let mut connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+    websocket
+        && connection.any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
 }
 
 /// Names the upgrade for the next hop.
-pub(super) fn announce(headers: &mut HeaderMap) {
+pub(super) fn announce(parts: &mut Parts, asked: Asked) {
+    name(&mut parts.headers);
+    if asked == Asked::Connect {
+        parts.method = Method::GET;
+        // A nonce (RFC 6455, section 4.1), which HTTP/2 does without.
+        let key = STANDARD.encode(std::array::from_fn::<u8, 16, _>(|_| fastrand::u8(..)));
+        HeaderValue::try_from(key)
+            .into_iter()
+            .for_each(|key| drop(parts.headers.insert(SEC_WEBSOCKET_KEY, key)));
+    }
+}
+
+/// Tells the client that its tunnel is there, in its own way.
+pub(super) fn accept<B>(response: &mut Response<B>, asked: Asked) {
+    match asked {
+        Asked::Upgrade => name(response.headers_mut()),
+        Asked::Connect => {
+            *response.status_mut() = StatusCode::OK;
+            let gone: [HeaderName; 2] = [SEC_WEBSOCKET_ACCEPT, CONTENT_LENGTH];
+            gone.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+        }
+    }
+}
+
+fn name(headers: &mut HeaderMap) {
     headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }

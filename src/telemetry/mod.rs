@@ -12,6 +12,7 @@ use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
+use prometheus::IntGaugeVec;
 use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
@@ -54,8 +55,8 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
-    /// `portcullis_upstream_connections`: open to upstreams.
-    pub upstream_connections: IntGauge,
+    /// Of each upstream.
+    pub upstream: UpstreamMetrics,
     /// `portcullis_start_time_seconds`.
     pub started: IntGauge,
 }
@@ -100,8 +101,7 @@ impl Metrics {
             enforced: maker.enforced()?,
             feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
-            upstream_connections: maker
-                .gauge("portcullis_upstream_connections", "Open upstream connections.")?,
+            upstream: UpstreamMetrics::new(&maker)?,
             started: maker
                 .gauge("portcullis_start_time_seconds", "When the process started, Unix seconds.")?,
             registry,
@@ -114,6 +114,53 @@ impl Metrics {
         // Writing into memory cannot fail; a metric that cannot be encoded is left out.
         let _ = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         text
+    }
+}
+
+/// What is told of each upstream.
+#[derive(Clone)]
+pub struct UpstreamMetrics {
+    /// `portcullis_upstream_connections{upstream}`: open.
+    pub connections: IntGaugeVec,
+    /// `portcullis_upstream_waiting{upstream}`: requests that wait for a connection.
+    pub waiting: IntGaugeVec,
+    /// `portcullis_upstream_retries_total{upstream, result="sent"|"over_budget"}`.
+    pub retries: IntCounterVec,
+    /// `portcullis_upstream_failures_total{upstream, endpoint}`: no connection, no answer in time, an answer broken off.
+    pub failures: IntCounterVec,
+    /// `portcullis_upstream_endpoint_up{upstream, endpoint}`: 0 while it is ill or rests.
+    pub endpoint_up: IntGaugeVec,
+}
+
+impl UpstreamMetrics {
+    fn new(maker: &Maker<'_>) -> Result<Self, prometheus::Error> {
+        Ok(Self {
+            connections: maker.gauges(
+                "portcullis_upstream_connections",
+                "Open upstream connections.",
+                &["upstream"],
+            )?,
+            waiting: maker.gauges(
+                "portcullis_upstream_waiting",
+                "Requests that wait for an upstream connection.",
+                &["upstream"],
+            )?,
+            retries: maker.counters(
+                "portcullis_upstream_retries_total",
+                "Requests that were sent again, or not for lack of budget.",
+                &["upstream", "result"],
+            )?,
+            failures: maker.counters(
+                "portcullis_upstream_failures_total",
+                "Failures of an upstream's endpoint.",
+                &["upstream", "endpoint"],
+            )?,
+            endpoint_up: maker.gauges(
+                "portcullis_upstream_endpoint_up",
+                "0 while an upstream's endpoint is ill or rests.",
+                &["upstream", "endpoint"],
+            )?,
+        })
     }
 }
 
@@ -184,6 +231,12 @@ impl Maker<'_> {
         let gauge = IntGauge::new(name, help)?;
         self.0.register(Box::new(gauge.clone()))?;
         Ok(gauge)
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntGaugeVec, prometheus::Error> {
+        let gauges = IntGaugeVec::new(Opts::new(name, help), labels)?;
+        self.0.register(Box::new(gauges.clone()))?;
+        Ok(gauges)
     }
 
     fn of_feed(&self, name: &str, help: &str) -> Result<GaugeVec, prometheus::Error> {

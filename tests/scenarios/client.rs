@@ -93,6 +93,18 @@ impl Client {
         Self { address, ..self.clone() }
     }
 
+    /// What its side of a handshake begins with, and goes on with.
+    pub(crate) fn handshake(&self, alpn: &[u8]) -> rustls::ClientConnection {
+        let mut config = ClientConfig::clone(&self.config);
+        config.alpn_protocols = vec![alpn.to_vec()];
+        rustls::ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
+    }
+
+    /// Where it connects to.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// A TLS connection for one protocol.
     pub(crate) async fn dial(&self, alpn: &[u8]) -> io::Result<TlsStream<TcpStream>> {
         let mut config = ClientConfig::clone(&self.config);

@@ -3,6 +3,7 @@
 
 mod caller;
 mod client;
+mod endpoint;
 mod lab;
 mod pki;
 mod process;
@@ -21,6 +22,7 @@ mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod framing_is_unambiguous;
+mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
 mod killed_while_it_decides;
 mod levels_hit_their_own;
@@ -35,10 +37,12 @@ mod resumption_is_checked;
 mod revoke_mid_request_body;
 mod revoke_mid_response_body;
 mod revoke_open_streams;
+mod revoke_over_shared_upstreams;
 mod revoke_websocket;
 mod revoke_while_idle;
 mod revoked_administrators_are_out;
 mod roles_decide;
+mod routes_lead_by_host_and_path;
 mod runs_and_drains;
 mod sessions_say_whose_they_are;
 mod slow_clients_are_cut;
@@ -46,6 +50,8 @@ mod stale_feeds_refuse;
 mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;
+mod upstreams_are_secured;
+mod upstreams_share_the_load;
 mod waiting_has_an_end;
 
 #[path = "../lists_feed/server.rs"]

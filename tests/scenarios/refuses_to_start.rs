@@ -89,7 +89,7 @@ const NONSENSE: &[(&str, &str, &[&str])] = &[
         &["portcullis.toml: route: ", "at least one"],
     ),
     ("[\"http://127.0.0.1:9000\"]", "[]", &[":13: route[0].upstream: ", "names no upstream"]),
-    ("http://127.0.0.1:9000", "https://127.0.0.1:9000", &[":13: route[0].upstream[0]: ", "http://HOST:PORT"]),
+    ("http://127.0.0.1:9000", "ftp://127.0.0.1:9000", &[":13: route[0].upstream[0]: ", "http://HOST:PORT"]),
     ("[\"lab.test\"]", "[\"Lab.test\"]", &[":9: identity.trust_domains[0]: "]),
     ("{agent}\"", "agent\"", &[":10: identity.templates[0]: ", "`{agent}` exactly once"]),
     (

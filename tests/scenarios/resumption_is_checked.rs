@@ -5,11 +5,15 @@ use rustls::SupportedProtocolVersion;
 use rustls::version::TLS12;
 use rustls::version::TLS13;
 use serde_json::json;
+use tokio::io::AsyncReadExt as _;
 
 use crate::client::Answer;
 use crate::client::Client;
 use crate::lab::Lab;
+use crate::lab::within;
+use crate::pki::Ca;
 use crate::pki::Cert;
+use crate::upstream::full;
 
 const VERSIONS: [&SupportedProtocolVersion; 2] = [&TLS12, &TLS13];
 
@@ -84,4 +88,56 @@ async fn at_another_listener_with_other_authorities() {
         }
     };
     assert!(refused);
+}
+
+/// A list that lands while the client is away is asked too.
+#[tokio::test]
+async fn after_a_revocation_list() {
+    let feeds = "[[feed.crl]]\nurl = \"file://DIRECTORY/agents.crl\"\ninterval = \"1h\"\nmax_age = \"2h\"";
+    let mut lab = Lab::plan().feeds(feeds).start().await;
+    let mut administrator = lab.administrator("ops").h1().await;
+    for (number, version) in (1..).zip(VERSIONS) {
+        let cert = lab.root.agent("a");
+        let client = client(&lab, &cert, version);
+        client.get("/").await.assert_ok();
+        lab.write("agents.crl", &lab.root.crl(number, &[&cert]));
+        let request = administrator.request("POST", "/v1/feeds/refresh");
+        let request = request.header("content-type", "application/json").body(full("{}")).unwrap();
+        administrator.exchange(request).await.unwrap().assert_ok();
+        for answer in resumed(&client).await {
+            answer.assert_refused(403, "certificate_revoked");
+        }
+    }
+    drop(administrator);
+    lab.stop().await;
+}
+
+/// A restart forgets tickets: whoever is no longer vouched for gets no further than the handshake.
+#[tokio::test]
+async fn after_its_authority_was_removed() {
+    let other = Ca::root("other");
+    let mut lab =
+        Lab::plan().client_ca("[\"ca.pem\", \"other.pem\"]").file("other.pem", other.pem()).start().await;
+    for version in VERSIONS {
+        lab.write("other.pem", other.pem().as_bytes());
+        lab.restart().await;
+        let cert = other.agent("a");
+        let client = client(&lab, &cert, version);
+        client.get("/").await.assert_ok();
+        lab.write("other.pem", lab.root.pem().as_bytes());
+        lab.restart().await;
+        let again = client.at(lab.gate());
+        for alpn in [&b"http/1.1"[..], b"h2"] {
+            // In TLS 1.3 a client learns of it when it reads.
+            let refused = match again.dial(alpn).await {
+                Err(_) => true,
+                Ok(mut stream) => {
+                    assert_eq!(stream.get_ref().1.handshake_kind(), Some(HandshakeKind::Full));
+                    within(stream.read(&mut [0; 1])).await.is_err()
+                }
+            };
+            assert!(refused);
+        }
+        assert_eq!(lab.sessions(), 0);
+    }
 }

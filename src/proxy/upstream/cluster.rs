@@ -1,0 +1,240 @@
+//! An upstream as every thread of the gate sees it: its endpoints, how they are, and how they are reached.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use prometheus::IntCounter;
+use prometheus::IntGauge;
+use tokio::time::Instant;
+
+use super::Endpoint;
+use super::RouteUpstream;
+use super::UpstreamConfig;
+use super::connect::Connector;
+use super::connect::Tls;
+use crate::proxy::RouteConfig;
+use crate::proxy::Timeouts;
+use crate::proxy::TlsError;
+use crate::telemetry::Metrics;
+
+/// The rest of an endpoint is at most doubled so many times.
+const DOUBLINGS: u32 = 20;
+
+/// Every upstream of a configuration.
+pub struct Clusters {
+    all: Vec<Arc<Cluster>>,
+    /// Where in `all`, by route.
+    by_route: Vec<usize>,
+}
+
+impl Clusters {
+    /// Reads the files that a configuration names. An error names the upstream, too.
+    ///
+    /// # Errors
+    /// What is wrong, with the key at which it stands.
+    pub fn load(
+        named: &BTreeMap<String, UpstreamConfig>,
+        routes: &[RouteConfig],
+        timeouts: &Timeouts,
+        metrics: &Metrics,
+    ) -> Result<Self, (String, TlsError)> {
+        let load = |name: &str, config: &UpstreamConfig| {
+            let loaded = Cluster::load(name, config, timeouts, metrics);
+            loaded.map(Arc::new).map_err(|e| (format!("upstream.{name}.tls.{}", e.key), e))
+        };
+        let all = named.iter().map(|(name, config)| load(name, config)).collect::<Result<Vec<_>, _>>();
+        let mut clusters = Self { all: all?, by_route: Vec::new() };
+        for (i, route) in routes.iter().enumerate() {
+            let place = match &route.upstream {
+                RouteUpstream::Named(name) => clusters.all.iter().position(|cluster| cluster.name == *name),
+                RouteUpstream::Outright(endpoints) => {
+                    let outright = UpstreamConfig::of(endpoints.clone());
+                    let loaded = Cluster::load(&route.name(), &outright, timeouts, metrics);
+                    clusters.all.push(Arc::new(loaded.map_err(|e| (format!("route[{i}].upstream"), e))?));
+                    Some(clusters.all.len() - 1)
+                }
+            };
+            // The configuration has been checked: there is one.
+            clusters.by_route.extend(place);
+        }
+        Ok(clusters)
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Arc<Cluster>] {
+        &self.all
+    }
+
+    /// That of each route, in the order of the configuration.
+    pub(in crate::proxy) fn of_routes(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.by_route.iter().filter_map(|place| self.all.get(*place))
+    }
+}
+
+/// An upstream.
+pub struct Cluster {
+    /// What the configuration calls it.
+    pub name: String,
+    pub(super) config: UpstreamConfig,
+    pub(super) waits: Waits,
+    pub(super) members: Vec<Arc<Member>>,
+    pub(super) metrics: Counts,
+}
+
+/// How long it is waited for what.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Waits {
+    pub(super) connect: Duration,
+    pub(super) queue: Duration,
+    pub(super) answer: Duration,
+    pub(super) body_idle: Duration,
+    pub(super) idle: Duration,
+}
+
+/// What is counted of one upstream.
+pub(super) struct Counts {
+    pub(super) connections: IntGauge,
+    pub(super) waiting: IntGauge,
+    pub(super) retries: IntCounter,
+    pub(super) over_budget: IntCounter,
+}
+
+impl Cluster {
+    /// Reads the files that a configuration names.
+    fn load(
+        name: &str,
+        config: &UpstreamConfig,
+        timeouts: &Timeouts,
+        metrics: &Metrics,
+    ) -> Result<Self, TlsError> {
+        let tls =
+            config.endpoints.iter().any(Endpoint::is_secured).then(|| Tls::load(&config.tls)).transpose()?;
+        let own = &config.timeouts;
+        let connect = own.connect.unwrap_or(timeouts.upstream_connect);
+        let waits = Waits {
+            connect,
+            queue: own.queue.unwrap_or(connect),
+            answer: own.answer.unwrap_or(timeouts.upstream_answer),
+            body_idle: own.body_idle.unwrap_or(timeouts.body_idle),
+            idle: own.idle.unwrap_or(timeouts.upstream_idle),
+        };
+        let upstream = &metrics.upstream;
+        let members = config.endpoints.iter().map(|endpoint| {
+            let up = upstream.endpoint_up.with_label_values(&[name, &endpoint.to_string()]);
+            let failures = upstream.failures.with_label_values(&[name, &endpoint.to_string()]);
+            let connector = Connector::new(endpoint.clone(), tls.clone(), config.streams);
+            Arc::new(Member::new(connector, up, failures))
+        });
+        let counts = Counts {
+            connections: upstream.connections.with_label_values(&[name]),
+            waiting: upstream.waiting.with_label_values(&[name]),
+            retries: upstream.retries.with_label_values(&[name, "sent"]),
+            over_budget: upstream.retries.with_label_values(&[name, "over_budget"]),
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            waits,
+            members: members.collect(),
+            config: config.clone(),
+            metrics: counts,
+        })
+    }
+
+    /// An endpoint took a request and answered it.
+    pub(super) fn succeeded(&self, member: &Member) {
+        // Read first: nearly always there is nothing to write, and what is written is shared.
+        if member.failures.load(Ordering::Relaxed) != 0 {
+            member.failures.store(0, Ordering::Relaxed);
+            member.rests.store(0, Ordering::Relaxed);
+            member.resting_until.store(0, Ordering::Relaxed);
+            member.show();
+        }
+    }
+
+    /// An endpoint did not answer as it should.
+    pub(super) fn failed(&self, member: &Member, reason: &dyn std::fmt::Display) {
+        member.failed.inc();
+        let rest = &self.config.rest;
+        let failures = member.failures.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        if rest.after == 0 || failures < rest.after || member.is_resting() {
+            return;
+        }
+        // Whether others fail in the same moment does not matter: each says the same.
+        let rests = member.rests.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS);
+        let time = rest.first.saturating_mul(1 << rests).min(rest.most);
+        // Apart from each other, so that not all of them are asked again at once.
+        let time = time.mul_f64(0.9 + fastrand::f64() * 0.2);
+        member.resting_until.store(member.moment().saturating_add(millis(time)), Ordering::Relaxed);
+        member.show();
+        let (upstream, endpoint) = (&self.name, &member.connector.endpoint);
+        tracing::warn!(upstream, %endpoint, failures, rests_ms = millis(time), %reason, "an upstream's endpoint fails: it rests");
+    }
+}
+
+/// One endpoint of an upstream.
+pub(super) struct Member {
+    pub(super) connector: Connector,
+    /// In a row.
+    failures: AtomicU32,
+    rests: AtomicU32,
+    /// Milliseconds since `born`; 0 if it does not rest.
+    resting_until: AtomicU64,
+    /// What active checks say.
+    unhealthy: AtomicBool,
+    born: Instant,
+    up: IntGauge,
+    failed: IntCounter,
+}
+
+impl Member {
+    fn new(connector: Connector, up: IntGauge, failed: IntCounter) -> Self {
+        up.set(1);
+        Self {
+            connector,
+            failures: AtomicU32::default(),
+            rests: AtomicU32::default(),
+            resting_until: AtomicU64::default(),
+            unhealthy: AtomicBool::default(),
+            born: Instant::now(),
+            up,
+            failed,
+        }
+    }
+
+    /// Whether active checks have not found it ill.
+    pub(super) fn is_healthy(&self) -> bool {
+        !self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has failed and is left alone for a while.
+    pub(super) fn is_resting(&self) -> bool {
+        let until = self.resting_until.load(Ordering::Relaxed);
+        until != 0 && self.moment() < until
+    }
+
+    /// What an active check found; returns whether that is news.
+    pub(super) fn set_healthy(&self, healthy: bool) -> bool {
+        let changed = self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy;
+        if changed {
+            self.show();
+        }
+        changed
+    }
+
+    fn show(&self) {
+        self.up.set(i64::from(self.is_healthy() && self.resting_until.load(Ordering::Relaxed) == 0));
+    }
+
+    fn moment(&self) -> u64 {
+        millis(self.born.elapsed())
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

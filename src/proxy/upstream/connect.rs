@@ -1,0 +1,208 @@
+//! Connections to an endpoint: TCP, TLS where it says so, HTTP/1.1 or HTTP/2.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use hyper::client::conn::http2;
+use hyper::rt::Executor;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject as _;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::task::AbortHandle;
+use tokio::task::spawn_local;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+
+use super::Endpoint;
+use super::Protocol;
+use super::UpstreamError;
+use super::UpstreamTls;
+use crate::proxy::TlsError;
+use crate::proxy::body::RequestBody;
+use crate::proxy::socket::Tcp;
+use crate::proxy::tls;
+
+/// How often an HTTP/2 connection with requests under way is asked whether it is still there.
+const PING: Duration = Duration::from_secs(20);
+
+/// What a connection is wanted for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// Requests.
+    Requests,
+    /// One request that may become a tunnel: HTTP/1.1.
+    Tunnel,
+}
+
+/// TLS towards endpoints.
+#[derive(Clone)]
+pub(super) struct Tls {
+    any: TlsConnector,
+    http1: TlsConnector,
+    /// The name that certificates must be for, if not the endpoint's host.
+    name: Option<ServerName<'static>>,
+}
+
+impl Tls {
+    pub(super) fn load(config: &UpstreamTls) -> Result<Self, TlsError> {
+        let name = config.name.clone().map(|name| {
+            let parsed = ServerName::try_from(name.clone());
+            parsed.map_err(|e| tls::failure("name", name.as_ref(), &e))
+        });
+        let name = name.transpose()?;
+        let roots = roots(config)?;
+        let failed = |e| tls::failure("cert", config.cert.as_deref().unwrap_or("cert".as_ref()), &e);
+        let builder = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?
+            .with_root_certificates(roots);
+        let mut secured = match (&config.cert, &config.key) {
+            (Some(cert), Some(key)) => {
+                let chain = tls::certificates(cert, "cert")?;
+                let secret = PrivateKeyDer::from_pem_file(key)
+                    .map_err(|e| tls::failure("key", key, &tls::pem_reason(&e)))?;
+                builder.with_client_auth_cert(chain, secret).map_err(|e| tls::failure("key", key, &e))?
+            }
+            _ => builder.with_no_client_auth(),
+        };
+        let mut plain = secured.clone();
+        plain.alpn_protocols = vec![b"http/1.1".to_vec()];
+        secured.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { any: Arc::new(secured).into(), http1: Arc::new(plain).into(), name })
+    }
+}
+
+fn roots(config: &UpstreamTls) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match &config.ca {
+        Some(file) => {
+            for der in tls::certificates(file, "ca")? {
+                roots.add(der).map_err(|e| tls::failure("ca", file, &e))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            if roots.add_parsable_certificates(found.certs).0 == 0 {
+                return Err(tls::failure(
+                    "ca",
+                    "the system's authorities".as_ref(),
+                    &"none found: name a `ca`",
+                ));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+/// A way to one endpoint.
+pub(super) struct Connector {
+    pub(super) endpoint: Endpoint,
+    tls: Option<Tls>,
+    streams: usize,
+}
+
+/// A connection that takes requests, and the task that drives it.
+pub(super) struct Connected {
+    pub(super) sender: Sender,
+    pub(super) task: AbortHandle,
+}
+
+/// The end of a connection that takes requests.
+pub(super) enum Sender {
+    Http1(http1::SendRequest<RequestBody>),
+    Http2(http2::SendRequest<RequestBody>),
+}
+
+impl Connector {
+    pub(super) fn new(endpoint: Endpoint, tls: Option<Tls>, streams: usize) -> Self {
+        let tls = tls.filter(|_| endpoint.is_secured());
+        Self { endpoint, tls, streams }
+    }
+
+    /// Connects in time; `open` is dropped with the connection.
+    pub(super) async fn connect<T: 'static>(
+        &self,
+        wanted: Wanted,
+        limit: Duration,
+        open: T,
+    ) -> Result<Connected, UpstreamError> {
+        if wanted == Wanted::Tunnel && self.endpoint.protocol == Protocol::H2c {
+            return Err(UpstreamError::NoTunnel(self.endpoint.to_string()));
+        }
+        match timeout(limit, self.establish(wanted, open)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(UpstreamError::ConnectTimeout(self.endpoint.to_string())),
+        }
+    }
+
+    async fn establish<T: 'static>(&self, wanted: Wanted, open: T) -> Result<Connected, UpstreamError> {
+        let failed = |e| UpstreamError::Connect(self.endpoint.to_string(), e);
+        let stream =
+            TcpStream::connect((self.endpoint.host(), self.endpoint.port())).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        let Some(tls) = &self.tls else {
+            return self.speak(Tcp::new(stream), self.endpoint.protocol == Protocol::H2c, open).await;
+        };
+        let name = match &tls.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(self.endpoint.host().to_owned())
+                .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?,
+        };
+        let connector = if wanted == Wanted::Tunnel { &tls.http1 } else { &tls.any };
+        let stream = Box::new(connector.connect(name, Tcp::new(stream)).await.map_err(failed)?);
+        let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.speak(stream, http2, open).await
+    }
+
+    async fn speak<S, T>(&self, stream: S, http2: bool, open: T) -> Result<Connected, UpstreamError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: 'static,
+    {
+        let failed = |e| UpstreamError::Broken(self.endpoint.to_string(), e);
+        let stream = TokioIo::new(stream);
+        // How a connection ended is seen by the requests that ran over it.
+        if http2 {
+            let shaken = http2::Builder::new(Local)
+                .timer(TokioTimer::new())
+                .keep_alive_interval(PING)
+                .keep_alive_timeout(PING)
+                .initial_max_send_streams(self.streams)
+                .handshake(stream)
+                .await;
+            let (mut sender, connection) = shaken.map_err(failed)?;
+            let task = spawn_local(async move {
+                let _ = connection.await;
+                drop(open);
+            });
+            sender.ready().await.map_err(failed)?;
+            return Ok(Connected { sender: Sender::Http2(sender), task: task.abort_handle() });
+        }
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(failed)?;
+        let task = spawn_local(async move {
+            let _ = connection.with_upgrades().await;
+            drop(open);
+        });
+        sender.ready().await.map_err(failed)?;
+        Ok(Connected { sender: Sender::Http1(sender), task: task.abort_handle() })
+    }
+}
+
+/// Runs what belongs to an HTTP/2 connection on its thread.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> Executor<F> for Local {
+    fn execute(&self, future: F) {
+        spawn_local(future);
+    }
+}

@@ -1,0 +1,419 @@
+//! The connections of one thread to one endpoint, and the loan of one for a request.
+
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::client::conn::http1;
+use hyper::client::conn::http2;
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::task::spawn_local;
+use tokio::time::Instant;
+use tokio::time::timeout;
+use tokio::time::timeout_at;
+
+use super::Protocol;
+use super::UpstreamError;
+use super::cluster::Cluster;
+use super::cluster::Member;
+use super::connect::Connected;
+use super::connect::Sender;
+use super::connect::Wanted;
+use crate::proxy::body::RequestBody;
+use crate::proxy::body::Sent;
+use crate::session::Guard;
+
+/// Unused connections kept to one endpoint, by one thread.
+const MAX_IDLE: usize = 256;
+
+/// The connections of one thread to one endpoint.
+pub(super) struct Pool {
+    pub(super) cluster: Arc<Cluster>,
+    pub(super) member: Arc<Member>,
+    /// HTTP/1.1 connections without a request, the one used last at the end.
+    idle: RefCell<VecDeque<Kept>>,
+    /// HTTP/2 connections.
+    shared: RefCell<Vec<Rc<Shared>>>,
+    /// Requests under way.
+    pub(super) busy: Cell<usize>,
+    open: Cell<usize>,
+    most: usize,
+    waiting: Cell<usize>,
+    queue: usize,
+    /// A connection came free, or may be opened.
+    freed: Notify,
+    /// It speaks HTTP/2, as far as is known: then one connection is opened at a time.
+    multiplexes: Cell<bool>,
+    connecting: Cell<bool>,
+}
+
+/// An HTTP/1.1 connection that waits for a request.
+struct Kept {
+    sender: http1::SendRequest<RequestBody>,
+    task: AbortHandle,
+    unused_since: Instant,
+}
+
+/// An HTTP/2 connection.
+struct Shared {
+    sender: http2::SendRequest<RequestBody>,
+    task: AbortHandle,
+    streams: Cell<usize>,
+    unused_since: Cell<Instant>,
+}
+
+impl Pool {
+    /// A pool with its share of what `threads` may open.
+    pub(super) fn new(cluster: &Arc<Cluster>, member: &Arc<Member>, threads: usize) -> Self {
+        let share = |of: usize| of.div_ceil(threads.max(1));
+        Self {
+            cluster: Arc::clone(cluster),
+            member: Arc::clone(member),
+            idle: RefCell::default(),
+            shared: RefCell::default(),
+            busy: Cell::new(0),
+            open: Cell::new(0),
+            most: share(cluster.config.connections).max(1),
+            waiting: Cell::new(0),
+            queue: share(cluster.config.queue),
+            freed: Notify::new(),
+            multiplexes: Cell::new(member.connector.endpoint.protocol == Protocol::H2c),
+            connecting: Cell::new(false),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.member.connector.endpoint.to_string()
+    }
+
+    /// A connection for one request, with the time that it was unused if it was kept; waits for one if it must.
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        wanted: Wanted,
+    ) -> Result<(Lease, Option<Duration>), UpstreamError> {
+        let _busy = Busy::new(self);
+        if let Some(found) = self.take(wanted) {
+            return Ok(found);
+        }
+        let mut place = None;
+        let until = Instant::now() + self.cluster.waits.queue;
+        while !self.may_open() {
+            if place.is_none() {
+                place = Some(Place::take(self)?);
+            }
+            if timeout_at(until, self.freed.notified()).await.is_err() {
+                return Err(UpstreamError::Busy(self.name()));
+            }
+            if let Some(found) = self.take(wanted) {
+                return Ok(found);
+            }
+        }
+        drop(place);
+        Box::pin(self.fresh(wanted)).await.map(|lease| (lease, None))
+    }
+
+    /// Whether a request would not have to wait here.
+    pub(super) fn has_room(&self) -> bool {
+        self.open.get() < self.most
+            || !self.idle.borrow().is_empty()
+            || self.shared.borrow().iter().any(|shared| self.takes_more(shared))
+    }
+
+    fn may_open(&self) -> bool {
+        self.open.get() < self.most && !(self.multiplexes.get() && self.connecting.get())
+    }
+
+    fn takes_more(&self, shared: &Shared) -> bool {
+        !shared.sender.is_closed() && shared.streams.get() < self.cluster.config.streams
+    }
+
+    fn take(self: &Rc<Self>, wanted: Wanted) -> Option<(Lease, Option<Duration>)> {
+        if wanted == Wanted::Requests && self.multiplexes.get() {
+            let mut all = self.shared.borrow_mut();
+            all.retain(|shared| !shared.sender.is_closed());
+            let least =
+                all.iter().filter(|shared| self.takes_more(shared)).min_by_key(|shared| shared.streams.get());
+            if let Some(least) = least {
+                let age = if least.streams.get() == 0 {
+                    least.unused_since.get().elapsed()
+                } else {
+                    Duration::ZERO
+                };
+                return Some((Lease::new(Carrier::shared(least), self), Some(age)));
+            }
+        }
+        let kept = self.take_idle()?;
+        let age = kept.unused_since.elapsed();
+        Some((Lease::new(Carrier::Own(kept.sender, kept.task), self), Some(age)))
+    }
+
+    /// The connection used last that can take a request now.
+    fn take_idle(&self) -> Option<Kept> {
+        let mut idle = self.idle.borrow_mut();
+        let mut busy = Vec::new();
+        let mut found = None;
+        while let Some(kept) = idle.pop_back() {
+            if kept.sender.is_closed() || kept.unused_since.elapsed() > self.cluster.waits.idle {
+                kept.task.abort();
+            } else if kept.sender.is_ready() {
+                found = Some(kept);
+                break;
+            } else {
+                busy.push(kept);
+            }
+        }
+        idle.extend(busy.into_iter().rev());
+        found
+    }
+
+    /// A connection that nobody has used yet.
+    pub(super) async fn fresh(self: &Rc<Self>, wanted: Wanted) -> Result<Lease, UpstreamError> {
+        let _busy = Busy::new(self);
+        let open = Open::new(self);
+        let connecting = Connecting::new(self);
+        let connected = self.member.connector.connect(wanted, self.cluster.waits.connect, open).await;
+        drop(connecting);
+        let Connected { sender, task } = connected?;
+        let carrier = match sender {
+            Sender::Http1(sender) => Carrier::Own(sender, task),
+            Sender::Http2(sender) => {
+                self.multiplexes.set(true);
+                let (streams, unused_since) = (Cell::default(), Cell::new(Instant::now()));
+                let shared = Rc::new(Shared { sender, task, streams, unused_since });
+                self.shared.borrow_mut().push(Rc::clone(&shared));
+                // Whoever waited for it shares it.
+                self.freed.notify_waiters();
+                Carrier::shared(&shared)
+            }
+        };
+        Ok(Lease::new(carrier, self))
+    }
+
+    fn keep(&self, sender: http1::SendRequest<RequestBody>, task: AbortHandle) {
+        let mut idle = self.idle.borrow_mut();
+        if sender.is_closed() || idle.len() >= MAX_IDLE {
+            task.abort();
+            return;
+        }
+        idle.push_back(Kept { sender, task, unused_since: Instant::now() });
+        drop(idle);
+        self.freed.notify_one();
+    }
+
+    /// Closes connections that were unused for too long.
+    pub(super) fn sweep(&self) {
+        let most = self.cluster.waits.idle;
+        self.idle.borrow_mut().retain(|kept| {
+            let keep = !kept.sender.is_closed() && kept.unused_since.elapsed() <= most;
+            if !keep {
+                kept.task.abort();
+            }
+            keep
+        });
+        self.shared.borrow_mut().retain(|shared| {
+            let idle = shared.streams.get() == 0 && shared.unused_since.get().elapsed() > most;
+            if idle {
+                shared.task.abort();
+            }
+            !idle && !shared.sender.is_closed()
+        });
+    }
+}
+
+/// Counts an open connection, for as long as its task lives.
+struct Open(Rc<Pool>);
+
+impl Open {
+    fn new(pool: &Rc<Pool>) -> Self {
+        pool.open.set(pool.open.get() + 1);
+        pool.cluster.metrics.connections.inc();
+        Self(Rc::clone(pool))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.set(self.0.open.get().saturating_sub(1));
+        self.0.cluster.metrics.connections.dec();
+        self.0.freed.notify_one();
+    }
+}
+
+/// A connection is being opened.
+struct Connecting(Rc<Pool>);
+
+impl Connecting {
+    fn new(pool: &Rc<Pool>) -> Self {
+        pool.connecting.set(true);
+        Self(Rc::clone(pool))
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.0.connecting.set(false);
+        self.0.freed.notify_one();
+    }
+}
+
+/// Counts a request, from when it waits for a connection.
+struct Busy(Rc<Pool>);
+
+impl Busy {
+    fn new(pool: &Rc<Pool>) -> Self {
+        pool.busy.set(pool.busy.get() + 1);
+        Self(Rc::clone(pool))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.busy.set(self.0.busy.get().saturating_sub(1));
+    }
+}
+
+/// A place in the queue of those who wait for a connection.
+struct Place(Rc<Pool>);
+
+impl Place {
+    fn take(pool: &Rc<Pool>) -> Result<Self, UpstreamError> {
+        if pool.waiting.get() >= pool.queue {
+            return Err(UpstreamError::Busy(pool.name()));
+        }
+        pool.waiting.set(pool.waiting.get() + 1);
+        pool.cluster.metrics.waiting.inc();
+        Ok(Self(Rc::clone(pool)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
+        self.0.cluster.metrics.waiting.dec();
+    }
+}
+
+/// A connection in use for one request. Given back, it serves another; dropped, whatever of the request it still held is
+/// torn down: an HTTP/1.1 connection with it, of an HTTP/2 connection this stream.
+pub(in crate::proxy) struct Lease {
+    pub(super) carrier: Option<Carrier>,
+    pub(super) pool: Rc<Pool>,
+    _busy: Busy,
+    /// How far the request that it is in use for has been sent; absent if it has no body.
+    pub(in crate::proxy) sent: Option<Rc<Sent>>,
+}
+
+/// What carries a request.
+pub(super) enum Carrier {
+    Own(http1::SendRequest<RequestBody>, AbortHandle),
+    Shared(http2::SendRequest<RequestBody>, Stream),
+}
+
+impl Carrier {
+    fn shared(shared: &Rc<Shared>) -> Self {
+        shared.streams.set(shared.streams.get() + 1);
+        Self::Shared(shared.sender.clone(), Stream(Rc::clone(shared)))
+    }
+}
+
+/// Counts a request on a shared connection.
+pub(super) struct Stream(Rc<Shared>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get().saturating_sub(1));
+        self.0.unused_since.set(Instant::now());
+    }
+}
+
+impl Lease {
+    fn new(carrier: Carrier, pool: &Rc<Pool>) -> Self {
+        Self { carrier: Some(carrier), pool: Rc::clone(pool), _busy: Busy::new(pool), sent: None }
+    }
+
+    /// Whether others use its connection too.
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self.carrier, Some(Carrier::Shared(..)))
+    }
+
+    /// Where it leads, for the log.
+    pub(in crate::proxy) fn endpoint(&self) -> String {
+        self.pool.name()
+    }
+
+    /// Without progress in a body.
+    pub(in crate::proxy) fn body_idle(&self) -> Duration {
+        self.pool.cluster.waits.body_idle
+    }
+
+    /// Whether its request has not been sent whole yet.
+    pub(in crate::proxy) fn is_sending(&self) -> bool {
+        self.sent.as_ref().is_some_and(|sent| !sent.is_whole())
+    }
+
+    /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    pub(in crate::proxy) fn answered(self, guard: Option<Guard>) {
+        let Some(guard) = guard.filter(|_| self.is_sending()) else {
+            return self.give_back();
+        };
+        spawn_local(async move {
+            let mut lease = self;
+            let limit = lease.body_idle();
+            tokio::select! {
+                biased;
+                _ = guard.killed() => {}
+                () = async { drop(timeout(limit, lease.sent_whole()).await) } => {}
+            }
+            // Still busy, it is torn down.
+            let done = match &lease.carrier {
+                Some(Carrier::Own(sender, _)) => sender.is_ready(),
+                _ => !lease.is_sending(),
+            };
+            match done {
+                true => lease.give_back(),
+                false => drop(lease),
+            }
+        });
+    }
+
+    /// Waits until it is free for another request, or will never be.
+    async fn sent_whole(&mut self) {
+        match (&mut self.carrier, &self.sent) {
+            // Ready for another request, or never again: the pool finds out which.
+            (Some(Carrier::Own(sender, _)), _) => drop(sender.ready().await),
+            (_, Some(sent)) => sent.ended().await,
+            _ => {}
+        }
+    }
+
+    fn give_back(mut self) {
+        match self.carrier.take() {
+            Some(Carrier::Own(sender, task)) => self.pool.keep(sender, task),
+            Some(Carrier::Shared(_, stream)) => {
+                drop(stream);
+                self.pool.freed.notify_one();
+            }
+            None => {}
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // On a shared connection nobody might ask the body again: an upstream that takes no more of it would keep it.
+        self.sent.iter().for_each(|sent| sent.cut());
+        match self.carrier.take() {
+            Some(Carrier::Own(_, task)) => task.abort(),
+            Some(Carrier::Shared(_, stream)) => {
+                drop(stream);
+                self.pool.freed.notify_one();
+            }
+            None => {}
+        }
+    }
+}
