@@ -73,6 +73,10 @@ use crate::telemetry::Metrics;
 
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
+/// Descriptors that are no connections of the gate: files, runtimes, administrators.
+const RESERVED: usize = 128;
+/// With fewer nothing could be served.
+const MIN_DESCRIPTORS: usize = 16;
 
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -215,6 +219,8 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure(&config.gate.tls, "gate.tls", &[], config.gate.limits)?;
     let (threads, bounds) = gate_bounds(&config.gate);
+    // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
+    shared.clusters.bound(descriptors() / 8 * 3);
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -421,7 +427,7 @@ impl Shared {
 fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
     let threads = gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
     let threads = threads.unwrap_or(1).max(1);
-    let most = raise_descriptors() / 4;
+    let most = descriptors() / 4;
     let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
     if let Some(wanted) = gate.limits.connections.filter(|wanted| *wanted > most) {
         tracing::warn!(
@@ -488,6 +494,12 @@ fn bind(
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
     listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
+}
+
+/// How many file descriptors connections may take: what the journal, the audit and the admin listener need is not
+/// among them.
+fn descriptors() -> usize {
+    raise_descriptors().saturating_sub(RESERVED).max(MIN_DESCRIPTORS)
 }
 
 /// Lets the process have as many file descriptors as it may; returns how many that is.

@@ -25,6 +25,7 @@ use super::Secured;
 use super::Shared;
 use super::Told;
 use super::bind;
+use super::descriptors;
 use super::inherited::Assigned;
 use super::run_local;
 use crate::authority;
@@ -148,7 +149,9 @@ impl Operations {
                     let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
-                    proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
+                    let few = (descriptors() / 32).clamp(4, ADMIN.connections);
+                    let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
                     api.sum_up().await;
                 }
             }

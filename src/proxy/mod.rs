@@ -233,8 +233,8 @@ pub struct Limits {
     pub body_rate: u32,
     /// Streams that one HTTP/2 connection may have open.
     pub streams: u32,
-    /// Connections open at once; default: a quarter of the file descriptors that the process may have. Each takes two,
-    /// and one to its upstream; the admin listener and the journal find the rest.
+    /// Connections open at once; default, and at most: a quarter of the file descriptors that the process may have, 128
+    /// aside. Each takes two; three eighths are for connections to upstreams, and the rest for feeds and administrators.
     pub connections: Option<usize>,
     /// Those of one principal; 0: any.
     pub connections_per_principal: u32,

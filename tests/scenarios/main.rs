@@ -18,6 +18,7 @@ mod certificates_are_read_strictly;
 mod certificates_are_remembered;
 mod checks_agree_with_the_gate;
 mod claims_are_bound;
+mod descriptors_run_out;
 mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
