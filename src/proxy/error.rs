@@ -64,6 +64,9 @@ pub enum Refusal {
 impl Refusal {
     /// What became of sending a request upstream.
     pub(super) fn of_upstream(error: UpstreamError) -> Self {
+        if matches!(error, UpstreamError::Host(_)) {
+            return Self::Malformed("a Host that is none");
+        }
         match error.of_body() {
             Some(BodyError::Idle) => Self::RequestTimeout,
             Some(BodyError::TooLarge) => Self::BodyTooLarge,

@@ -280,9 +280,19 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
-    } else if !headers.contains_key(header::HOST) {
-        return Err(Refusal::Malformed("no Host"));
+    } else {
+        let host = headers.get(header::HOST).ok_or(Refusal::Malformed("no Host"))?;
+        if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) {
+            return Err(Refusal::Malformed("a Host that is none"));
+        }
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
+}
+
+/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2); user information has none in `Host`.
+const fn is_of_authority(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
+        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }

@@ -29,6 +29,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
+use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
@@ -133,16 +134,7 @@ impl Endpoint {
                 let (socket, _) = listener.accept().await.unwrap();
                 state.connections.fetch_add(1, Ordering::SeqCst);
                 let (kind, state) = (kind.clone(), Arc::clone(&state));
-                connections.spawn(async move {
-                    match kind.tls {
-                        None => speak(socket, kind.http2, state).await,
-                        Some(tls) => {
-                            if let Ok(stream) = tls.accept(socket).await {
-                                speak(stream, kind.http2, state).await;
-                            }
-                        }
-                    }
-                });
+                connections.spawn(welcome(socket, kind, state));
             }
         });
         self.task = Some(task.abort_handle());
@@ -191,6 +183,15 @@ struct Spawn;
 impl<F: Future<Output: Send> + Send + 'static> Executor<F> for Spawn {
     fn execute(&self, future: F) {
         tokio::spawn(future);
+    }
+}
+
+async fn welcome(socket: TcpStream, kind: Kind, state: Arc<State>) {
+    let Some(tls) = kind.tls else {
+        return speak(socket, kind.http2, state).await;
+    };
+    if let Ok(stream) = tls.accept(socket).await {
+        speak(stream, kind.http2, state).await;
     }
 }
 

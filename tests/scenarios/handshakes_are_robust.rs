@@ -133,7 +133,7 @@ fn says_something_else(client: &Client, path: &str) {
         // Other protocols, and noise.
         b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n".to_vec(),
         b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
-        (0..20_000_u32).map(|i| (i * i >> 3) as u8).collect(),
+        (0..20_000_u32).map(|i| ((i * i) >> 3) as u8).collect(),
     ];
     for bytes in silent {
         let mut socket = connect(client);

@@ -153,11 +153,11 @@ async fn in_the_middle_of_an_answer() {
 async fn what_was_not_processed_is_sent_again() {
     let (mut upstream, lab) = Upstream::start().await;
     let client = lab.client(&lab.root.agent("a"));
-    let get = async |path: &'static str| {
-        let mut connection = client.h1().await;
-        tokio::spawn(async move { connection.get(path).await })
+    let get = |path: &'static str| {
+        let client = client.clone();
+        tokio::spawn(async move { client.get(path).await })
     };
-    let asked = get("/refused").await;
+    let asked = get("/refused");
     let (_, mut to) = upstream.next().await;
     to.send_reset(Reason::REFUSED_STREAM);
     let (request, to) = upstream.next().await;
@@ -165,7 +165,7 @@ async fn what_was_not_processed_is_sent_again() {
     answer(to, "again");
     asked.await.unwrap().assert_ok();
 
-    let asked = get("/broken").await;
+    let asked = get("/broken");
     let (_, mut to) = upstream.next().await;
     to.send_reset(Reason::INTERNAL_ERROR);
     asked.await.unwrap().assert_refused(502, "upstream_failed");
@@ -184,7 +184,7 @@ async fn what_was_not_processed_is_sent_again() {
 async fn an_upstream_goes_away_and_nobody_notices() {
     let (mut upstream, lab) = Upstream::start().await;
     let client = lab.client(&lab.root.agent("a"));
-    let mut connections = vec![client.h1().await, client.h1().await];
+    let mut connections = [client.h1().await, client.h1().await];
     let (_, first) = connections[0].begin("GET", "/first");
     let first = tokio::spawn(first);
     let (_, to) = upstream.next().await;

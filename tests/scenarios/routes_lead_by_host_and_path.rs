@@ -110,3 +110,31 @@ claim = "none"
     assert_eq!(claims("/agents/a/x"), [None, None]);
     assert_eq!(claims("/open"), [None, None]);
 }
+
+/// What is no host is refused, whatever the upstream speaks (RFC 9112, section 3.2).
+#[tokio::test]
+async fn and_not_by_what_is_no_host() {
+    for kind in [Kind::http(), Kind::h2c()] {
+        let scheme = kind.scheme();
+        let endpoint = Endpoint::start("any", kind).await;
+        let routes = format!("[[route]]\nupstream = [\"{scheme}://{}\"]", endpoint.address);
+        let lab = Lab::plan().routes(&routes).start().await;
+        let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+        for (host, status) in [
+            ("localhost", 200),
+            ("[::1]:8443", 200),
+            ("", 200),
+            ("a b", 400),
+            ("a/b", 400),
+            ("user@a", 400),
+            ("a\u{e9}", 400),
+            ("a\"b", 400),
+        ] {
+            let request = http::Request::get("/").header("host", host).header("x-agent-id", "a");
+            let answer = connection.exchange(request.body(full("")).unwrap()).await.unwrap();
+            // HTTP/2 has no way to say that there is no host.
+            let status = if host.is_empty() && scheme == "h2c" { 400 } else { status };
+            assert_eq!(answer.status, status, "{scheme} {host:?}");
+        }
+    }
+}

@@ -119,3 +119,28 @@ async fn for_the_rest_of_an_answer() {
     assert!(client.h1().await.try_get("/").await.is_err(), "half an answer looks whole");
     assert!(client.h2().await.try_get("/").await.is_err(), "half an answer looks whole");
 }
+
+/// Who listens while the other end talks is not idle: a stream may be quiet one way for as long as it is not the other.
+/// Seen failing with a timer for each way alone. The upstream's own time takes the place of the gate's.
+#[tokio::test]
+async fn but_not_while_the_other_way_moves() {
+    let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
+    let upstream = RawUpstream::start(b"0\r\n", answer).await;
+    let routes = format!(
+        "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"http://{}\"]\ntimeouts = {{ body_idle = \"2s\" }}",
+        upstream.address
+    );
+    let lab = Lab::plan().routes(&routes).gate("timeouts = { body_idle = \"100ms\" }").start().await;
+    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+    let (feeder, answered) = connection.begin("POST", "/");
+    feeder.send(Frame::data(Bytes::from_static(b"0"))).await.unwrap();
+    let mut body = within(answered).await.unwrap().into_body();
+    assert_eq!(within(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "half");
+    for _ in 0..20 {
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        feeder.send(Frame::data(Bytes::from_static(b"."))).await.unwrap();
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(10), body.frame()).await.is_err());
+    // Both are quiet now.
+    assert!(within(body.frame()).await.is_none_or(|frame| frame.is_err()));
+}

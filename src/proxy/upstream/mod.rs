@@ -74,6 +74,9 @@ pub enum UpstreamError {
     /// It did not answer in time.
     #[error("{0}: no answer in time")]
     AnswerTimeout(String),
+    /// The request names a host that HTTP/2 cannot name.
+    #[error("{0}: a Host that is none")]
+    Host(String),
     /// It speaks HTTP/2 only, over which nothing is upgraded.
     #[error("{0}: WebSockets need an upstream that speaks HTTP/1.1")]
     NoTunnel(String),
@@ -97,7 +100,7 @@ impl UpstreamError {
         match self {
             Self::Connect(..) | Self::ConnectTimeout(_) | Self::AnswerTimeout(_) => true,
             Self::Broken(..) => self.of_body().is_none(),
-            Self::Busy(_) | Self::Ill(_) | Self::NoTunnel(_) | Self::Unasked(_) => false,
+            Self::Busy(_) | Self::Ill(_) | Self::Host(_) | Self::NoTunnel(_) | Self::Unasked(_) => false,
         }
     }
 
@@ -138,7 +141,7 @@ impl Lease {
                 }
                 Some(Carrier::Shared(sender, _)) => {
                     if to_http2(&mut request, endpoint.protocol).is_none() {
-                        let error = UpstreamError::Busy(endpoint.to_string());
+                        let error = UpstreamError::Host(endpoint.to_string());
                         return Err(Failed { unsent: None, error });
                     }
                     let answer = std::pin::pin!(sender.try_send_request(request));
