@@ -325,6 +325,9 @@ impl Config {
                 return Err(self.error(&format!("gate.limits.{key}"), format!("at least {least}")));
             }
         }
+        if limits.burst > 0 && limits.requests_per_second == 0 {
+            return Err(self.error("gate.limits.burst", "of nothing: requests_per_second is not limited"));
+        }
         Ok(())
     }
 
