@@ -103,9 +103,9 @@ const MISTAKES: &[(&str, &str, &str)] = &[
     (
         "[admin]",
         "[gate.limits]\nhandshakes = 0\n[admin]",
-        "dir/gate.toml:15: gate.limits.handshakes: at least 1",
+        "dir/gate.toml:14: gate.limits.handshakes: at least 1",
     ),
-    ("[admin]", "[gate.limits]\nburst = 1\n[admin]", "dir/gate.toml:15: gate.limits.burst: of nothing"),
+    ("[admin]", "[gate.limits]\nburst = 1\n[admin]", "dir/gate.toml:14: gate.limits.burst: of nothing"),
     ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 

@@ -84,6 +84,7 @@ pub(super) struct Operations {
     admin: Option<(StdListener, Secured, Arc<Api>)>,
     metrics: Option<StdListener>,
     condition: Condition,
+    bounds: Bounds,
 }
 
 impl Operations {
@@ -115,7 +116,9 @@ impl Operations {
             Some(section) => bind(sockets.metrics, "metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        Ok(Self { shared: shared.clone(), admin, metrics, condition })
+        let few = (descriptors() / 32).clamp(4, ADMIN.connections);
+        let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
+        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds })
     }
 
     pub(super) fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
@@ -124,7 +127,7 @@ impl Operations {
     }
 
     pub(super) fn run(self, mut drain: watch::Receiver<bool>, (notices, threads): Told) {
-        let Self { shared, admin, metrics, condition } = self;
+        let Self { shared, admin, metrics, condition, bounds } = self;
         run_local(async move {
             let (told, gate_drains) = (condition.clone(), condition.gate_drains.clone());
             spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
@@ -149,8 +152,6 @@ impl Operations {
                     let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
-                    let few = (descriptors() / 32).clamp(4, ADMIN.connections);
-                    let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
                     api.sum_up().await;
                 }

@@ -145,8 +145,13 @@ async fn the_service_manager_is_told() {
         manager.recv(&mut news).map(|count| String::from_utf8(news[..count].to_vec()).unwrap())
     };
     let until = |wanted: &str| while !next().unwrap().contains(wanted) {};
-    assert!(next().unwrap().starts_with("READY=1\n"));
-    until("STATUS=serving, 0 revoked");
+    // In whichever order: they come from two threads.
+    let (mut ready, mut status) = (false, false);
+    while !ready || !status {
+        let news = next().unwrap();
+        ready |= news.starts_with("READY=1\n");
+        status |= news.starts_with("STATUS=serving, 0 revoked");
+    }
     until("WATCHDOG=1");
     let mut held = client(&site, at.gate).h1().await;
     let held = tokio::spawn(async move { held.get("/hold").await });
