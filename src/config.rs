@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Deserialize;
 use toml::Table;
@@ -38,6 +39,8 @@ use crate::telemetry::LogFormat;
 const OVERRIDE: &str = "PORTCULLIS__";
 /// HTTP/1.1 headers are read into a buffer of at least this size.
 const MIN_HEADER: usize = 8192;
+/// Whoever leaves enforcement off for longer means `gate.mode = "advisory"`.
+const MAX_ADVISORY: Duration = Duration::from_secs(86_400);
 const CA_FILE: &str = "SB_AGENT_MTLS_CA_FILE";
 const REQUIRED: &str = "SB_AGENT_MTLS_REQUIRED";
 
@@ -97,8 +100,15 @@ pub struct Admin {
     /// How often one administrator may call.
     #[serde(default)]
     pub limits: authority::Limits,
+    /// The longest break-glass that an administrator may declare (`portcullis advisory`); zero: none.
+    #[serde(with = "humantime_serde", default = "default_advisory_max")]
+    pub advisory_max: Duration,
     /// Its own certificate and authorities; the gate's if absent.
     pub tls: Option<TlsConfig>,
+}
+
+const fn default_advisory_max() -> Duration {
+    Duration::from_secs(4 * 3600)
 }
 
 /// `[metrics]`.
@@ -210,6 +220,8 @@ impl Config {
         })?;
         config.source = source;
         config.require_mtls(environment)?;
+        let mode = config.gate.mode;
+        config.route.iter_mut().for_each(|route| route.mode = route.mode.or(Some(mode)));
         config.rebase(file.parent().unwrap_or(Path::new("")));
         config.check()?;
         Ok(config)
@@ -358,6 +370,9 @@ impl Config {
     fn check_admin(&self, admin: &Admin) -> Result<(), ConfigError> {
         if let Some(tls) = &admin.tls {
             self.check_scopes(tls, "admin.tls")?;
+        }
+        if admin.advisory_max > MAX_ADVISORY {
+            return Err(self.error("admin.advisory_max", "a day at most: it ends by itself, and is extended"));
         }
         let mut roles: HashMap<&str, Role> = HashMap::new();
         for (role, list, names) in admin.roles() {

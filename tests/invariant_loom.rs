@@ -11,8 +11,10 @@ use loom::sync::Mutex;
 use loom::sync::atomic::AtomicBool;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering;
+use loom::sync::atomic::fence;
 use loom::thread;
 use portcullis::revocation::protocol::admit;
+use portcullis::revocation::protocol::enforce;
 use portcullis::revocation::protocol::revoke;
 
 #[derive(Default)]
@@ -194,4 +196,189 @@ fn a_generation_that_moves_before_the_set_lets_the_next_request_pass() {
         model.generation.fetch_add(1, Ordering::Release);
         model.revoked.store(true, Ordering::Release);
     });
+}
+
+/// The engine while break-glass lasts: nothing denied is refused or killed, until its end.
+#[derive(Default)]
+struct BreakGlass {
+    model: Model,
+    over: AtomicBool,
+}
+
+/// A session that is served although nothing in the set says whether it may.
+#[derive(Default)]
+struct Stranger {
+    tolerated: AtomicBool,
+    killed: AtomicBool,
+}
+
+impl BreakGlass {
+    /// As `break_glass::is_on`: asked after what the end looks for.
+    fn lasts(&self) -> bool {
+        fence(Ordering::SeqCst);
+        !self.over.load(Ordering::SeqCst)
+    }
+
+    /// As `break_glass::switch_off`.
+    fn switch_off(&self) {
+        self.over.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+    }
+
+    fn sweep(&self) {
+        let denied = self.model.check().is_err();
+        let shard = self.model.shard.lock().unwrap();
+        shard.iter().filter(|_| denied).for_each(|session| session.killed.store(true, Ordering::Release));
+    }
+
+    fn end(&self) {
+        enforce(|| self.switch_off(), || self.sweep());
+    }
+
+    fn end_sweeping_first(&self) {
+        self.sweep();
+        self.switch_off();
+    }
+
+    /// As `Engine::admit`.
+    fn admit(&self) -> Result<Arc<Session>, ()> {
+        let spared = |denied| if self.lasts() { Ok(()) } else { Err(denied) };
+        admit(|| self.model.register(), |_| self.model.check().or_else(spared))
+    }
+
+    fn admit_checking_first(&self) -> Result<Arc<Session>, ()> {
+        self.model.check().or_else(|denied| if self.lasts() { Ok(()) } else { Err(denied) })?;
+        Ok(self.model.register())
+    }
+
+    fn kill_unless(&self, lasts: bool) {
+        if !lasts {
+            self.model.kill();
+        }
+    }
+
+    /// As `Engine::revoke`.
+    fn revoke(&self) {
+        revoke(|| self.model.publish(), || self.kill_unless(self.lasts()));
+    }
+
+    fn revoke_looking_first(&self) {
+        let lasts = self.lasts();
+        revoke(|| self.model.publish(), || self.kill_unless(lasts));
+    }
+
+    fn revoke_without_a_fence(&self) {
+        revoke(|| self.model.publish(), || self.kill_unless(!self.over.load(Ordering::SeqCst)));
+    }
+}
+
+/// A revocation races the end of break-glass, with a session live: when both are through, it is dead.
+fn revoked_at_the_end(revocation: fn(&BreakGlass), end: fn(&BreakGlass)) {
+    loom::model(move || {
+        let glass = Arc::new(BreakGlass::default());
+        let session = glass.admit().unwrap();
+        let theirs = Arc::clone(&glass);
+        let revoker = thread::spawn(move || revocation(&theirs));
+        end(&glass);
+        revoker.join().unwrap();
+        assert!(session.killed.load(Ordering::Acquire), "a session leaked");
+        assert!(glass.admit().is_err(), "admitted after both returned");
+    });
+}
+
+#[test]
+fn what_is_revoked_as_break_glass_ends_is_killed() {
+    revoked_at_the_end(BreakGlass::revoke, BreakGlass::end);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn a_sweep_before_the_switch_leaks_what_is_revoked_meanwhile() {
+    revoked_at_the_end(BreakGlass::revoke, BreakGlass::end_sweeping_first);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn a_revocation_that_looks_before_it_publishes_leaks() {
+    revoked_at_the_end(BreakGlass::revoke_looking_first, BreakGlass::end);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn without_a_fence_each_may_miss_the_other() {
+    revoked_at_the_end(BreakGlass::revoke_without_a_fence, BreakGlass::end);
+}
+
+/// A denied session races the end of break-glass: if it is let in, it is killed.
+fn admitted_at_the_end(session: fn(&BreakGlass) -> Result<Arc<Session>, ()>, end: fn(&BreakGlass)) {
+    loom::model(move || {
+        let glass = Arc::new(BreakGlass::default());
+        glass.revoke();
+        let theirs = Arc::clone(&glass);
+        let ender = thread::spawn(move || end(&theirs));
+        let admitted = session(&glass);
+        ender.join().unwrap();
+        if let Ok(session) = admitted {
+            assert!(session.killed.load(Ordering::Acquire), "a session leaked");
+        }
+        assert!(glass.admit().is_err(), "admitted after the end returned");
+    });
+}
+
+#[test]
+fn whoever_is_let_in_as_break_glass_ends_is_killed() {
+    admitted_at_the_end(BreakGlass::admit, BreakGlass::end);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn a_sweep_before_the_switch_leaks_whoever_comes_between() {
+    admitted_at_the_end(BreakGlass::admit, BreakGlass::end_sweeping_first);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn whoever_looks_before_it_registers_leaks() {
+    admitted_at_the_end(BreakGlass::admit_checking_first, BreakGlass::end);
+}
+
+/// A session of somebody whom the set does not know races the end: if it is served, it is killed.
+fn tolerated_at_the_end(mark_first: bool) {
+    loom::model(move || {
+        let (glass, stranger) = (Arc::new(BreakGlass::default()), Arc::new(Stranger::default()));
+        let (theirs, session) = (Arc::clone(&glass), Arc::clone(&stranger));
+        let ender = thread::spawn(move || {
+            enforce(
+                || theirs.switch_off(),
+                || {
+                    let tolerated = session.tolerated.load(Ordering::SeqCst);
+                    session.killed.store(tolerated, Ordering::Release);
+                },
+            );
+        });
+        // As `Engine::tolerate`.
+        let mark = || stranger.tolerated.store(true, Ordering::SeqCst);
+        let served = if mark_first {
+            mark();
+            glass.lasts()
+        } else {
+            glass.lasts() && {
+                mark();
+                true
+            }
+        };
+        ender.join().unwrap();
+        assert!(!served || stranger.killed.load(Ordering::Acquire), "a session leaked");
+    });
+}
+
+#[test]
+fn whoever_is_tolerated_as_break_glass_ends_is_killed() {
+    tolerated_at_the_end(true);
+}
+
+#[test]
+#[should_panic(expected = "a session leaked")]
+fn a_mark_that_comes_after_the_look_leaks() {
+    tolerated_at_the_end(false);
 }

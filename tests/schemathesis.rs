@@ -47,7 +47,7 @@ fn every_answer_is_as_documented() {
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
     // Nothing was passed over.
     let summary = text.split_once("SUMMARY").unwrap().1;
-    assert!(summary.contains("Selected: 11/11") && summary.contains("Tested: 11"), "{summary}");
+    assert!(summary.contains("Selected: 14/14") && summary.contains("Tested: 14"), "{summary}");
     site.running.stop();
 }
 

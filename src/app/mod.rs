@@ -56,12 +56,13 @@ use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Gate;
 use crate::proxy::Limits;
-use crate::proxy::Mode;
+use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
 use crate::proxy::RequestIds;
 use crate::proxy::RouteConfig;
 use crate::proxy::RouteUpstream;
+use crate::proxy::Strangers;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
@@ -71,6 +72,8 @@ use crate::revocation::Registry;
 use crate::revocation::Timelines;
 use crate::telemetry::Metrics;
 
+/// What the admin listener accepts: nobody unverified, and with limits of its own.
+const STRICT: (Strangers, Option<Limits>) = (Strangers::Refused, None);
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
 /// Descriptors that are no connections of the gate: files, runtimes, administrators.
@@ -167,7 +170,7 @@ struct Secured {
 
 /// What becomes of refusals at one listener.
 struct Rules {
-    mode: Mode,
+    modes: Modes,
     disclose: Disclose,
     /// Whether what is not known to be fresh keeps requests out.
     feeds: Option<Arc<Feeds>>,
@@ -179,11 +182,11 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
-    shared.secure(&config.gate.tls, "gate.tls", &[], config.gate.limits)?;
+    shared.secure_gate()?;
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], Limits::default()).map(drop))
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
 }
 
 /// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
@@ -217,7 +220,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
-    let gate = shared.secure(&config.gate.tls, "gate.tls", &[], config.gate.limits)?;
+    let gate = shared.secure_gate()?;
     let (threads, bounds) = gate_bounds(&config.gate);
     // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
     shared.clusters.bound(descriptors() / 8 * 3);
@@ -238,7 +241,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let told = (Arc::clone(&notices), pulses);
     let operations = spawn("operations", move || operations.run(operations_drain, told))?;
     tracing::info!(
-        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = config.gate.mode.name(),
+        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = Modes::of(&config.route).name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
     );
     notices.ready();
@@ -333,23 +336,32 @@ impl Shared {
         Ok(running)
     }
 
+    /// The TLS side of the gate.
+    fn secure_gate(&self) -> Result<Secured, Error> {
+        let strangers = match Modes::of(&self.config.route) {
+            Modes::Strict => Strangers::Tolerated,
+            Modes::Advisory | Modes::Mixed => Strangers::LetIn,
+        };
+        self.secure(&self.config.gate.tls, "gate.tls", &[], (strangers, Some(self.config.gate.limits)))
+    }
+
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
     fn secure(
         &self,
         tls: &TlsConfig,
         key: &'static str,
         names: &[DnsName],
-        limits: Limits,
+        (strangers, limits): (Strangers, Option<Limits>),
     ) -> Result<Secured, Error> {
         let trust = Arc::new(load_trust(&self.config, tls, key)?);
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
-        let gate = &self.config.gate;
         // Advisory mode refuses nobody, in the handshake neither.
-        let reject_at = if gate.mode == Mode::Strict { gate.reject_at } else { RejectAt::Request };
-        let peers = peers.reject_at(reject_at).within(limits).noting_in(Arc::clone(&self.registry));
-        let peers = Arc::new(peers);
+        let strict = Modes::of(&self.config.route) == Modes::Strict;
+        let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
+        let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
+        let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })
@@ -362,7 +374,7 @@ impl Shared {
         rules: Rules,
         handler: H,
     ) -> Rc<Context<H>> {
-        let Rules { mode, disclose, feeds } = rules;
+        let Rules { modes, disclose, feeds } = rules;
         Rc::new(Context {
             listener,
             acceptor: TlsAcceptor::from(secured.tls),
@@ -371,7 +383,7 @@ impl Shared {
             feeds,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
-            mode,
+            modes,
             disclose,
             timeouts: self.config.gate.timeouts,
             limits: self.config.gate.limits,
@@ -414,7 +426,8 @@ impl Shared {
             let served = (&*self.clusters, bounds.threads);
             let handler = Gate::new(&self.config.route, secured.peers.binding(), served, gate.limits);
             let feeds = Some(Arc::clone(&self.feeds));
-            let rules = Rules { mode: gate.mode, disclose: gate.disclose, feeds };
+            let modes = Modes::of(&self.config.route);
+            let rules = Rules { modes, disclose: gate.disclose, feeds };
             let context = self.context("gate", secured, rules, handler);
             let listener = TcpListener::from_std(listener)?;
             Ok(proxy::accept(listener, context, drain, bounds).await)

@@ -21,6 +21,7 @@ use tower_service::Service as _;
 
 use super::Error;
 use super::Rules;
+use super::STRICT;
 use super::Secured;
 use super::Shared;
 use super::Told;
@@ -51,8 +52,7 @@ use crate::proxy::Body;
 use crate::proxy::Bounds;
 use crate::proxy::Connection;
 use crate::proxy::Handler;
-use crate::proxy::Limits;
-use crate::proxy::Mode;
+use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
 use crate::proxy::RequestId;
@@ -104,8 +104,8 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names, Limits::default())?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names, Limits::default())?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, STRICT)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, STRICT)?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
@@ -146,14 +146,17 @@ impl Operations {
                 }
                 Some((listener, secured, api)) => {
                     spawn_local(sum_up(Arc::clone(&api)));
+                    let watching = Arc::clone(&api);
+                    spawn_local(async move { watching.watch_advisory().await });
                     let router = authority::router(Arc::clone(&api));
                     // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
                     // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
-                    let rules = Rules { mode: Mode::Strict, disclose: Disclose::Reason, feeds: None };
+                    let rules = Rules { modes: Modes::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
                     api.sum_up().await;
+                    api.end_advisory_with_process().await;
                 }
             }
             Ok(())
@@ -199,7 +202,7 @@ impl Handler for Admin {
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
             address: connection.address(),
             request_id: id.to_string(),
-            guard: connection.guard().cloned(),
+            guard: connection.guard(),
             tokens: connection.extensions().borrow_mut().get_or_insert_default::<Tokens>().clone(),
         });
         let Ok(response) = self.router.clone().call(request.map(axum::body::Body::new)).await;
@@ -239,6 +242,10 @@ impl Health for Condition {
         metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
+        let lasting = self.engine.break_glass().lasting();
+        metrics.advisory.set(i64::from(lasting.is_some()));
+        let remaining = lasting.map_or(0, |declared| declared.remaining().as_secs());
+        metrics.advisory_remaining.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         let now = self.clock.now();
         self.feeds.status(now).iter().for_each(|feed| show(feed, now, &metrics.feeds));
     }
@@ -251,6 +258,8 @@ impl Health for Condition {
             return Err("the journal cannot be written; revocations stand in memory only".into());
         }
         match self.audit.as_ref().is_none_or(Audit::is_durable) {
+            // Whoever depends on a stale feed is served all the same.
+            true if self.engine.break_glass().is_on() => Ok(()),
             true => self.feeds.ready(self.clock.now()),
             false => Err("the audit cannot be written; who did what is in memory only".into()),
         }
@@ -333,7 +342,6 @@ impl Shared {
         let names =
             section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
         let roles = names.map(|(name, role)| (name.clone(), role)).collect();
-        let mode = self.config.gate.mode;
         Ok(Arc::new(Api {
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
@@ -344,8 +352,8 @@ impl Shared {
             trust,
             admins,
             binding: binding.clone(),
-            mode: mode.name(),
-            enforces: mode == Mode::Strict,
+            modes: Modes::of(&self.config.route).name(),
+            advisory_max: section.advisory_max,
             ready: Box::new(move || condition.ready()),
             patience: self.config.gate.timeouts.body_idle,
             clock: self.clock.clone(),

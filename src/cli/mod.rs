@@ -1,5 +1,6 @@
 //! The command line.
 
+mod advisory;
 mod answer;
 mod audit;
 mod batch;
@@ -39,6 +40,7 @@ use clap::Subcommand;
 use clap::builder::OsStr;
 use clap::builder::Resettable;
 
+use advisory::AdvisoryArgs;
 use audit::AuditCommand;
 use check::CheckArgs;
 use demo::DemoArgs;
@@ -150,6 +152,12 @@ const REFRESH: &str = "Examples:
   portcullis refresh --feed crl
 Exit codes: 0 every feed was read, 4 some were, 1 none was.";
 
+const ADVISORY: &str = "Examples:
+  portcullis advisory --for 30m --reason 'the CA has expired, INC-42'
+  portcullis advisory
+  portcullis advisory --end
+It ends by itself, and with a restart of the gate. What is revoked meanwhile takes effect when it ends.";
+
 const CHECK: &str = "Examples:
   portcullis check --certificate a.pem
   portcullis check --principal spiffe://lab.test/agent/a
@@ -218,6 +226,9 @@ enum Command {
     /// Have feeds look now, instead of when it is their time; what is new is in effect when this returns.
     #[command(after_help = REFRESH)]
     Refresh(Box<RefreshArgs>),
+    /// Break the glass: for a while the gate judges and logs, but refuses nobody for who they are. Or show it, or end it.
+    #[command(after_help = ADVISORY)]
+    Advisory(Box<AdvisoryArgs>),
     /// Say whether a credential would be let in, and if not, why.
     #[command(after_help = CHECK)]
     Check(Box<CheckArgs>),
@@ -287,6 +298,7 @@ impl Cli {
             Command::Sessions(sessions) => sessions.run(),
             Command::Status(status) => status.run(),
             Command::Refresh(refresh) => refresh.run(),
+            Command::Advisory(advisory) => advisory.run(),
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
             Command::Queue(queue) => queue.run(),

@@ -4,6 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use super::DONE;
+use super::advisory::lasting;
 use super::answer::Answer;
 use super::change::ADVISORY;
 use super::complain;
@@ -37,6 +38,10 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     page.field("ready", &ready);
     for name in ["mode", "version", "started", "now", "generation", "durable", "sessions"] {
         page.field_if(name, &cell(document, name));
+    }
+    if let Some(advisory) = document.get("advisory") {
+        let (by, reason) = (cell(advisory, "by"), cell(advisory, "reason"));
+        page.field("BREAK-GLASS", &format!("{}, by {by}: {reason}", lasting(advisory)));
     }
     page.field_if("certificates", &known(document));
     let entries = &document["entries"];

@@ -18,6 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
+use super::flight::Flight;
 use super::headers;
 use super::pace::Pace;
 use super::upstream::Lease;
@@ -226,6 +227,15 @@ pub enum Body {
     Other(UnsyncBoxBody<Bytes, BoxError>),
 }
 
+impl Body {
+    /// Counts it among what its connection carries, until all of it is on its way; one that is at hand whole is.
+    pub(super) fn count(&mut self, flight: Option<Flight>) {
+        if let Self::Upstream(body) = self {
+            body.flight = flight;
+        }
+    }
+}
+
 /// As it comes from an upstream, with the connection that it comes over.
 pub struct UpstreamBody {
     incoming: Incoming,
@@ -233,12 +243,14 @@ pub struct UpstreamBody {
     /// Of a request that may not be through when its answer is.
     guard: Option<Guard>,
     pace: Pace,
+    /// Counts it among what its connection carries.
+    flight: Option<Flight>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
         let pace = Pace::new(lease.body_idle(), 0);
-        Self { incoming, lease: Some(lease), guard, pace }
+        Self { incoming, lease: Some(lease), guard, pace, flight: None }
     }
 
     /// The request that it answers, if that has a body.

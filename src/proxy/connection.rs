@@ -2,6 +2,11 @@
 //!
 //! **Invariant:** the socket itself holds a guard. While it is open, its session is in the table; when a revocation
 //! sees the last guard go, the socket is closed, and what it had not yet delivered is thrown away.
+//!
+//! Where routes of both modes share it, the connection holds the guard, and each strict request that is under way; the
+//! requests of advisory routes hold none. A kill takes the connection along if it carries nothing but strict requests;
+//! else they end, and the connection goes on under a session that no revocation ends (`fall`), until another strict
+//! request would be let in (`arm`).
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -9,8 +14,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::Extensions;
@@ -35,12 +38,15 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Body;
+use super::Dialect;
 use super::Limits;
 use super::Mode;
+use super::Modes;
 use super::Peer;
 use super::Peers;
 use super::RequestId;
 use super::RequestIds;
+use super::Terms;
 use super::Timeouts;
 use super::accounts::Account;
 use super::accounts::Accounts;
@@ -51,10 +57,15 @@ use super::error;
 use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
+use super::error::Told;
+use super::flight;
+use super::flight::Flight;
+use super::flight::Flights;
 use super::pace::Pace;
 use super::peer::address_value;
 use super::socket::Socket;
 use super::socket::Tcp;
+use super::streams::StandsOn;
 use super::streams::Streams;
 use crate::clock::Clock;
 use crate::identity::ChainError;
@@ -62,8 +73,11 @@ use crate::problem::Disclose;
 use crate::revocation::Denial;
 use crate::revocation::Engine;
 use crate::revocation::Feeds;
+use crate::session::Cause;
+use crate::session::Credential;
 use crate::session::Guard;
 use crate::session::Origin;
+use crate::session::Session;
 use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
@@ -76,6 +90,11 @@ pub trait Handler: 'static {
 
     /// Finds where a request leads.
     fn route(&self, request: &Request<Incoming>) -> Result<Self::Route, Refusal>;
+
+    /// What becomes of refusals about identity there.
+    fn terms(&self, _: &Self::Route) -> Terms {
+        Terms::default()
+    }
 
     /// Whether its client may go there.
     fn judge(
@@ -116,8 +135,8 @@ pub struct Context<H> {
     pub clock: Clock,
     /// What is counted.
     pub metrics: Metrics,
-    /// Whether refusals are enforced.
-    pub mode: Mode,
+    /// Whether refusals are enforced, on its routes taken together.
+    pub modes: Modes,
     /// How much of a refusal its client is told.
     pub disclose: Disclose,
     /// How long it waits for what.
@@ -133,16 +152,21 @@ pub struct Context<H> {
 /// One connection, as its requests see it.
 pub struct Connection {
     peer: Option<Arc<Peer>>,
-    address: SocketAddr,
+    origin: Origin,
     address_value: HeaderValue,
     /// What its client takes; `None` if that is not limited.
     account: Option<Arc<Account>>,
+    modes: Modes,
     /// In the table for as long as this connection is; absent if it was refused from the start.
-    pub(super) guard: Option<Guard>,
+    guard: RefCell<Option<Guard>>,
+    /// Whether that stands on all that can revoke its client. Where there are routes of both modes it need not.
+    armed: Cell<bool>,
+    /// Another session has taken the place of the one before.
+    pub(super) moved: Notify,
     /// Why it was refused from the start, if it was; every request on it is told the same.
     barred: Option<Barred>,
     tunnels: RefCell<JoinSet<()>>,
-    tunnelled: Arc<AtomicBool>,
+    pub(super) flights: Arc<Flights>,
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
     /// Whether there was a request, and who waits for the first.
@@ -181,8 +205,48 @@ impl Connection {
     }
 
     /// Keeps its session in the table; `None` of a connection that was refused from the start.
-    pub fn guard(&self) -> Option<&Guard> {
-        self.guard.as_ref()
+    pub fn guard(&self) -> Option<Guard> {
+        self.guard.borrow().clone()
+    }
+
+    /// Whether its session stands on all that can revoke its client.
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed.get()
+    }
+
+    /// What a request for a route of this mode keeps in the table; `None` where no revocation may end it.
+    pub(super) fn guard_for(&self, mode: Mode) -> Option<Guard> {
+        if self.modes == Modes::Mixed && mode == Mode::Advisory { None } else { self.guard() }
+    }
+
+    /// A request for a route of this mode begins: where modes are mixed it is counted for as long as what is returned
+    /// lives, and its stream, if it has one, stands on what may end it.
+    fn begin(&self, mode: Mode) -> Option<Flight> {
+        let flight = self.flight(mode)?;
+        if let (Mode::Strict, Some(guard)) = (mode, &*self.guard.borrow()) {
+            flight::stand_on(guard);
+        }
+        Some(flight)
+    }
+
+    /// Counts a request for a route of this mode for as long as what is returned lives, where modes are mixed.
+    pub(super) fn flight(&self, mode: Mode) -> Option<Flight> {
+        (self.modes == Modes::Mixed).then(|| self.flights.begin(mode))
+    }
+
+    /// Its session, for somebody who does not keep it in the table.
+    pub(super) fn session(&self) -> Option<Arc<Session>> {
+        self.guard.borrow().as_ref().map(Guard::watched)
+    }
+
+    /// Puts another session in the place of its own. It reaches the same socket.
+    fn stand_on(&self, guard: Guard) {
+        let before = self.guard.borrow_mut().replace(guard);
+        let handle = before.and_then(|before| before.session().handle());
+        if let (Some(guard), Some(handle)) = (&*self.guard.borrow(), handle) {
+            guard.session().attach(handle);
+        }
+        self.moved.notify_one();
     }
 
     /// What the handler keeps about it.
@@ -197,7 +261,7 @@ impl Connection {
 
     /// Where the other end is.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.origin.peer
     }
 
     pub(super) fn address_value(&self) -> &HeaderValue {
@@ -209,14 +273,16 @@ impl Connection {
         let accounts = accounts?;
         let named = self.peer.as_ref().and_then(|peer| peer.account.clone());
         let known = named.is_some();
-        self.account = Some(named.unwrap_or_else(|| accounts.of_address(self.address.ip())));
+        self.account = Some(named.unwrap_or_else(|| accounts.of_address(self.address().ip())));
         if !known || self.barred.is_some() {
             return None;
         }
         match self.account.as_ref().and_then(|account| accounts.seats(account)) {
             Some(seat) => seat,
             None => {
-                (self.guard, self.barred) = (None, Some(Barred::Crowded));
+                drop(self.guard.take());
+                self.armed.set(false);
+                self.barred = Some(Barred::Crowded);
                 None
             }
         }
@@ -224,7 +290,7 @@ impl Connection {
 
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
-        self.tunnelled.store(true, Ordering::Relaxed);
+        self.flights.tunnel();
         self.tunnels.borrow_mut().spawn_local(tunnel);
     }
 }
@@ -260,29 +326,30 @@ pub(super) async fn serve<H: Handler>(
     let mut connection = Connection { standing, ..context.admit(&stream, origin) };
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);
-    let session = connection.guard.clone();
-    let (guard, tunnelled) = (connection.guard.clone(), Arc::clone(&connection.tunnelled));
-    if let (Some(guard), Ok(handle)) = (&guard, SockRef::from(&stream.get_ref().0.0).try_clone()) {
-        guard.session().attach(handle.into());
+    if let (Some(session), Ok(handle)) =
+        (connection.session(), SockRef::from(&stream.get_ref().0.0).try_clone())
+    {
+        session.attach(handle.into());
     }
+    let guard = connection.guard().filter(|_| context.modes != Modes::Mixed);
     let pace = Pace::new(context.timeouts.body_idle, context.limits.body_rate);
-    let socket = Socket::new(stream, guard, tunnelled, pace);
-    let peer = connection.peer.clone();
-    let watch = Watch::new(&context, connection, drain);
+    let socket = Socket::new(stream, guard, Arc::clone(&connection.flights), pace);
+    let watch = Watch::new(&context, Rc::clone(&connection), drain);
     if http2 {
         serve_http2(&context, watch, socket).await;
     } else {
         serve_http1(&context, watch, socket).await;
     }
-    let cause = session.as_ref().and_then(Guard::cause).cloned();
-    // First let go, so that the revocation that waits for it can return; then write about it.
-    drop(session);
-    if let Some(cause) = cause {
-        context.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
-        let principal_id = peer.as_deref().map_or("", Peer::principal);
-        let serial = peer.as_deref().map_or("", |peer| peer.chain.leaf.serial.as_str());
-        let (code, revocation_reason) = (cause.code, cause.reason);
-        tracing::info!(%address, code, revocation_reason, principal_id, serial, "session ended");
+    // The socket is closed. First let go, so that the revocation that waits for it can return; then write about it.
+    let (session, peer) = (connection.session(), connection.peer.clone());
+    if context.modes == Modes::Mixed {
+        // What an advisory stream still does keeps the connection, and must not keep its session.
+        connection.armed.set(false);
+        drop(connection.guard.take());
+    }
+    drop(connection);
+    if let Some(cause) = session.as_deref().and_then(Session::cause) {
+        context.tell_end((peer.as_deref(), address), cause);
     }
 }
 
@@ -328,28 +395,39 @@ impl<H: Handler> Context<H> {
             Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Barred::Expired)),
             Err(error) => (None, Some(Barred::Untrusted(error))),
         };
-        // In advisory mode a session is in the table under nothing that could end it.
-        let credential = match &peer {
-            Some(peer) if self.mode == Mode::Strict => Arc::clone(&peer.credential),
-            Some(peer) => Arc::new(peer.credential.untouchable()),
-            None => Arc::clone(self.peers.nobody()),
+        let (armed, disarmed) = match &peer {
+            Some(peer) => (Arc::clone(&peer.credential), self.untouchable(Some(peer))),
+            None => (self.untouchable(None), self.untouchable(None)),
         };
-        let (guard, barred) = match untrusted {
-            Some(barred) if self.mode == Mode::Strict => (None, Some(barred)),
-            barred => match self.engine.admit(credential, origin) {
-                Ok(guard) => (Some(guard), barred),
+        let admit = |credential| self.engine.admit(credential, origin);
+        let (guard, barred) = match (untrusted, self.modes) {
+            (Some(barred), Modes::Strict) => (self.tolerate(origin), Some(barred)),
+            (None, Modes::Strict) => match admit(armed) {
+                Ok(guard) => (Some(guard), None),
                 Err(denial) => (None, Some(Barred::Denied(denial))),
             },
+            // In advisory mode a session is in the table under nothing that could end it.
+            (barred, Modes::Advisory) => (admit(disarmed).ok(), barred),
+            (barred, Modes::Mixed) => (admit(armed).ok(), barred),
         };
+        // Denied, where routes of both modes share it: each strict request is told so.
+        let is_armed = guard.is_some();
+        let guard = guard.or_else(|| match self.modes {
+            Modes::Mixed => admit(self.untouchable(peer.as_ref())).ok(),
+            _ => None,
+        });
         Connection {
             peer,
-            address: origin.peer,
+            origin,
             address_value: address_value(origin.peer.ip()),
             account: None,
-            guard,
+            modes: self.modes,
+            guard: RefCell::new(guard),
+            armed: Cell::new(is_armed),
+            moved: Notify::new(),
             barred,
             tunnels: RefCell::default(),
-            tunnelled: Arc::default(),
+            flights: Arc::default(),
             close: Notify::new(),
             asked: Cell::new(false),
             first: Notify::new(),
@@ -359,7 +437,52 @@ impl<H: Handler> Context<H> {
         }
     }
 
-    /// One request: check, route, judge, serve. A refusal about identity only passes in advisory mode.
+    /// What a session stands on that no revocation ends.
+    fn untouchable(&self, peer: Option<&Arc<Peer>>) -> Arc<Credential> {
+        peer.map_or_else(|| Arc::clone(self.peers.nobody()), |peer| Arc::new(peer.credential.untouchable()))
+    }
+
+    /// A session of somebody whose chain does not verify, for as long as break-glass lasts.
+    fn tolerate(&self, origin: Origin) -> Option<Guard> {
+        let lasts = self.engine.break_glass().is_on();
+        let guard = lasts.then(|| self.engine.admit(self.untouchable(None), origin).ok())?;
+        guard.filter(|guard| self.engine.tolerate(guard.session()))
+    }
+
+    /// A connection whose session was killed, where routes of both modes share it: whether it goes on, under a session
+    /// that no revocation ends. What strict requests hold of the one before ends by itself.
+    pub(super) fn fall(&self, connection: &Connection, cause: &Cause) -> bool {
+        if self.modes != Modes::Mixed || cause.code == Cause::ENDED || connection.flights.are_strict() {
+            return false;
+        }
+        let credential = self.untouchable(connection.peer());
+        let Ok(guard) = self.engine.admit(credential, connection.origin) else { return false };
+        connection.flights.spare();
+        connection.armed.set(false);
+        connection.stand_on(guard);
+        self.tell_end((connection.peer.as_deref(), connection.address()), cause);
+        true
+    }
+
+    /// Puts the session of a connection under all that can revoke its client, if it is not: **register, then check.**
+    #[cold]
+    fn arm(&self, connection: &Connection, peer: &Peer) -> Result<(), Denial> {
+        let guard = self.engine.admit(Arc::clone(&peer.credential), connection.origin)?;
+        connection.armed.set(true);
+        connection.stand_on(guard);
+        Ok(())
+    }
+
+    fn tell_end(&self, (peer, address): (Option<&Peer>, SocketAddr), cause: &Cause) {
+        self.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
+        let principal_id = peer.map_or("", Peer::principal);
+        let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+        let (code, revocation_reason) = (cause.code, &cause.reason);
+        tracing::info!(%address, code, revocation_reason, principal_id, serial, "session ended");
+    }
+
+    /// One request: route, check, judge, serve. A refusal about identity only passes on an advisory route, and while
+    /// break-glass lasts. That of the check comes first: who is revoked is told so, wherever the request leads.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     fn answer(
         &self,
@@ -372,10 +495,12 @@ impl<H: Handler> Context<H> {
                 connection.first.notify_one();
             }
             let mut clean = true;
-            if let Err(refusal) = self.check(connection) {
+            let route = self.handler.route(&request);
+            let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
+            if let Err(refusal) = self.check(connection, terms.mode) {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id) {
-                    if refusal.ends_connection() {
+                if let Some(response) = self.refuse(&refusal, connection, id, terms) {
+                    if self.ends_connection(&refusal) {
                         connection.close.notify_one();
                     }
                     self.handler.refused(&refusal, connection, id).await;
@@ -384,30 +509,43 @@ impl<H: Handler> Context<H> {
             }
             let within = connection.account.as_ref().map_or(Ok(()), |account| account.request());
             if let Err(refusal) = within {
-                return self.respond(&refusal, connection, id);
+                return self.respond(&refusal, connection, id, terms);
             }
-            let route = match self.handler.route(&request) {
+            let route = match route {
                 Ok(route) => route,
-                Err(refusal) => return self.respond(&refusal, connection, id),
+                Err(refusal) => return self.respond(&refusal, connection, id, terms),
             };
-            if let Err(refusal) = self.handler.judge(&request, connection, &route) {
+            // Nobody is there to be judged, where the connection was let in although nobody was verified.
+            if connection.barred.is_none()
+                && let Err(refusal) = self.handler.judge(&request, connection, &route)
+            {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id) {
+                if let Some(response) = self.refuse(&refusal, connection, id, terms) {
                     return response;
                 }
             }
             if let (Some(peer), true) = (&connection.peer, clean) {
                 peer.success.inc();
             }
+            let flight = connection.begin(terms.mode);
             match self.handler.serve(request, id, connection, route).await {
-                Ok(response) => response,
-                Err(refusal) => self.respond(&refusal, connection, id),
+                Ok(mut response) => {
+                    response.body_mut().count(flight);
+                    response
+                }
+                Err(refusal) => self.respond(&refusal, connection, id, terms),
             }
         }
     }
 
+    /// What becomes of refusals about identity where no route leads.
+    fn unrouted(&self) -> Terms {
+        let mode = if self.modes == Modes::Advisory { Mode::Advisory } else { Mode::Strict };
+        Terms { mode, ..Terms::default() }
+    }
+
     /// Whether the credential of a connection stands, right now.
-    fn check(&self, connection: &Connection) -> Result<(), Refusal> {
+    fn check(&self, connection: &Connection, mode: Mode) -> Result<(), Refusal> {
         match &connection.barred {
             Some(Barred::Expired) => return Err(Refusal::Expired),
             Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
@@ -415,7 +553,7 @@ impl<H: Handler> Context<H> {
             Some(Barred::Crowded) => return Err(Refusal::TooManyConnections),
             None => {}
         }
-        let (Some(guard), Some(peer)) = (&connection.guard, &connection.peer) else {
+        let Some(peer) = &connection.peer else {
             return Ok(());
         };
         if connection.served.replace(true) {
@@ -425,41 +563,90 @@ impl<H: Handler> Context<H> {
         if !peer.is_valid(now) {
             return Err(Refusal::Expired);
         }
-        let verdict = match self.mode {
-            Mode::Strict => self.engine.check(guard.session()),
-            Mode::Advisory => self.engine.judge(&peer.credential),
+        if !connection.armed.get() && mode == Mode::Strict {
+            self.arm(connection, peer).map_err(Refusal::Denied)?;
+        }
+        let verdict = match (&*connection.guard.borrow(), self.modes, connection.armed.get()) {
+            (Some(guard), Modes::Strict | Modes::Mixed, true) => self.engine.check(guard.session()),
+            _ => self.engine.judge(&peer.credential),
         };
         verdict.map_err(Refusal::Denied)?;
         // After the verdict: what is known to be revoked is told so, however old the rest may be.
         self.feeds.as_ref().map_or(Ok(()), |feeds| feeds.check(&peer.credential, now).map_err(Refusal::Stale))
     }
 
-    /// The answer to a refusal about identity; `None` where advisory mode lets the request pass.
-    fn refuse(&self, refusal: &Refusal, connection: &Connection, id: RequestId) -> Option<Response<Body>> {
-        if self.mode == Mode::Strict || !refusal.is_about_identity() {
-            return Some(self.respond(refusal, connection, id));
+    /// The answer to a refusal about identity; `None` where the request passes all the same.
+    fn refuse(
+        &self,
+        refusal: &Refusal,
+        connection: &Connection,
+        id: RequestId,
+        terms: Terms,
+    ) -> Option<Response<Body>> {
+        if !self.passes(refusal, connection, terms.mode) {
+            return Some(self.respond(refusal, connection, id, terms));
         }
-        self.report(refusal, connection, id, Passed::Yes);
+        self.report(refusal, connection, (id, terms), Passed::Yes);
         None
     }
 
-    fn respond(&self, refusal: &Refusal, connection: &Connection, id: RequestId) -> Response<Body> {
-        self.report(refusal, connection, id, Passed::No);
-        error::respond(refusal, id, self.disclose, refusal.ends_connection())
+    fn passes(&self, refusal: &Refusal, connection: &Connection, mode: Mode) -> bool {
+        if mode == Mode::Advisory || !refusal.is_about_identity() {
+            return refusal.is_about_identity();
+        }
+        match (&*connection.guard.borrow(), refusal) {
+            (None, _) => false,
+            // The end of break-glass finds by itself who is denied.
+            (Some(guard), Refusal::Denied(_)) => self.engine.spares(guard.session()),
+            (Some(guard), _) => self.engine.tolerate(guard.session()),
+        }
     }
 
-    fn report(&self, refusal: &Refusal, connection: &Connection, id: RequestId, passed: Passed) {
+    /// Whether nothing more can be said on a connection.
+    fn ends_connection(&self, refusal: &Refusal) -> bool {
+        let crowded = matches!(refusal, Refusal::TooManyConnections);
+        crowded || refusal.ends_connection() && self.modes != Modes::Mixed
+    }
+
+    fn respond(
+        &self,
+        refusal: &Refusal,
+        connection: &Connection,
+        id: RequestId,
+        terms: Terms,
+    ) -> Response<Body> {
+        self.report(refusal, connection, (id, terms), Passed::No);
+        let told = Told { id, disclose: self.disclose, dialect: terms.dialect };
+        let closes = self.ends_connection(refusal);
+        // Who reads a runbook's refusals expects to hear of a suspension before a revocation.
+        match (terms.dialect, refusal, &connection.peer) {
+            (Dialect::Runbook, Refusal::Denied(_), Some(peer)) => {
+                match self.engine.suspension(&peer.credential) {
+                    Some(denial) => error::respond(&Refusal::Denied(denial), told, closes),
+                    None => error::respond(refusal, told, closes),
+                }
+            }
+            _ => error::respond(refusal, told, closes),
+        }
+    }
+
+    fn report(
+        &self,
+        refusal: &Refusal,
+        connection: &Connection,
+        (id, terms): (RequestId, Terms),
+        passed: Passed,
+    ) {
         let unsaid = match (refusal.retry_after(), &connection.account) {
             (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
             _ => Some(0),
         };
-        let peer = connection.peer.as_deref();
-        let concerned = Concerned { id, peer, address: connection.address, passed, unsaid };
-        error::report(refusal, &concerned, &self.metrics);
+        let (peer, address, dialect) = (connection.peer.as_deref(), connection.address(), terms.dialect);
+        error::report(refusal, &Concerned { id, peer, address, passed, dialect, unsaid }, &self.metrics);
     }
 }
 
-async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, socket: Socket) {
+async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, socket: Socket) {
     let connection = Rc::clone(&watch.connection);
     let mut builder = http1::Builder::new();
     builder
@@ -500,7 +687,7 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, soc
     }
 }
 
-async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, mut socket: Socket) {
+async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, mut socket: Socket) {
     let connection = Rc::clone(&watch.connection);
     tokio::select! {
         biased;
@@ -510,8 +697,11 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, mut
             Ok(Err(_)) | Err(_) => return,
         },
     }
-    let streams =
-        Streams::new(connection.guard.clone(), context.timeouts.body_idle, context.limits.body_rate);
+    let stands_on = match context.modes {
+        Modes::Mixed => StandsOn::ItsRoute,
+        Modes::Strict | Modes::Advisory => StandsOn::Connection(connection.guard()),
+    };
+    let streams = Streams::new(stands_on, context.timeouts.body_idle, context.limits.body_rate);
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
@@ -520,6 +710,9 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch, mut
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);
+    if context.modes == Modes::Mixed {
+        builder.max_send_buf_size(flight::HELD_READY);
+    }
     let service = service_fn(|request| {
         let (context, connection, streams) = (Rc::clone(context), Rc::clone(&connection), streams.clone());
         async move {

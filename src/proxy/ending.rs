@@ -11,7 +11,8 @@ use tokio::time::timeout;
 
 use super::Connection;
 use super::Context;
-use super::Mode;
+use super::Handler;
+use super::Modes;
 use super::Peer;
 use crate::session::Cause;
 
@@ -30,7 +31,8 @@ pub(super) enum End {
 }
 
 /// What ends a connection from outside.
-pub(super) struct Watch {
+pub(super) struct Watch<H> {
+    context: Rc<Context<H>>,
     pub(super) connection: Rc<Connection>,
     /// When the certificate expires, or a refused connection has had its time.
     deadline: Option<Instant>,
@@ -38,57 +40,65 @@ pub(super) struct Watch {
     draining: bool,
 }
 
-impl Watch {
-    pub(super) fn new<H>(
-        context: &Context<H>,
+impl<H: Handler> Watch<H> {
+    pub(super) fn new(
+        context: &Rc<Context<H>>,
         connection: Rc<Connection>,
         drain: watch::Receiver<bool>,
     ) -> Self {
         let expiry = |peer: &Arc<Peer>| peer.chain.not_after.since(context.clock.now());
-        let lasts = match &connection.guard {
+        let lasts = match connection.session() {
             None => Some(REFUSED_FOR),
-            Some(_) if context.mode == Mode::Advisory => None,
+            Some(_) if context.modes == Modes::Advisory => None,
             Some(_) => connection.peer().map(expiry),
         };
         let deadline = lasts.and_then(|lasts| Instant::now().checked_add(lasts));
-        Self { connection, deadline, drain, draining: false }
+        Self { context: Rc::clone(context), connection, deadline, drain, draining: false }
     }
 
     pub(super) async fn end(&mut self) -> End {
-        let guard = self.connection.guard.as_ref();
-        let killed = async {
-            match guard {
-                Some(guard) => drop(guard.killed().await),
-                None => std::future::pending().await,
-            }
-        };
-        let late = async {
-            match self.deadline {
-                Some(deadline) => sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        let drained = async {
-            // The sender lives until the gate has drained; losing it means the same.
-            let _ = self.drain.wait_for(|drain| *drain).await;
-            if !self.connection.asked.get() {
-                let _ = timeout(FIRST_REQUEST, self.connection.first.notified()).await;
-            }
-        };
-        tokio::select! {
-            biased;
-            () = killed => End::Killed,
-            () = late => {
-                if let Some(guard) = guard {
-                    guard.session().kill(Cause { code: "certificate_expired", reason: String::new() });
+        loop {
+            let session = self.connection.session();
+            let killed = async {
+                match &session {
+                    Some(session) => session.killed().await,
+                    None => std::future::pending().await,
                 }
-                End::Killed
+            };
+            let late = async {
+                match self.deadline {
+                    Some(deadline) => sleep_until(deadline).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let drained = async {
+                // The sender lives until the gate has drained; losing it means the same.
+                let _ = self.drain.wait_for(|drain| *drain).await;
+                if !self.connection.asked.get() {
+                    let _ = timeout(FIRST_REQUEST, self.connection.first.notified()).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                cause = killed => if !self.context.fall(&self.connection, cause) {
+                    self.connection.flights.cut();
+                    return End::Killed;
+                },
+                () = late => {
+                    self.deadline = None;
+                    let Some(session) = session else { return End::Killed };
+                    // While break-glass lasts it goes on, and ends with that.
+                    if self.connection.is_armed() && !self.context.engine.tolerate(&session) {
+                        session.kill(Cause { code: "certificate_expired", reason: String::new() });
+                    }
+                }
+                () = self.connection.moved.notified() => {}
+                () = drained, if !self.draining => {
+                    self.draining = true;
+                    return End::Gently;
+                }
+                () = self.connection.close.notified() => return End::Gently,
             }
-            () = drained, if !self.draining => {
-                self.draining = true;
-                End::Gently
-            }
-            () = self.connection.close.notified() => End::Gently,
         }
     }
 }

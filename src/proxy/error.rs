@@ -12,7 +12,10 @@ use http::header::CONNECTION;
 use http::header::CONTENT_TYPE;
 use http::header::RETRY_AFTER;
 
+use serde_json::json;
+
 use super::Body;
+use super::Dialect;
 use super::Peer;
 use super::RequestId;
 use super::accounts::retry_after;
@@ -23,6 +26,7 @@ use crate::problem;
 use crate::problem::Disclose;
 use crate::problem::Problem;
 use crate::revocation::Denial;
+use crate::revocation::Level;
 use crate::revocation::Stale;
 use crate::telemetry::Metrics;
 
@@ -94,6 +98,80 @@ impl Refusal {
             | Self::BodyTooLarge
             | Self::Upstream(_) => false,
         }
+    }
+
+    /// The status that a client of a route with this dialect sees.
+    fn status_in(&self, dialect: Dialect) -> StatusCode {
+        match (dialect, self) {
+            (Dialect::Portcullis, _) | (Dialect::Claw, Self::Stale(_)) => self.status().0,
+            _ if self.is_about_identity() => StatusCode::UNAUTHORIZED,
+            _ => self.status().0,
+        }
+    }
+
+    /// What a client is told by a route whose upstreams speak as the runbook's services do: always 401.
+    fn in_runbook(&self, disclose: Disclose) -> String {
+        use identity::Error as Id;
+        let (message, detail) = match self {
+            Self::Denied(denial) => match (denial.level, denial.suspended) {
+                (Level::Principal, false) => ("principal deleted", ""),
+                // There a certificate is revoked or it is not.
+                (Level::Certificate | Level::Key | Level::Issuer, _) | (_, false) => {
+                    ("certificate revoked", denial.reason.as_str())
+                }
+                (_, true) => ("principal suspended", denial.reason.as_str()),
+            },
+            Self::Identity(Id::Foreign(name)) => ("principal not found", name.as_str()),
+            Self::Identity(Id::Mismatch { claimed, .. }) => ("principal mismatch", claimed.as_str()),
+            Self::Identity(Id::Unclaimed) => ("principal required", ""),
+            Self::Stale(_) => ("revocation state unavailable", ""),
+            _ => ("valid client certificate required", ""),
+        };
+        let message = match disclose {
+            Disclose::None => "unauthorized".to_owned(),
+            Disclose::Reason if !detail.is_empty() => format!("{message}: {detail}"),
+            Disclose::Code | Disclose::Reason => message.to_owned(),
+        };
+        json!({ "error": message }).to_string()
+    }
+
+    /// What a client is told by a route whose upstreams speak as clawdentity's proxy does.
+    fn in_claw(&self, id: RequestId, disclose: Disclose) -> String {
+        use identity::Error as Id;
+        let code = match self {
+            // The status says as much.
+            Self::Stale(_) => "PROXY_AUTH_DEPENDENCY_UNAVAILABLE",
+            _ if disclose == Disclose::None => "PROXY_AUTH_REFUSED",
+            Self::Denied(denial) if denial.suspended => "PROXY_AUTH_SUSPENDED",
+            Self::Denied(_) => "PROXY_AUTH_REVOKED",
+            Self::MtlsRequired(_) => "PROXY_AUTH_MISSING",
+            Self::Expired => "PROXY_AUTH_EXPIRED",
+            Self::Identity(Id::Mismatch { .. } | Id::Unclaimed) => "PROXY_AUTH_MISMATCH",
+            _ => "PROXY_AUTH_INVALID",
+        };
+        let message = match disclose {
+            Disclose::None => "refused".to_owned(),
+            Disclose::Code => self.status().1.replace('_', " "),
+            Disclose::Reason => self.reason(),
+        };
+        let error = json!({ "code": code, "message": message, "requestId": id.to_string() });
+        json!({ "error": error }).to_string()
+    }
+
+    /// The status, media type and body that a client is answered with. Only refusals about identity have dialects.
+    fn told(&self, told: Told) -> (StatusCode, &'static str, Vec<u8>) {
+        let Told { id, disclose, dialect } = told;
+        let dialect = if self.is_about_identity() { dialect } else { Dialect::Portcullis };
+        let body = match dialect {
+            Dialect::Portcullis => {
+                let (status, code) = self.status();
+                let problem = Problem { status, code, reason: self.reason(), request_id: id.to_string() };
+                return (status, problem::CONTENT_TYPE, problem.to_json(disclose));
+            }
+            Dialect::Runbook => self.in_runbook(disclose),
+            Dialect::Claw => self.in_claw(id, disclose),
+        };
+        (self.status_in(dialect), "application/json", format!("{body}\n").into_bytes())
     }
 
     /// Whether nothing more can be said on this connection: its credential is dead, or it is one too many.
@@ -182,8 +260,17 @@ pub(super) struct Concerned<'a> {
     pub(super) peer: Option<&'a Peer>,
     pub(super) address: SocketAddr,
     pub(super) passed: Passed,
+    pub(super) dialect: Dialect,
     /// How many like it were not said since the last; `None`: nor is this one.
     pub(super) unsaid: Option<u64>,
+}
+
+/// How much of a refusal its client is told, and in which words.
+#[derive(Clone, Copy)]
+pub(super) struct Told {
+    pub(super) id: RequestId,
+    pub(super) disclose: Disclose,
+    pub(super) dialect: Dialect,
 }
 
 /// Whether a refused request was let through all the same, by advisory mode.
@@ -195,12 +282,12 @@ pub(super) enum Passed {
 
 /// Counts a refusal, and writes its line.
 pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Metrics) {
-    let (status, code) = refusal.status();
+    let (_, code) = refusal.status();
     metrics.refusals.with_label_values(&[code]).inc();
     let Some(unsaid) = concerned.unsaid else { return };
     let (request_id, address, passed) = (concerned.id, concerned.address, concerned.passed == Passed::Yes);
     let reason = refusal.reason();
-    let status = status.as_u16();
+    let status = refusal.status_in(concerned.dialect).as_u16();
     if refusal.retry_after().is_some() {
         let principal_id = concerned.peer.map_or("", Peer::principal);
         tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "request refused");
@@ -226,13 +313,12 @@ pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Met
 }
 
 /// The answer to a refused request. `close` ends an HTTP/1.1 connection after it.
-pub(super) fn respond(refusal: &Refusal, id: RequestId, disclose: Disclose, close: bool) -> Response<Body> {
-    let (status, code) = refusal.status();
-    let problem = Problem { status, code, reason: refusal.reason(), request_id: id.to_string() };
-    let mut response = Response::new(Body::Whole(Some(Bytes::from(problem.to_json(disclose)))));
+pub(super) fn respond(refusal: &Refusal, told: Told, close: bool) -> Response<Body> {
+    let (status, media_type, body) = refusal.told(told);
+    let mut response = Response::new(Body::Whole(Some(Bytes::from(body))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     if let Some(wait) = refusal.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(wait)));
     }

@@ -9,6 +9,7 @@ mod body;
 mod connection;
 mod ending;
 mod error;
+mod flight;
 mod headers;
 mod listener;
 mod pace;
@@ -42,6 +43,7 @@ pub use listener::bind;
 pub use listener::share;
 pub use peer::Peer;
 pub use peer::Peers;
+pub use peer::Strangers;
 pub use request::Gate;
 pub use request_id::RequestId;
 pub use request_id::RequestIds;
@@ -74,7 +76,7 @@ use crate::problem::Disclose;
 pub struct Config {
     /// Where it listens.
     pub listen: SocketAddr,
-    /// Whether refusals are enforced or only logged and counted.
+    /// Whether refusals are enforced or only logged and counted, on routes that do not say it themselves.
     #[serde(default)]
     pub mode: Mode,
     /// How many threads serve it, each with connections of its own; default: one a core.
@@ -113,14 +115,59 @@ pub enum Mode {
     Advisory,
 }
 
-impl Mode {
-    /// The name in the configuration and the log.
+/// What the modes of a listener's routes come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Modes {
+    /// All are strict.
+    Strict,
+    /// All are advisory.
+    Advisory,
+    /// There are both.
+    Mixed,
+}
+
+impl Modes {
+    /// Of routes; of none, strict.
+    pub fn of(routes: &[RouteConfig]) -> Self {
+        let strict = routes.iter().any(|route| route.mode != Some(Mode::Advisory));
+        let advisory = routes.iter().any(|route| route.mode == Some(Mode::Advisory));
+        match (strict, advisory) {
+            (_, false) => Self::Strict,
+            (false, true) => Self::Advisory,
+            (true, true) => Self::Mixed,
+        }
+    }
+
+    /// The name in the log and the admin API.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Strict => "strict",
             Self::Advisory => "advisory",
+            Self::Mixed => "mixed",
         }
     }
+}
+
+/// What a refusal looks like to a client, where it is about identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// A problem document (RFC 9457).
+    #[default]
+    Portcullis,
+    /// 401 `{"error": message}`, as the services of the mTLS operations runbook answer.
+    Runbook,
+    /// `{"error": {"code": "PROXY_AUTH_...", "message", "requestId"}}`, as clawdentity's proxy answers.
+    Claw,
+}
+
+/// What a route makes of refusals about identity.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// Whether they are enforced.
+    pub mode: Mode,
+    /// How they are told.
+    pub dialect: Dialect,
 }
 
 /// Where a revoked certificate is refused.

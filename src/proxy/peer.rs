@@ -34,6 +34,18 @@ use crate::telemetry::Metrics;
 /// Chains remembered.
 const CHAINS: usize = 8192;
 
+/// What becomes, in the handshake, of a client whose chain does not verify. Nobody is ever believed to be whom such a
+/// chain names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strangers {
+    /// The handshake fails.
+    Refused,
+    /// It fails, but not while break-glass lasts.
+    Tolerated,
+    /// It does not fail: each route says what becomes of such a client.
+    LetIn,
+}
+
 /// A client whose chain was verified.
 pub struct Peer {
     /// The chain.
@@ -72,6 +84,7 @@ pub struct Peers {
     trust: Arc<Trust>,
     binding: Binding,
     reject_at: RejectAt,
+    strangers: Strangers,
     engine: Arc<Engine>,
     clock: Clock,
     metrics: Metrics,
@@ -99,6 +112,7 @@ impl Peers {
             trust,
             binding,
             reject_at: RejectAt::Request,
+            strangers: Strangers::Refused,
             engine,
             clock,
             metrics,
@@ -126,6 +140,12 @@ impl Peers {
     /// What each client takes.
     pub(super) fn accounts(&self) -> Option<&Accounts> {
         self.accounts.as_ref()
+    }
+
+    /// Lets clients whose chain does not verify finish their handshake, whose signature is checked all the same.
+    pub fn strangers(mut self, strangers: Strangers) -> Self {
+        self.strangers = strangers;
+        self
     }
 
     /// Notes in `registry` every certificate that is verified, and at once the authorities that are trusted.
@@ -199,6 +219,15 @@ impl Peers {
         self.reuses.inc();
     }
 
+    /// Whether the handshake of a client whose chain does not verify goes on.
+    pub(super) fn lets_strangers_in(&self) -> bool {
+        match self.strangers {
+            Strangers::Refused => false,
+            Strangers::Tolerated => self.engine.break_glass().is_on(),
+            Strangers::LetIn => true,
+        }
+    }
+
     /// Counts a client whose chain does not verify.
     pub(super) fn count_untrusted(&self) {
         self.metrics.auth.with_label_values(&["failure", "none"]).inc();
@@ -206,7 +235,7 @@ impl Peers {
 
     /// Whether this client is refused in the handshake already.
     pub(super) fn rejects(&self, peer: &Peer) -> bool {
-        if self.reject_at == RejectAt::Request {
+        if self.reject_at == RejectAt::Request || self.lets_strangers_in() {
             return false;
         }
         let Err(denial) = self.engine.judge(&peer.credential) else { return false };

@@ -22,10 +22,12 @@ use super::Body;
 use super::Clusters;
 use super::Demand;
 use super::Limits;
+use super::Mode;
 use super::Refusal;
 use super::RequestId;
 use super::Route;
 use super::RouteConfig;
+use super::Terms;
 use super::body::Bounds;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
@@ -172,8 +174,13 @@ impl Handler for Gate {
         Ok(Demanded {
             demand: route.demand,
             mtls_required: route.mtls_required,
+            terms: route.terms,
             service: Rc::clone(&route.serves),
         })
+    }
+
+    fn terms(&self, route: &Demanded) -> Terms {
+        route.terms
     }
 
     fn judge(
@@ -205,10 +212,11 @@ impl Handler for Gate {
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
-            let (tunnel, request) = self.forwarded(request, id, connection, &route.service)?;
+            let mode = route.terms.mode;
+            let (tunnel, request) = self.forwarded(request, id, connection, &route)?;
             let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            returned(response, lease, tunnel, connection)
+            returned(response, lease, tunnel, (connection, mode))
         }
     }
 }
@@ -223,8 +231,9 @@ impl Gate {
         mut request: Request<Incoming>,
         id: RequestId,
         connection: &Connection,
-        service: &Service,
+        route: &Demanded,
     ) -> Result<(Option<Tunnel>, Request<RequestBody>), Refusal> {
+        let service = &route.service;
         let tunnel = tunnel::asked(&request).map(|asked| (asked, hyper::upgrade::on(&mut request)));
         let (mut parts, incoming) = request.into_parts();
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
@@ -237,7 +246,8 @@ impl Gate {
         }
         let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
         let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
-        let body = RequestBody::new(incoming, connection.guard.clone(), bounds).without(&self.claims);
+        let guard = connection.guard_for(route.terms.mode);
+        let body = RequestBody::new(incoming, guard, bounds).without(&self.claims);
         Ok((tunnel, Request::from_parts(parts, body)))
     }
 }
@@ -247,19 +257,20 @@ fn returned(
     mut response: Response<Incoming>,
     lease: Lease,
     tunnel: Option<Tunnel>,
-    connection: &Connection,
+    (connection, mode): (&Connection, Mode),
 ) -> Result<Response<Body>, Refusal> {
     headers::end_hop(response.headers_mut(), None);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        let guard = if lease.is_sending() { connection.guard.clone() } else { None };
+        let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
         return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }
     let Some((asked, client)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
     };
     let upstream = hyper::upgrade::on(&mut response);
-    connection.tunnel(tunnel::run(client, upstream, lease, connection.guard.clone()));
+    let (guard, flight) = (connection.guard_for(mode), connection.flight(mode));
+    connection.tunnel(tunnel::run(client, upstream, lease, guard, flight));
     tunnel::accept(&mut response, asked);
     Ok(response.map(|_| Body::Whole(None)))
 }
@@ -268,6 +279,7 @@ fn returned(
 pub struct Demanded {
     demand: Demand,
     mtls_required: StatusCode,
+    terms: Terms,
     service: Rc<Service>,
 }
 

@@ -7,7 +7,10 @@ use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
 
+use super::Dialect;
+use super::Mode;
 use super::RouteUpstream;
+use super::Terms;
 use crate::identity::ClaimSource;
 
 /// `[[route]]`. The most specific one that fits wins: by host first, then by path.
@@ -29,6 +32,11 @@ pub struct RouteConfig {
     /// The status of `mtls_required`: 401 or 403.
     #[serde(default = "unauthorized", deserialize_with = "refusal_status")]
     pub mtls_required: u16,
+    /// Whether refusals about identity are enforced or only logged and counted; default: `gate.mode`.
+    pub mode: Option<Mode>,
+    /// How refusals about identity are told.
+    #[serde(default)]
+    pub refusals: Dialect,
 }
 
 /// What a client must bring.
@@ -149,6 +157,8 @@ pub struct Route<U> {
     pub demand: Demand,
     /// The status of `mtls_required`.
     pub mtls_required: StatusCode,
+    /// What becomes of refusals about identity.
+    pub terms: Terms,
     /// What serves it.
     pub serves: U,
 }
@@ -158,7 +168,8 @@ impl<U> Route<U> {
     pub fn new(config: &RouteConfig, serves: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
-        Self { host: config.host.clone(), prefix, demand: config.demand, mtls_required, serves }
+        let terms = Terms { mode: config.mode.unwrap_or_default(), dialect: config.refusals };
+        Self { host: config.host.clone(), prefix, demand: config.demand, mtls_required, terms, serves }
     }
 
     /// Whether it serves every path.
@@ -195,8 +206,16 @@ mod tests {
         let host = Some(host).filter(|host| !host.is_empty()).map(|host| Host::parse(host).unwrap());
         let upstream = RouteUpstream::Named("app".into());
         let path = path.to_owned();
-        let config =
-            RouteConfig { host, path, upstream, claim: None, demand: Demand::Mtls, mtls_required: 401 };
+        let config = RouteConfig {
+            host,
+            path,
+            upstream,
+            claim: None,
+            demand: Demand::Mtls,
+            mtls_required: 401,
+            mode: None,
+            refusals: Dialect::Portcullis,
+        };
         Route::new(&config, config.name())
     }
 

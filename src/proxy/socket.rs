@@ -4,8 +4,6 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -20,6 +18,7 @@ use tokio::time::Sleep;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
+use super::flight::Flights;
 use super::pace::Pace;
 use crate::session::Guard;
 
@@ -97,19 +96,19 @@ pub(super) struct Socket {
     taken: u64,
     /// What was read ahead.
     ahead: Vec<u8>,
-    /// It carries a tunnel, whose client may go on after the other side has ended.
-    tunnelled: Arc<AtomicBool>,
+    /// What it carries.
+    flights: Arc<Flights>,
 }
 
 impl Socket {
-    /// A socket that keeps `guard`'s session in the table.
+    /// A socket that keeps `guard`'s session in the table, unless routes of both modes share it.
     pub(super) fn new(
         stream: TlsStream<Tcp>,
         guard: Option<Guard>,
-        tunnelled: Arc<AtomicBool>,
+        flights: Arc<Flights>,
         pace: Pace,
     ) -> Self {
-        Self { stream, guard, lingers: None, pace, taken: 0, ahead: Vec::new(), tunnelled }
+        Self { stream, guard, lingers: None, pace, taken: 0, ahead: Vec::new(), flights }
     }
 
     /// Gives up on a client that does not read: what waits for it holds memory, a session and an upstream connection.
@@ -164,7 +163,7 @@ impl Drop for Socket {
         if let Some(guard) = &self.guard {
             guard.session().detach();
         }
-        if self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
+        if self.flights.is_cut() || self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
             // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
             let _ = SockRef::from(&self.stream.get_ref().0.0).set_linger(Some(Duration::ZERO));
         }
@@ -194,6 +193,9 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
+        if flushed.is_ready() {
+            this.flights.flushed();
+        }
         this.watch(cx, flushed)
     }
 
@@ -202,7 +204,7 @@ impl AsyncWrite for Socket {
         if this.lingers.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        match this.tunnelled.load(Ordering::Relaxed) {
+        match this.flights.is_tunnelled() {
             true => Poll::Ready(Ok(())),
             false => this.poll_linger(cx).map(Ok),
         }

@@ -20,6 +20,7 @@ use tokio::task::spawn_local;
 
 use super::Body;
 use super::BoxError;
+use super::flight;
 use super::pace::Pace;
 use crate::session::Guard;
 
@@ -38,10 +39,19 @@ enum Did {
     Waits,
 }
 
+/// What a stream may be ended by.
+#[derive(Clone)]
+pub(super) enum StandsOn {
+    /// What its connection stands on.
+    Connection(Option<Guard>),
+    /// Each request says which mode its route has, and so what it stands on.
+    ItsRoute,
+}
+
 /// Runs the streams of one connection.
 #[derive(Clone)]
 pub(super) struct Streams {
-    guard: Option<Guard>,
+    stands_on: StandsOn,
     /// Of whichever stream is being polled: they share one thread.
     did: Rc<Cell<Did>>,
     idle: Duration,
@@ -49,8 +59,8 @@ pub(super) struct Streams {
 }
 
 impl Streams {
-    pub(super) fn new(guard: Option<Guard>, idle: Duration, rate: u32) -> Self {
-        Self { guard, did: Rc::default(), idle, rate }
+    pub(super) fn new(stands_on: StandsOn, idle: Duration, rate: u32) -> Self {
+        Self { stands_on, did: Rc::default(), idle, rate }
     }
 
     /// The body of an answer, as its stream takes it.
@@ -63,7 +73,7 @@ impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
         let mut stream = Box::pin(stream);
-        let (guard, did) = (self.guard.clone(), Rc::clone(&self.did));
+        let did = Rc::clone(&self.did);
         let mut pace = Pace::new(self.idle, self.rate);
         let ended = poll_fn(move |cx| {
             did.set(Did::Nothing);
@@ -81,6 +91,13 @@ impl<F: Future + 'static> Executor<F> for Streams {
                 Did::Nothing | Did::Waits => Poll::Pending,
             }
         });
+        let guard = match &self.stands_on {
+            StandsOn::Connection(guard) => guard.clone(),
+            StandsOn::ItsRoute => {
+                spawn_local(flight::run(ended));
+                return;
+            }
+        };
         spawn_local(async move {
             match &guard {
                 // Dropped before its end, a stream is reset.

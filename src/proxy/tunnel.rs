@@ -22,6 +22,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
+use super::flight::Flight;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -86,8 +87,15 @@ fn name(headers: &mut HeaderMap) {
 
 /// Carries bytes both ways until one side ends, or the session is killed.
 ///
-/// `lease` is the upstream connection that was upgraded; given up early, it would take the tunnel with it.
-pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, guard: Option<Guard>) {
+/// `lease` is the upstream connection that was upgraded; given up early, it would take the tunnel with it. `flight`
+/// counts it among what its connection carries.
+pub(super) async fn run(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    lease: Lease,
+    guard: Option<Guard>,
+    flight: Option<Flight>,
+) {
     let carry = async {
         let (client, upstream) = tokio::join!(client, upstream);
         let (Ok(client), Ok(upstream)) = (client, upstream) else {
@@ -100,7 +108,8 @@ pub(super) async fn run(client: OnUpgrade, upstream: OnUpgrade, lease: Lease, gu
         None => carry.await,
         Some(guard) => tokio::select! {
             biased;
-            _ = guard.killed() => {}
+            // Whether it is this or its connection that looks first: the socket throws away what it has not delivered.
+            _ = guard.killed() => flight.iter().for_each(Flight::killed),
             () = carry => {}
         },
     }

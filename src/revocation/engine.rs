@@ -19,6 +19,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::Action;
+use super::BreakGlass;
 use super::Config;
 use super::Denial;
 use super::Error;
@@ -33,10 +34,12 @@ use super::Listed;
 use super::Outcome;
 use super::Preview;
 use super::Registers;
+use super::Resumed;
 use super::Standing;
 use super::State;
 use super::Target;
 use super::TokenOutcome;
+use super::Which;
 use super::crl;
 use super::crl::Crl;
 use super::crl::Verdict;
@@ -86,6 +89,7 @@ pub struct Engine {
     /// How many wait for it. A mutex goes to whoever comes first after it is free, which is mostly who had it before.
     waiting: AtomicUsize,
     lists: InForce,
+    break_glass: BreakGlass,
 }
 
 impl Engine {
@@ -144,6 +148,7 @@ impl Engine {
             ledger: Mutex::default(),
             waiting: AtomicUsize::new(0),
             lists: InForce::default(),
+            break_glass: BreakGlass::default(),
         };
         engine.load(contents);
         Ok(engine)
@@ -154,11 +159,55 @@ impl Engine {
         directory.join(JOURNAL).exists()
     }
 
-    /// A session begins: **register, then check.**
+    /// A session begins: **register, then check.** While break-glass lasts it begins although it is denied, which its
+    /// requests are told by [`Self::check`].
     pub fn admit(&self, credential: Arc<Credential>, origin: Origin) -> Result<Guard, Denial> {
         let now = self.clock.now();
         let register = || self.sessions.register(credential, origin, now);
-        protocol::admit(register, |guard| self.check(guard.session()))
+        protocol::admit(register, |guard| {
+            let session = guard.session();
+            self.check(session).or_else(|denial| if self.spares(session) { Ok(()) } else { Err(denial) })
+        })
+    }
+
+    /// A session whose credential may be none at all, or of nobody known, is to be served because break-glass lasts.
+    /// Whether it may: if so, it ends with that.
+    pub fn tolerate(&self, session: &Session) -> bool {
+        // Marked only then, so that no refusal in quiet times has consequences; and asked again after the mark.
+        self.spares(session) && {
+            session.tolerate();
+            self.spares(session)
+        }
+    }
+
+    /// Whether break-glass lasts, so that nothing is refused to a session.
+    pub fn spares(&self, session: &Session) -> bool {
+        self.break_glass.spares(session)
+    }
+
+    /// Whether break-glass lasts, and who declared it.
+    pub fn break_glass(&self) -> &BreakGlass {
+        &self.break_glass
+    }
+
+    /// Ends break-glass: **switch enforcement on, then sweep.** Everything that is denied by now, or was only tolerated,
+    /// is out when this returns. `None` if there is none, or it has not lapsed.
+    pub async fn end_break_glass(&self, which: Which) -> Option<Resumed> {
+        let ended = Cell::new(None);
+        let swept = protocol::enforce(
+            || ended.set(self.break_glass.switch_off(which)),
+            || {
+                let declared = ended.take()?;
+                let killed = self.sessions.kill_denied(|session| {
+                    let over = || Cause { code: "advisory_over", reason: String::new() };
+                    self.denied(session).or_else(|| session.is_tolerated().then(over))
+                });
+                Some((declared, killed))
+            },
+        );
+        let (declared, killed) = swept?;
+        let sessions_pending = killed.ended(PATIENCE).await;
+        Some(Resumed { declared, sessions_ended: killed.count(), sessions_pending })
     }
 
     /// A request begins: held against the set only if the set has moved since this session was last held against it.
@@ -276,9 +325,9 @@ impl Engine {
         let after = registers.entry();
         let mut sessions = Vec::new();
         if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
-            let denied = |credential: &Credential| entry.denies(credential.issued_at).is_some();
+            let denied = |session: &Session| entry.denies(session.credential().issued_at).is_some();
             sessions = self.sessions.matching(fingerprint, denied);
-            sessions.retain(|session| session.cause().is_none());
+            sessions.retain(|session| session.cause().is_none() && !self.spares(session));
         }
         Preview { changes: after != before, refused: false, sessions }
     }
@@ -378,9 +427,13 @@ impl Engine {
     async fn revoke(&self, event: Event, started: Instant) -> Outcome {
         let fingerprint = self.fingerprinter.target(&event.target);
         let published = Cell::new((Merged::default(), Duration::ZERO));
-        let killed = protocol::revoke(
+        let (killed, enforced) = protocol::revoke(
             || published.set((self.publish(fingerprint, &event), started.elapsed())),
-            || self.kill(fingerprint, &event, published.get().0.after),
+            || {
+                // Read after the set was published: the end of break-glass stores first, and then looks at the set.
+                let enforced = !self.break_glass.is_on();
+                (self.kill(fingerprint, &event, published.get().0.after, enforced), enforced)
+            },
         );
         let (merged, effective_after) = published.get();
         let generation = self.generation();
@@ -393,6 +446,7 @@ impl Engine {
             at,
             changed: merged.is_change(),
             generation,
+            enforced,
             sessions_ended: killed.count(),
             sessions_pending,
             effective_after,
@@ -417,6 +471,7 @@ impl Engine {
             at: event.at,
             changed,
             generation,
+            enforced: !self.break_glass.is_on(),
             sessions_ended: 0,
             sessions_pending: 0,
             effective_after,
@@ -439,20 +494,45 @@ impl Engine {
         merged
     }
 
-    fn kill(&self, fingerprint: Fingerprint, event: &Event, published: Option<Entry>) -> Killed {
+    fn kill(
+        &self,
+        fingerprint: Fingerprint,
+        event: &Event,
+        published: Option<Entry>,
+        enforced: bool,
+    ) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions.kill(fingerprint, |credential| {
-            let suspended = published?.denies(credential.issued_at)?;
+        self.sessions.kill(fingerprint, |session| {
+            let suspended = published?.denies(session.credential().issued_at)?;
+            if !enforced && BreakGlass::concerns(session) {
+                return None;
+            }
             Some(Cause { code: code(event.target.level(), suspended), reason: reason.clone() })
         })
     }
 
     /// Ends every session that is denied, whatever denies it.
     fn kill_denied(&self) -> Killed {
-        self.sessions.kill_denied(|credential| {
-            let denial = self.judge(credential).err()?;
-            Some(Cause { code: denial.code(), reason: denial.reason })
-        })
+        self.sessions.kill_denied(|session| self.denied(session).filter(|_| !self.spares(session)))
+    }
+
+    /// Why a session is denied, if it is.
+    fn denied(&self, session: &Session) -> Option<Cause> {
+        let denial = self.judge(session.credential()).err()?;
+        Some(Cause { code: denial.code(), reason: denial.reason })
+    }
+
+    /// What of a credential is suspended, even if more of it is revoked.
+    pub fn suspension(&self, credential: &Credential) -> Option<Denial> {
+        let mut suspended = None;
+        let issued_at = credential.issued_at;
+        self.set.probe(credential.own.iter().chain(&credential.mass), |fingerprint, entry| {
+            if entry.denies(issued_at)? {
+                suspended.get_or_insert(fingerprint);
+            }
+            None::<()>
+        });
+        suspended.map(|fingerprint| self.explain(fingerprint, true, issued_at))
     }
 
     fn load(&self, contents: Contents) {

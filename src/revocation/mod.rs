@@ -3,6 +3,7 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod break_glass;
 mod builder;
 mod certificates;
 mod conditions;
@@ -37,6 +38,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use break_glass::BreakGlass;
+pub use break_glass::Declared;
+pub use break_glass::Which;
 pub use builder::LayerBuilder;
 pub use builder::NewLayer;
 pub use engine::Engine;
@@ -61,6 +65,7 @@ pub use lists::TokenOutcome;
 pub use outcome::Denial;
 pub use outcome::Outcome;
 pub use outcome::Preview;
+pub use outcome::Resumed;
 #[doc(hidden)]
 pub use registers::Entry;
 pub use registers::Registers;

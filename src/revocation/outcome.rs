@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Declared;
 use super::JournalError;
 use super::Level;
 use crate::clock::Timestamp;
@@ -38,6 +39,8 @@ pub struct Outcome {
     pub changed: bool,
     /// The generation of the set that holds it; starts anew with each process.
     pub generation: u64,
+    /// False if it came while break-glass lasts, whose end enforces it: no session of the gate was ended.
+    pub enforced: bool,
     /// How many sessions it ended.
     pub sessions_ended: usize,
     /// How many of those neither let go within a second nor could be cut hard. They serve nothing any more.
@@ -50,6 +53,18 @@ pub struct Outcome {
     pub durable_after: Duration,
     /// Whether it is on disk. It is in effect either way.
     pub durable: Result<(), JournalError>,
+}
+
+/// What came of the end of break-glass.
+#[must_use]
+#[derive(Debug)]
+pub struct Resumed {
+    /// What was declared.
+    pub declared: Declared,
+    /// How many sessions ended with it.
+    pub sessions_ended: usize,
+    /// How many of those neither let go within a second nor could be cut hard.
+    pub sessions_pending: usize,
 }
 
 /// What would become of an event.

@@ -14,6 +14,14 @@ pub fn admit<G, D>(register: impl FnOnce() -> G, check: impl FnOnce(&G) -> Resul
     Ok(guard)
 }
 
+/// The order in which break-glass ends: enforcement is switched on, then everything that is live is held against the
+/// set. Whoever is let in, or let be, because of break-glass has registered, or published, before it looked whether
+/// that lasts. Returns what `sweep` hit.
+pub fn enforce<K>(switch_on: impl FnOnce(), sweep: impl FnOnce() -> K) -> K {
+    switch_on();
+    sweep()
+}
+
 /// The revocation's order. Returns what `kill` hit.
 pub fn revoke<K>(publish: impl FnOnce(), kill: impl FnOnce() -> K) -> K {
     publish();

@@ -65,7 +65,8 @@ impl Timeline {
             at: outcome.at,
             received: arrival.at,
             effective_us: stamp(outcome.effective_after),
-            enforced_us: stamp(outcome.enforced_after).filter(|_| outcome.sessions_pending == 0),
+            enforced_us: stamp(outcome.enforced_after)
+                .filter(|_| outcome.enforced && outcome.sessions_pending == 0),
             sessions_ended: outcome.sessions_ended,
             durable_us: stamp(outcome.durable_after).filter(|_| outcome.durable.is_ok()),
             acknowledged_us: None,

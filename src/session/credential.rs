@@ -86,3 +86,8 @@ pub struct Cause {
     /// The reason in words, as far as one was given.
     pub reason: String,
 }
+
+impl Cause {
+    /// The code of a session that somebody ended by its name, whatever its credential.
+    pub const ENDED: &'static str = "session_ended";
+}

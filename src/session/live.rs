@@ -51,6 +51,8 @@ pub struct Session {
     ended: Notify,
     /// A handle of the killer's own on the socket, for the case that the thread that serves it is stuck.
     socket: Mutex<Option<OwnedFd>>,
+    /// It was served although it would have been refused: see [`Session::tolerate`].
+    tolerated: AtomicBool,
 }
 
 impl Session {
@@ -67,6 +69,7 @@ impl Session {
             over: AtomicBool::new(false),
             ended: Notify::new(),
             socket: Mutex::new(None),
+            tolerated: AtomicBool::new(false),
         }
     }
 
@@ -126,9 +129,37 @@ impl Session {
         first
     }
 
+    /// Waits until the session is killed. A dropped table or session never looks like a kill.
+    pub async fn killed(&self) -> &Cause {
+        loop {
+            let killed = self.killed.notified();
+            let mut killed = std::pin::pin!(killed);
+            killed.as_mut().enable();
+            if let Some(cause) = self.cause() {
+                return cause;
+            }
+            killed.await;
+        }
+    }
+
+    /// Notes that it is served only for as long as nothing is enforced, whatever the set says of its credential.
+    pub fn tolerate(&self) {
+        self.tolerated.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether it is.
+    pub fn is_tolerated(&self) -> bool {
+        self.tolerated.load(Ordering::SeqCst)
+    }
+
     /// Gives the killer a handle on the session's socket.
     pub fn attach(&self, socket: OwnedFd) {
         *self.socket() = Some(socket);
+    }
+
+    /// Another handle on the session's socket, if the killer has one.
+    pub fn handle(&self) -> Option<OwnedFd> {
+        self.socket().as_ref().and_then(|socket| socket.try_clone().ok())
     }
 
     /// Takes it away again, before the socket is closed: a socket lives for as long as anybody has a handle on it.
@@ -194,17 +225,9 @@ impl Guard {
         self.session.cause()
     }
 
-    /// Waits until the session is killed. A dropped table or session never looks like a kill.
+    /// Waits until the session is killed.
     pub async fn killed(&self) -> &Cause {
-        loop {
-            let killed = self.session.killed.notified();
-            let mut killed = std::pin::pin!(killed);
-            killed.as_mut().enable();
-            if let Some(cause) = self.cause() {
-                return cause;
-            }
-            killed.await;
-        }
+        self.session.killed().await
     }
 }
 
@@ -219,6 +242,8 @@ impl Drop for Guard {
     fn drop(&mut self) {
         if self.session.guards.fetch_sub(1, Ordering::AcqRel) == 1 {
             self.table.remove(&self.session);
+            // Of a session that is outlived by its connection: nobody is to cut that any more.
+            self.session.detach();
             self.session.over.store(true, Ordering::Release);
             self.session.ended.notify_waiters();
         }

@@ -60,10 +60,10 @@ impl Sessions {
     }
 
     /// Kills every session of `fingerprint` for which `denied` has a cause, and returns them.
-    pub fn kill(&self, fingerprint: Fingerprint, denied: impl Fn(&Credential) -> Option<Cause>) -> Killed {
+    pub fn kill(&self, fingerprint: Fingerprint, denied: impl Fn(&Session) -> Option<Cause>) -> Killed {
         let (mut hit, mut fresh) = (Vec::new(), 0);
         self.visit(fingerprint, |session| {
-            if let Some(cause) = denied(session.credential()) {
+            if let Some(cause) = denied(session) {
                 fresh += usize::from(session.kill(cause));
                 hit.push(Arc::clone(session));
             }
@@ -73,11 +73,11 @@ impl Sessions {
 
     /// Kills every session, whatever it is of, for which `denied` has a cause. Whoever begins meanwhile and is not hit
     /// checks after what was published before this.
-    pub fn kill_denied(&self, denied: impl Fn(&Credential) -> Option<Cause>) -> Killed {
+    pub fn kill_denied(&self, denied: impl Fn(&Session) -> Option<Cause>) -> Killed {
         let (mut hit, mut fresh) = (Vec::new(), 0);
         // No shard is locked while a credential is looked at.
         for session in self.list() {
-            if let Some(cause) = denied(session.credential()) {
+            if let Some(cause) = denied(&session) {
                 fresh += usize::from(session.kill(cause));
                 hit.push(session);
             }
@@ -85,16 +85,12 @@ impl Sessions {
         Killed { sessions: hit, fresh }
     }
 
-    /// The sessions of `fingerprint` whose credential `denied` says it of: those that [`Self::kill`] would hit. Those
+    /// The sessions of `fingerprint` that `denied` says it of: those that [`Self::kill`] would hit. Those
     /// that are ending already are among them.
-    pub fn matching(
-        &self,
-        fingerprint: Fingerprint,
-        denied: impl Fn(&Credential) -> bool,
-    ) -> Vec<Arc<Session>> {
+    pub fn matching(&self, fingerprint: Fingerprint, denied: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
         let mut hit = Vec::new();
         self.visit(fingerprint, |session| {
-            if denied(session.credential()) {
+            if denied(session) {
                 hit.push(Arc::clone(session));
             }
         });

@@ -55,6 +55,10 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
+    /// `portcullis_advisory`: 1 while break-glass lasts.
+    pub advisory: IntGauge,
+    /// `portcullis_advisory_remaining_seconds`: until it ends by itself.
+    pub advisory_remaining: IntGauge,
     /// Of each upstream.
     pub upstream: UpstreamMetrics,
     /// `portcullis_start_time_seconds`.
@@ -101,6 +105,9 @@ impl Metrics {
             enforced: maker.enforced()?,
             feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
+            advisory: maker.gauge("portcullis_advisory", "1 while break-glass lasts: nothing is refused.")?,
+            advisory_remaining: maker
+                .gauge("portcullis_advisory_remaining_seconds", "Until break-glass ends by itself.")?,
             upstream: UpstreamMetrics::new(&maker)?,
             started: maker
                 .gauge("portcullis_start_time_seconds", "When the process started, Unix seconds.")?,

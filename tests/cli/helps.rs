@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 22] = [
     "",
     "run",
     "validate",
@@ -19,6 +19,7 @@ const COMMANDS: [&str; 21] = [
     "sessions end",
     "status",
     "refresh",
+    "advisory",
     "check",
     "audit",
     "audit list",

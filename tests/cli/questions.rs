@@ -119,9 +119,57 @@ fn feeds_look_now() {
     insta::assert_snapshot!(told.join("\n"));
 }
 
+fn advisory() -> Value {
+    json!({"active": true, "mode": "advisory", "by": "secret:oncall", "reason": "the CA has expired",
+        "since": "2026-11-22T12:00:00.000Z", "until": "2026-11-22T12:30:00.000Z", "remaining_seconds": 1799,
+        "max_seconds": 14400})
+}
+
+#[test]
+fn the_glass_is_broken() {
+    let none = json!({"active": false, "mode": "strict", "max_seconds": 14400});
+    let mut ended = none.clone();
+    ended["sessions_ended"] = 3.into();
+    ended["sessions_pending"] = 0.into();
+    let mut stuck = ended.clone();
+    stuck["sessions_pending"] = 1.into();
+    let begin = "advisory --for 30m --reason expired";
+    let mut told = vec![
+        run(begin, 200, advisory()),
+        run("advisory --for 30m --reason expired --json", 200, advisory()),
+        run("advisory", 200, none.clone()),
+        run("advisory", 200, advisory()),
+        run("advisory --end", 200, ended),
+        run("advisory --end", 200, stuck),
+        run("advisory --end", 200, none),
+        run(
+            "advisory --for 9h --reason expired",
+            400,
+            problem(400, "bad_request", "for: more than nothing, and 4h at most"),
+        ),
+        run(
+            begin,
+            403,
+            problem(403, "insufficient_scope", "oncall is operator; to suspend enforcement takes admin"),
+        ),
+        run(begin, 200, json!({})),
+        unreachable(begin),
+    ];
+    for line in
+        ["advisory --for 30m", "advisory --reason expired", "advisory --end --for 30m --reason expired"]
+    {
+        told.push(run(line, 200, json!({})));
+    }
+    insta::assert_snapshot!(told.join("\n"));
+}
+
 #[test]
 fn the_status_is_told() {
     let mut told = Vec::new();
+    let mut broken = status();
+    broken["mode"] = "advisory".into();
+    broken["advisory"] = advisory();
+    told.push(run("status", 200, broken));
     told.push(run("status", 200, status()));
     told.push(run("status --json", 200, status()));
     let mut bad = status();

@@ -154,8 +154,13 @@ impl Client {
 
     /// A WebSocket.
     pub(crate) async fn websocket(&self) -> WebSocketStream<TlsStream<TcpStream>> {
+        self.websocket_at("/ws").await
+    }
+
+    /// A WebSocket at a path.
+    pub(crate) async fn websocket_at(&self, path: &str) -> WebSocketStream<TlsStream<TcpStream>> {
         let stream = within(self.dial(b"http/1.1")).await.unwrap();
-        let mut request = "wss://localhost/ws".into_client_request().unwrap();
+        let mut request = format!("wss://localhost{path}").into_client_request().unwrap();
         if let Some(claim) = &self.claim {
             request.headers_mut().insert("x-agent-id", claim.parse().unwrap());
         }

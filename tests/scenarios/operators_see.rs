@@ -154,6 +154,32 @@ async fn advisory_mode_says_who_would_have_been_refused() {
     assert!(at.metrics.port() > 0);
 }
 
+/// From the command line to the log: who has broken the glass, why and until when; whom that let pass; and its end.
+#[tokio::test]
+async fn break_glass_is_told() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    let (mut process, at) = Process::start(site.run(upstream.address)).await;
+    let cert = site.root.agent("a");
+    let client = || Client::new(&site.root, Some(&cert), at.gate, &[&TLS13]);
+    let begin = ["--for", "30m", "--reason", "INC-42"];
+    let begun = ended(site.change("advisory", at.admin, &begin)).await;
+    assert_eq!(begun.code, Some(0), "{begun:?}");
+    let line = process.until(|line| text(line, "message").starts_with("break-glass: ")).await;
+    let who = "spiffe://lab.test/admin/ops";
+    assert_eq!((text(&line, "level"), text(&line, "by"), text(&line, "reason")), ("WARN", who, "INC-42"));
+    assert!(text(&line, "since") < text(&line, "until"));
+    let target = ["--level", "certificate", "--target", cert.serial.as_str(), "--preemptive"];
+    let revoked = ended(site.change("revoke", at.admin, &target)).await;
+    assert!(revoked.err.contains("nothing is refused"), "{revoked:?}");
+    client().get("/").await.assert_ok();
+    let line = process.until(|line| text(line, "message").contains("revoked certificate")).await;
+    assert_eq!(line["passed"], true);
+    assert_eq!(ended(site.change("advisory", at.admin, &["--end"])).await.code, Some(0));
+    let line = process.until(|line| text(line, "message").starts_with("break-glass is over")).await;
+    assert_eq!((text(&line, "reason"), text(&line, "ended_by")), ("INC-42", who));
+    client().get("/").await.assert_refused(403, "certificate_revoked");
+}
+
 #[tokio::test]
 async fn clients_are_told_as_much_as_was_decided() {
     for (disclose, code, detail) in [

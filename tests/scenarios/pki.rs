@@ -259,6 +259,12 @@ impl Cert {
         PrivateKeyDer::Pkcs8(self.key_der.clone().into())
     }
 
+    /// The same, in the hands of one who has the key of another.
+    pub(crate) fn with_the_key_of(mut self, other: &Self) -> Self {
+        self.key_der.clone_from(&other.key_der);
+        self
+    }
+
     /// The same, with requests that claim something else.
     pub(crate) fn claiming(mut self, claim: Option<&str>) -> Self {
         self.claim = claim.map(str::to_owned);

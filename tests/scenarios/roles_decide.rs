@@ -86,6 +86,9 @@ fn calls() -> Vec<Call> {
         call(("DELETE", "/v1/sessions/{id}"), Who::Operator, (404, "unknown_session"))
             .path("/v1/sessions/0000000000000000"),
         call(("POST", "/v1/feeds/refresh"), Who::Operator, OK).body(json!({})),
+        call(("GET", "/v1/advisory"), Who::Auditor, OK),
+        call(("POST", "/v1/advisory"), Who::Admin, OK).body(json!({"for": "1m", "reason": "who may?"})),
+        call(("DELETE", "/v1/advisory"), Who::Admin, OK),
         call(("POST", "/v1/revoke"), Who::Operator, OK).body(json!({"level": "agent", "target": "x"})),
         call(("POST", "/v1/revoke"), Who::Admin, OK)
             .body(json!({"level": "trust_domain", "target": "x.test"})),

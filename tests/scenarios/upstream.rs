@@ -138,7 +138,7 @@ impl Log {
     }
 }
 
-/// An HTTP/1.1 upstream. What it does depends on the path: `/flood` answers with megabytes, `/hold` not before it is
+/// An HTTP/1.1 upstream. What it does depends on the path, below `/open` too: `/flood` answers with megabytes, `/hold` not before it is
 /// told to, `/early` before it has read the request, `/echo` piece by piece with what it is sent, `/ws` as a
 /// WebSocket that echoes. The rest is answered `ok`.
 pub(crate) struct Upstream {
@@ -218,7 +218,8 @@ async fn answer(request: Request<Incoming>, log: Arc<Log>) -> Result<Response<An
     let at = log.open(&request);
     let mut gone = Gone { log, at, armed: true };
     let log = Arc::clone(&gone.log);
-    let response = match request.uri().path() {
+    let path = request.uri().path();
+    let response = match path.strip_prefix("/open").unwrap_or(path) {
         "/flood" => {
             let response = flood(&log, at);
             read(request.into_body(), &log, at, None).await;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::task::spawn_blocking;
 use utoipa::ToSchema;
 
+use super::ADVISORY;
 use super::Api;
 use super::change::Done;
 use super::change::FEED;
@@ -73,8 +74,10 @@ pub(super) struct Applied {
     reinstated_at: Option<Timestamp>,
     /// Whether what the target's credentials are allowed is another than before.
     changed: bool,
-    /// False in advisory mode: the gate refuses nobody.
+    /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
+    /// How the gate's routes are served: `strict`, `advisory` or `mixed`.
+    mode: &'static str,
     /// The generation of the set; starts anew with each process.
     generation: u64,
     /// How many live sessions ended.
@@ -295,7 +298,8 @@ impl Api {
             suspended_at: at(Action::Suspend),
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
-            enforced: self.enforces,
+            enforced: outcome.enforced && self.modes != ADVISORY,
+            mode: if outcome.enforced { self.modes } else { ADVISORY },
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,
             principal,

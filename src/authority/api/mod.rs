@@ -3,6 +3,7 @@
 //! One call, straight through: `gatekeeper` (credential → role → rate) → a handler → its answer, or a [`Refusal`],
 //! which the gatekeeper writes to the audit and answers as a problem document.
 
+mod advisory;
 mod audited;
 mod body;
 mod change;
@@ -94,10 +95,10 @@ pub struct Api {
     pub admins: Arc<Trust>,
     /// The gate's rules for names.
     pub binding: Binding,
-    /// The gate's mode, `strict` or `advisory`.
-    pub mode: &'static str,
-    /// Whether the gate refuses what is revoked; not in advisory mode.
-    pub enforces: bool,
+    /// The modes of the gate's routes: `strict`, `advisory`, or `mixed`.
+    pub modes: &'static str,
+    /// The longest break-glass that may be asked for.
+    pub advisory_max: Duration,
     /// Whether traffic should come here; the error says why not.
     pub ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
     /// How long a request's body may take.
@@ -111,6 +112,16 @@ pub struct Api {
     /// What is under way.
     pub load: Load,
 }
+
+impl Api {
+    /// How the gate's routes are served now: `strict`, `advisory` or `mixed`. While break-glass lasts all are advisory.
+    fn mode(&self) -> &'static str {
+        if self.engine.break_glass().is_on() { ADVISORY } else { self.modes }
+    }
+}
+
+/// The mode in which nothing is refused.
+const ADVISORY: &str = "advisory";
 
 #[derive(OpenApi)]
 #[openapi(
@@ -171,6 +182,7 @@ fn documented() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(sessions::end))
         .routes(routes!(status::status))
         .routes(routes!(feeds::refresh))
+        .routes(routes!(advisory::get_advisory, advisory::begin_advisory, advisory::end_advisory))
         .routes(routes!(audited::events))
         .routes(routes!(check::check))
 }

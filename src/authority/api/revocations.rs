@@ -190,7 +190,7 @@ pub(super) struct History {
     #[schema(nullable = false)]
     issuer: Option<String>,
     /// When it was decided (`at`) and received, from which `feed`, and how long each step took: `effective_us`,
-    /// `enforced_us` (the last session had ended), `durable_us`, `acknowledged_us`, counted from `received`. Absent where
+    /// `enforced_us` (the last session had ended; not while break-glass lasts), `durable_us`, `acknowledged_us`, counted from `received`. Absent where
     /// neither this process nor the audit knows.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Object>, nullable = false)]

@@ -278,7 +278,7 @@ impl Api {
         if !stand(&guards) {
             return Err(Refusal::unauthorized(TOO_LATE));
         }
-        let cause = Cause { code: "session_ended", reason: reason.clone().unwrap_or_default() };
+        let cause = Cause { code: Cause::ENDED, reason: reason.clone().unwrap_or_default() };
         let mut ending = Box::pin(self.engine.end_session(name, cause));
         // The first step kills. Her own session may be the one, which ends when its guards are gone.
         let first = (&mut ending).now_or_never();

@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::Api;
+use super::advisory::Advisory;
 use super::gatekeeper::Administrator;
 use super::refusal::Refusals;
 use crate::authority::Role;
@@ -28,8 +29,12 @@ pub(super) struct Status {
     /// Its clock.
     #[schema(value_type = String, format = DateTime)]
     now: Timestamp,
-    /// `strict`, or `advisory`: nothing is refused.
+    /// `strict`; `advisory`: nothing is refused; or `mixed`: some routes are the one, some the other.
     mode: &'static str,
+    /// Break-glass, while it lasts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    advisory: Option<Advisory>,
     /// Whether traffic should come here.
     ready: bool,
     /// Why not.
@@ -104,7 +109,8 @@ pub(super) async fn status(
         version: env!("CARGO_PKG_VERSION"),
         started: api.started,
         now: api.clock.now(),
-        mode: api.mode,
+        mode: api.mode(),
+        advisory: api.engine.break_glass().is_on().then(|| api.advisory()),
         ready: ready.is_ok(),
         not_ready: ready.err(),
         generation: api.engine.generation(),

@@ -16,10 +16,10 @@ const CLIPPED: usize = 8 * 1024;
 /// What is `None`, and an address or id that is empty, is left out of the line.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Entry {
-    /// What was asked: `revoke`, `suspend`, `reinstate`, `list`, `end_session`, `refresh`, `authenticate`, `call`, `audit_recovered`,
-    /// `audit_continued`.
+    /// What was asked: `revoke`, `suspend`, `reinstate`, `list`, `end_session`, `refresh`, `advisory`, `authenticate`, `call`,
+    /// `audit_recovered`, `audit_continued`.
     pub action: Cow<'static, str>,
-    /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed` and the like.
+    /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed`, `begun`, `lapsed` and the like.
     pub outcome: Cow<'static, str>,
     /// Who asked: a principal, or `secret:NAME`.
     #[serde(skip_serializing_if = "str::is_empty")]

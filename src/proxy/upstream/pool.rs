@@ -360,17 +360,24 @@ impl Lease {
     }
 
     /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
-    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill. There is
+    /// none where no revocation may end the request.
     pub(in crate::proxy) fn answered(self, guard: Option<Guard>) {
-        let Some(guard) = guard.filter(|_| self.is_sending()) else {
+        if !self.is_sending() {
             return self.give_back();
-        };
+        }
         spawn_local(async move {
             let mut lease = self;
             let limit = lease.body_idle();
+            let killed = async {
+                match &guard {
+                    Some(guard) => drop(guard.killed().await),
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 biased;
-                _ = guard.killed() => {}
+                () = killed => {}
                 () = async { drop(timeout(limit, lease.sent_whole()).await) } => {}
             }
             // Still busy, it is torn down.
