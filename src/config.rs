@@ -34,7 +34,9 @@ use crate::proxy::RouteUpstream;
 use crate::proxy::TlsConfig;
 use crate::proxy::UpstreamConfig;
 use crate::revocation;
+use crate::telemetry::AccessConfig;
 use crate::telemetry::LogFormat;
+use crate::telemetry::TraceConfig;
 
 const OVERRIDE: &str = "PORTCULLIS__";
 /// HTTP/1.1 headers are read into a buffer of at least this size.
@@ -76,6 +78,8 @@ pub struct Config {
     /// How the log looks.
     #[serde(default)]
     pub log: Log,
+    /// Where traces go.
+    pub trace: Option<TraceConfig>,
     #[serde(skip)]
     source: Source,
 }
@@ -134,6 +138,8 @@ pub struct Log {
     /// `auto`, `json` or `plain`.
     #[serde(default)]
     pub format: LogFormat,
+    /// A line for each request; none if absent.
+    pub access: Option<AccessConfig>,
 }
 
 /// Where in the configuration something is wrong.
@@ -241,6 +247,7 @@ impl Config {
             secret.file = base.join(&secret.file);
         }
         self.state.dir = base.join(&self.state.dir);
+        self.log.access.iter_mut().for_each(|access| access.rebase(base));
         self.feed.rebase(base);
         self.upstream.values_mut().for_each(|upstream| upstream.rebase(base));
     }
@@ -273,12 +280,23 @@ impl Config {
             return Err(self.error("identity.templates", "names no template: no agent id could be read"));
         }
         self.check_numbers()?;
+        self.check_trace()?;
         if self.audit.max_bytes < AuditConfig::MIN_BYTES {
             return Err(self.error("audit.max_bytes", format!("at least {}", AuditConfig::MIN_BYTES)));
         }
         self.check_scopes(&self.gate.tls, "gate.tls")?;
         self.feed.check().map_err(|e| self.error(&format!("feed.{}", e.key), e.reason))?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
+    }
+
+    fn check_trace(&self) -> Result<(), ConfigError> {
+        let Some(trace) = &self.trace else { return Ok(()) };
+        if !cfg!(feature = "otel") {
+            return Err(
+                self.error("trace", "this program was built without traces: build it with `--features otel`")
+            );
+        }
+        trace.check().map_err(|reason| self.error("trace.endpoint", reason))
     }
 
     fn check_routes(&self) -> Result<(), ConfigError> {

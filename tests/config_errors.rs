@@ -84,6 +84,23 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "other.test/admin",
         "dir/gate.toml:15: admin.allow[0]: `spiffe://other.test/admin/ops`",
     ),
+    (
+        "[state]",
+        "[log.access]\nfile = \"access.jsonl\"\nsample = 2.0\n[state]",
+        "dir/gate.toml:18: log.access.sample: `2`: a share from 0 to 1",
+    ),
+    #[cfg(not(feature = "otel"))]
+    (
+        "[state]",
+        "[trace]\nendpoint = \"http://127.0.0.1:4318/v1/traces\"\n[state]",
+        "dir/gate.toml:16: trace: this program was built without traces: build it with `--features otel`",
+    ),
+    #[cfg(feature = "otel")]
+    (
+        "[state]",
+        "[trace]\nendpoint = \"https://collector.test/\"\n[state]",
+        "dir/gate.toml:17: trace.endpoint: `https://collector.test/`: an endpoint is `http://HOST:PORT/PATH`",
+    ),
     ("[admin]", "[admin]\nrole = 1", "dir/gate.toml:14: admin.role: unknown field `role`"),
     (
         "[state]",

@@ -56,7 +56,7 @@ fn the_commented_keys_of_the_sidecar_are_the_defaults() {
             ..app
         });
         let app = app.unwrap_or(plain);
-        format!("{gate:?} {route:?} {app:?} {revocation:?} {audit:?} {log:?}")
+        format!("{gate:?} {route:?} {app:?} {revocation:?} {audit:?} {:?}", log.format)
     };
     assert_ne!(text, uncommented.join("\n"));
     assert_eq!(show(&plain), show(&full));
@@ -88,6 +88,8 @@ fn the_sidecar_has_every_key() {
         "proxy/mod.rs",
         "proxy/route.rs",
         "revocation/mod.rs",
+        "telemetry/access_log.rs",
+        "telemetry/trace.rs",
     ];
     let keys: Vec<String> = files.iter().flat_map(|file| keys(&root.join("src").join(file))).collect();
     assert!(keys.len() > 35, "{keys:?}");
@@ -128,7 +130,8 @@ fn the_readme_shows_a_configuration() {
 #[test]
 fn alerts_are_on_metrics_that_there_are() {
     let rules = include_str!("../deploy/prometheus/portcullis.rules.yml");
-    let source = include_str!("../src/telemetry/mod.rs");
+    let source =
+        concat!(include_str!("../src/telemetry/mod.rs"), include_str!("../src/telemetry/traffic.rs"));
     let expressions = rules.lines().filter(|line| !line.trim_start().starts_with('#'));
     let words = expressions.flat_map(|line| line.split(|c: char| !c.is_ascii_alphanumeric() && c != '_'));
     let names: Vec<&str> = words.filter(|word| word.starts_with("portcullis_")).collect();

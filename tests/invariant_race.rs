@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
@@ -39,6 +40,13 @@ const ENGINES: usize = 40;
 const END_ROUNDS: usize = 6000;
 /// The longest delay, turns of an empty loop.
 const SWEEP: usize = 512;
+
+/// Two threads that race need the cores for themselves: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Memory that can be held back, as a busy disk is: what was applied meanwhile then shares one commit.
 #[derive(Debug)]
@@ -204,6 +212,7 @@ fn nor_where_the_kill_scans_the_table() {
 }
 
 fn race(path: Path) {
+    let _alone = alone();
     let mut tally = Tally::default();
     for _ in 0..ENGINES {
         let busy = Arc::new(Mutex::new(()));
@@ -262,9 +271,12 @@ fn contend(engine: &Engine, rival: Rival, round: &Round, live: Guard, held_back:
     }
 }
 
-/// Seen failing, of 20,000 rounds each, with a sweep before the switch: REVOCATION, ADMISSION and STRANGER leaked.
+/// Seen failing, of 6,000 rounds each, with a sweep before the switch: 41 sessions lived on although revoked, 22 although
+/// denied, 2 although strangers; and with a revocation that looks before it publishes: 5. An admission that looks before
+/// it registers was *not* seen to fail here; `invariant_loom.rs` finds it.
 #[test]
 fn nothing_outlives_the_end_of_break_glass() {
+    let _alone = alone();
     for rival in [Rival::Revocation, Rival::Admission, Rival::Stranger] {
         let clock = Clock::manual(Timestamp::from_secs(10));
         let engine = Engine::in_memory(&Config::default(), clock).unwrap();

@@ -13,6 +13,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Weak;
@@ -29,6 +30,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::runtime::LocalOptions;
 use tokio::runtime::LocalRuntime;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
@@ -54,15 +56,16 @@ use crate::proxy::Bounds;
 use crate::proxy::Clusters;
 use crate::proxy::Context;
 use crate::proxy::Demand;
+use crate::proxy::Exchanges;
 use crate::proxy::Gate;
 use crate::proxy::Limits;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
-use crate::proxy::RequestIds;
 use crate::proxy::RouteConfig;
 use crate::proxy::RouteUpstream;
 use crate::proxy::Strangers;
+use crate::proxy::Telling;
 use crate::proxy::TlsConfig;
 use crate::proxy::TlsError;
 use crate::revocation;
@@ -70,7 +73,11 @@ use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
 use crate::revocation::Timelines;
+use crate::telemetry::AccessLog;
+use crate::telemetry::AccessLogWriter;
 use crate::telemetry::Metrics;
+use crate::telemetry::Span;
+use crate::telemetry::Tracer;
 
 /// What the admin listener accepts: nobody unverified, and with limits of its own.
 const STRICT: (Strangers, Option<Limits>) = (Strangers::Refused, None);
@@ -139,6 +146,7 @@ pub struct Running {
     feeds: JoinHandle<()>,
     notices: Arc<Notices>,
     drain: Duration,
+    access_log: Option<AccessLogWriter>,
 }
 
 /// What every thread needs a copy of.
@@ -151,6 +159,7 @@ struct Shared {
     registry: Arc<Registry>,
     feeds: Arc<Feeds>,
     timelines: Arc<Timelines>,
+    telling: Telling,
     clusters: Arc<Clusters>,
 }
 
@@ -205,30 +214,28 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
-    if Audit::tells_of_changes(&state) && !Engine::has_journal(&state) {
-        tracing::warn!(
-            state = %state.display(),
-            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
-        );
-    }
+    warn_of_lost_journal(&state);
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
+    let (access_log, spans) = shared.tell()?;
     let has_news = config.admin.is_some() || !config.feed.is_empty();
     let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
-    let (threads, bounds) = gate_bounds(&config.gate);
+    let threads = threads(&config);
+    let bounds = gate_bounds(&config.gate, threads);
     // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
     shared.clusters.bound(descriptors() / 8 * 3);
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit)?;
+    let mut operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit)?;
+    operations.spans = spans;
     let (admin_address, metrics_address) = operations.addresses()?;
     let feeds_drain = operations_drain.clone();
     let feeds = spawn("feeds", move || {
@@ -258,6 +265,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
         feeds,
         notices,
         drain: config.gate.drain,
+        access_log,
     })
 }
 
@@ -270,6 +278,11 @@ impl Running {
     /// The certificates that were seen.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Has the access log's file opened again, after it was moved away.
+    pub fn reopen_logs(&self) {
+        self.access_log.iter().for_each(AccessLogWriter::reopen);
     }
 
     /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
@@ -290,6 +303,7 @@ impl Running {
             tracing::error!("the operations thread failed");
         }
         self.registry.flush();
+        self.access_log.into_iter().for_each(AccessLogWriter::finish);
         tracing::info!(cut, "portcullis is down");
         cut
     }
@@ -304,7 +318,24 @@ impl Shared {
         let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
         let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
         let (config, clusters) = (Arc::new(config), Arc::new(clusters));
-        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, clusters })
+        let telling = Telling { metrics: metrics.clone(), log: None, tracer: None };
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters })
+    }
+
+    /// Opens the access log, and the way to the exporter of spans, where they are configured.
+    fn tell(&mut self) -> Result<(Option<AccessLogWriter>, Option<mpsc::Receiver<Span>>), ConfigError> {
+        let (mut writer, mut spans) = (None, None);
+        if let Some(access) = &self.config.log.access {
+            let opened = AccessLog::open(access, self.metrics.traffic.access_log_lost.clone());
+            let failed = |e| self.config.error("log.access.file", format!("{}: {e}", access.file.display()));
+            let (log, its_writer) = opened.map_err(failed)?;
+            (self.telling.log, writer) = (Some(log), Some(its_writer));
+        }
+        if let Some(trace) = &self.config.trace {
+            let (tracer, to_export) = Tracer::new(trace, self.metrics.traffic.spans_lost.clone());
+            (self.telling.tracer, spans) = (Some(tracer), Some(to_export));
+        }
+        Ok((writer, spans))
     }
 
     /// The feeds, with what their configuration names read.
@@ -387,7 +418,7 @@ impl Shared {
             disclose,
             timeouts: self.config.gate.timeouts,
             limits: self.config.gate.limits,
-            ids: RequestIds::new(),
+            exchanges: Exchanges::new(listener, self.clock.clone(), self.telling.clone()),
             handler,
         })
     }
@@ -436,10 +467,8 @@ impl Shared {
     }
 }
 
-/// How many threads the gate has, and what each may have open.
-fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
-    let threads = gate.threads.or_else(|| std::thread::available_parallelism().ok().map(NonZeroUsize::get));
-    let threads = threads.unwrap_or(1).max(1);
+/// What each of the gate's threads may have open.
+fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
     let most = descriptors() / 4;
     let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
     if let Some(wanted) = gate.limits.connections.filter(|wanted| *wanted > most) {
@@ -453,7 +482,17 @@ fn gate_bounds(gate: &proxy::Config) -> (usize, Bounds) {
     let handshakes = gate.limits.handshakes.min(connections / 2);
     let each = |count: usize| (count / threads).max(1);
     let (connections, handshakes) = (each(connections), each(handshakes));
-    (threads, Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain })
+    Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
+}
+
+/// Says what is lost, where only the audit remembers it.
+fn warn_of_lost_journal(state: &Path) {
+    if Audit::tells_of_changes(state) && !Engine::has_journal(state) {
+        tracing::warn!(
+            state = %state.display(),
+            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
+        );
+    }
 }
 
 /// Says what is allowed, and may not be meant.
@@ -467,6 +506,12 @@ fn warn_of_routes(config: &Config) {
     {
         tracing::warn!(upstream = name, "no route leads to this upstream");
     }
+}
+
+/// How many threads serve the gate.
+fn threads(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().ok().map(NonZeroUsize::get);
+    config.gate.threads.or_else(cores).unwrap_or(1).max(1)
 }
 
 fn load_trust(config: &Config, tls: &TlsConfig, key: &str) -> Result<Trust, ConfigError> {

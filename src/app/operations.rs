@@ -14,9 +14,11 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use prometheus::GaugeVec;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio::time::MissedTickBehavior;
+use tokio::time::timeout;
 use tower_service::Service as _;
 
 use super::Error;
@@ -51,6 +53,7 @@ use crate::proxy;
 use crate::proxy::Body;
 use crate::proxy::Bounds;
 use crate::proxy::Connection;
+use crate::proxy::Exchange;
 use crate::proxy::Handler;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
@@ -65,6 +68,7 @@ use crate::telemetry;
 use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
 use crate::telemetry::Metrics;
+use crate::telemetry::Span;
 
 /// The admin listener's bounds.
 const ADMIN: Bounds =
@@ -75,6 +79,8 @@ const SUM_UP: Duration = Duration::from_secs(10);
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often feeds are looked at.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long the end of the process waits for the last spans to be exported.
+const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How often lapsed entries are looked for.
 const EXPIRY: Duration = Duration::from_secs(60);
 
@@ -85,6 +91,8 @@ pub(super) struct Operations {
     metrics: Option<StdListener>,
     condition: Condition,
     bounds: Bounds,
+    /// To be exported.
+    pub(super) spans: Option<mpsc::Receiver<Span>>,
 }
 
 impl Operations {
@@ -118,7 +126,7 @@ impl Operations {
         };
         let few = (descriptors() / 32).clamp(4, ADMIN.connections);
         let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
-        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds })
+        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds, spans: None })
     }
 
     pub(super) fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
@@ -127,7 +135,7 @@ impl Operations {
     }
 
     pub(super) fn run(self, mut drain: watch::Receiver<bool>, (notices, threads): Told) {
-        let Self { shared, admin, metrics, condition, bounds } = self;
+        let Self { shared, admin, metrics, condition, bounds, spans } = self;
         run_local(async move {
             let (told, gate_drains) = (condition.clone(), condition.gate_drains.clone());
             spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
@@ -138,6 +146,7 @@ impl Operations {
             spawn_local(keep_house(Arc::clone(&shared.engine)));
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             spawn_local(keep_registry(Arc::clone(&shared.registry)));
+            let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
             spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
             match admin {
                 None => {
@@ -158,6 +167,9 @@ impl Operations {
                     api.sum_up().await;
                     api.end_advisory_with_process().await;
                 }
+            }
+            if let Some(exporter) = exporter {
+                let _ = timeout(LAST_SPANS, exporter).await;
             }
             Ok(())
         });
@@ -192,7 +204,7 @@ impl Handler for Admin {
     async fn serve(
         &self,
         mut request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Rc<Connection>,
         (): (),
     ) -> Result<Response<Body>, Refusal> {
@@ -201,11 +213,18 @@ impl Handler for Admin {
             principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
             address: connection.address(),
-            request_id: id.to_string(),
+            request_id: exchange.id().to_string(),
             guard: connection.guard(),
             tokens: connection.extensions().borrow_mut().get_or_insert_default::<Tokens>().clone(),
         });
-        let Ok(response) = self.router.clone().call(request.map(axum::body::Body::new)).await;
+        let counter = exchange.counter();
+        let request = request.map(|body| {
+            axum::body::Body::new(body.map_frame(move |frame| {
+                counter.iter().for_each(|counter| counter.count(&frame));
+                frame
+            }))
+        });
+        let Ok(response) = self.router.clone().call(request).await;
         if response.extensions().get::<Recognised>().is_some() {
             connection.vouch();
         }
@@ -331,6 +350,27 @@ async fn keep_registry(registry: Arc<Registry>) {
 }
 
 impl Shared {
+    /// Exports spans until the end of the process.
+    #[cfg(feature = "otel")]
+    fn export(
+        &self,
+        spans: mpsc::Receiver<Span>,
+        drain: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + 'static {
+        let endpoint = self.config.trace.as_ref().map(|trace| trace.endpoint.clone()).unwrap_or_default();
+        telemetry::export(spans, endpoint, self.metrics.traffic.spans_lost.clone(), drain)
+    }
+
+    /// No span comes: a configuration that asks for them was refused.
+    #[cfg(not(feature = "otel"))]
+    fn export(
+        &self,
+        _: mpsc::Receiver<Span>,
+        _: watch::Receiver<bool>,
+    ) -> impl Future<Output = ()> + 'static {
+        std::future::ready(())
+    }
+
     /// What the admin API acts on.
     fn api(
         &self,

@@ -7,6 +7,7 @@ use super::REFUSED;
 use super::USAGE;
 use super::complain;
 use super::output::Page;
+use super::signals::HangUps;
 use super::signals::Signals;
 use crate::app;
 use crate::app::Supervisor;
@@ -50,9 +51,14 @@ fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Listened for before anything starts: from the first moment on a signal drains.
-        let mut signals = Signals::listen()?;
+        let (mut signals, mut hang_ups) = (Signals::listen()?, HangUps::listen()?);
         let running = app::start_under(supervisor, config, Clock::system())?;
-        signals.received().await;
+        loop {
+            tokio::select! {
+                () = signals.received() => break,
+                () = hang_ups.next() => running.reopen_logs(),
+            }
+        }
         let stopped = tokio::task::spawn_blocking(|| running.stop());
         tokio::select! {
             _ = stopped => {}

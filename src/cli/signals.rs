@@ -12,6 +12,21 @@ pub(super) struct Signals {
     interrupt: Signal,
 }
 
+/// SIGHUP, by which a log's file was moved away.
+pub(super) struct HangUps(Signal);
+
+impl HangUps {
+    /// Starts to listen; must be called within a runtime.
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self(signal(SignalKind::hangup())?))
+    }
+
+    /// Waits for the next one.
+    pub(super) async fn next(&mut self) {
+        self.0.recv().await;
+    }
+}
+
 impl Signals {
     /// Starts to listen; must be called within a runtime.
     pub(super) fn listen() -> io::Result<Self> {

@@ -18,6 +18,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
 
+use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
 use super::pace::Pace;
@@ -115,6 +116,7 @@ pub(super) struct RequestBody {
     left: u64,
     /// The headers of claims, which trailers may not repeat.
     claims: Option<Rc<[HeaderName]>>,
+    counter: Option<Counter>,
 }
 
 impl RequestBody {
@@ -126,7 +128,7 @@ impl RequestBody {
             let source = RefCell::new(Some(Source { incoming, guard }));
             Rc::new(Sent { source, frames: Cell::new(0), cut: Cell::new(false), ended: Notify::new() })
         });
-        Self { sent, pace, left, claims: None }
+        Self { sent, pace, left, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -135,8 +137,14 @@ impl RequestBody {
         self
     }
 
+    /// Counts its bytes, if somebody wants to know.
+    pub(super) fn counted(mut self, counter: Option<Counter>) -> Self {
+        self.counter = counter;
+        self
+    }
+
     pub(super) fn empty() -> Self {
-        Self { sent: None, pace: Pace::new(Duration::ZERO, 0), left: 0, claims: None }
+        Self { sent: None, pace: Pace::new(Duration::ZERO, 0), left: 0, claims: None, counter: None }
     }
 
     pub(super) fn sent(&self) -> Option<Rc<Sent>> {
@@ -181,6 +189,7 @@ impl http_body::Body for RequestBody {
         match ready!(polled) {
             Ok(Some(mut frame)) => {
                 sent.passed();
+                this.counter.iter().for_each(|counter| counter.count(&frame));
                 if let Some(trailers) = frame.trailers_mut() {
                     headers::forward_trailers(trailers, this.claims.as_deref().unwrap_or_default());
                 }

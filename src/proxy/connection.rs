@@ -39,13 +39,14 @@ use tokio_rustls::server::TlsStream;
 
 use super::Body;
 use super::Dialect;
+use super::Exchange;
+use super::Exchanges;
 use super::Limits;
 use super::Mode;
 use super::Modes;
 use super::Peer;
 use super::Peers;
 use super::RequestId;
-use super::RequestIds;
 use super::Terms;
 use super::Timeouts;
 use super::accounts::Account;
@@ -58,6 +59,7 @@ use super::error::Concerned;
 use super::error::Passed;
 use super::error::Refusal;
 use super::error::Told;
+use super::exchange::Outgoing;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
@@ -82,6 +84,14 @@ use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
+
+/// HTTP/2 streams that a client has reset before they were taken on; with more, the connection ends (CVE-2023-44487).
+const RESETS: usize = 20;
+/// HTTP/2 streams that had to be reset for what the client did with them; with more, the connection ends (CVE-2025-8671).
+const ERRORS: usize = 128;
+/// What may wait of one HTTP/2 stream's answer for a client that does not read, bytes; hyper's default is 400 kB, and
+/// one connection has many streams.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
 pub trait Handler: 'static {
@@ -113,7 +123,7 @@ pub trait Handler: 'static {
     fn serve(
         &self,
         request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Rc<Connection>,
         route: Self::Route,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>>;
@@ -143,8 +153,8 @@ pub struct Context<H> {
     pub timeouts: Timeouts,
     /// How much it takes in.
     pub limits: Limits,
-    /// Makes request ids.
-    pub ids: RequestIds,
+    /// What is told of its requests.
+    pub exchanges: Rc<Exchanges>,
     /// What answers.
     pub handler: H,
 }
@@ -156,6 +166,8 @@ pub struct Connection {
     address_value: HeaderValue,
     /// What its client takes; `None` if that is not limited.
     account: Option<Arc<Account>>,
+    /// Its TLS session was resumed.
+    pub(super) resumed: bool,
     modes: Modes,
     /// In the table for as long as this connection is; absent if it was refused from the start.
     guard: RefCell<Option<Guard>>,
@@ -334,6 +346,9 @@ pub(super) async fn serve<H: Handler>(
     let guard = connection.guard().filter(|_| context.modes != Modes::Mixed);
     let pace = Pace::new(context.timeouts.body_idle, context.limits.body_rate);
     let socket = Socket::new(stream, guard, Arc::clone(&connection.flights), pace);
+    // Tells how long it was when it is dropped.
+    let lasts = || context.metrics.traffic.session(origin.listener, origin.protocol);
+    let _lasts = connection.session().map(|_| lasts());
     let watch = Watch::new(&context, Rc::clone(&connection), drain);
     if http2 {
         serve_http2(&context, watch, socket).await;
@@ -418,6 +433,7 @@ impl<H: Handler> Context<H> {
         });
         Connection {
             peer,
+            resumed: stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
             origin,
             address_value: address_value(origin.peer.ip()),
             account: None,
@@ -488,9 +504,9 @@ impl<H: Handler> Context<H> {
         &self,
         connection: &Rc<Connection>,
         request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Body>> {
+    ) -> impl Future<Output = Response<Outgoing>> {
         async move {
-            let id = self.ids.next();
+            let exchange = self.exchanges.begin(&request, connection);
             if !connection.asked.replace(true) {
                 connection.first.notify_one();
             }
@@ -499,42 +515,47 @@ impl<H: Handler> Context<H> {
             let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
             if let Err(refusal) = self.check(connection, terms.mode) {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id, terms) {
+                if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
                     if self.ends_connection(&refusal) {
                         connection.close.notify_one();
                     }
-                    self.handler.refused(&refusal, connection, id).await;
-                    return response;
+                    self.handler.refused(&refusal, connection, exchange.id()).await;
+                    return exchange.answer(response);
                 }
             }
             let within = connection.account.as_ref().map_or(Ok(()), |account| account.request());
             if let Err(refusal) = within {
-                return self.respond(&refusal, connection, id, terms);
+                let response = self.respond(&refusal, connection, &exchange, terms);
+                return exchange.answer(response);
             }
             let route = match route {
                 Ok(route) => route,
-                Err(refusal) => return self.respond(&refusal, connection, id, terms),
+                Err(refusal) => {
+                    let response = self.respond(&refusal, connection, &exchange, terms);
+                    return exchange.answer(response);
+                }
             };
             // Nobody is there to be judged, where the connection was let in although nobody was verified.
             if connection.barred.is_none()
                 && let Err(refusal) = self.handler.judge(&request, connection, &route)
             {
                 clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, id, terms) {
-                    return response;
+                if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
+                    return exchange.answer(response);
                 }
             }
             if let (Some(peer), true) = (&connection.peer, clean) {
                 peer.success.inc();
             }
             let flight = connection.begin(terms.mode);
-            match self.handler.serve(request, id, connection, route).await {
+            let response = match self.handler.serve(request, &exchange, connection, route).await {
                 Ok(mut response) => {
                     response.body_mut().count(flight);
                     response
                 }
-                Err(refusal) => self.respond(&refusal, connection, id, terms),
-            }
+                Err(refusal) => self.respond(&refusal, connection, &exchange, terms),
+            };
+            exchange.answer(response)
         }
     }
 
@@ -580,13 +601,13 @@ impl<H: Handler> Context<H> {
         &self,
         refusal: &Refusal,
         connection: &Connection,
-        id: RequestId,
+        exchange: &Exchange,
         terms: Terms,
     ) -> Option<Response<Body>> {
         if !self.passes(refusal, connection, terms.mode) {
-            return Some(self.respond(refusal, connection, id, terms));
+            return Some(self.respond(refusal, connection, exchange, terms));
         }
-        self.report(refusal, connection, (id, terms), Passed::Yes);
+        self.report(refusal, connection, (exchange, terms), Passed::Yes);
         None
     }
 
@@ -612,11 +633,11 @@ impl<H: Handler> Context<H> {
         &self,
         refusal: &Refusal,
         connection: &Connection,
-        id: RequestId,
+        exchange: &Exchange,
         terms: Terms,
     ) -> Response<Body> {
-        self.report(refusal, connection, (id, terms), Passed::No);
-        let told = Told { id, disclose: self.disclose, dialect: terms.dialect };
+        self.report(refusal, connection, (exchange, terms), Passed::No);
+        let told = Told { id: exchange.id(), disclose: self.disclose, dialect: terms.dialect };
         let closes = self.ends_connection(refusal);
         // Who reads a runbook's refusals expects to hear of a suspension before a revocation.
         match (terms.dialect, refusal, &connection.peer) {
@@ -634,13 +655,15 @@ impl<H: Handler> Context<H> {
         &self,
         refusal: &Refusal,
         connection: &Connection,
-        (id, terms): (RequestId, Terms),
+        (exchange, terms): (&Exchange, Terms),
         passed: Passed,
     ) {
         let unsaid = match (refusal.retry_after(), &connection.account) {
             (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
             _ => Some(0),
         };
+        exchange.refused(refusal.status().1, passed == Passed::Yes);
+        let id = exchange.id();
         let (peer, address, dialect) = (connection.peer.as_deref(), connection.address(), terms.dialect);
         error::report(refusal, &Concerned { id, peer, address, passed, dialect, unsaid }, &self.metrics);
     }
@@ -701,11 +724,15 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
         Modes::Mixed => StandsOn::ItsRoute,
         Modes::Strict | Modes::Advisory => StandsOn::Connection(connection.guard()),
     };
-    let streams = Streams::new(stands_on, context.timeouts.body_idle, context.limits.body_rate);
+    let pace = (context.timeouts.body_idle, context.limits.body_rate);
+    let streams = Streams::new(stands_on, Rc::clone(&context.exchanges), pace);
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(ERRORS)
+        .max_send_buf_size(SEND_BUFFER)
         .enable_connect_protocol()
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)

@@ -21,10 +21,10 @@ use hyper::upgrade::OnUpgrade;
 use super::Body;
 use super::Clusters;
 use super::Demand;
+use super::Exchange;
 use super::Limits;
 use super::Mode;
 use super::Refusal;
-use super::RequestId;
 use super::Route;
 use super::RouteConfig;
 use super::Terms;
@@ -161,7 +161,11 @@ impl Handler for Gate {
             (None, host, None) => host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
         };
         // `OPTIONS *` asks about the whole of a host (RFC 9110, section 9.3.7).
-        let path = Some(request.uri().path()).filter(|path| *path != "*").unwrap_or("/");
+        let path = match request.uri().path() {
+            "*" if *request.method() == Method::OPTIONS => "/",
+            "*" => return Err(Refusal::Malformed("a target that is no path")),
+            path => path,
+        };
         let found = route::find(&self.routes, route::host_of(host), path);
         if let Some(why) = ambiguous_path(path).filter(|_| self.path_matters) {
             // Where the path is the claim, two readings of it are two identities.
@@ -172,6 +176,7 @@ impl Handler for Gate {
         }
         let route = found.ok_or(Refusal::NoRoute)?;
         Ok(Demanded {
+            name: Rc::clone(&route.name),
             demand: route.demand,
             mtls_required: route.mtls_required,
             terms: route.terms,
@@ -207,16 +212,19 @@ impl Handler for Gate {
     fn serve(
         &self,
         request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Rc<Connection>,
         route: Demanded,
     ) -> impl Future<Output = Result<Response<Body>, Refusal>> {
         async move {
             let mode = route.terms.mode;
-            let (tunnel, request) = self.forwarded(request, id, connection, &route)?;
+            exchange.leads_along(&route.name, connection);
+            let (tunnel, request) = self.forwarded(request, exchange, connection, &route)?;
             let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
-            returned(response, lease, tunnel, (connection, mode))
+            exchange.answered_by(|| lease.endpoint());
+            let told = tunnel.as_ref().map(|_| exchange);
+            returned(response, lease, tunnel.zip(told), (connection, mode))
         }
     }
 }
@@ -229,7 +237,7 @@ impl Gate {
     fn forwarded(
         &self,
         mut request: Request<Incoming>,
-        id: RequestId,
+        exchange: &Exchange,
         connection: &Connection,
         route: &Demanded,
     ) -> Result<(Option<Tunnel>, Request<RequestBody>), Refusal> {
@@ -239,7 +247,8 @@ impl Gate {
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
         // Who brings no certificate says nothing about who it is, not even in the claim's header.
         let own = service.claim_header().filter(|_| connection.peer().is_some());
-        headers::forward(&mut parts.headers, connection, id, Claims { own, all: &self.claims });
+        headers::forward(&mut parts.headers, connection, exchange.id(), Claims { own, all: &self.claims });
+        exchange.trace(&mut parts.headers);
         if let Some((asked, _)) = &tunnel {
             parts.extensions.clear();
             tunnel::announce(&mut parts, *asked);
@@ -248,6 +257,7 @@ impl Gate {
         let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
         let guard = connection.guard_for(route.terms.mode);
         let body = RequestBody::new(incoming, guard, bounds).without(&self.claims);
+        let body = body.counted(exchange.counter());
         Ok((tunnel, Request::from_parts(parts, body)))
     }
 }
@@ -256,27 +266,32 @@ impl Gate {
 fn returned(
     mut response: Response<Incoming>,
     lease: Lease,
-    tunnel: Option<Tunnel>,
+    tunnel: Option<(Tunnel, &Exchange)>,
     (connection, mode): (&Connection, Mode),
 ) -> Result<Response<Body>, Refusal> {
+    // A length beside a transfer coding does not count (RFC 9112, section 6.3).
+    if response.headers().contains_key(header::TRANSFER_ENCODING) {
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     headers::end_hop(response.headers_mut(), None);
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
         return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
     }
-    let Some((asked, client)) = tunnel else {
+    let Some(((asked, client), exchange)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));
     };
     let upstream = hyper::upgrade::on(&mut response);
-    let (guard, flight) = (connection.guard_for(mode), connection.flight(mode));
-    connection.tunnel(tunnel::run(client, upstream, lease, guard, flight));
+    let ends = tunnel::Ends { client, upstream, lease, flight: connection.flight(mode) };
+    connection.tunnel(tunnel::run(ends, connection.guard_for(mode), exchange.tunnel()));
     tunnel::accept(&mut response, asked);
     Ok(response.map(|_| Body::Whole(None)))
 }
 
 /// What a route demands, and where it leads.
 pub struct Demanded {
+    name: Rc<str>,
     demand: Demand,
     mtls_required: StatusCode,
     terms: Terms,
@@ -288,6 +303,10 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
     if let Some(authority) = uri.authority() {
         if authority.as_str().contains('@') {
             return Err(Refusal::Malformed("user information in the authority"));
+        }
+        // RFC 9112, section 3.2.3: that form is CONNECT's. Others would name a host here, and no path.
+        if uri.scheme().is_none() {
+            return Err(Refusal::Malformed("a target that is no path"));
         }
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;

@@ -11,11 +11,16 @@ use uuid::Uuid;
 pub struct RequestId(u64, u64);
 
 impl RequestId {
+    /// As a number.
+    pub(super) fn number(self) -> u128 {
+        u128::from(self.0) << 64 | u128::from(self.1)
+    }
+
     /// As a header's value.
     pub(super) fn value(self) -> HeaderValue {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [b'0'; 32];
-        let number = u128::from(self.0) << 64 | u128::from(self.1);
+        let number = self.number();
         for (i, digit) in text.iter_mut().rev().enumerate() {
             *digit = DIGITS[(number >> (4 * i) & 0xf) as usize];
         }

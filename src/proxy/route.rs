@@ -1,6 +1,7 @@
 //! Routes: which upstreams serve a host and a path, and what a client must bring.
 
 use std::fmt;
+use std::rc::Rc;
 
 use http::StatusCode;
 use serde::Deserialize;
@@ -153,6 +154,8 @@ pub struct Route<U> {
     host: Option<Host>,
     /// Without the slash at its end.
     prefix: String,
+    /// What log and metrics call it.
+    pub name: Rc<str>,
     /// What a client must bring.
     pub demand: Demand,
     /// The status of `mtls_required`.
@@ -168,8 +171,9 @@ impl<U> Route<U> {
     pub fn new(config: &RouteConfig, serves: U) -> Self {
         let mtls_required = StatusCode::from_u16(config.mtls_required).unwrap_or(StatusCode::UNAUTHORIZED);
         let prefix = config.path.trim_end_matches('/').to_owned();
+        let (name, host) = (config.name().into(), config.host.clone());
         let terms = Terms { mode: config.mode.unwrap_or_default(), dialect: config.refusals };
-        Self { host: config.host.clone(), prefix, demand: config.demand, mtls_required, terms, serves }
+        Self { host, prefix, name, demand: config.demand, mtls_required, terms, serves }
     }
 
     /// Whether it serves every path.

@@ -18,8 +18,8 @@ use http_body::SizeHint;
 use hyper::rt::Executor;
 use tokio::task::spawn_local;
 
-use super::Body;
 use super::BoxError;
+use super::exchange::Exchanges;
 use super::flight;
 use super::pace::Pace;
 use crate::session::Guard;
@@ -56,15 +56,16 @@ pub(super) struct Streams {
     did: Rc<Cell<Did>>,
     idle: Duration,
     rate: u32,
+    exchanges: Rc<Exchanges>,
 }
 
 impl Streams {
-    pub(super) fn new(stands_on: StandsOn, idle: Duration, rate: u32) -> Self {
-        Self { stands_on, did: Rc::default(), idle, rate }
+    pub(super) fn new(stands_on: StandsOn, exchanges: Rc<Exchanges>, (idle, rate): (Duration, u32)) -> Self {
+        Self { stands_on, did: Rc::default(), idle, rate, exchanges }
     }
 
     /// The body of an answer, as its stream takes it.
-    pub(super) fn body(&self, body: Body) -> StreamBody {
+    pub(super) fn body<B>(&self, body: B) -> StreamBody<B> {
         StreamBody { body, rest: None, did: Rc::clone(&self.did) }
     }
 }
@@ -75,7 +76,9 @@ impl<F: Future + 'static> Executor<F> for Streams {
         let mut stream = Box::pin(stream);
         let did = Rc::clone(&self.did);
         let mut pace = Pace::new(self.idle, self.rate);
+        let open = self.exchanges.stream();
         let ended = poll_fn(move |cx| {
+            let _ = &open;
             did.set(Did::Nothing);
             if stream.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
@@ -113,14 +116,14 @@ impl<F: Future + 'static> Executor<F> for Streams {
 }
 
 /// An answer's body that says what it does.
-pub(super) struct StreamBody {
-    body: Body,
+pub(super) struct StreamBody<B> {
+    body: B,
     /// Of a piece that was too large.
     rest: Option<Bytes>,
     did: Rc<Cell<Did>>,
 }
 
-impl StreamBody {
+impl<B> StreamBody<B> {
     fn give(&mut self, mut bytes: Bytes) -> Frame<Bytes> {
         if bytes.len() > PIECE {
             self.rest = Some(bytes.split_off(PIECE));
@@ -134,7 +137,7 @@ impl StreamBody {
     }
 }
 
-impl http_body::Body for StreamBody {
+impl<B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin> http_body::Body for StreamBody<B> {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -1,6 +1,11 @@
 //! Tunnels: WebSocket by upgrade (RFC 6455, section 4; RFC 9110, section 7.8), and over HTTP/2 by extended CONNECT
 //! (RFC 8441), each with a guard of its own. Upstreams are asked by upgrade.
 
+use std::io;
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::HeaderMap;
@@ -20,8 +25,12 @@ use http::request::Parts;
 use hyper::ext::Protocol;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::io::ReadBuf;
 use tokio::io::copy_bidirectional;
 
+use super::exchange::Tunnelled;
 use super::flight::Flight;
 use super::upstream::Lease;
 use crate::session::Guard;
@@ -85,24 +94,31 @@ fn name(headers: &mut HeaderMap) {
     headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
 }
 
+/// What a tunnel leads from and to.
+pub(super) struct Ends {
+    pub(super) client: OnUpgrade,
+    pub(super) upstream: OnUpgrade,
+    /// The upstream connection that was upgraded; given up early, it would take the tunnel with it.
+    pub(super) lease: Lease,
+    /// Counts it among what its connection carries.
+    pub(super) flight: Option<Flight>,
+}
+
 /// Carries bytes both ways until one side ends, or the session is killed.
 ///
-/// `lease` is the upstream connection that was upgraded; given up early, it would take the tunnel with it. `flight`
-/// counts it among what its connection carries.
-pub(super) async fn run(
-    client: OnUpgrade,
-    upstream: OnUpgrade,
-    lease: Lease,
-    guard: Option<Guard>,
-    flight: Option<Flight>,
-) {
+/// `told` learns what it carried, and how it ended.
+pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
+    let Ends { client, upstream, lease, flight } = ends;
     let carry = async {
         let (client, upstream) = tokio::join!(client, upstream);
         let (Ok(client), Ok(upstream)) = (client, upstream) else {
             return;
         };
+        let mut client = Counted { io: TokioIo::new(client), told: &told };
         // Either side may break off at any time; there is nobody left to tell.
-        let _ = copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(upstream)).await;
+        if copy_bidirectional(&mut client, &mut TokioIo::new(upstream)).await.is_ok() {
+            told.whole();
+        }
     };
     match &guard {
         None => carry.await,
@@ -114,4 +130,41 @@ pub(super) async fn run(
         },
     }
     drop(lease);
+}
+
+/// The client's side, and what was carried over it.
+struct Counted<'a, T> {
+    io: T,
+    told: &'a Tunnelled,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Counted<'_, T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buf);
+        self.told.carried((buf.filled().len() - before) as u64, 0);
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Counted<'_, T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, buf);
+        if let Poll::Ready(Ok(count)) = &written {
+            self.told.carried(0, *count as u64);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }

@@ -2,14 +2,20 @@
 //!
 //! Names: `mtls_*` and `cert_*` are those that mTLS runbooks alert on; everything of our own is `portcullis_*`.
 
+mod access_log;
 mod endpoint;
 mod expiry;
 mod log;
+#[cfg(feature = "otel")]
+mod otlp;
+mod trace;
+mod traffic;
 
 use prometheus::Encoder as _;
 use prometheus::GaugeVec;
 use prometheus::HistogramOpts;
 use prometheus::HistogramVec;
+use prometheus::IntCounter;
 use prometheus::IntCounterVec;
 use prometheus::IntGauge;
 use prometheus::IntGaugeVec;
@@ -17,12 +23,24 @@ use prometheus::Opts;
 use prometheus::Registry;
 use prometheus::TextEncoder;
 
+pub use access_log::AccessConfig;
+pub use access_log::AccessLines;
+pub use access_log::AccessLog;
+pub use access_log::AccessLogWriter;
+pub use access_log::JsonLine;
 pub use endpoint::Health;
 pub use endpoint::serve;
 pub use expiry::Expiries;
 pub use log::Format as LogFormat;
 pub use log::Log;
 pub use log::init as init_log;
+#[cfg(feature = "otel")]
+pub use otlp::export;
+pub use trace::Span;
+pub use trace::TraceConfig;
+pub use trace::TraceContext;
+pub use trace::Tracer;
+pub use traffic::TrafficMetrics;
 
 /// Every metric of a process.
 #[derive(Clone)]
@@ -32,7 +50,7 @@ pub struct Metrics {
     pub auth: IntCounterVec,
     /// `mtls_cache_hits{type="certificate"|"principal"}`.
     pub cache_hits: IntCounterVec,
-    /// `cert_expiry_days{principal_id, serial}` of certificates seen.
+    /// `cert_expiry_days{principal_id, serial}` of certificates seen, and `portcullis_cert_expiry_left_out`.
     pub expiries: Expiries,
     /// `portcullis_refusals_total{code}`.
     pub refusals: IntCounterVec,
@@ -42,6 +60,8 @@ pub struct Metrics {
     pub sessions: IntGauge,
     /// `portcullis_sessions_ended_total{cause}`: ended by the gate, not by their peers.
     pub sessions_ended: IntCounterVec,
+    /// Of requests and sessions.
+    pub traffic: TrafficMetrics,
     /// `portcullis_revocation_events_total{feed, action, level}`.
     pub events: IntCounterVec,
     /// `portcullis_revocation_entries`: targets revoked or suspended.
@@ -81,7 +101,10 @@ impl Metrics {
                 "Verified chains and identities used again.",
                 &["type"],
             )?,
-            expiries: Expiries::new(maker.expiry()?),
+            expiries: Expiries::new(
+                maker.expiry()?,
+                maker.gauge("portcullis_cert_expiry_left_out", "Certificates seen that have no series.")?,
+            ),
             refusals: maker.counters("portcullis_refusals_total", "Refusals, by code.", &["code"])?,
             handshakes: maker.counters(
                 "portcullis_handshakes_total",
@@ -94,6 +117,7 @@ impl Metrics {
                 "Sessions that the gate ended, by cause.",
                 &["cause"],
             )?,
+            traffic: TrafficMetrics::new(&maker)?,
             events: maker.counters(
                 "portcullis_revocation_events_total",
                 "Revocation events taken in.",
@@ -234,6 +258,12 @@ impl Maker<'_> {
         Ok(counters)
     }
 
+    fn counter(&self, name: &str, help: &str) -> Result<IntCounter, prometheus::Error> {
+        let counter = IntCounter::new(name, help)?;
+        self.0.register(Box::new(counter.clone()))?;
+        Ok(counter)
+    }
+
     fn gauge(&self, name: &str, help: &str) -> Result<IntGauge, prometheus::Error> {
         let gauge = IntGauge::new(name, help)?;
         self.0.register(Box::new(gauge.clone()))?;
@@ -266,7 +296,11 @@ impl Maker<'_> {
         let mut buckets: Vec<f64> = decades.iter().flat_map(|one| [*one, one * 2.5, one * 5.0]).collect();
         buckets.extend([10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0]);
         let opts = HistogramOpts::new("portcullis_revocation_enforced_seconds", help).buckets(buckets);
-        let histograms = HistogramVec::new(opts, &["feed", "stage"])?;
+        self.histograms(opts, &["feed", "stage"])
+    }
+
+    fn histograms(&self, opts: HistogramOpts, labels: &[&str]) -> Result<HistogramVec, prometheus::Error> {
+        let histograms = HistogramVec::new(opts, labels)?;
         self.0.register(Box::new(histograms.clone()))?;
         Ok(histograms)
     }

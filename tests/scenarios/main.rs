@@ -4,13 +4,16 @@
 mod caller;
 mod client;
 mod endpoint;
+mod frames;
 mod lab;
 mod pki;
 mod process;
+mod strict;
 mod upstream;
 
 mod administrators_decide;
 mod an_incident_is_handled;
+mod answers_have_one_reading;
 mod attackers_get_nowhere;
 mod bad_calls_are_refused;
 mod break_glass;
@@ -23,6 +26,7 @@ mod descriptors_run_out;
 mod disk_full_is_said;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
+mod floods_are_cut;
 mod framing_is_unambiguous;
 mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
@@ -35,6 +39,10 @@ mod operators_see;
 mod refusals_speak_dialects;
 mod refuses_to_start;
 mod registries_are_polled;
+mod requests_are_logged;
+#[cfg(feature = "otel")]
+mod requests_are_traced;
+mod requests_have_one_reading;
 mod restarts_lose_nobody;
 mod resumption_is_checked;
 mod revoke_mid_request_body;

@@ -167,3 +167,19 @@ async fn a_get_keeps_a_body_of_unknown_length() {
     assert!(client.raw(request.as_bytes()).await.unwrap().starts_with("HTTP/1.1 200"));
     assert_eq!(lab.upstream.only("/odd").body, b"hello");
 }
+
+/// Without `[trace]` a trace is none of the gate's business.
+#[tokio::test]
+async fn traces_pass_as_they_are() {
+    let lab = Lab::start().await;
+    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+    for (path, parent) in
+        [("/good", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), ("/bad", "what?")]
+    {
+        let request =
+            connection.request("GET", path).header("traceparent", parent).header("tracestate", "a=1");
+        connection.exchange(request.body(crate::upstream::full("")).unwrap()).await.unwrap().assert_ok();
+        let seen = lab.upstream.only(path);
+        assert_eq!((seen.header("traceparent"), seen.header("tracestate")), (Some(parent), Some("a=1")));
+    }
+}

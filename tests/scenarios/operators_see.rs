@@ -207,3 +207,70 @@ async fn clients_are_told_as_much_as_was_decided() {
         assert_eq!(document.to_string().contains("revoked"), disclose != "none");
     }
 }
+
+/// Name, kind and labels of each metric that `docs/metrics.md` has.
+fn documented() -> Vec<(String, String, Vec<String>)> {
+    let quoted = |cell: &str| cell.split('`').skip(1).step_by(2).map(str::to_owned).collect::<Vec<_>>();
+    let rows = include_str!("../../docs/metrics.md").lines().filter(|line| line.starts_with("| `"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (quoted(cells[1]).remove(0), cells[2].to_owned(), quoted(cells[3]))
+    })
+    .collect()
+}
+
+/// What a gate shows and what its documentation says are the same. Seen failing with a label that the table does not
+/// have.
+#[tokio::test]
+async fn every_metric_is_documented() {
+    let mut lab = Lab::start().await;
+    let a = lab.root.agent("a");
+    lab.client(&a).get("/").await.assert_ok();
+    lab.client(&a).h2().await.get("/").await.assert_ok();
+    lab.client_of(None, &[&TLS13]).get("/").await.assert_refused(401, "mtls_required");
+    let _open = lab.client(&a).websocket().await;
+    lab.revoke("principal", "a").await;
+    let told = async {
+        while !lab.plain("/metrics").await.contains("protocol=\"http/2\",status=\"2xx\"} 1") {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    crate::lab::within(told).await;
+    let text = lab.plain("/metrics").await;
+    let documented = documented();
+    let mut shown = 0;
+    for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+        let (name, kind) = line.split_once(' ').unwrap();
+        let row =
+            documented.iter().find(|row| row.0 == name).unwrap_or_else(|| panic!("{name} is not there"));
+        assert_eq!(row.1, kind, "{name}");
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        let series = series.filter_map(|line| line.strip_prefix(name)).map(|rest| {
+            let rest =
+                ["_bucket", "_sum", "_count"].iter().find_map(|end| rest.strip_prefix(end)).unwrap_or(rest);
+            rest.strip_prefix('{').and_then(|rest| rest.split_once('}')).map_or("", |(labels, _)| labels)
+        });
+        for labels in series {
+            let names = labels.split("\",").filter_map(|label| label.split_once('=')).map(|(name, _)| name);
+            let mut names: Vec<&str> = names.filter(|name| *name != "le").collect();
+            let mut expected: Vec<&str> = row.2.iter().map(String::as_str).collect();
+            names.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(names, expected, "{name}");
+        }
+        shown += 1;
+    }
+    assert!(shown > 20, "{text}");
+    // What has no series yet is not shown: the rest is held against the source.
+    let source =
+        concat!(include_str!("../../src/telemetry/mod.rs"), include_str!("../../src/telemetry/traffic.rs"));
+    let of_ours = |word: &&str| {
+        ["portcullis_", "mtls_", "cert_"].iter().any(|prefix| word.starts_with(prefix)) && !word.contains('{')
+    };
+    let mut names: Vec<&str> = source.split('"').skip(1).step_by(2).filter(of_ours).collect();
+    let mut rows: Vec<&str> = documented.iter().map(|row| row.0.as_str()).collect();
+    names.sort_unstable();
+    names.dedup();
+    rows.sort_unstable();
+    assert_eq!(names, rows);
+}

@@ -226,6 +226,13 @@ impl Process {
         kill(Pid::from_raw(self.child.id().cast_signed()), signal).unwrap();
     }
 
+    /// What it has in memory, bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let text = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+    }
+
     /// Waits for its end; the exit code, if there was one.
     pub(crate) async fn wait(&mut self) -> Option<i32> {
         let ended = async {

@@ -41,7 +41,7 @@ const ACTION: &str = "advisory";
 /// For how long, and why.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+pub(super) struct Declaration {
     /// For how long, from now on: `30m`, `1h 30m`; `admin.advisory_max` at most.
     #[serde(rename = "for")]
     #[schema(example = "30m")]
@@ -102,7 +102,7 @@ pub(super) async fn get_advisory(State(api): State<Arc<Api>>) -> Json<Advisory> 
 /// Break the glass, or extend it: until it ends the gate refuses nobody for who they are, and ends nothing. What is
 /// revoked meanwhile takes effect when it ends. Not kept: a restart ends it.
 #[utoipa::path(
-    post, path = "/v1/advisory", operation_id = "begin_advisory", tag = "operations", request_body = Wanted, security(("bearer" = []), ()),
+    post, path = "/v1/advisory", operation_id = "begin_advisory", tag = "operations", request_body = Declaration, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "It lasts.", body = Advisory),
         (status = 503, description = "It is not on record, and so did not begin; or it did, and its end of the record is missing.", body = ProblemDocument, content_type = "application/problem+json"),
@@ -119,7 +119,7 @@ pub(super) async fn begin_advisory(
     let about = |refusal: Refusal| refusal.about(ACTION, None);
     who.actor.require(Role::Admin, "to suspend enforcement").map_err(about)?;
     let (bytes, _) = body::read(&headers, body, MAX_BODY, &api).await?;
-    let wanted: Wanted = body::parse_object(&bytes)?;
+    let wanted: Declaration = body::parse_object(&bytes)?;
     let lasts = api.bounded(&wanted).map_err(about)?;
     // A task of its own: who hangs up leaves no half of it.
     let task = tokio::spawn(async move { api.begin(lasts, wanted.reason, who).await });
@@ -167,7 +167,7 @@ impl Api {
     }
 
     /// For how long it is wanted, if that may be.
-    fn bounded(&self, wanted: &Wanted) -> Result<Duration, Refusal> {
+    fn bounded(&self, wanted: &Declaration) -> Result<Duration, Refusal> {
         let lasts = humantime::parse_duration(&wanted.lasts)
             .map_err(|e| Refusal::bad_request(format!("for: `{}`: {e}", wanted.lasts)))?;
         if wanted.reason.trim().is_empty() || wanted.reason.len() > MAX_REASON {

@@ -33,6 +33,9 @@ use crate::proxy::tls;
 
 /// How often an HTTP/2 connection with requests under way is asked whether it is still there.
 const PING: Duration = Duration::from_secs(20);
+/// An HTTP/1.1 answer's header at most, and what is read of it at once, bytes. An upstream that sends interim answers
+/// without end has the thread for no longer than it takes to read so many of them.
+const HEADER: usize = 64 << 10;
 
 /// What a connection is wanted for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +190,8 @@ impl Connector {
             sender.ready().await.map_err(failed)?;
             return Ok(Connected { sender: Sender::Http2(sender), task: task.abort_handle() });
         }
-        let (mut sender, connection) = http1::handshake(stream).await.map_err(failed)?;
+        let shaken = http1::Builder::new().max_buf_size(HEADER).handshake(stream).await;
+        let (mut sender, connection) = shaken.map_err(failed)?;
         let task = spawn_local(async move {
             let _ = connection.with_upgrades().await;
             drop(open);
