@@ -348,10 +348,15 @@ impl Config {
             ("headers", limits.headers, 1),
             ("streams", usize::try_from(limits.streams).unwrap_or(usize::MAX), 1),
             ("connections", limits.connections.unwrap_or(1), 1),
+            ("handshakes", limits.handshakes, 1),
+            ("uri_bytes", limits.uri_bytes, 1),
         ] {
             if value < least {
                 return Err(self.error(&format!("gate.limits.{key}"), format!("at least {least}")));
             }
+        }
+        if limits.burst > 0 && limits.requests_per_second == 0 {
+            return Err(self.error("gate.limits.burst", "of nothing: requests_per_second is not limited"));
         }
         Ok(())
     }

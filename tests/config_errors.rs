@@ -117,6 +117,12 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[[feed.crl]]\nurl = \"http://pki/\"\ninterval = \"2h\"\n[state]",
         "dir/gate.toml:16: feed.crl[0].max_age: shorter than `interval`",
     ),
+    (
+        "[admin]",
+        "[gate.limits]\nhandshakes = 0\n[admin]",
+        "dir/gate.toml:14: gate.limits.handshakes: at least 1",
+    ),
+    ("[admin]", "[gate.limits]\nburst = 1\n[admin]", "dir/gate.toml:14: gate.limits.burst: of nothing"),
     ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 

@@ -141,3 +141,34 @@ fn alerts_are_on_metrics_that_there_are() {
         assert!(source.contains(&format!("\"{name}\"")), "{name}");
     }
 }
+
+/// The units are held against what the program takes from systemd; that systemd takes them is `systemd-analyze verify`'s.
+#[test]
+fn the_units_say_what_the_program_goes_by() {
+    let (service, socket) = (
+        include_str!("../deploy/systemd/portcullis.service"),
+        include_str!("../deploy/systemd/portcullis.socket"),
+    );
+    let value = |unit: &'static str, key: &str| {
+        let mut values = unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let value = values.next().unwrap_or_else(|| panic!("{key}"));
+        assert_eq!(values.next(), None, "{key} twice");
+        value
+    };
+    assert_eq!((value(service, "Type"), value(service, "NotifyAccess")), ("notify", "main"));
+    assert_eq!(value(service, "Requires"), "portcullis.socket");
+    assert!(value(service, "ExecStart").ends_with("portcullis run --config /etc/portcullis/gate.toml"));
+    assert_eq!(value(socket, "FileDescriptorName"), "gate");
+    assert_eq!(value(socket, "Backlog"), "4096");
+    let seconds = |key: &str| {
+        let limit = humantime::parse_duration(value(service, key)).unwrap();
+        assert!(limit.as_secs() > 0, "{key}");
+        limit
+    };
+    let sidecar = load("sidecar.toml", include_str!("../config/sidecar.toml"));
+    assert!(seconds("TimeoutStopSec") > sidecar.gate.drain);
+    seconds("WatchdogSec");
+    for line in service.lines().chain(socket.lines()).filter(|line| !line.is_empty()) {
+        assert!(line.starts_with(['#', '[']) || line.split_once('=').is_some(), "{line}");
+    }
+}

@@ -4,16 +4,22 @@
 //! connections. The admin listener, the plain listener and all housekeeping run on a runtime of their own, so that no
 //! load on the gate delays a revocation, nor the reverse. Shared between them: the engine, the metrics, the peers.
 
+mod inherited;
 mod operations;
+mod supervisor;
 mod witness;
 
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::Resource;
 use rustix::process::Rlimit;
@@ -26,10 +32,13 @@ use tokio::runtime::LocalOptions;
 use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
 use operations::Operations;
 use operations::load_secrets;
+use supervisor::Notices;
+pub use supervisor::Supervisor;
 
 use crate::authority;
 use crate::authority::Audit;
@@ -49,6 +58,7 @@ use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Exchanges;
 use crate::proxy::Gate;
+use crate::proxy::Limits;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
@@ -69,8 +79,14 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::Tracer;
 
+/// What the admin listener accepts: nobody unverified, and with limits of its own.
+const STRICT: (Strangers, Option<Limits>) = (Strangers::Refused, None);
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
+/// Descriptors that are no connections of the gate: files, runtimes, administrators.
+const RESERVED: usize = 128;
+/// With fewer nothing could be served.
+const MIN_DESCRIPTORS: usize = 16;
 
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -95,6 +111,16 @@ pub enum Error {
         #[source]
         error: io::Error,
     },
+    /// A socket that the process was started with.
+    #[error("inherited socket {descriptor} (`{name}`): {reason}")]
+    Inherited {
+        /// Its number.
+        descriptor: usize,
+        /// What `FileDescriptorName=` calls it.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A thread or runtime.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] io::Error),
@@ -118,6 +144,8 @@ pub struct Running {
     gates: Vec<JoinHandle<usize>>,
     operations: JoinHandle<()>,
     feeds: JoinHandle<()>,
+    notices: Arc<Notices>,
+    drain: Duration,
     access_log: Option<AccessLogWriter>,
 }
 
@@ -134,6 +162,13 @@ struct Shared {
     telling: Telling,
     clusters: Arc<Clusters>,
 }
+
+/// A thread's sign of life, and how often it gives one.
+type Pulse = (Arc<AtomicU64>, Duration);
+/// What the service manager is told, and the threads whose signs of life it wants.
+type Told = (Arc<Notices>, Pulses);
+/// The signs of life of all of the gate's threads.
+type Pulses = Vec<Weak<AtomicU64>>;
 
 /// TLS and the peers of one listener.
 #[derive(Clone)]
@@ -160,19 +195,26 @@ pub fn check(config: &Config) -> Result<(), Error> {
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], Strangers::Refused).map(drop))
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
 }
 
 /// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
 /// listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
-    let state = config.state.dir.clone();
-    if Audit::tells_of_changes(&state) && !Engine::has_journal(&state) {
-        tracing::warn!(
-            state = %state.display(),
-            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
-        );
+    start_under(Supervisor::none(), config, clock)
+}
+
+/// The same, on the sockets of a service manager, which is told how things are.
+pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Result<Running, Error> {
+    let Supervisor { sockets, notices, fault } = supervisor;
+    if let Some(error) = fault {
+        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
+    warn_of_routes(&config);
+    let notices = Arc::new(notices);
+    let mut sockets = sockets.assign(&config)?;
+    let state = config.state.dir.clone();
+    warn_of_lost_journal(&state);
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
@@ -185,14 +227,14 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
     let threads = threads(&config);
-    let connections = config.gate.limits.connections.unwrap_or_else(|| raise_descriptors() / 4);
-    let connections = (connections / threads).max(1);
-    let bounds = Bounds { connections, threads, evicts: false, drain: config.gate.drain };
-    let listeners = bind("gate.listen", config.gate.listen, threads)?;
+    let bounds = gate_bounds(&config.gate, threads);
+    // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
+    shared.clusters.bound(descriptors() / 8 * 3);
+    let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let mut operations = Operations::bind(&shared, &gate.peers, gate_drains.clone(), audit)?;
+    let mut operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit)?;
     operations.spans = spans;
     let (admin_address, metrics_address) = operations.addresses()?;
     let feeds_drain = operations_drain.clone();
@@ -202,17 +244,14 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
             Ok(())
         });
     })?;
-    let operations = spawn("operations", move || operations.run(operations_drain))?;
-    let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
-        let (shared, secured, drain) = (shared.clone(), gate.clone(), gate_drains.clone());
-        spawn(&format!("gate-{i}"), move || shared.run_gate(secured, listener, bounds, drain))
-    });
-    let gates = gates.collect::<Result<_, _>>()?;
-    warn_of_routes(&config);
+    let (gates, pulses) = shared.spawn_gates(&gate, listeners, bounds, (&gate_drains, notices.pulse()))?;
+    let told = (Arc::clone(&notices), pulses);
+    let operations = spawn("operations", move || operations.run(operations_drain, told))?;
     tracing::info!(
         gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = Modes::of(&config.route).name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
     );
+    notices.ready();
     Ok(Running {
         gate: gate_address,
         admin: admin_address,
@@ -224,6 +263,8 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
         gates,
         operations,
         feeds,
+        notices,
+        drain: config.gate.drain,
         access_log,
     })
 }
@@ -248,6 +289,7 @@ impl Running {
     /// Returns how many connections were cut.
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
+        self.notices.stopping(self.drain);
         self.drain_gate.send_replace(true);
         let joined = self.gates.into_iter().map(|gate| gate.join());
         let cut = joined
@@ -331,7 +373,7 @@ impl Shared {
             Modes::Strict => Strangers::Tolerated,
             Modes::Advisory | Modes::Mixed => Strangers::LetIn,
         };
-        self.secure(&self.config.gate.tls, "gate.tls", &[], strangers)
+        self.secure(&self.config.gate.tls, "gate.tls", &[], (strangers, Some(self.config.gate.limits)))
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
@@ -340,7 +382,7 @@ impl Shared {
         tls: &TlsConfig,
         key: &'static str,
         names: &[DnsName],
-        strangers: Strangers,
+        (strangers, limits): (Strangers, Option<Limits>),
     ) -> Result<Secured, Error> {
         let trust = Arc::new(load_trust(&self.config, tls, key)?);
         let binding = Binding::new(&self.config.identity).admitting(names);
@@ -349,7 +391,7 @@ impl Shared {
         // Advisory mode refuses nobody, in the handshake neither.
         let strict = Modes::of(&self.config.route) == Modes::Strict;
         let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
-        let peers = peers.reject_at(reject_at).strangers(strangers);
+        let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
         let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
@@ -381,17 +423,39 @@ impl Shared {
         })
     }
 
+    /// The gate's threads, and their signs of life.
+    fn spawn_gates(
+        &self,
+        secured: &Secured,
+        listeners: Vec<StdListener>,
+        bounds: Bounds,
+        (drain, every): (&watch::Receiver<bool>, Option<Duration>),
+    ) -> io::Result<(Vec<JoinHandle<usize>>, Pulses)> {
+        let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
+            let (shared, secured, drain) = (self.clone(), secured.clone(), drain.clone());
+            let pulse = Arc::new(AtomicU64::new(0));
+            let watched = Arc::downgrade(&pulse);
+            let pulse = every.map(|every| (pulse, every));
+            let run = move || shared.run_gate(secured, listener, bounds, (drain, pulse));
+            Ok((spawn(&format!("gate-{i}"), run)?, watched))
+        });
+        gates.collect()
+    }
+
     fn run_gate(
         self,
         secured: Secured,
         listener: StdListener,
         bounds: Bounds,
-        drain: watch::Receiver<bool>,
+        (drain, pulse): (watch::Receiver<bool>, Option<Pulse>),
     ) -> usize {
         let gate = &self.config.gate;
         run_local(async {
-            let handler =
-                Gate::new(&self.config.route, secured.peers.binding(), &self.clusters, bounds.threads);
+            if let Some((pulse, every)) = pulse {
+                spawn_local(supervisor::beat(pulse, every));
+            }
+            let served = (&*self.clusters, bounds.threads);
+            let handler = Gate::new(&self.config.route, secured.peers.binding(), served, gate.limits);
             let feeds = Some(Arc::clone(&self.feeds));
             let modes = Modes::of(&self.config.route);
             let rules = Rules { modes, disclose: gate.disclose, feeds };
@@ -400,6 +464,34 @@ impl Shared {
             Ok(proxy::accept(listener, context, drain, bounds).await)
         })
         .unwrap_or_default()
+    }
+}
+
+/// What each of the gate's threads may have open.
+fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
+    let most = descriptors() / 4;
+    let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
+    if let Some(wanted) = gate.limits.connections.filter(|wanted| *wanted > most) {
+        tracing::warn!(
+            wanted,
+            most,
+            "gate.limits.connections: the process may not have enough file descriptors"
+        );
+    }
+    // However many do not finish theirs, there is room beside them.
+    let handshakes = gate.limits.handshakes.min(connections / 2);
+    let each = |count: usize| (count / threads).max(1);
+    let (connections, handshakes) = (each(connections), each(handshakes));
+    Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
+}
+
+/// Says what is lost, where only the audit remembers it.
+fn warn_of_lost_journal(state: &Path) {
+    if Audit::tells_of_changes(state) && !Engine::has_journal(state) {
+        tracing::warn!(
+            state = %state.display(),
+            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
+        );
     }
 }
 
@@ -444,12 +536,28 @@ fn at_key(config: &Config, section: &str, error: &TlsError) -> ConfigError {
     config.error(&format!("{section}.{}", error.key), error.to_string())
 }
 
-fn bind(key: &'static str, address: SocketAddr, count: usize) -> Result<Vec<StdListener>, Error> {
-    proxy::bind(address, count).map_err(|error| Error::Listen { key, address, error })
+/// A listener's sockets, one for each thread; an inherited one is shared.
+fn bind(
+    inherited: Option<StdListener>,
+    key: &'static str,
+    address: SocketAddr,
+    count: usize,
+) -> Result<Vec<StdListener>, Error> {
+    match inherited {
+        Some(socket) => proxy::share(&socket, count),
+        None => proxy::bind(address, count),
+    }
+    .map_err(|error| Error::Listen { key, address, error })
 }
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
     listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
+}
+
+/// How many file descriptors connections may take: what the journal, the audit and the admin listener need is not
+/// among them.
+fn descriptors() -> usize {
+    raise_descriptors().saturating_sub(RESERVED).max(MIN_DESCRIPTORS)
 }
 
 /// Lets the process have as many file descriptors as it may; returns how many that is.

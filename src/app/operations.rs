@@ -23,9 +23,13 @@ use tower_service::Service as _;
 
 use super::Error;
 use super::Rules;
+use super::STRICT;
 use super::Secured;
 use super::Shared;
+use super::Told;
 use super::bind;
+use super::descriptors;
+use super::inherited::Assigned;
 use super::run_local;
 use crate::authority;
 use crate::authority::Access;
@@ -55,7 +59,6 @@ use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
 use crate::proxy::RequestId;
-use crate::proxy::Strangers;
 use crate::revocation::Engine;
 use crate::revocation::FeedState;
 use crate::revocation::FeedStatus;
@@ -68,7 +71,8 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 
 /// The admin listener's bounds.
-const ADMIN: Bounds = Bounds { connections: 512, threads: 1, evicts: true, drain: Duration::from_secs(5) };
+const ADMIN: Bounds =
+    Bounds { connections: 512, threads: 1, evicts: true, handshakes: 256, drain: Duration::from_secs(5) };
 /// How often refusals that were not audited one by one are summed up.
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
@@ -86,6 +90,7 @@ pub(super) struct Operations {
     admin: Option<(StdListener, Secured, Arc<Api>)>,
     metrics: Option<StdListener>,
     condition: Condition,
+    bounds: Bounds,
     /// To be exported.
     pub(super) spans: Option<mpsc::Receiver<Span>>,
 }
@@ -93,6 +98,7 @@ pub(super) struct Operations {
 impl Operations {
     pub(super) fn bind(
         shared: &Shared,
+        sockets: Assigned,
         gate: &Peers,
         gate_drains: watch::Receiver<bool>,
         audit: Option<Audit>,
@@ -106,19 +112,21 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names, Strangers::Refused)?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names, Strangers::Refused)?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, STRICT)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, STRICT)?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
-            let listener = bind("admin.listen", section.listen, 1)?;
+            let listener = bind(sockets.admin, "admin.listen", section.listen, 1)?;
             admin = listener.into_iter().next().map(|bound| (bound, secured, api));
         }
         let metrics = match &config.metrics {
-            Some(section) => bind("metrics.listen", section.listen, 1)?.into_iter().next(),
+            Some(section) => bind(sockets.metrics, "metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        Ok(Self { shared: shared.clone(), admin, metrics, condition, spans: None })
+        let few = (descriptors() / 32).clamp(4, ADMIN.connections);
+        let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
+        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds, spans: None })
     }
 
     pub(super) fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
@@ -126,9 +134,11 @@ impl Operations {
         Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
-    pub(super) fn run(self, mut drain: watch::Receiver<bool>) {
-        let Self { shared, admin, metrics, condition, spans } = self;
+    pub(super) fn run(self, mut drain: watch::Receiver<bool>, (notices, threads): Told) {
+        let Self { shared, admin, metrics, condition, bounds, spans } = self;
         run_local(async move {
+            let (told, gate_drains) = (condition.clone(), condition.gate_drains.clone());
+            spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
             if let Some(listener) = metrics {
                 let listener = TcpListener::from_std(listener)?;
                 spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
@@ -153,7 +163,7 @@ impl Operations {
                     let rules = Rules { modes: Modes::Strict, disclose: Disclose::Reason, feeds: None };
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
-                    proxy::accept(TcpListener::from_std(listener)?, context, drain, ADMIN).await;
+                    proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
                     api.sum_up().await;
                     api.end_advisory_with_process().await;
                 }
@@ -230,6 +240,16 @@ struct Condition {
     gate_drains: watch::Receiver<bool>,
     feeds: Arc<Feeds>,
     audit: Option<Audit>,
+}
+
+impl Condition {
+    /// For the service manager's status line.
+    fn in_words(&self) -> String {
+        match self.ready() {
+            Ok(()) => format!("serving, {} revoked or suspended", self.engine.entries()),
+            Err(why) => format!("serving, but not ready: {why}"),
+        }
+    }
 }
 
 impl Health for Condition {

@@ -10,18 +10,24 @@ use super::output::Page;
 use super::signals::HangUps;
 use super::signals::Signals;
 use crate::app;
+use crate::app::Supervisor;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry;
 
 /// Starts, waits for the signal to end, drains; a second signal ends at once.
 pub(super) fn run(file: &Path) -> u8 {
+    // First of all: it takes variables out of the environment, which nobody else may be reading.
+    let supervisor = match Supervisor::from_environment() {
+        Ok(supervisor) => supervisor,
+        Err(error) => return complain_of(&error),
+    };
     let config = match Config::load(file) {
         Ok(config) => config,
         Err(error) => return complain_of(&app::Error::from(error)),
     };
     let _log = telemetry::init_log(config.log.format);
-    match serve(config) {
+    match serve(supervisor, config) {
         Ok(()) => DONE,
         Err(error) => complain_of(&error),
     }
@@ -41,12 +47,12 @@ fn complain_of(error: &app::Error) -> u8 {
     }
 }
 
-fn serve(config: Config) -> Result<(), app::Error> {
+fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Listened for before anything starts: from the first moment on a signal drains.
         let (mut signals, mut hang_ups) = (Signals::listen()?, HangUps::listen()?);
-        let running = app::start(config, Clock::system())?;
+        let running = app::start_under(supervisor, config, Clock::system())?;
         loop {
             tokio::select! {
                 () = signals.received() => break,

@@ -19,12 +19,11 @@ use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use tokio::sync::Notify;
-use tokio::time::Instant;
-use tokio::time::Sleep;
 
 use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
+use super::pace::Pace;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -37,6 +36,9 @@ pub(super) enum BodyError {
     /// No progress for too long.
     #[error("no progress in the body")]
     Idle,
+    /// More than it may be.
+    #[error("the body is too large")]
+    TooLarge,
     /// The client broke it off, or wrote it so that it cannot be read.
     #[error("the client's body is broken")]
     Broken,
@@ -45,41 +47,15 @@ pub(super) enum BodyError {
     Killed,
 }
 
-/// Ends a body that makes no progress. The timer is made only once a body had to be waited for.
-struct IdleTimer {
-    limit: Duration,
-    sleep: Option<Pin<Box<Sleep>>>,
-    moved: bool,
-    /// What had passed either way when the time began.
-    passed: usize,
-}
-
-impl IdleTimer {
-    fn new(limit: Duration) -> Self {
-        Self { limit, sleep: None, moved: true, passed: 0 }
-    }
-
-    fn moved(&mut self) {
-        self.moved = true;
-    }
-
-    /// `passed` counts both ways: who listens while the other end talks is not idle.
-    fn poll_idle(&mut self, cx: &mut Context<'_>, passed: usize) -> Poll<BodyError> {
-        let deadline = Instant::now() + self.limit;
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-        if std::mem::take(&mut self.moved) {
-            sleep.as_mut().reset(deadline);
-            self.passed = passed;
-        }
-        loop {
-            ready!(sleep.as_mut().poll(cx));
-            if self.passed == passed {
-                return Poll::Ready(BodyError::Idle);
-            }
-            self.passed = passed;
-            sleep.as_mut().reset(deadline);
-        }
-    }
+/// What bounds a body.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    /// How long nothing may come of it.
+    pub(super) idle: Duration,
+    /// Bytes a second, on average over that time; 0: any.
+    pub(super) rate: u32,
+    /// Bytes in all; 0: any.
+    pub(super) bytes: u64,
 }
 
 /// A request's body on its way, shared between whoever sends it and whoever waits for the answer.
@@ -155,7 +131,9 @@ pub(super) type Beginning = Rc<Cell<Option<Rc<Sent>>>>;
 pub(super) struct RequestBody {
     /// Absent where there is nothing to send.
     sent: Option<Rc<Sent>>,
-    idle: IdleTimer,
+    pace: Pace,
+    /// How many bytes may come yet.
+    left: u64,
     /// To be told when it is first asked.
     beginning: Option<Beginning>,
     /// The headers of claims, which trailers may not repeat.
@@ -164,14 +142,16 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, limit: Duration) -> Self {
+    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, bounds: Bounds) -> Self {
+        let pace = Pace::new(bounds.idle, bounds.rate);
+        let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
             let source = RefCell::new(Some(Source { incoming, guard }));
             let (cut, abandoned) = (Cell::new(false), Cell::new(false));
             Rc::new(Sent { source, frames: Cell::new(0), cut, abandoned, ended: Notify::new() })
         });
-        Self { sent, idle: IdleTimer::new(limit), beginning: None, claims: None, counter: None }
+        Self { sent, pace, left, beginning: None, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -189,7 +169,8 @@ impl RequestBody {
     pub(super) fn empty() -> Self {
         Self {
             sent: None,
-            idle: IdleTimer::new(Duration::ZERO),
+            pace: Pace::new(Duration::ZERO, 0),
+            left: 0,
             beginning: None,
             claims: None,
             counter: None,
@@ -229,16 +210,22 @@ impl http_body::Body for RequestBody {
         let polled = match open.guard.as_ref().and_then(Guard::cause) {
             Some(_) => Poll::Ready(Err(BodyError::Killed)),
             None => match Pin::new(&mut open.incoming).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Ok(Some(frame))),
+                Poll::Ready(Some(Ok(frame))) => {
+                    let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+                    this.pace.moved(bytes, sent.frames());
+                    // Broken off beyond it, so that what was sent does not look whole.
+                    let left = this.left.checked_sub(bytes);
+                    this.left = left.unwrap_or_default();
+                    Poll::Ready(left.map(|_| Some(frame)).ok_or(BodyError::TooLarge))
+                }
                 Poll::Ready(Some(Err(_))) => Poll::Ready(Err(BodyError::Broken)),
                 Poll::Ready(None) => Poll::Ready(Ok(None)),
-                Poll::Pending => this.idle.poll_idle(cx, sent.frames()).map(Err),
+                Poll::Pending => this.pace.poll_late(cx, sent.frames()).map(|()| Err(BodyError::Idle)),
             },
         };
         drop(source);
         match ready!(polled) {
             Ok(Some(mut frame)) => {
-                this.idle.moved();
                 sent.passed();
                 this.counter.iter().for_each(|counter| counter.count(&frame));
                 if let Some(trailers) = frame.trailers_mut() {
@@ -314,15 +301,15 @@ pub struct UpstreamBody {
     lease: Option<Lease>,
     /// Of a request that may not be through when its answer is.
     guard: Option<Guard>,
-    idle: IdleTimer,
+    pace: Pace,
     /// Counts it among what its connection carries.
     flight: Option<Flight>,
 }
 
 impl UpstreamBody {
     pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
-        let idle = IdleTimer::new(lease.body_idle());
-        Self { incoming, lease: Some(lease), guard, idle, flight: None }
+        let pace = Pace::new(lease.body_idle(), 0);
+        Self { incoming, lease: Some(lease), guard, pace, flight: None }
     }
 
     /// The request that it answers, if that has a body.
@@ -353,7 +340,7 @@ impl http_body::Body for Body {
             Self::Other(body) => Pin::new(body).poll_frame(cx),
             Self::Upstream(body) => match Pin::new(&mut body.incoming).poll_frame(cx) {
                 Poll::Ready(Some(Ok(frame))) => {
-                    body.idle.moved();
+                    body.pace.moved(0, 0);
                     body.sent().iter().for_each(|sent| sent.passed());
                     Poll::Ready(Some(Ok(frame)))
                 }
@@ -366,7 +353,7 @@ impl http_body::Body for Body {
                 }
                 Poll::Pending => {
                     let passed = body.sent().map_or(0, Sent::frames);
-                    body.idle.poll_idle(cx, passed).map(|e| Some(Err(e.into())))
+                    body.pace.poll_late(cx, passed).map(|()| Some(Err(BodyError::Idle.into())))
                 }
             },
         }

@@ -21,7 +21,6 @@ use http::HeaderValue;
 use http::Request;
 use http::Response;
 use hyper::body::Incoming;
-use hyper::rt::Executor;
 use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -31,9 +30,9 @@ use rustls::HandshakeKind;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::task::spawn_local;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -50,6 +49,9 @@ use super::Peers;
 use super::RequestId;
 use super::Terms;
 use super::Timeouts;
+use super::accounts::Account;
+use super::accounts::Accounts;
+use super::accounts::Seat;
 use super::ending::End;
 use super::ending::Watch;
 use super::error;
@@ -61,9 +63,12 @@ use super::exchange::Outgoing;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
+use super::pace::Pace;
 use super::peer::address_value;
 use super::socket::Socket;
 use super::socket::Tcp;
+use super::streams::StandsOn;
+use super::streams::Streams;
 use crate::clock::Clock;
 use crate::identity::ChainError;
 use crate::problem::Disclose;
@@ -159,6 +164,8 @@ pub struct Connection {
     peer: Option<Arc<Peer>>,
     origin: Origin,
     address_value: HeaderValue,
+    /// What its client takes; `None` if that is not limited.
+    account: Option<Arc<Account>>,
     /// Its TLS session was resumed.
     pub(super) resumed: bool,
     modes: Modes,
@@ -174,6 +181,9 @@ pub struct Connection {
     pub(super) flights: Arc<Flights>,
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
+    /// Whether there was a request, and who waits for the first.
+    pub(super) asked: Cell<bool>,
+    pub(super) first: Notify,
     served: Cell<bool>,
     /// What the handler keeps about it.
     extensions: RefCell<Extensions>,
@@ -185,6 +195,8 @@ pub(super) struct Accepted {
     pub(super) socket: TcpStream,
     pub(super) address: SocketAddr,
     pub(super) standing: Rc<Standing>,
+    /// To shake hands.
+    pub(super) turn: OwnedSemaphorePermit,
 }
 
 /// What the accept loop knows of a connection.
@@ -192,6 +204,10 @@ pub(super) struct Accepted {
 pub(super) struct Standing {
     /// Its client is one for whom others make room.
     pub(super) vouched: Cell<bool>,
+    /// Something has come from its client.
+    pub(super) spoken: Cell<bool>,
+    /// Its handshake is through.
+    pub(super) shaken: Cell<bool>,
 }
 
 impl Connection {
@@ -264,6 +280,26 @@ impl Connection {
         &self.address_value
     }
 
+    /// Opens its client's account, and takes a connection of it, or is barred.
+    fn sit_down(&mut self, accounts: Option<&Accounts>) -> Option<Seat> {
+        let accounts = accounts?;
+        let named = self.peer.as_ref().and_then(|peer| peer.account.clone());
+        let known = named.is_some();
+        self.account = Some(named.unwrap_or_else(|| accounts.of_address(self.address().ip())));
+        if !known || self.barred.is_some() {
+            return None;
+        }
+        match self.account.as_ref().and_then(|account| accounts.seats(account)) {
+            Some(seat) => seat,
+            None => {
+                drop(self.guard.take());
+                self.armed.set(false);
+                self.barred = Some(Barred::Crowded);
+                None
+            }
+        }
+    }
+
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.flights.tunnel();
@@ -279,6 +315,8 @@ enum Barred {
     Expired,
     Untrusted(ChainError),
     Denied(Denial),
+    /// Its client has too many others.
+    Crowded,
 }
 
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
@@ -287,21 +325,30 @@ pub(super) async fn serve<H: Handler>(
     accepted: Accepted,
     drain: watch::Receiver<bool>,
 ) {
-    let Accepted { socket, address, standing } = accepted;
-    let Some(stream) = shake_hands(&context, socket, address).await else {
+    let Accepted { socket, address, standing, turn } = accepted;
+    let Some(_accepted) = context.peers.accounts().map_or(Some(None), |all| all.admits(address.ip())) else {
+        context.metrics.refusals.with_label_values(&["too_many_connections"]).inc();
         return;
     };
+    let Some(stream) = shake_hands(&context, socket, address, &standing).await else {
+        return;
+    };
+    standing.shaken.set(true);
+    drop(turn);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let connection = Rc::new(Connection { standing, ..context.admit(&stream, origin) });
+    let mut connection = Connection { standing, ..context.admit(&stream, origin) };
+    let _seat = connection.sit_down(context.peers.accounts());
+    let connection = Rc::new(connection);
     if let (Some(session), Ok(handle)) =
         (connection.session(), SockRef::from(&stream.get_ref().0.0).try_clone())
     {
         session.attach(handle.into());
     }
     let guard = connection.guard().filter(|_| context.modes != Modes::Mixed);
-    let socket = Socket::new(stream, guard, Arc::clone(&connection.flights), context.timeouts.body_idle);
+    let pace = Pace::new(context.timeouts.body_idle, context.limits.body_rate);
+    let socket = Socket::new(stream, guard, Arc::clone(&connection.flights), pace);
     // Tells how long it was when it is dropped.
     let lasts = || context.metrics.traffic.session(origin.listener, origin.protocol);
     let _lasts = connection.session().map(|_| lasts());
@@ -328,12 +375,18 @@ async fn shake_hands<H>(
     context: &Context<H>,
     socket: TcpStream,
     address: SocketAddr,
+    standing: &Standing,
 ) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
     // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
     let _ = socket.set_nodelay(true);
-    let handshake = timeout(context.timeouts.handshake, context.acceptor.accept(Tcp(socket))).await;
-    let reason = match handshake {
+    let handshake = async {
+        // Whatever fails here fails again when it is read.
+        let _ = socket.readable().await;
+        standing.spoken.set(true);
+        context.acceptor.accept(Tcp::new(socket)).await
+    };
+    let reason = match timeout(context.timeouts.handshake, handshake).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             count(if resumed { "resumed" } else { "full" });
@@ -386,6 +439,7 @@ impl<H: Handler> Context<H> {
             resumed: stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
             origin,
             address_value: address_value(origin.peer.ip()),
+            account: None,
             modes: self.modes,
             guard: RefCell::new(guard),
             armed: Cell::new(is_armed),
@@ -394,6 +448,8 @@ impl<H: Handler> Context<H> {
             tunnels: RefCell::default(),
             flights: Arc::default(),
             close: Notify::new(),
+            asked: Cell::new(false),
+            first: Notify::new(),
             served: Cell::new(false),
             extensions: RefCell::default(),
             standing: Rc::default(),
@@ -454,6 +510,9 @@ impl<H: Handler> Context<H> {
     ) -> impl Future<Output = Response<Outgoing>> {
         async move {
             let exchange = self.exchanges.begin(&request, connection);
+            if !connection.asked.replace(true) {
+                connection.first.notify_one();
+            }
             let mut clean = true;
             let route = self.handler.route(&request);
             let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
@@ -466,6 +525,11 @@ impl<H: Handler> Context<H> {
                     self.handler.refused(&refusal, connection, exchange.id()).await;
                     return exchange.answer(response);
                 }
+            }
+            let within = connection.account.as_ref().map_or(Ok(()), |account| account.request());
+            if let Err(refusal) = within {
+                let response = self.respond(&refusal, connection, &exchange, terms);
+                return exchange.answer(response);
             }
             let route = match route {
                 Ok(route) => route,
@@ -510,6 +574,7 @@ impl<H: Handler> Context<H> {
             Some(Barred::Expired) => return Err(Refusal::Expired),
             Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
             Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
+            Some(Barred::Crowded) => return Err(Refusal::TooManyConnections),
             None => {}
         }
         let Some(peer) = &connection.peer else {
@@ -563,7 +628,8 @@ impl<H: Handler> Context<H> {
 
     /// Whether nothing more can be said on a connection.
     fn ends_connection(&self, refusal: &Refusal) -> bool {
-        refusal.ends_connection() && self.modes != Modes::Mixed
+        let crowded = matches!(refusal, Refusal::TooManyConnections);
+        crowded || refusal.ends_connection() && self.modes != Modes::Mixed
     }
 
     fn respond(
@@ -595,10 +661,14 @@ impl<H: Handler> Context<H> {
         (exchange, terms): (&Exchange, Terms),
         passed: Passed,
     ) {
+        let unsaid = match (refusal.retry_after(), &connection.account) {
+            (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
+            _ => Some(0),
+        };
         exchange.refused(refusal.status().1, passed == Passed::Yes);
         let id = exchange.id();
         let (peer, address, dialect) = (connection.peer.as_deref(), connection.address(), terms.dialect);
-        error::report(refusal, &Concerned { id, peer, address, passed, dialect }, &self.metrics);
+        error::report(refusal, &Concerned { id, peer, address, passed, dialect, unsaid }, &self.metrics);
     }
 }
 
@@ -624,7 +694,12 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
                 End::Gently => http.as_mut().graceful_shutdown(),
             },
             // A client that breaks off is its own affair; what cannot be parsed is answered by hyper.
-            _ = &mut http => break,
+            ended = &mut http => {
+                if ended.is_err_and(|error| error.is_parse_too_large()) {
+                    context.metrics.refusals.with_label_values(&["header_too_large"]).inc();
+                }
+                break;
+            }
         }
     }
     // What was upgraded lives on in tunnels, for as long as the credential stands.
@@ -638,11 +713,23 @@ async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
     }
 }
 
-async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, socket: Socket) {
+async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, mut socket: Socket) {
     let connection = Rc::clone(&watch.connection);
-    let mixed = context.modes == Modes::Mixed;
-    let guard = connection.guard().filter(|_| !mixed);
-    let mut builder = http2::Builder::new(Streams { guard, mixed, exchanges: Rc::clone(&context.exchanges) });
+    tokio::select! {
+        biased;
+        _ = watch.end() => return,
+        heard = timeout(context.timeouts.header, socket.preface()) => match heard {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) | Err(_) => return,
+        },
+    }
+    let stands_on = match context.modes {
+        Modes::Mixed => StandsOn::ItsRoute,
+        Modes::Strict | Modes::Advisory => StandsOn::Connection(connection.guard()),
+    };
+    let pace = (context.timeouts.body_idle, context.limits.body_rate);
+    let streams = Streams::new(stands_on, Rc::clone(&context.exchanges), pace);
+    let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(context.limits.streams)
@@ -653,12 +740,15 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
         .max_header_list_size(u32::try_from(context.limits.header_bytes).unwrap_or(u32::MAX))
         .keep_alive_interval(context.timeouts.header)
         .keep_alive_timeout(context.timeouts.handshake);
-    if mixed {
+    if context.modes == Modes::Mixed {
         builder.max_send_buf_size(flight::HELD_READY);
     }
     let service = service_fn(|request| {
-        let (context, connection) = (Rc::clone(context), Rc::clone(&connection));
-        async move { Ok::<_, Infallible>(context.answer(&connection, request).await) }
+        let (context, connection, streams) = (Rc::clone(context), Rc::clone(&connection), streams.clone());
+        async move {
+            let response = context.answer(&connection, request).await;
+            Ok::<_, Infallible>(response.map(|body| streams.body(body)))
+        }
     });
     let mut http = std::pin::pin!(builder.serve_connection(TokioIo::new(socket), service));
     loop {
@@ -674,38 +764,5 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
             },
             _ = &mut http => return,
         }
-    }
-}
-
-/// Runs the streams of an HTTP/2 connection: each a task, with a guard and an eye on the kill of its own.
-#[derive(Clone)]
-struct Streams {
-    guard: Option<Guard>,
-    /// Each request says which mode its route has, and so what it stands on.
-    mixed: bool,
-    exchanges: Rc<Exchanges>,
-}
-
-impl<F: Future + 'static> Executor<F> for Streams {
-    fn execute(&self, stream: F) {
-        if self.mixed {
-            spawn_local(flight::run(stream));
-            return;
-        }
-        // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
-        let mut stream = Box::pin(stream);
-        let guard = self.guard.clone();
-        let open = self.exchanges.stream();
-        spawn_local(async move {
-            let _open = open;
-            match &guard {
-                None => drop(stream.await),
-                Some(guard) => tokio::select! {
-                    biased;
-                    _ = guard.killed() => {}
-                    _ = &mut stream => {}
-                },
-            }
-        });
     }
 }

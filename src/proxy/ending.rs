@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
+use tokio::time::timeout;
 
 use super::Connection;
 use super::Context;
@@ -15,6 +16,9 @@ use super::Modes;
 use super::Peer;
 use crate::session::Cause;
 
+/// How long a connection that has asked for nothing yet may still do so once the drain has begun: its client connected
+/// before, and would take an end without an answer for a failure.
+const FIRST_REQUEST: Duration = Duration::from_secs(2);
 /// How long a connection that was refused from the start may take to ask for its one refusal.
 const REFUSED_FOR: Duration = Duration::from_secs(10);
 
@@ -67,6 +71,13 @@ impl<H: Handler> Watch<H> {
                     None => std::future::pending().await,
                 }
             };
+            let drained = async {
+                // The sender lives until the gate has drained; losing it means the same.
+                let _ = self.drain.wait_for(|drain| *drain).await;
+                if !self.connection.asked.get() {
+                    let _ = timeout(FIRST_REQUEST, self.connection.first.notified()).await;
+                }
+            };
             tokio::select! {
                 biased;
                 cause = killed => if !self.context.fall(&self.connection, cause) {
@@ -82,7 +93,7 @@ impl<H: Handler> Watch<H> {
                     }
                 }
                 () = self.connection.moved.notified() => {}
-                _ = self.drain.wait_for(|drain| *drain), if !self.draining => {
+                () = drained, if !self.draining => {
                     self.draining = true;
                     return End::Gently;
                 }

@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -9,6 +10,7 @@ use http::Response;
 use http::StatusCode;
 use http::header::CONNECTION;
 use http::header::CONTENT_TYPE;
+use http::header::RETRY_AFTER;
 
 use serde_json::json;
 
@@ -16,6 +18,7 @@ use super::Body;
 use super::Dialect;
 use super::Peer;
 use super::RequestId;
+use super::accounts::retry_after;
 use super::body::BodyError;
 use super::upstream::UpstreamError;
 use crate::identity;
@@ -50,6 +53,14 @@ pub enum Refusal {
     NoRoute,
     /// The client stopped in the middle of its request.
     RequestTimeout,
+    /// Its client asks too often; what it may do again after so long.
+    TooManyRequests(Duration),
+    /// Its client has too many connections.
+    TooManyConnections,
+    /// Its target is too long.
+    UriTooLong,
+    /// Its body is too large.
+    BodyTooLarge,
     /// The upstream gave no answer.
     Upstream(UpstreamError),
 }
@@ -62,6 +73,7 @@ impl Refusal {
         }
         match error.of_body() {
             Some(BodyError::Idle) => Self::RequestTimeout,
+            Some(BodyError::TooLarge) => Self::BodyTooLarge,
             Some(BodyError::Broken) => Self::Malformed("its body cannot be read, or was broken off"),
             Some(BodyError::Killed) | None => Self::Upstream(error),
         }
@@ -76,9 +88,15 @@ impl Refusal {
             | Self::Stale(_)
             | Self::MtlsRequired(_)
             | Self::Identity(_) => true,
-            Self::Malformed(_) | Self::Method | Self::NoRoute | Self::RequestTimeout | Self::Upstream(_) => {
-                false
-            }
+            Self::Malformed(_)
+            | Self::Method
+            | Self::NoRoute
+            | Self::RequestTimeout
+            | Self::TooManyRequests(_)
+            | Self::TooManyConnections
+            | Self::UriTooLong
+            | Self::BodyTooLarge
+            | Self::Upstream(_) => false,
         }
     }
 
@@ -156,9 +174,18 @@ impl Refusal {
         (self.status_in(dialect), "application/json", format!("{body}\n").into_bytes())
     }
 
-    /// Whether nothing more can be said on this connection: its credential is dead.
+    /// Whether nothing more can be said on this connection: its credential is dead, or it is one too many.
     pub(super) fn ends_connection(&self) -> bool {
-        matches!(self, Self::Denied(_) | Self::Expired | Self::Untrusted(_))
+        matches!(self, Self::Denied(_) | Self::Expired | Self::Untrusted(_) | Self::TooManyConnections)
+    }
+
+    /// After how long to try again, where its client takes too much; a flood of these is not said one by one.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::TooManyRequests(wait) => Some(*wait),
+            Self::TooManyConnections => Some(Duration::from_secs(1)),
+            _ => None,
+        }
     }
 
     /// The status and the code.
@@ -179,6 +206,10 @@ impl Refusal {
             Self::Method => (StatusCode::NOT_IMPLEMENTED, "method_not_supported"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
+            Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
+            Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
+            Self::UriTooLong => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+            Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Upstream(UpstreamError::AnswerTimeout(_) | UpstreamError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
             }
@@ -201,7 +232,11 @@ impl Refusal {
             Self::Malformed(why) => format!("malformed request: {why}"),
             Self::Method => "CONNECT and TRACE are not served".into(),
             Self::NoRoute => "no route leads there".into(),
-            Self::RequestTimeout => "the request made no progress".into(),
+            Self::RequestTimeout => "the request made no progress, or too little".into(),
+            Self::TooManyRequests(_) => "too many requests of this client".into(),
+            Self::TooManyConnections => "too many connections of this client".into(),
+            Self::UriTooLong => "the request's target is too long".into(),
+            Self::BodyTooLarge => "the request's body is too large".into(),
             Self::Upstream(error) => {
                 let (mut text, mut source) = (error.to_string(), error.source());
                 while let Some(cause) = source {
@@ -226,6 +261,8 @@ pub(super) struct Concerned<'a> {
     pub(super) address: SocketAddr,
     pub(super) passed: Passed,
     pub(super) dialect: Dialect,
+    /// How many like it were not said since the last; `None`: nor is this one.
+    pub(super) unsaid: Option<u64>,
 }
 
 /// How much of a refusal its client is told, and in which words.
@@ -247,9 +284,15 @@ pub(super) enum Passed {
 pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Metrics) {
     let (_, code) = refusal.status();
     metrics.refusals.with_label_values(&[code]).inc();
+    let Some(unsaid) = concerned.unsaid else { return };
     let (request_id, address, passed) = (concerned.id, concerned.address, concerned.passed == Passed::Yes);
     let reason = refusal.reason();
     let status = refusal.status_in(concerned.dialect).as_u16();
+    if refusal.retry_after().is_some() {
+        let principal_id = concerned.peer.map_or("", Peer::principal);
+        tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "request refused");
+        return;
+    }
     if !refusal.is_about_identity() {
         tracing::warn!(%request_id, %address, status, code, reason, "request failed");
         return;
@@ -276,6 +319,9 @@ pub(super) fn respond(refusal: &Refusal, told: Told, close: bool) -> Response<Bo
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
+    if let Some(wait) = refusal.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(retry_after(wait)));
+    }
     if close {
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }

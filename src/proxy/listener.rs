@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio::time::timeout;
 
 use super::connection;
@@ -22,10 +23,13 @@ use super::connection::Accepted;
 use super::connection::Context;
 use super::connection::Handler;
 use super::connection::Standing;
+use super::turns::Turns;
 
 const BACKLOG: i32 = 4096;
 /// How long the accept loop rests when it cannot accept, for instance for lack of file descriptors.
 const REST: Duration = Duration::from_millis(50);
+/// How often it says so.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// Binds `count` sockets to one address, among which the kernel spreads connections (SO_REUSEPORT).
 ///
@@ -48,6 +52,13 @@ pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<StdListener>> {
         .collect()
 }
 
+/// `count` handles on one socket that listens already, and that others may have handles on too: it is never shut down
+/// from here, and what comes when nobody accepts waits in it.
+pub fn share(socket: &StdListener, count: usize) -> io::Result<Vec<StdListener>> {
+    socket.set_nonblocking(true)?;
+    (0..count.max(1)).map(|_| socket.try_clone()).collect()
+}
+
 fn socket(address: SocketAddr) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A restart must not wait for the last connections of the process before it.
@@ -65,6 +76,8 @@ pub struct Bounds {
     /// The bound is on connections that the handler does not vouch for, and the oldest of them makes room for a new one:
     /// nobody keeps others out by holding connections open.
     pub evicts: bool,
+    /// How many handshakes may go on at once.
+    pub handshakes: usize,
     /// From the drain on.
     pub drain: Duration,
 }
@@ -87,24 +100,30 @@ pub async fn accept<H: Handler>(
 ) -> usize {
     let mut connections = JoinSet::new();
     let mut unknown = Unknown::default();
+    let mut turns = Turns::new(bounds.handshakes);
+    let mut short = Shortage::default();
     let stop = drain.clone();
     loop {
+        let full = connections.len() >= bounds.most();
+        let next = async {
+            let turn = turns.turn(full).await;
+            (listener.accept().await, turn)
+        };
         tokio::select! {
             _ = drain.wait_for(|drain| *drain) => break,
-            accepted = listener.accept(), if connections.len() < bounds.most() => match accepted {
+            (accepted, turn) = next => match accepted {
                 Ok((socket, address)) => {
-                    let accepted = Accepted { socket, address, standing: Rc::default() };
+                    short.over();
+                    let accepted = Accepted { socket, address, standing: Rc::default(), turn };
                     let standing = Rc::clone(&accepted.standing);
                     let task = connections.spawn_local(connection::serve(Rc::clone(&context), accepted, stop.clone()));
+                    turns.begun(task.clone(), Rc::clone(&standing));
                     if bounds.evicts {
                         unknown.0.push_back((task, standing));
                         unknown.leave_room(bounds.connections);
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(REST).await;
-                }
+                Err(error) => short.rest(context.listener, &error).await,
             },
             Some(ended) = connections.join_next() => report(ended),
         }
@@ -117,6 +136,28 @@ pub async fn accept<H: Handler>(
     };
     let _ = timeout(bounds.drain, all).await;
     connections.len()
+}
+
+/// While nothing can be accepted, for lack of file descriptors for instance.
+#[derive(Default)]
+struct Shortage {
+    said: Option<Instant>,
+}
+
+impl Shortage {
+    async fn rest(&mut self, listener: &str, error: &io::Error) {
+        if self.said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
+            tracing::warn!(listener, %error, "cannot accept connections; those that are open go on");
+            self.said = Some(Instant::now());
+        }
+        tokio::time::sleep(REST).await;
+    }
+
+    fn over(&mut self) {
+        if self.said.take().is_some() {
+            tracing::info!("connections are accepted again");
+        }
+    }
 }
 
 /// Connections that nobody has vouched for yet, the oldest first.

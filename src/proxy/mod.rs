@@ -4,6 +4,7 @@
 //! (register, check) → hyper, watched for the kill → `request`: check, route, bind, scrub headers → `upstream` →
 //! response; or `error`, the only place where a refusal becomes a status.
 
+mod accounts;
 mod body;
 mod connection;
 mod ending;
@@ -12,13 +13,16 @@ mod exchange;
 mod flight;
 mod headers;
 mod listener;
+mod pace;
 mod peer;
 mod request;
 mod request_id;
 mod route;
 mod socket;
+mod streams;
 mod tls;
 mod tunnel;
+mod turns;
 mod upstream;
 
 use std::net::SocketAddr;
@@ -41,6 +45,7 @@ pub use exchange::Telling;
 pub use listener::Bounds;
 pub use listener::accept;
 pub use listener::bind;
+pub use listener::share;
 pub use peer::Peer;
 pub use peer::Peers;
 pub use peer::Strangers;
@@ -271,15 +276,45 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Header fields of an HTTP/1.1 request.
     pub headers: usize,
+    /// A request's target, path and query, bytes.
+    pub uri_bytes: usize,
+    /// A request's body, bytes; 0: any.
+    pub body_bytes: u64,
+    /// How slow a client may be while it is waited for, sending a body or taking an answer: bytes a second, on average over
+    /// `timeouts.body_idle`; 0: any.
+    pub body_rate: u32,
     /// Streams that one HTTP/2 connection may have open.
     pub streams: u32,
-    /// Connections open at once; default: a quarter of the file descriptors that the process may have. Each takes two,
-    /// and one to its upstream; the admin listener and the journal find the rest.
+    /// Connections open at once; default, and at most: a quarter of the file descriptors that the process may have, 128
+    /// aside. Each takes two; three eighths are for connections to upstreams, and the rest for feeds and administrators.
     pub connections: Option<usize>,
+    /// Those of one principal; 0: any.
+    pub connections_per_principal: u32,
+    /// Those from one address, or from one IPv6 network of 64 bits; 0: any. Counted before the handshake.
+    pub connections_per_address: u32,
+    /// Handshakes that go on at once.
+    pub handshakes: usize,
+    /// Requests of one principal a second, or of one address where a client has no name; 0: any.
+    pub requests_per_second: u32,
+    /// Of those, at once; 0: as many as in a second.
+    pub burst: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { header_bytes: 64 * 1024, headers: 128, streams: 128, connections: None }
+        Self {
+            header_bytes: 64 * 1024,
+            headers: 128,
+            uri_bytes: 16 * 1024,
+            body_bytes: 0,
+            body_rate: 0,
+            streams: 128,
+            connections: None,
+            connections_per_principal: 0,
+            connections_per_address: 0,
+            handshakes: 1024,
+            requests_per_second: 0,
+            burst: 0,
+        }
     }
 }

@@ -12,7 +12,10 @@ use prometheus::IntCounter;
 use quick_cache::sync::Cache;
 use rustls::pki_types::CertificateDer;
 
+use super::Limits;
 use super::RejectAt;
+use super::accounts::Account;
+use super::accounts::Accounts;
 use super::headers::IdentityHeaders;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -53,6 +56,8 @@ pub struct Peer {
     pub credential: Arc<Credential>,
     /// What upstreams are told about it.
     pub(super) headers: IdentityHeaders,
+    /// How much it takes, under whichever certificate; `None` if that is not limited.
+    pub(super) account: Option<Arc<Account>>,
     /// `mtls_auth_total{result="success"}` of its kind.
     pub(super) success: IntCounter,
 }
@@ -84,6 +89,7 @@ pub struct Peers {
     clock: Clock,
     metrics: Metrics,
     registry: Option<Arc<Registry>>,
+    accounts: Option<Accounts>,
     nobody: Arc<Credential>,
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
@@ -111,6 +117,7 @@ impl Peers {
             clock,
             metrics,
             registry: None,
+            accounts: None,
             nobody: Arc::default(),
             chains,
             cache_hits,
@@ -122,6 +129,17 @@ impl Peers {
     pub fn reject_at(mut self, reject_at: RejectAt) -> Self {
         self.reject_at = reject_at;
         self
+    }
+
+    /// Keeps accounts of what each client takes, as far as that is limited.
+    pub fn within(mut self, limits: Limits) -> Self {
+        self.accounts = Accounts::new(limits);
+        self
+    }
+
+    /// What each client takes.
+    pub(super) fn accounts(&self) -> Option<&Accounts> {
+        self.accounts.as_ref()
     }
 
     /// Lets clients whose chain does not verify finish their handshake, whose signature is checked all the same.
@@ -249,7 +267,9 @@ impl Peers {
         let success = self.metrics.auth.with_label_values(&["success", kind]);
         let principal = identity.as_ref().map_or("unknown", |identity| identity.principal.as_str());
         self.metrics.expiries.note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
-        Peer { chain, identity, credential, headers, success }
+        let of = |accounts: &Accounts| identity.is_ok().then(|| accounts.of_principal(principal));
+        let account = self.accounts.as_ref().and_then(of);
+        Peer { chain, identity, credential, headers, account, success }
     }
 }
 

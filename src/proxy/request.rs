@@ -14,6 +14,7 @@ use http::Uri;
 use http::Version;
 use http::header;
 use http::uri::PathAndQuery;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -21,11 +22,13 @@ use super::Body;
 use super::Clusters;
 use super::Demand;
 use super::Exchange;
+use super::Limits;
 use super::Mode;
 use super::Refusal;
 use super::Route;
 use super::RouteConfig;
 use super::Terms;
+use super::body::Bounds;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
@@ -50,6 +53,7 @@ const SWEEP: Duration = Duration::from_secs(5);
 /// The handler of the gate's listener, for one thread.
 pub struct Gate {
     routes: Vec<Route<Rc<Service>>>,
+    limits: Limits,
     /// Whether the path decides anything, so that it must be readable in one way only.
     path_matters: bool,
     /// Headers in which any route expects a claim.
@@ -93,7 +97,12 @@ impl Service {
 impl Gate {
     /// A gate with upstream connections of its own: its share of what all of `threads` may have. Must be made on the local
     /// runtime that runs it.
-    pub fn new(routes: &[RouteConfig], binding: &Binding, clusters: &Clusters, threads: usize) -> Self {
+    pub fn new(
+        routes: &[RouteConfig],
+        binding: &Binding,
+        (clusters, threads): (&Clusters, usize),
+        limits: Limits,
+    ) -> Self {
         let services = routes.iter().zip(clusters.of_routes()).map(|(config, cluster)| {
             let binding = binding.clone().claiming(config.claim.clone());
             Route::new(config, Rc::new(Service { upstreams: Upstreams::new(cluster, threads), binding }))
@@ -103,7 +112,7 @@ impl Gate {
             |route: &Route<Rc<Service>>| matches!(route.serves.binding.source(), ClaimSource::Path { .. });
         let path_matters = routes.len() > 1 || routes.iter().any(|route| !route.is_root() || by_path(route));
         let claims = routes.iter().filter_map(|route| route.serves.claim_header().cloned()).collect();
-        let gate = Self { routes, path_matters, claims };
+        let gate = Self { routes, limits, path_matters, claims };
         gate.sweep();
         gate
     }
@@ -128,6 +137,14 @@ impl Handler for Gate {
         let tunnelled = || tunnel::asked(request) == Some(Asked::Connect);
         if matches!(*request.method(), Method::CONNECT | Method::TRACE) && !tunnelled() {
             return Err(Refusal::Method);
+        }
+        if request.uri().path_and_query().is_some_and(|target| target.as_str().len() > self.limits.uri_bytes)
+        {
+            return Err(Refusal::UriTooLong);
+        }
+        let most = self.limits.body_bytes;
+        if most > 0 && request.body().size_hint().lower() > most {
+            return Err(Refusal::BodyTooLarge);
         }
         let headers = request.headers();
         // hyper has undone `chunked`, and lets it take the place of a length. Any coding before it would be lost.
@@ -236,8 +253,10 @@ impl Gate {
             parts.extensions.clear();
             tunnel::announce(&mut parts, *asked);
         }
-        let (limit, guard) = (service.upstreams.body_idle(), connection.guard_for(route.terms.mode));
-        let body = RequestBody::new(incoming, guard, limit).without(&self.claims);
+        let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
+        let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
+        let guard = connection.guard_for(route.terms.mode);
+        let body = RequestBody::new(incoming, guard, bounds).without(&self.claims);
         let body = body.counted(exchange.counter());
         Ok((tunnel, Request::from_parts(parts, body)))
     }

@@ -1,5 +1,6 @@
 //! Sockets: plain TCP, and the client's, which keeps its session in the table for as long as it is open.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,13 +19,31 @@ use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::flight::Flights;
+use super::pace::Pace;
 use crate::session::Guard;
 
 /// How long a connection that was closed from this side is read from, so that its last answer arrives.
 const LINGER: Duration = Duration::from_secs(2);
+/// Bytes of a client's connection preface.
+const PREFACE: usize = 24;
 
 /// A TCP connection that sends one buffer with `send`: the kernel takes longer over a `writev` of one.
-pub(super) struct Tcp(pub(super) TcpStream);
+///
+/// It counts what the kernel took.
+pub(super) struct Tcp(pub(super) TcpStream, u64);
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self(stream, 0)
+    }
+
+    fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(bytes)) = &written {
+            self.1 += *bytes as u64;
+        }
+        written
+    }
+}
 
 impl AsyncRead for Tcp {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -34,7 +53,9 @@ impl AsyncRead for Tcp {
 
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().0).poll_write(cx, buf)
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.0).poll_write(cx, buf);
+        this.count(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -50,11 +71,13 @@ impl AsyncWrite for Tcp {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let tcp = Pin::new(&mut self.get_mut().0);
-        match bufs {
+        let this = self.get_mut();
+        let tcp = Pin::new(&mut this.0);
+        let written = match bufs {
             [one] => tcp.poll_write(cx, one),
             many => tcp.poll_write_vectored(cx, many),
-        }
+        };
+        this.count(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -68,10 +91,11 @@ pub(super) struct Socket {
     guard: Option<Guard>,
     /// Since it was shut down for writing.
     lingers: Option<Pin<Box<Sleep>>>,
-    /// Since it takes no more of what is written.
-    stalled: Option<Pin<Box<Sleep>>>,
-    /// For how long it may.
-    patience: Duration,
+    /// How the client takes what is written, and how much of it it had taken at the last look.
+    pace: Pace,
+    taken: u64,
+    /// What was read ahead.
+    ahead: Vec<u8>,
     /// What it carries.
     flights: Arc<Flights>,
 }
@@ -82,20 +106,38 @@ impl Socket {
         stream: TlsStream<Tcp>,
         guard: Option<Guard>,
         flights: Arc<Flights>,
-        patience: Duration,
+        pace: Pace,
     ) -> Self {
-        Self { stream, guard, lingers: None, stalled: None, patience, flights }
+        Self { stream, guard, lingers: None, pace, taken: 0, ahead: Vec::new(), flights }
     }
 
     /// Gives up on a client that does not read: what waits for it holds memory, a session and an upstream connection.
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
+        let taken = self.stream.get_ref().0.1;
+        let more = taken - std::mem::replace(&mut self.taken, taken);
+        if written.is_ready() || more > 0 {
+            self.pace.moved(more, 0);
         }
-        let patience = self.patience;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(patience)));
-        stalled.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        match written {
+            Poll::Ready(written) => Poll::Ready(written),
+            Poll::Pending => self.pace.poll_late(cx, 0).map(|()| Err(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Waits for a client's connection preface (RFC 9113, section 3.4), without taking it out of what is read: hyper itself
+    /// waits for it without end. An error if the client breaks off first.
+    pub(super) async fn preface(&mut self) -> io::Result<()> {
+        let mut bytes = [0; PREFACE];
+        let mut preface = ReadBuf::new(&mut bytes);
+        while preface.remaining() > 0 {
+            let before = preface.filled().len();
+            poll_fn(|cx| Pin::new(&mut self.stream).poll_read(cx, &mut preface)).await?;
+            if preface.filled().len() == before {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        self.ahead = preface.filled().to_vec();
+        Ok(())
     }
 
     /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
@@ -130,7 +172,14 @@ impl Drop for Socket {
 
 impl AsyncRead for Socket {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let count = buf.remaining().min(this.ahead.len());
+            buf.put_slice(&this.ahead[..count]);
+            this.ahead.drain(..count);
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.stream).poll_read(cx, buf)
     }
 }
 

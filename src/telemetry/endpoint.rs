@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,11 +18,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
 
 use super::Metrics;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// More than these wait in the kernel: none of them may take the descriptors that others need.
+const CONNECTIONS: usize = 32;
 
 /// What the plain listener asks of the process.
 pub trait Health {
@@ -33,7 +37,9 @@ pub trait Health {
 
 /// Serves the plain listener until it is dropped. Runs on a local runtime.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Rc<dyn Health>) {
-    loop {
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    // It is never closed.
+    while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -52,6 +58,7 @@ pub async fn serve(listener: TcpListener, metrics: Metrics, health: Rc<dyn Healt
             http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
             // A scraper that breaks off is its own affair.
             let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            drop(place);
         });
     }
 }

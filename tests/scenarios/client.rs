@@ -123,10 +123,15 @@ impl Client {
 
     /// An HTTP/1.1 connection.
     pub(crate) async fn h1(&self) -> H1 {
-        let stream = within(self.dial(b"http/1.1")).await.unwrap();
+        self.try_h1().await.unwrap()
+    }
+
+    /// The same, if the gate lets it come to that.
+    pub(crate) async fn try_h1(&self) -> io::Result<H1> {
+        let stream = within(self.dial(b"http/1.1")).await?;
         let kind = stream.get_ref().1.handshake_kind();
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
-        H1 { sender, kind, connection: tokio::spawn(connection), claim: self.claim.clone() }
+        Ok(H1 { sender, kind, connection: tokio::spawn(connection), claim: self.claim.clone() })
     }
 
     /// An HTTP/2 connection with windows of the usual size.

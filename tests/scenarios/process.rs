@@ -123,7 +123,11 @@ impl Site {
 
 fn program() -> Command {
     let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-    program.current_dir(Path::new("/")).env_remove("PORTCULLIS_LOG").env_remove("PORTCULLIS_CONFIG");
+    program
+        .stdin(Stdio::null())
+        .current_dir(Path::new("/"))
+        .env_remove("PORTCULLIS_LOG")
+        .env_remove("PORTCULLIS_CONFIG");
     program
 }
 
@@ -167,7 +171,7 @@ pub(crate) struct Addresses {
 
 impl Process {
     fn spawn(mut command: Command) -> (Self, Option<JoinHandle<String>>) {
-        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
         let out = child
             .stdout
             .take()
@@ -214,12 +218,12 @@ impl Process {
         within(found).await
     }
 
-    pub(crate) fn id(&self) -> i32 {
-        self.child.id().cast_signed()
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(self.id()), signal).unwrap();
+        kill(Pid::from_raw(self.id().cast_signed()), signal).unwrap();
     }
 
     /// What it has in memory, bytes.

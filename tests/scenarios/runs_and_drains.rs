@@ -4,11 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 use std::time::Instant;
 
+use futures_util::SinkExt as _;
+use futures_util::StreamExt as _;
 use nix::sys::signal::Signal;
 use rustls::version::TLS13;
 use tokio::net::TcpStream;
 
 use crate::client::Client;
+use crate::lab::plain;
 use crate::lab::within;
 use crate::process::Process;
 use crate::process::Site;
@@ -129,4 +132,49 @@ async fn what_was_acknowledged_survives_a_kill() {
     client(&site, "a", at.gate).get("/").await.assert_refused(403, "principal_revoked");
     client(&site, "b", at.gate).get("/").await.assert_refused(401, "principal_suspended");
     client(&site, "c", at.gate).get("/").await.assert_ok();
+}
+
+/// Streams in flight end, new ones are told to go elsewhere, and a WebSocket has until the bound.
+#[tokio::test]
+async fn http2_is_told_to_go_and_a_websocket_may_stay() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    site.edit("[gate.tls]", "drain = \"8s\"\n[gate.tls]");
+    let (mut process, at) = Process::start(site.run(upstream.address)).await;
+    let a = client(&site, "a", at.gate);
+    let (mut busy, mut idle, mut socket) = (a.h2().await, a.h2().await, a.websocket().await);
+    idle.get("/").await.assert_ok();
+    let stream = busy.begin("/hold").await;
+    upstream.until("/hold", |_| true).await;
+    process.signal(Signal::SIGTERM);
+    // GOAWAY without an error: the connection ends, and nothing on it failed.
+    assert!(idle.ended().await.is_ok());
+    until_closed(at.gate).await;
+    socket.send("still there?".into()).await.unwrap();
+    assert_eq!(within(socket.next()).await.unwrap().unwrap().into_text().unwrap(), "still there?");
+    assert!(busy.try_get("/").await.is_err(), "a stream that began after GOAWAY");
+    upstream.release();
+    assert_eq!(within(stream).await.unwrap().status(), 200);
+    assert!(plain(at.metrics, "/readyz").await.contains("draining"));
+    socket.send("and now?".into()).await.unwrap();
+    assert_eq!(within(socket.next()).await.unwrap().unwrap().into_text().unwrap(), "and now?");
+    socket.close(None).await.unwrap();
+    drop(socket);
+    assert_eq!(process.wait().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_cuts_it_short() {
+    for second in [Signal::SIGTERM, Signal::SIGINT] {
+        let (site, upstream) = (Site::new(), Upstream::start().await);
+        let (mut process, at) = Process::start(site.run(upstream.address)).await;
+        let mut connection = client(&site, "a", at.gate).h1().await;
+        let waiting = tokio::spawn(async move { connection.try_get("/hold").await });
+        upstream.until("/hold", |_| true).await;
+        process.signal(Signal::SIGTERM);
+        process.until(|line| line["message"] == "draining").await;
+        process.signal(second);
+        // The drain's bound is thirty seconds, and the upstream never answers.
+        assert_eq!(process.wait().await, Some(0));
+        assert!(within(waiting).await.unwrap().is_err());
+    }
 }

@@ -187,13 +187,13 @@ async fn disturb(shared: Arc<Shared>) {
     }
 }
 
-fn resident(pid: i32) -> u64 {
+fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
-fn descriptors(pid: i32) -> usize {
+fn descriptors(pid: u32) -> usize {
     std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }
 
@@ -264,7 +264,7 @@ async fn revoke(
 }
 
 /// How many descriptors are left once what was kept for reuse has had its time.
-async fn settled(pid: i32, before: usize) -> usize {
+async fn settled(pid: u32, before: usize) -> usize {
     for _ in 0..300 {
         if descriptors(pid) <= before {
             break;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -30,6 +31,25 @@ pub struct Clusters {
     all: Vec<Arc<Cluster>>,
     /// Where in `all`, by route.
     by_route: Vec<usize>,
+    room: Arc<Room>,
+}
+
+/// How many connections to all upstreams there may be: each takes a file descriptor.
+pub(super) struct Room {
+    open: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Room {
+    pub(super) fn take(&self) -> bool {
+        let most = self.most.load(Ordering::Relaxed);
+        let more = |open: usize| (open < most).then_some(open + 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    pub(super) fn give_back(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Clusters {
@@ -43,18 +63,21 @@ impl Clusters {
         timeouts: &Timeouts,
         metrics: &Metrics,
     ) -> Result<Self, (String, TlsError)> {
+        let room = Arc::new(Room { open: AtomicUsize::new(0), most: AtomicUsize::new(usize::MAX) });
+        let open =
+            |name: &str, config: &UpstreamConfig| Cluster::load(name, config, timeouts, metrics, &room);
         let load = |name: &str, config: &UpstreamConfig| {
-            let loaded = Cluster::load(name, config, timeouts, metrics);
+            let loaded = open(name, config);
             loaded.map(Arc::new).map_err(|e| (format!("upstream.{name}.tls.{}", e.key), e))
         };
         let all = named.iter().map(|(name, config)| load(name, config)).collect::<Result<Vec<_>, _>>();
-        let mut clusters = Self { all: all?, by_route: Vec::new() };
+        let mut clusters = Self { all: all?, by_route: Vec::new(), room: Arc::clone(&room) };
         for (i, route) in routes.iter().enumerate() {
             let place = match &route.upstream {
                 RouteUpstream::Named(name) => clusters.all.iter().position(|cluster| cluster.name == *name),
                 RouteUpstream::Outright(endpoints) => {
                     let outright = UpstreamConfig::of(endpoints.clone());
-                    let loaded = Cluster::load(&route.name(), &outright, timeouts, metrics);
+                    let loaded = open(&route.name(), &outright);
                     clusters.all.push(Arc::new(loaded.map_err(|e| (format!("route[{i}].upstream"), e))?));
                     Some(clusters.all.len() - 1)
                 }
@@ -63,6 +86,11 @@ impl Clusters {
             clusters.by_route.extend(place);
         }
         Ok(clusters)
+    }
+
+    /// So many connections to all of them together, at most.
+    pub fn bound(&self, connections: usize) {
+        self.room.most.store(connections, Ordering::Relaxed);
     }
 
     /// All of them.
@@ -84,6 +112,8 @@ pub struct Cluster {
     pub(super) waits: Waits,
     pub(super) members: Vec<Arc<Member>>,
     pub(super) metrics: Counts,
+    /// Shared by all upstreams.
+    pub(super) room: Arc<Room>,
 }
 
 /// How long it is waited for what.
@@ -111,6 +141,7 @@ impl Cluster {
         config: &UpstreamConfig,
         timeouts: &Timeouts,
         metrics: &Metrics,
+        room: &Arc<Room>,
     ) -> Result<Self, TlsError> {
         let tls =
             config.endpoints.iter().any(Endpoint::is_secured).then(|| Tls::load(&config.tls)).transpose()?;
@@ -142,6 +173,7 @@ impl Cluster {
             members: members.collect(),
             config: config.clone(),
             metrics: counts,
+            room: Arc::clone(room),
         })
     }
 

@@ -159,7 +159,7 @@ impl Connector {
             TcpStream::connect((self.endpoint.host(), self.endpoint.port())).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
         let Some(tls) = &self.tls else {
-            return self.speak(Tcp(stream), self.endpoint.protocol == Protocol::H2c, open).await;
+            return self.speak(Tcp::new(stream), self.endpoint.protocol == Protocol::H2c, open).await;
         };
         let name = match &tls.name {
             Some(name) => name.clone(),
@@ -167,7 +167,7 @@ impl Connector {
                 .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?,
         };
         let connector = if wanted == Wanted::Tunnel { &tls.http1 } else { &tls.any };
-        let stream = Box::new(connector.connect(name, Tcp(stream)).await.map_err(|e| {
+        let stream = Box::new(connector.connect(name, Tcp::new(stream)).await.map_err(|e| {
             let http2_only = wanted == Wanted::Tunnel && is_no_protocol(&e);
             if http2_only { UpstreamError::NoTunnel(self.endpoint.to_string()) } else { failed(e) }
         })?);

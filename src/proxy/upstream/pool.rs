@@ -175,7 +175,7 @@ impl Pool {
     /// A connection that nobody has used yet.
     pub(super) async fn fresh(self: &Rc<Self>, wanted: Wanted) -> Result<Lease, UpstreamError> {
         let _busy = Busy::new(self);
-        let open = Open::new(self);
+        let open = Open::new(self).ok_or_else(|| UpstreamError::Busy(self.name()))?;
         let connecting = Connecting::new(self);
         let connected = self.member.connector.connect(wanted, self.cluster.waits.connect, open).await;
         drop(connecting);
@@ -230,10 +230,13 @@ impl Pool {
 struct Open(Rc<Pool>);
 
 impl Open {
-    fn new(pool: &Rc<Pool>) -> Self {
+    fn new(pool: &Rc<Pool>) -> Option<Self> {
+        if !pool.cluster.room.take() {
+            return None;
+        }
         pool.open.set(pool.open.get() + 1);
         pool.cluster.metrics.connections.inc();
-        Self(Rc::clone(pool))
+        Some(Self(Rc::clone(pool)))
     }
 }
 
@@ -241,6 +244,7 @@ impl Drop for Open {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get().saturating_sub(1));
         self.0.cluster.metrics.connections.dec();
+        self.0.cluster.room.give_back();
         self.0.freed.notify_one();
     }
 }
