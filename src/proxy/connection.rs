@@ -1,4 +1,5 @@
-//! One connection: handshake, admission, HTTP, and the end of it, on every listener alike.
+//! One connection: handshake, HTTP, and the end of it, on every listener alike; `admission` says whether it is let in,
+//! `context` answers its requests.
 //!
 //! **Invariant:** the socket itself holds a guard. While it is open, its session is in the table; when a revocation
 //! sees the last guard go, the socket is closed, and what it had not yet delivered is thrown away.
@@ -18,9 +19,6 @@ use std::time::Duration;
 
 use http::Extensions;
 use http::HeaderValue;
-use http::Request;
-use http::Response;
-use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
@@ -34,53 +32,30 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::Body;
-use super::Dialect;
-use super::Exchange;
-use super::Exchanges;
-use super::Limits;
+use super::Context;
+use super::Handler;
 use super::Mode;
 use super::Modes;
 use super::Peer;
-use super::Peers;
-use super::RequestId;
-use super::Terms;
-use super::Timeouts;
 use super::accounts::Account;
 use super::accounts::Accounts;
 use super::accounts::Seat;
+use super::admission::Barred;
 use super::ending::End;
 use super::ending::Watch;
-use super::error;
-use super::error::Concerned;
-use super::error::Passed;
-use super::error::Refusal;
-use super::error::Told;
-use super::exchange::Outgoing;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
 use super::pace::Pace;
-use super::peer::address_value;
 use super::socket::Socket;
 use super::socket::Tcp;
 use super::streams::StandsOn;
 use super::streams::Streams;
-use crate::clock::Clock;
-use crate::identity::ChainError;
-use crate::problem::Disclose;
-use crate::revocation::Denial;
-use crate::revocation::Engine;
-use crate::revocation::Feeds;
-use crate::session::Cause;
-use crate::session::Credential;
 use crate::session::Guard;
 use crate::session::Origin;
 use crate::session::Session;
-use crate::telemetry::Metrics;
 
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
@@ -93,101 +68,35 @@ const ERRORS: usize = 128;
 /// one connection has many streams.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// What a listener serves. A request is checked, routed, judged, served; in this order.
-pub trait Handler: 'static {
-    /// Where a request leads.
-    type Route;
-
-    /// Finds where a request leads.
-    fn route(&self, request: &Request<Incoming>) -> Result<Self::Route, Refusal>;
-
-    /// What becomes of refusals about identity there.
-    fn terms(&self, _: &Self::Route) -> Terms {
-        Terms::default()
-    }
-
-    /// Whether its client may go there.
-    fn judge(
-        &self,
-        request: &Request<Incoming>,
-        connection: &Connection,
-        route: &Self::Route,
-    ) -> Result<(), Refusal>;
-
-    /// Takes note of a refusal, before it is answered.
-    fn refused(&self, _: &Refusal, _: &Connection, _: RequestId) -> impl Future<Output = ()> {
-        std::future::ready(())
-    }
-
-    /// Answers it.
-    fn serve(
-        &self,
-        request: Request<Incoming>,
-        exchange: &Exchange,
-        connection: &Rc<Connection>,
-        route: Self::Route,
-    ) -> impl Future<Output = Result<Response<Body>, Refusal>>;
-}
-
-/// What the connections of one listener have in common.
-pub struct Context<H> {
-    /// What the listener is called: `gate` or `admin`.
-    pub listener: &'static str,
-    /// TLS.
-    pub acceptor: TlsAcceptor,
-    /// Who clients are.
-    pub peers: Arc<Peers>,
-    /// Whether they are revoked.
-    pub engine: Arc<Engine>,
-    /// Whether that is known to be fresh; `None` of a listener that serves nonetheless.
-    pub feeds: Option<Arc<Feeds>>,
-    /// What time it is.
-    pub clock: Clock,
-    /// What is counted.
-    pub metrics: Metrics,
-    /// Whether refusals are enforced, on its routes taken together.
-    pub modes: Modes,
-    /// How much of a refusal its client is told.
-    pub disclose: Disclose,
-    /// How long it waits for what.
-    pub timeouts: Timeouts,
-    /// How much it takes in.
-    pub limits: Limits,
-    /// What is told of its requests.
-    pub exchanges: Rc<Exchanges>,
-    /// What answers.
-    pub handler: H,
-}
-
 /// One connection, as its requests see it.
 pub struct Connection {
-    peer: Option<Arc<Peer>>,
-    origin: Origin,
-    address_value: HeaderValue,
+    pub(super) peer: Option<Arc<Peer>>,
+    pub(super) origin: Origin,
+    pub(super) address_value: HeaderValue,
     /// What its client takes; `None` if that is not limited.
-    account: Option<Arc<Account>>,
+    pub(super) account: Option<Arc<Account>>,
     /// Its TLS session was resumed.
     pub(super) resumed: bool,
-    modes: Modes,
+    pub(super) modes: Modes,
     /// In the table for as long as this connection is; absent if it was refused from the start.
-    guard: RefCell<Option<Guard>>,
+    pub(super) guard: RefCell<Option<Guard>>,
     /// Whether that stands on all that can revoke its client. Where there are routes of both modes it need not.
-    armed: Cell<bool>,
+    pub(super) armed: Cell<bool>,
     /// Another session has taken the place of the one before.
     pub(super) moved: Notify,
     /// Why it was refused from the start, if it was; every request on it is told the same.
-    barred: Option<Barred>,
-    tunnels: RefCell<JoinSet<()>>,
+    pub(super) barred: Option<Barred>,
+    pub(super) tunnels: RefCell<JoinSet<()>>,
     pub(super) flights: Arc<Flights>,
     /// Asks for the end of the connection after the answer at hand.
     pub(super) close: Notify,
     /// Whether there was a request, and who waits for the first.
     pub(super) asked: Cell<bool>,
     pub(super) first: Notify,
-    served: Cell<bool>,
+    pub(super) served: Cell<bool>,
     /// What the handler keeps about it.
-    extensions: RefCell<Extensions>,
-    standing: Rc<Standing>,
+    pub(super) extensions: RefCell<Extensions>,
+    pub(super) standing: Rc<Standing>,
 }
 
 /// A socket that the accept loop hands over.
@@ -233,7 +142,7 @@ impl Connection {
 
     /// A request for a route of this mode begins: where modes are mixed it is counted for as long as what is returned
     /// lives, and its stream, if it has one, stands on what may end it.
-    fn begin(&self, mode: Mode) -> Option<Flight> {
+    pub(super) fn begin(&self, mode: Mode) -> Option<Flight> {
         let flight = self.flight(mode)?;
         if let (Mode::Strict, Some(guard)) = (mode, &*self.guard.borrow()) {
             flight::stand_on(guard);
@@ -252,7 +161,7 @@ impl Connection {
     }
 
     /// Puts another session in the place of its own. It reaches the same socket.
-    fn stand_on(&self, guard: Guard) {
+    pub(super) fn stand_on(&self, guard: Guard) {
         let before = self.guard.borrow_mut().replace(guard);
         let handle = before.and_then(|before| before.session().handle());
         if let (Some(guard), Some(handle)) = (&*self.guard.borrow(), handle) {
@@ -281,7 +190,7 @@ impl Connection {
     }
 
     /// Opens its client's account, and takes a connection of it, or is barred.
-    fn sit_down(&mut self, accounts: Option<&Accounts>) -> Option<Seat> {
+    pub(super) fn sit_down(&mut self, accounts: Option<&Accounts>) -> Option<Seat> {
         let accounts = accounts?;
         let named = self.peer.as_ref().and_then(|peer| peer.account.clone());
         let known = named.is_some();
@@ -308,15 +217,6 @@ impl Connection {
         while tunnels.try_join_next().is_some() {}
         tunnels.spawn_local(tunnel);
     }
-}
-
-/// Why a connection is served nothing but refusals.
-enum Barred {
-    Expired,
-    Untrusted(ChainError),
-    Denied(Denial),
-    /// Its client has too many others.
-    Crowded,
 }
 
 /// Serves one accepted socket until it ends, its credential does, or `drain` says so.
@@ -398,278 +298,6 @@ async fn shake_hands<H>(
     count("failed");
     tracing::info!(%address, reason, "handshake failed");
     None
-}
-
-impl<H: Handler> Context<H> {
-    /// Who is it, and is it revoked: for full and resumed handshakes alike.
-    fn admit(&self, stream: &TlsStream<Tcp>, origin: Origin) -> Connection {
-        let recognised = match stream.get_ref().1.peer_certificates() {
-            None | Some([]) => Ok(None),
-            Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),
-        };
-        let (peer, untrusted) = match recognised {
-            Ok(peer) => (peer, None),
-            // The client knows the one, and can do something about it.
-            Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Barred::Expired)),
-            Err(error) => (None, Some(Barred::Untrusted(error))),
-        };
-        let (armed, disarmed) = match &peer {
-            Some(peer) => (Arc::clone(&peer.credential), self.untouchable(Some(peer))),
-            None => (self.untouchable(None), self.untouchable(None)),
-        };
-        let admit = |credential| self.engine.admit(credential, origin);
-        let (guard, barred) = match (untrusted, self.modes) {
-            (Some(barred), Modes::Strict) => (self.tolerate(origin), Some(barred)),
-            (None, Modes::Strict) => match admit(armed) {
-                Ok(guard) => (Some(guard), None),
-                Err(denial) => (None, Some(Barred::Denied(denial))),
-            },
-            // In advisory mode a session is in the table under nothing that could end it.
-            (barred, Modes::Advisory) => (admit(disarmed).ok(), barred),
-            (barred, Modes::Mixed) => (admit(armed).ok(), barred),
-        };
-        // Denied, where routes of both modes share it: each strict request is told so.
-        let is_armed = guard.is_some();
-        let guard = guard.or_else(|| match self.modes {
-            Modes::Mixed => admit(self.untouchable(peer.as_ref())).ok(),
-            _ => None,
-        });
-        Connection {
-            peer,
-            resumed: stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
-            origin,
-            address_value: address_value(origin.peer.ip()),
-            account: None,
-            modes: self.modes,
-            guard: RefCell::new(guard),
-            armed: Cell::new(is_armed),
-            moved: Notify::new(),
-            barred,
-            tunnels: RefCell::default(),
-            flights: Arc::default(),
-            close: Notify::new(),
-            asked: Cell::new(false),
-            first: Notify::new(),
-            served: Cell::new(false),
-            extensions: RefCell::default(),
-            standing: Rc::default(),
-        }
-    }
-
-    /// What a session stands on that no revocation ends.
-    fn untouchable(&self, peer: Option<&Arc<Peer>>) -> Arc<Credential> {
-        peer.map_or_else(|| Arc::clone(self.peers.nobody()), |peer| Arc::new(peer.credential.untouchable()))
-    }
-
-    /// A session of somebody whose chain does not verify, for as long as break-glass lasts.
-    fn tolerate(&self, origin: Origin) -> Option<Guard> {
-        let lasts = self.engine.break_glass().is_on();
-        let guard = lasts.then(|| self.engine.admit(self.untouchable(None), origin).ok())?;
-        guard.filter(|guard| self.engine.tolerate(guard.session()))
-    }
-
-    /// A connection whose session was killed, where routes of both modes share it: whether it goes on, under a session
-    /// that no revocation ends. What strict requests hold of the one before ends by itself.
-    pub(super) fn fall(&self, connection: &Connection, cause: &Cause) -> bool {
-        if self.modes != Modes::Mixed || cause.code == Cause::ENDED || connection.flights.are_strict() {
-            return false;
-        }
-        let credential = self.untouchable(connection.peer());
-        let Ok(guard) = self.engine.admit(credential, connection.origin) else { return false };
-        connection.flights.spare();
-        connection.armed.set(false);
-        connection.stand_on(guard);
-        self.tell_end((connection.peer.as_deref(), connection.address()), cause);
-        true
-    }
-
-    /// Puts the session of a connection under all that can revoke its client, if it is not: **register, then check.**
-    #[cold]
-    fn arm(&self, connection: &Connection, peer: &Peer) -> Result<(), Denial> {
-        let guard = self.engine.admit(Arc::clone(&peer.credential), connection.origin)?;
-        connection.armed.set(true);
-        connection.stand_on(guard);
-        Ok(())
-    }
-
-    fn tell_end(&self, (peer, address): (Option<&Peer>, SocketAddr), cause: &Cause) {
-        self.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
-        let principal_id = peer.map_or("", Peer::principal);
-        let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
-        let (code, revocation_reason) = (cause.code, &cause.reason);
-        tracing::info!(%address, code, revocation_reason, principal_id, serial, "session ended");
-    }
-
-    /// One request: route, check, judge, serve. A refusal about identity only passes on an advisory route, and while
-    /// break-glass lasts. That of the check comes first: who is revoked is told so, wherever the request leads.
-    #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
-    fn answer(
-        &self,
-        connection: &Rc<Connection>,
-        request: Request<Incoming>,
-    ) -> impl Future<Output = Response<Outgoing>> {
-        async move {
-            let exchange = self.exchanges.begin(&request, connection);
-            if !connection.asked.replace(true) {
-                connection.first.notify_one();
-            }
-            let mut clean = true;
-            let route = self.handler.route(&request);
-            let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
-            if let Err(refusal) = self.check(connection, terms.mode) {
-                clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
-                    if self.ends_connection(&refusal) {
-                        connection.close.notify_one();
-                    }
-                    self.handler.refused(&refusal, connection, exchange.id()).await;
-                    return exchange.answer(response);
-                }
-            }
-            let within = connection.account.as_ref().map_or(Ok(()), |account| account.request());
-            if let Err(refusal) = within {
-                let response = self.respond(&refusal, connection, &exchange, terms);
-                return exchange.answer(response);
-            }
-            let route = match route {
-                Ok(route) => route,
-                Err(refusal) => {
-                    let response = self.respond(&refusal, connection, &exchange, terms);
-                    return exchange.answer(response);
-                }
-            };
-            // Nobody is there to be judged, where the connection was let in although nobody was verified.
-            if connection.barred.is_none()
-                && let Err(refusal) = self.handler.judge(&request, connection, &route)
-            {
-                clean = false;
-                if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
-                    return exchange.answer(response);
-                }
-            }
-            if let (Some(peer), true) = (&connection.peer, clean) {
-                peer.success.inc();
-            }
-            let flight = connection.begin(terms.mode);
-            let response = match self.handler.serve(request, &exchange, connection, route).await {
-                Ok(mut response) => {
-                    response.body_mut().count(flight);
-                    response
-                }
-                Err(refusal) => self.respond(&refusal, connection, &exchange, terms),
-            };
-            exchange.answer(response)
-        }
-    }
-
-    /// What becomes of refusals about identity where no route leads.
-    fn unrouted(&self) -> Terms {
-        let mode = if self.modes == Modes::Advisory { Mode::Advisory } else { Mode::Strict };
-        Terms { mode, ..Terms::default() }
-    }
-
-    /// Whether the credential of a connection stands, right now.
-    fn check(&self, connection: &Connection, mode: Mode) -> Result<(), Refusal> {
-        match &connection.barred {
-            Some(Barred::Expired) => return Err(Refusal::Expired),
-            Some(Barred::Untrusted(error)) => return Err(Refusal::Untrusted(error.clone())),
-            Some(Barred::Denied(denial)) => return Err(Refusal::Denied(denial.clone())),
-            Some(Barred::Crowded) => return Err(Refusal::TooManyConnections),
-            None => {}
-        }
-        let Some(peer) = &connection.peer else {
-            return Ok(());
-        };
-        if connection.served.replace(true) {
-            self.peers.count_reuse();
-        }
-        let now = self.clock.now();
-        if !peer.is_valid(now) {
-            return Err(Refusal::Expired);
-        }
-        if !connection.armed.get() && mode == Mode::Strict {
-            self.arm(connection, peer).map_err(Refusal::Denied)?;
-        }
-        let verdict = match (&*connection.guard.borrow(), self.modes, connection.armed.get()) {
-            (Some(guard), Modes::Strict | Modes::Mixed, true) => self.engine.check(guard.session()),
-            _ => self.engine.judge(&peer.credential),
-        };
-        verdict.map_err(Refusal::Denied)?;
-        // After the verdict: what is known to be revoked is told so, however old the rest may be.
-        self.feeds.as_ref().map_or(Ok(()), |feeds| feeds.check(&peer.credential, now).map_err(Refusal::Stale))
-    }
-
-    /// The answer to a refusal about identity; `None` where the request passes all the same.
-    fn refuse(
-        &self,
-        refusal: &Refusal,
-        connection: &Connection,
-        exchange: &Exchange,
-        terms: Terms,
-    ) -> Option<Response<Body>> {
-        if !self.passes(refusal, connection, terms.mode) {
-            return Some(self.respond(refusal, connection, exchange, terms));
-        }
-        self.report(refusal, connection, (exchange, terms), Passed::Yes);
-        None
-    }
-
-    fn passes(&self, refusal: &Refusal, connection: &Connection, mode: Mode) -> bool {
-        if mode == Mode::Advisory || !refusal.is_about_identity() {
-            return refusal.is_about_identity();
-        }
-        match (&*connection.guard.borrow(), refusal) {
-            (None, _) => false,
-            // The end of break-glass finds by itself who is denied.
-            (Some(guard), Refusal::Denied(_)) => self.engine.spares(guard.session()),
-            (Some(guard), _) => self.engine.tolerate(guard.session()),
-        }
-    }
-
-    /// Whether nothing more can be said on a connection.
-    fn ends_connection(&self, refusal: &Refusal) -> bool {
-        let crowded = matches!(refusal, Refusal::TooManyConnections);
-        crowded || refusal.ends_connection() && self.modes != Modes::Mixed
-    }
-
-    fn respond(
-        &self,
-        refusal: &Refusal,
-        connection: &Connection,
-        exchange: &Exchange,
-        terms: Terms,
-    ) -> Response<Body> {
-        self.report(refusal, connection, (exchange, terms), Passed::No);
-        let told = Told { id: exchange.id(), disclose: self.disclose, dialect: terms.dialect };
-        let closes = self.ends_connection(refusal);
-        // Who reads a runbook's refusals expects to hear of a suspension before a revocation.
-        match (terms.dialect, refusal, &connection.peer) {
-            (Dialect::Runbook, Refusal::Denied(_), Some(peer)) => {
-                match self.engine.suspension(&peer.credential) {
-                    Some(denial) => error::respond(&Refusal::Denied(denial), told, closes),
-                    None => error::respond(refusal, told, closes),
-                }
-            }
-            _ => error::respond(refusal, told, closes),
-        }
-    }
-
-    fn report(
-        &self,
-        refusal: &Refusal,
-        connection: &Connection,
-        (exchange, terms): (&Exchange, Terms),
-        passed: Passed,
-    ) {
-        let unsaid = match (refusal.retry_after(), &connection.account) {
-            (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
-            _ => Some(0),
-        };
-        exchange.refused(refusal.status().1, passed == Passed::Yes);
-        let id = exchange.id();
-        let (peer, address, dialect) = (connection.peer.as_deref(), connection.address(), terms.dialect);
-        error::report(refusal, &Concerned { id, peer, address, passed, dialect, unsaid }, &self.metrics);
-    }
 }
 
 async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, socket: Socket) {

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use super::connection;
 use super::connection::Accepted;
-use super::connection::Context;
-use super::connection::Handler;
 use super::connection::Standing;
+use super::context::Context;
+use super::context::Handler;
 use super::turns::Turns;
 
 const BACKLOG: i32 = 4096;

@@ -1,12 +1,14 @@
 //! The gate: from an accepted socket to a forwarded request, on every listener alike.
 //!
-//! One request, straight through: `listener` accepts → `connection`: TLS handshake, who is it (`peer`), admit
-//! (register, check) → hyper, watched for the kill → `request`: check, route, bind, scrub headers → `upstream` →
-//! response; or `error`, the only place where a refusal becomes a status.
+//! One request, straight through: `listener` accepts → `connection`: TLS handshake, who is it (`peer`), `admission`:
+//! register, check → hyper, watched for the kill (`ending`) → `context`: route, check, judge → `request`: scrub headers →
+//! `upstream` → response; or `error`, the only place where a refusal becomes a status.
 
 mod accounts;
+mod admission;
 mod body;
 mod connection;
+mod context;
 mod ending;
 mod error;
 mod exchange;
@@ -35,8 +37,8 @@ use serde::Deserialize;
 pub use body::Body;
 pub use body::BoxError;
 pub use connection::Connection;
-pub use connection::Context;
-pub use connection::Handler;
+pub use context::Context;
+pub use context::Handler;
 pub use error::Refusal;
 pub use exchange::Counter;
 pub use exchange::Exchange;

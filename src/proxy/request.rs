@@ -32,7 +32,7 @@ use super::body::Bounds;
 use super::body::RequestBody;
 use super::body::UpstreamBody;
 use super::connection::Connection;
-use super::connection::Handler;
+use super::context::Handler;
 use super::headers;
 use super::headers::Claims;
 use super::route;
