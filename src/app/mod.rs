@@ -73,6 +73,7 @@ use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
 use crate::revocation::Timelines;
+use crate::telemetry::AccessConfig;
 use crate::telemetry::AccessLog;
 use crate::telemetry::AccessLogWriter;
 use crate::telemetry::Metrics;
@@ -191,6 +192,11 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
+    warn_of_routes(config);
+    gate_bounds(&config.gate, threads(config));
+    if let Some(access) = &config.log.access {
+        access.check().map_err(|e| shared.no_access_log(access, &e))?;
+    }
     shared.secure_gate()?;
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
@@ -322,12 +328,16 @@ impl Shared {
         Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters })
     }
 
+    fn no_access_log(&self, access: &AccessConfig, error: &io::Error) -> ConfigError {
+        self.config.error("log.access.file", format!("{}: {error}", access.file.display()))
+    }
+
     /// Opens the access log, and the way to the exporter of spans, where they are configured.
     fn tell(&mut self) -> Result<(Option<AccessLogWriter>, Option<mpsc::Receiver<Span>>), ConfigError> {
         let (mut writer, mut spans) = (None, None);
         if let Some(access) = &self.config.log.access {
             let opened = AccessLog::open(access, self.metrics.traffic.access_log_lost.clone());
-            let failed = |e| self.config.error("log.access.file", format!("{}: {e}", access.file.display()));
+            let failed = |e| self.no_access_log(access, &e);
             let (log, its_writer) = opened.map_err(failed)?;
             (self.telling.log, writer) = (Some(log), Some(its_writer));
         }
@@ -388,8 +398,8 @@ impl Shared {
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
-        // Advisory mode refuses nobody, in the handshake neither.
-        let strict = Modes::of(&self.config.route) == Modes::Strict;
+        // Advisory mode refuses nobody, in the handshake neither; administrators are not its affair.
+        let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
         let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
         let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));

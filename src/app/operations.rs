@@ -52,6 +52,7 @@ use crate::problem::Disclose;
 use crate::proxy;
 use crate::proxy::Body;
 use crate::proxy::Bounds;
+use crate::proxy::Clusters;
 use crate::proxy::Connection;
 use crate::proxy::Exchange;
 use crate::proxy::Handler;
@@ -106,7 +107,8 @@ impl Operations {
         let config = &shared.config;
         let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
         let feeds = Arc::clone(&shared.feeds);
-        let condition = Condition { engine, clock, gate_drains, feeds, audit: audit.clone() };
+        let clusters = Arc::clone(&shared.clusters);
+        let condition = Condition { engine, clock, gate_drains, feeds, clusters, audit: audit.clone() };
         let mut admin = None;
         if let (Some(section), Some(audit)) = (&config.admin, audit) {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
@@ -239,6 +241,7 @@ struct Condition {
     clock: Clock,
     gate_drains: watch::Receiver<bool>,
     feeds: Arc<Feeds>,
+    clusters: Arc<Clusters>,
     audit: Option<Audit>,
 }
 
@@ -259,6 +262,7 @@ impl Health for Condition {
         metrics.sessions.set(number(self.engine.sessions().len()));
         metrics.entries.set(number(self.engine.entries()));
         metrics.generation.set(i64::try_from(self.engine.generation()).unwrap_or(i64::MAX));
+        self.clusters.all().iter().for_each(|cluster| cluster.show());
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
         let lasting = self.engine.break_glass().lasting();

@@ -32,7 +32,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why a body was broken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum BodyError {
+pub enum BodyError {
     /// No progress for too long.
     #[error("no progress in the body")]
     Idle,
@@ -64,6 +64,10 @@ pub(super) struct Sent {
     frames: Cell<usize>,
     cut: Cell<bool>,
     abandoned: Cell<bool>,
+    /// What is wrong with it. hyper keeps that to itself where HTTP/2 is spoken.
+    failed: Cell<Option<BodyError>>,
+    /// Its client is waited for.
+    awaits_client: Cell<bool>,
     ended: Notify,
 }
 
@@ -76,6 +80,16 @@ impl Sent {
     /// How many pieces of it have gone to the upstream's connection; and of the answer's body, have come from there.
     pub(super) fn frames(&self) -> usize {
         self.frames.get()
+    }
+
+    /// What is wrong with it, if it was broken off.
+    pub(super) fn failed(&self) -> Option<BodyError> {
+        self.failed.get()
+    }
+
+    /// Whether its client is waited for, and not the upstream.
+    pub(super) fn awaits_client(&self) -> bool {
+        self.awaits_client.get()
     }
 
     fn passed(&self) {
@@ -148,8 +162,15 @@ impl RequestBody {
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
             let source = RefCell::new(Some(Source { incoming, guard }));
-            let (cut, abandoned) = (Cell::new(false), Cell::new(false));
-            Rc::new(Sent { source, frames: Cell::new(0), cut, abandoned, ended: Notify::new() })
+            Rc::new(Sent {
+                source,
+                frames: Cell::new(0),
+                cut: Cell::new(false),
+                abandoned: Cell::new(false),
+                failed: Cell::new(None),
+                awaits_client: Cell::new(false),
+                ended: Notify::new(),
+            })
         });
         Self { sent, pace, left, beginning: None, claims: None, counter: None }
     }
@@ -224,6 +245,7 @@ impl http_body::Body for RequestBody {
             },
         };
         drop(source);
+        sent.awaits_client.set(polled.is_pending());
         match ready!(polled) {
             Ok(Some(mut frame)) => {
                 sent.passed();
@@ -238,6 +260,7 @@ impl http_body::Body for RequestBody {
                 Poll::Ready(None)
             }
             Err(error) => {
+                sent.failed.set(Some(error));
                 sent.cut();
                 Poll::Ready(Some(Err(error.into())))
             }

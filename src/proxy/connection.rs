@@ -192,7 +192,8 @@ impl Connection {
     /// Opens its client's account, and takes a connection of it, or is barred.
     pub(super) fn sit_down(&mut self, accounts: Option<&Accounts>) -> Option<Seat> {
         let accounts = accounts?;
-        let named = self.peer.as_ref().and_then(|peer| peer.account.clone());
+        // Who is denied, and served by advisory routes alone, takes nothing of its principal's.
+        let named = self.peer.as_ref().filter(|_| self.armed.get()).and_then(|peer| peer.account.clone());
         let known = named.is_some();
         self.account = Some(named.unwrap_or_else(|| accounts.of_address(self.address().ip())));
         if !known || self.barred.is_some() {

@@ -221,7 +221,7 @@ impl<H: Handler> Context<H> {
         match (&*connection.guard.borrow(), refusal) {
             (None, _) => false,
             // The end of break-glass finds by itself who is denied.
-            (Some(guard), Refusal::Denied(_)) => self.engine.spares(guard.session()),
+            (Some(guard), Refusal::Denied(_)) if connection.is_armed() => self.engine.spares(guard.session()),
             (Some(guard), _) => self.engine.tolerate(guard.session()),
         }
     }

@@ -59,6 +59,8 @@ pub enum Refusal {
     TooManyConnections,
     /// Its target is too long.
     UriTooLong,
+    /// Its header is larger than the upstream takes.
+    HeaderTooLarge,
     /// Its body is too large.
     BodyTooLarge,
     /// The upstream gave no answer.
@@ -68,8 +70,10 @@ pub enum Refusal {
 impl Refusal {
     /// What became of sending a request upstream.
     pub(super) fn of_upstream(error: UpstreamError) -> Self {
-        if matches!(error, UpstreamError::Host(_)) {
-            return Self::Malformed("a Host that is none");
+        match error {
+            UpstreamError::Host(_) => return Self::Malformed("a Host that is none"),
+            UpstreamError::Header(_) => return Self::HeaderTooLarge,
+            _ => {}
         }
         match error.of_body() {
             Some(BodyError::Idle) => Self::RequestTimeout,
@@ -95,6 +99,7 @@ impl Refusal {
             | Self::TooManyRequests(_)
             | Self::TooManyConnections
             | Self::UriTooLong
+            | Self::HeaderTooLarge
             | Self::BodyTooLarge
             | Self::Upstream(_) => false,
         }
@@ -209,6 +214,7 @@ impl Refusal {
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
             Self::UriTooLong => (StatusCode::URI_TOO_LONG, "uri_too_long"),
+            Self::HeaderTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "header_too_large"),
             Self::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Self::Upstream(UpstreamError::AnswerTimeout(_) | UpstreamError::ConnectTimeout(_)) => {
                 (StatusCode::GATEWAY_TIMEOUT, "upstream_timeout")
@@ -236,6 +242,7 @@ impl Refusal {
             Self::TooManyRequests(_) => "too many requests of this client".into(),
             Self::TooManyConnections => "too many connections of this client".into(),
             Self::UriTooLong => "the request's target is too long".into(),
+            Self::HeaderTooLarge => "the request's header is too large".into(),
             Self::BodyTooLarge => "the request's body is too large".into(),
             Self::Upstream(error) => {
                 let (mut text, mut source) = (error.to_string(), error.source());

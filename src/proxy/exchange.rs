@@ -114,7 +114,7 @@ impl Exchanges {
 
     /// A request has come.
     pub(super) fn begin<B>(self: &Rc<Self>, request: &Request<B>, connection: &Connection) -> Exchange {
-        let (id, trace) = (self.ids.next(), self.trace(request.headers()));
+        let (id, trace) = (self.ids.next(), self.trace(request.headers(), connection.peer().is_some()));
         let logged = self.log.as_ref().map(|lines| drawn(lines.log().sample()));
         let traced = self.tracer.is_some() && trace.is_some_and(|trace| trace.own.sampled);
         let noted = (logged.is_some() || traced).then(|| {
@@ -151,10 +151,11 @@ impl Exchanges {
     }
 
     /// The trace of a request, if there is a tracer: the client's, or one that begins here.
-    fn trace(&self, headers: &HeaderMap) -> Option<Trace> {
+    fn trace(&self, headers: &HeaderMap, known: bool) -> Option<Trace> {
         let tracer = self.tracer.as_ref()?;
         let own = fastrand::u64(1..);
-        Some(match context(headers) {
+        // Strangers neither decide what is traced, nor write into the traces of others.
+        Some(match context(headers).filter(|_| known) {
             Some(above) => Trace { own: above.child(own), parent: above.span },
             None => {
                 let (trace, sampled) = (fastrand::u128(1..), drawn(tracer.sample()));

@@ -24,8 +24,8 @@ pub(super) const HELD_READY: usize = 16 * 1024;
 pub(super) struct Flights {
     strict: AtomicUsize,
     advisory: AtomicUsize,
-    /// A strict answer is through, as far as its body goes, and the socket has not taken all of it.
-    unflushed: AtomicBool,
+    /// It has carried something strict. All of that may be with the kernel, and not yet with the client.
+    answered: AtomicBool,
     /// It carries a tunnel, whose client may go on after the other side has ended.
     tunnelled: AtomicBool,
     cut: AtomicBool,
@@ -38,14 +38,11 @@ impl Flights {
         Flight { flights: Arc::clone(self), mode }
     }
 
-    /// Whether a kill takes the connection along: nothing of an advisory route is under way, and something strict is.
+    /// Whether a kill takes the connection along: nothing of an advisory route is under way, and something strict is, or
+    /// was: how much of that has arrived nobody here knows.
     pub(super) fn are_strict(&self) -> bool {
-        let strict = self.strict.load(Ordering::Relaxed) > 0 || self.unflushed.load(Ordering::Relaxed);
+        let strict = self.strict.load(Ordering::Relaxed) > 0 || self.answered.load(Ordering::Relaxed);
         strict && self.advisory.load(Ordering::Relaxed) == 0
-    }
-
-    pub(super) fn flushed(&self) {
-        self.unflushed.store(false, Ordering::Relaxed);
     }
 
     pub(super) fn tunnel(&self) {
@@ -98,7 +95,7 @@ impl Drop for Flight {
     fn drop(&mut self) {
         self.flights.of(self.mode).fetch_sub(1, Ordering::Relaxed);
         if self.mode == Mode::Strict {
-            self.flights.unflushed.store(true, Ordering::Relaxed);
+            self.flights.answered.store(true, Ordering::Relaxed);
         }
     }
 }

@@ -28,24 +28,40 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// How many headers the gate adds, at most.
 const ADDED: usize = 6;
 
-/// Names by which upstreams learn who a client is, of ours and of other proxies; never believed from a client.
-const IDENTITY: [&str; 12] = [
+/// Names by which upstreams learn who a client is and what it asked for, of ours and of other proxies; never believed from a
+/// client.
+const IDENTITY: [&str; 20] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
-    "x-forwarded-client-cert",
-    "x-forwarded-for",
-    "x-forwarded-proto",
-    "x-request-id",
-    "x-real-ip",
+    "remote-user",
+    "ssl-cert",
+    "true-client-ip",
+    "x-arr-clientcert",
     "x-client-cert",
     "x-client-dn",
+    "x-client-ip",
     "x-client-verify",
+    "x-original-uri",
+    "x-original-url",
+    "x-real-ip",
+    "x-remote-user",
+    "x-request-id",
+    "x-rewrite-url",
     "x-spiffe-id",
+    "x-ssl-cert",
+    "x-webauth-user",
 ];
 /// The same, whole families.
-const IDENTITY_PREFIXES: [&str; 5] =
-    ["x-portcullis-", "x-ssl-client", "ssl-client", "x-amzn-mtls-", "x-forwarded-tls-client"];
+const IDENTITY_PREFIXES: [&str; 7] = [
+    "x-portcullis-",
+    "x-ssl-client",
+    "ssl-client",
+    "x-amzn-mtls-",
+    "x-auth-request-",
+    "x-forwarded-",
+    "x-goog-authenticated-user-",
+];
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
 pub(super) struct IdentityHeaders {
@@ -164,7 +180,7 @@ fn is_hop_by_hop(name: &str) -> bool {
 /// Whether a name is one by which upstreams learn who a client is; underscores count as dashes, as they do in CGI.
 fn is_identity(name: &str) -> bool {
     // Most headers are none of these by their first letter.
-    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b's' | b'x'))
+    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'r' | b's' | b't' | b'x'))
         && (IDENTITY.iter().any(|known| same(name, known))
             || IDENTITY_PREFIXES
                 .iter()

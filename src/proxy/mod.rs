@@ -35,6 +35,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 pub use body::Body;
+pub use body::BodyError;
 pub use body::BoxError;
 pub use connection::Connection;
 pub use context::Context;

@@ -1,6 +1,7 @@
 //! One request through the gate: route it, hold its claim against its certificate, forward it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -19,6 +20,7 @@ use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
 use super::Body;
+use super::Cluster;
 use super::Clusters;
 use super::Demand;
 use super::Exchange;
@@ -62,7 +64,7 @@ pub struct Gate {
 
 /// What serves a route.
 pub(super) struct Service {
-    upstreams: Upstreams,
+    upstreams: Rc<Upstreams>,
     binding: Binding,
 }
 
@@ -103,9 +105,17 @@ impl Gate {
         (clusters, threads): (&Clusters, usize),
         limits: Limits,
     ) -> Self {
+        let mut made: Vec<(&Arc<Cluster>, Rc<Upstreams>)> = Vec::new();
         let services = routes.iter().zip(clusters.of_routes()).map(|(config, cluster)| {
+            // Routes that lead to one upstream share its connections.
+            let known = made.iter().find(|(known, _)| Arc::ptr_eq(known, cluster));
+            let upstreams = known.map(|(_, upstreams)| Rc::clone(upstreams)).unwrap_or_else(|| {
+                let upstreams = Rc::new(Upstreams::new(cluster, threads));
+                made.push((cluster, Rc::clone(&upstreams)));
+                upstreams
+            });
             let binding = binding.clone().claiming(config.claim.clone());
-            Route::new(config, Rc::new(Service { upstreams: Upstreams::new(cluster, threads), binding }))
+            Route::new(config, Rc::new(Service { upstreams, binding }))
         });
         let routes = route::ordered(services.collect());
         let by_path =
@@ -157,16 +167,19 @@ impl Handler for Gate {
         let host = match (request.uri().authority(), hosts.next(), hosts.next()) {
             (_, _, Some(_)) => return Err(Refusal::Malformed("more than one Host")),
             (Some(authority), ..) => authority.as_str(),
-            // What is no text is no route's host.
-            (None, host, None) => host.and_then(|host| host.to_str().ok()).unwrap_or_default(),
+            (None, None, None) => "",
+            // What is no text is no host either.
+            (None, Some(host), None) => host.to_str().unwrap_or("?"),
         };
+        // Else it could lead one way here, and another at an upstream that reads it otherwise.
+        let host = route::host_of(host).ok_or(Refusal::Malformed("a Host that is none"))?;
         // `OPTIONS *` asks about the whole of a host (RFC 9110, section 9.3.7).
         let path = match request.uri().path() {
             "*" if *request.method() == Method::OPTIONS => "/",
             "*" => return Err(Refusal::Malformed("a target that is no path")),
             path => path,
         };
-        let found = route::find(&self.routes, route::host_of(host), path);
+        let found = route::find(&self.routes, host, path);
         if let Some(why) = ambiguous_path(path).filter(|_| self.path_matters) {
             // Where the path is the claim, two readings of it are two identities.
             return Err(match found.map(|route| route.serves.binding.source()) {
@@ -315,19 +328,9 @@ fn next_hop(headers: &mut HeaderMap, uri: &Uri) -> Result<Uri, Refusal> {
         // What the request line or `:authority` says takes the place of any `Host`.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::Malformed("authority"))?;
         headers.insert(header::HOST, host);
-    } else {
-        let host = headers.get(header::HOST).ok_or(Refusal::Malformed("no Host"))?;
-        if !host.as_bytes().iter().all(|byte| is_of_authority(*byte)) {
-            return Err(Refusal::Malformed("a Host that is none"));
-        }
+    } else if !headers.contains_key(header::HOST) {
+        return Err(Refusal::Malformed("no Host"));
     }
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     Ok(Uri::from(path))
-}
-
-/// Whether a byte may stand in a host and its port (RFC 3986, section 3.2); user information has none in `Host`.
-const fn is_of_authority(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(byte, b'-' | b'.' | b'_' | b'~' | b'%' | b':' | b'[' | b']')
-        || matches!(byte, b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b';' | b'=')
 }

@@ -61,10 +61,15 @@ const fn unauthorized() -> u16 {
 
 fn path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let path = String::deserialize(deserializer)?;
-    match path.starts_with('/') && !path.contains(['?', '#', '%']) && !path.contains("//") {
-        true => Ok(path),
-        false => Err(D::Error::custom(format!("`{path}`: a path starts with `/` and is written plainly"))),
-    }
+    let plain = path.starts_with('/') && !path.contains(['?', '#', '%']) && !path.contains("//");
+    let wrong = match path.split('/').find(|segment| matches!(*segment, "." | ".." | "*" | "**")) {
+        Some("." | "..") => Some("dot segments are refused in requests: it would never serve any"),
+        Some(_) => Some("a prefix has no wildcard: write what comes before it"),
+        None if plain => None,
+        None => Some("a path starts with `/` and is written plainly"),
+    };
+    wrong.map_or(Ok(()), |reason| Err(D::Error::custom(format!("`{path}`: {reason}"))))?;
+    Ok(path)
 }
 
 fn refusal_status<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -126,15 +131,21 @@ fn plain(host: &str) -> &str {
     host.strip_suffix('.').unwrap_or(host)
 }
 
-/// The host in an authority or a `Host`, without its port.
-pub(super) fn host_of(authority: &str) -> &str {
-    match authority.rfind(':') {
-        // Not one of an address's own.
-        Some(colon) if !authority.get(colon..).is_some_and(|rest| rest.contains(']')) => {
-            authority.get(..colon).unwrap_or(authority)
+/// The host in an authority or a `Host`, without its port: a name or an address, in brackets if it is of IPv6
+/// (RFC 3986, section 3.2.2). `None` of anything else.
+pub(super) fn host_of(authority: &str) -> Option<&str> {
+    let (host, port) = match authority.find(']') {
+        Some(end) => {
+            let (host, rest) = authority.split_at(end + 1);
+            let inner = host.strip_prefix('[')?.strip_suffix(']')?;
+            inner.parse::<std::net::Ipv6Addr>().ok()?;
+            (host, rest.strip_prefix(':').or(Some("").filter(|_| rest.is_empty()))?)
         }
-        _ => authority,
-    }
+        None => authority.split_once(':').unwrap_or((authority, "")),
+    };
+    let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
+    let named = host.starts_with('[') || host.bytes().all(is_name);
+    (named && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit())).then_some(host)
 }
 
 impl RouteConfig {
@@ -261,14 +272,26 @@ mod tests {
     #[test]
     fn hosts_are_read_without_their_port() {
         let hosts = [
-            ("a.test", "a.test"),
-            ("a.test:8443", "a.test"),
-            ("[::1]", "[::1]"),
-            ("[::1]:80", "[::1]"),
-            ("", ""),
+            ("a.test", Some("a.test")),
+            ("a.test:8443", Some("a.test")),
+            ("a.test:", Some("a.test")),
+            ("[::1]", Some("[::1]")),
+            ("[::1]:80", Some("[::1]")),
+            ("", Some("")),
+            ("a.test:80:90", None),
+            ("a.test:1:", None),
+            ("a.test:x]", None),
+            ("a.test]", None),
+            ("[a.test]", None),
+            ("[::1]x", None),
+            ("::1", None),
+            ("a.test:x", None),
+            ("a,b", None),
+            ("user@a", None),
+            ("a%2etest", None),
         ];
         for (authority, host) in hosts {
-            assert_eq!(host_of(authority), host);
+            assert_eq!(host_of(authority), host, "{authority}");
         }
         for bad in ["", "a..test", "a.test:80", "https://a", "*", "*.", "a.*.test", "a b", "[::1", "*.[::1]"]
         {

@@ -193,9 +193,6 @@ impl AsyncWrite for Socket {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let flushed = Pin::new(&mut this.stream).poll_flush(cx);
-        if flushed.is_ready() {
-            this.flights.flushed();
-        }
         this.watch(cx, flushed)
     }
 

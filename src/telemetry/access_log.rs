@@ -64,6 +64,17 @@ pub(super) fn share<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D
 }
 
 impl AccessConfig {
+    /// Whether its file can be written, as far as that shows without making it.
+    pub fn check(&self) -> io::Result<()> {
+        let parent = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        match (self.stream(), self.file.metadata()) {
+            (Some(_), _) => Ok(()),
+            (None, Ok(found)) if found.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            (None, Ok(_)) => Ok(()),
+            (None, Err(_)) => parent.map_or(Ok(()), |parent| parent.metadata().map(drop)),
+        }
+    }
+
     /// Makes a relative path relative to `base`.
     pub fn rebase(&mut self, base: &Path) {
         if self.stream().is_none() {

@@ -155,6 +155,8 @@ pub struct UpstreamMetrics {
     pub connections: IntGaugeVec,
     /// `portcullis_upstream_waiting{upstream}`: requests that wait for a connection.
     pub waiting: IntGaugeVec,
+    /// `portcullis_upstream_requests_total{upstream, status="1xx"..."5xx"}`: answered.
+    pub requests: IntCounterVec,
     /// `portcullis_upstream_retries_total{upstream, result="sent"|"over_budget"}`.
     pub retries: IntCounterVec,
     /// `portcullis_upstream_failures_total{upstream, endpoint}`: no connection, no answer in time, an answer broken off.
@@ -175,6 +177,11 @@ impl UpstreamMetrics {
                 "portcullis_upstream_waiting",
                 "Requests that wait for an upstream connection.",
                 &["upstream"],
+            )?,
+            requests: maker.counters(
+                "portcullis_upstream_requests_total",
+                "Requests that an upstream has answered, by class of status.",
+                &["upstream", "status"],
             )?,
             retries: maker.counters(
                 "portcullis_upstream_retries_total",

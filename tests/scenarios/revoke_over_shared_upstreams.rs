@@ -26,6 +26,11 @@ struct Upstream {
 
 impl Upstream {
     async fn start() -> (Self, Lab) {
+        Self::allowing(100).await
+    }
+
+    /// One that allows so many streams at once.
+    async fn allowing(streams: u32) -> (Self, Lab) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let routes = format!("[[route]]\nupstream = [\"h2c://{}\"]", listener.local_addr().unwrap());
         let (tell, came) = mpsc::channel(64);
@@ -35,7 +40,7 @@ impl Upstream {
                 let (socket, _) = listener.accept().await.unwrap();
                 let (away, goes) = mpsc::channel(1);
                 opened.send(away).await.unwrap();
-                tokio::spawn(serve(socket, tell.clone(), goes));
+                tokio::spawn(serve(socket, streams, (tell.clone(), goes)));
             }
         });
         (Self { came, connections }, Lab::plan().on_one_thread().routes(&routes).start().await)
@@ -46,8 +51,12 @@ impl Upstream {
     }
 }
 
-async fn serve(socket: TcpStream, tell: mpsc::Sender<Came>, mut goes: mpsc::Receiver<()>) {
-    let mut connection: server::Connection<_, Bytes> = server::handshake(socket).await.unwrap();
+type Ends = (mpsc::Sender<Came>, mpsc::Receiver<()>);
+
+async fn serve(socket: TcpStream, streams: u32, (tell, mut goes): Ends) {
+    let mut builder = server::Builder::new();
+    builder.max_concurrent_streams(streams);
+    let mut connection: server::Connection<_, Bytes> = builder.handshake(socket).await.unwrap();
     loop {
         tokio::select! {
             Some(()) = goes.recv() => connection.graceful_shutdown(),
@@ -200,4 +209,51 @@ async fn an_upstream_goes_away_and_nobody_notices() {
     answer(to, "first");
     assert_eq!(first.await.unwrap().unwrap().status(), 200);
     within(upstream.connections.recv()).await.unwrap();
+}
+
+/// More than an endpoint allows go over another connection: they do not wait behind those of others, where nobody counts
+/// them. Seen failing with the configured number alone.
+#[tokio::test]
+async fn an_endpoint_that_allows_few_streams_gets_more_connections() {
+    let (mut upstream, lab) = Upstream::allowing(2).await;
+    let client = lab.client(&lab.root.agent("a"));
+    let mut connection = client.h1().await;
+    let asked = tokio::spawn(async move { connection.get("/").await });
+    answer(upstream.next().await.1, "first");
+    asked.await.unwrap().assert_ok();
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let mut connection = client.h1().await;
+        let asked = tokio::spawn(async move { connection.get("/").await });
+        held.push((asked, upstream.next().await.1));
+    }
+    for (asked, to) in held {
+        answer(to, "held");
+        asked.await.unwrap().assert_ok();
+    }
+    let mut connections = 0;
+    while upstream.connections.try_recv().is_ok() {
+        connections += 1;
+    }
+    assert_eq!(connections, 3);
+}
+
+/// Some endpoints end a connection, and everybody's streams on it, over a header that they find too large: it is refused
+/// before.
+#[tokio::test]
+async fn no_request_takes_the_streams_of_others_along() {
+    let (mut upstream, lab) = Upstream::start().await;
+    let client = lab.client(&lab.root.agent("a"));
+    let mut connection = client.h1().await;
+    for (field, status) in [("x".repeat(7_900), 200), ("x".repeat(8_000), 431)] {
+        let request = connection.request("GET", "/large").header("x-large", field).body(full("")).unwrap();
+        let exchange = connection.exchange(request);
+        let served = async {
+            if status == 200 {
+                answer(upstream.next().await.1, "taken");
+            }
+        };
+        let (answered, ()) = within(async { tokio::join!(exchange, served) }).await;
+        assert_eq!(answered.unwrap().status, status);
+    }
 }

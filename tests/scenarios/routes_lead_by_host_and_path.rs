@@ -129,6 +129,11 @@ async fn and_not_by_what_is_no_host() {
             ("user@a", 400),
             ("a\u{e9}", 400),
             ("a\"b", 400),
+            ("a:80:90", 400),
+            ("a:1:", 400),
+            ("a:x]", 400),
+            ("a:x", 400),
+            ("a,b", 400),
         ] {
             let request = http::Request::get("/").header("host", host).header("x-agent-id", "a");
             let answer = connection.exchange(request.body(full("")).unwrap()).await.unwrap();
@@ -137,4 +142,28 @@ async fn and_not_by_what_is_no_host() {
             assert_eq!(answer.status, status, "{scheme} {host:?}");
         }
     }
+}
+
+/// A host that others would read as another leads nowhere. Seen failing where all before the last colon was the host.
+#[tokio::test]
+async fn and_not_around_a_route_that_demands_more() {
+    let routes = "[[route]]\nupstream = [\"UPSTREAM\"]\ndemand = \"none\"\n\
+        [[route]]\nhost = \"admin.test\"\nupstream = [\"UPSTREAM\"]\n";
+    let lab = Lab::plan().routes(routes).start().await;
+    let nobody = lab.client_of(None, &[&rustls::version::TLS13]);
+    for (host, status) in [
+        ("localhost", 200),
+        ("admin.test", 401),
+        ("ADMIN.test.:443", 401),
+        ("admin.test:80:90", 400),
+        ("admin.test:1:", 400),
+        ("admin.test:x]", 400),
+        ("[admin.test]", 400),
+        ("admin.test@localhost", 400),
+    ] {
+        let request = http::Request::get("/").header("host", host).body(full("")).unwrap();
+        let answer = nobody.h1().await.exchange(request).await.unwrap();
+        assert_eq!(answer.status, status, "{host}");
+    }
+    assert_eq!(lab.upstream.seen().len(), 1);
 }

@@ -241,3 +241,59 @@ async fn what_broke_off_is_sent_again_only_if_that_does_no_harm() {
         "{text}"
     );
 }
+
+/// What clients do with their bodies is no failure of the endpoint: it does not rest for that. Seen failing (a 502, and an
+/// endpoint that rests) over HTTP/2, where hyper keeps to itself what was wrong with a body.
+#[tokio::test]
+async fn no_client_makes_an_endpoint_rest() {
+    for kind in [Kind::http(), Kind::h2c()] {
+        let endpoint = format!("{}://", kind.scheme());
+        let only = Endpoint::start("only", kind).await;
+        let endpoint = format!("{endpoint}{}", only.address);
+        let routes = format!(
+            "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"{endpoint}\"]\nrest = {{ after = 1 }}\n\
+             timeouts = {{ answer = \"100ms\" }}"
+        );
+        let plan = Lab::plan().on_one_thread().routes(&routes);
+        let lab =
+            plan.gate("limits = { body_bytes = 1000 }\ntimeouts = { body_idle = \"1s\" }").start().await;
+        let client = lab.client(&lab.root.agent("a"));
+        let head =
+            "POST / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        for (body, status) in [
+            ("5\r\nhello\r\nnonsense\r\n".to_owned(), "400"),
+            (format!("5\r\nhello\r\n400\r\n{}\r\n0\r\n\r\n", "x".repeat(1024)), "413"),
+            // It pauses for longer than an answer may take, and for too long.
+            ("5\r\nhello\r\n".to_owned(), "408"),
+        ] {
+            let answer = client.raw(format!("{head}{body}").as_bytes()).await.unwrap();
+            assert_eq!(answer.get(9..12), Some(status), "{endpoint} {answer}");
+        }
+        let metrics = lab.plain("/metrics").await;
+        let failures =
+            format!("portcullis_upstream_failures_total{{endpoint=\"{endpoint}\",upstream=\"app\"}} 0");
+        assert!(metrics.lines().any(|line| line == failures), "{metrics}");
+        client.get("/").await.assert_ok();
+    }
+}
+
+/// Routes that lead to one upstream share what it may have.
+#[tokio::test]
+async fn routes_share_their_upstream() {
+    let only = Endpoint::start("only", Kind::http()).await;
+    let routes = format!(
+        "[[route]]\nupstream = \"app\"\n[[route]]\npath = \"/x\"\nupstream = \"app\"\n\
+         [upstream.app]\nendpoints = [\"http://{}\"]\nconnections = 1\nqueue = 0",
+        only.address
+    );
+    let lab = Lab::plan().on_one_thread().routes(&routes).start().await;
+    let client = lab.client(&lab.root.agent("a"));
+    let (mut first, mut second) = (client.h1().await, client.h1().await);
+    let held = tokio::spawn(first.begin("GET", "/hold").1);
+    until(async || only.waiting() == 1).await;
+    second.get("/x").await.assert_refused(503, "upstream_busy");
+    only.release(1);
+    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    second.get("/x").await.assert_ok();
+    assert_eq!(only.state.connections.load(Ordering::SeqCst), 1);
+}

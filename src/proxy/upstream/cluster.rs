@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use http::StatusCode;
 use prometheus::IntCounter;
 use prometheus::IntGauge;
 use tokio::time::Instant;
@@ -132,6 +133,16 @@ pub(super) struct Counts {
     pub(super) waiting: IntGauge,
     pub(super) retries: IntCounter,
     pub(super) over_budget: IntCounter,
+    /// By the class of their status, from 1xx to 5xx.
+    requests: [IntCounter; 5],
+}
+
+impl Counts {
+    /// An endpoint has answered.
+    pub(super) fn answered(&self, status: StatusCode) {
+        let class = usize::from(status.as_u16() / 100).saturating_sub(1);
+        self.requests.get(class).iter().for_each(|count| count.inc());
+    }
 }
 
 impl Cluster {
@@ -166,6 +177,8 @@ impl Cluster {
             waiting: upstream.waiting.with_label_values(&[name]),
             retries: upstream.retries.with_label_values(&[name, "sent"]),
             over_budget: upstream.retries.with_label_values(&[name, "over_budget"]),
+            requests: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|class| upstream.requests.with_label_values(&[name, class])),
         };
         Ok(Self {
             name: name.to_owned(),
@@ -175,6 +188,11 @@ impl Cluster {
             metrics: counts,
             room: Arc::clone(room),
         })
+    }
+
+    /// Brings the gauges of its endpoints up to date.
+    pub fn show(&self) {
+        self.members.iter().for_each(|member| member.show());
     }
 
     /// An endpoint took a request and answered it.
@@ -259,7 +277,7 @@ impl Member {
     }
 
     fn show(&self) {
-        self.up.set(i64::from(self.is_healthy() && self.resting_until.load(Ordering::Relaxed) == 0));
+        self.up.set(i64::from(self.is_healthy() && !self.is_resting()));
     }
 
     fn moment(&self) -> u64 {

@@ -33,6 +33,10 @@ pub struct UpstreamConfig {
     /// Requests at once on one HTTP/2 connection, if the endpoint allows as many.
     #[serde(default = "streams")]
     pub streams: usize,
+    /// The header of a request over HTTP/2, bytes; a quarter of them for one field: 431. Endpoints may end a connection over
+    /// more, and with it the streams of everybody.
+    #[serde(default = "header_bytes")]
+    pub header_bytes: usize,
     /// For `https://`: whom to trust, and what the gate shows.
     #[serde(default)]
     pub tls: UpstreamTls,
@@ -55,6 +59,10 @@ const fn connections() -> usize {
 
 const fn queue() -> usize {
     1024
+}
+
+const fn header_bytes() -> usize {
+    32_000
 }
 
 const fn streams() -> usize {
@@ -198,6 +206,7 @@ impl UpstreamConfig {
             connections: connections(),
             queue: queue(),
             streams: streams(),
+            header_bytes: header_bytes(),
             tls: UpstreamTls::default(),
             health: None,
             rest: RestConfig::default(),
@@ -221,6 +230,10 @@ impl UpstreamConfig {
         if self.endpoints.is_empty() {
             return wrong("endpoints", "names no endpoint");
         }
+        let mut others = self.endpoints.iter().enumerate();
+        if others.any(|(i, endpoint)| self.endpoints.iter().take(i).any(|other| other == endpoint)) {
+            return wrong("endpoints", "names an endpoint twice");
+        }
         if !over_tls && self.tls != UpstreamTls::default() {
             return wrong("tls", "none of its endpoints is `https://`");
         }
@@ -230,6 +243,7 @@ impl UpstreamConfig {
         for (key, count) in [
             ("connections", self.connections),
             ("streams", self.streams),
+            ("header_bytes", self.header_bytes / 1024),
             ("retry.attempts", usize::try_from(self.retry.attempts).unwrap_or(usize::MAX)),
         ] {
             if count == 0 {

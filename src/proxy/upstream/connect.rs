@@ -1,5 +1,6 @@
 //! Connections to an endpoint: TCP, TLS where it says so, HTTP/1.1 or HTTP/2.
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -128,7 +129,17 @@ pub(super) struct Connected {
 /// The end of a connection that takes requests.
 pub(super) enum Sender {
     Http1(http1::SendRequest<RequestBody>),
-    Http2(http2::SendRequest<RequestBody>, Beginning),
+    Http2(http2::SendRequest<RequestBody>, Multiplexed),
+}
+
+/// What is to know of an HTTP/2 connection.
+pub(super) struct Multiplexed {
+    /// Where it learns whose body it is about to send.
+    pub(super) beginning: Beginning,
+    /// Streams that the endpoint allows at once (RFC 9113, section 5.1.2). More would wait where nobody counts them.
+    pub(super) most: Rc<Cell<usize>>,
+    /// Its end was counted against the endpoint.
+    pub(super) blamed: Cell<bool>,
 }
 
 impl Connector {
@@ -196,12 +207,20 @@ impl Connector {
                 .handshake(stream)
                 .await;
             let (mut sender, connection) = shaken.map_err(failed)?;
+            let most = Rc::new(Cell::new(self.streams));
+            let (mut connection, told) = (Box::pin(connection), Rc::clone(&most));
             let task = spawn_local(async move {
-                let _ = connection.await;
+                let driven = std::future::poll_fn(|cx| {
+                    let ended = connection.as_mut().poll(cx);
+                    told.set(connection.current_max_send_streams());
+                    ended
+                });
+                let _ = driven.await;
                 drop(open);
             });
             sender.ready().await.map_err(failed)?;
-            return Ok(Connected { sender: Sender::Http2(sender, beginning), task: task.abort_handle() });
+            let sender = Sender::Http2(sender, Multiplexed { beginning, most, blamed: Cell::new(false) });
+            return Ok(Connected { sender, task: task.abort_handle() });
         }
         let shaken = http1::Builder::new().max_buf_size(HEADER).handshake(stream).await;
         let (mut sender, connection) = shaken.map_err(failed)?;

@@ -16,6 +16,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
@@ -77,6 +78,9 @@ pub enum UpstreamError {
     /// The request names a host that HTTP/2 cannot name.
     #[error("{0}: a Host that is none")]
     Host(String),
+    /// The request's header is more than an endpoint takes over HTTP/2.
+    #[error("{0}: more of a header than it takes")]
+    Header(String),
     /// It speaks HTTP/2 only, over which nothing is upgraded.
     #[error("{0}: WebSockets need an upstream that speaks HTTP/1.1")]
     NoTunnel(String),
@@ -89,6 +93,12 @@ pub enum UpstreamError {
     /// It broke off.
     #[error("{0}: broke off")]
     Broken(String, #[source] hyper::Error),
+    /// It broke off while the request's body was on its way: it may have had enough of it.
+    #[error("{0}: broke off before the request was whole")]
+    BrokenEarly(String, #[source] hyper::Error),
+    /// The request's body came to no good end.
+    #[error("{0}: the request's body")]
+    Body(String, #[source] BodyError),
 }
 
 impl UpstreamError {
@@ -103,19 +113,28 @@ impl UpstreamError {
         match self {
             Self::Connect(..) | Self::ConnectTimeout(_) | Self::AnswerTimeout(_) => true,
             Self::Broken(..) => self.of_body().is_none(),
+            Self::BrokenEarly(..) | Self::Body(..) => false,
             Self::Busy(_)
             | Self::Ill(_)
             | Self::Host(_)
+            | Self::Header(_)
             | Self::NoTunnel(_)
             | Self::NotUpgraded(_)
             | Self::Unasked(_) => false,
         }
     }
 
+    /// Whether an HTTP/2 endpoint broke off this one stream.
+    fn is_reset(&self) -> bool {
+        let Self::Broken(_, error) = self else { return false };
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+        causes.into_iter().filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(h2::Error::is_reset)
+    }
+
     /// Whether an HTTP/2 endpoint says that it did nothing about the request (RFC 9113, section 8.7): it refused the
     /// stream, or went away before it came to it.
     fn is_untouched(&self) -> bool {
-        let Self::Broken(_, error) = self else { return false };
+        let (Self::Broken(_, error) | Self::BrokenEarly(_, error)) = self else { return false };
         let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
         causes.into_iter().filter_map(|cause| cause.downcast_ref::<h2::Error>()).any(|error| {
             let reason = error.reason();
@@ -148,6 +167,10 @@ impl Lease {
                     awaited(answer, self.sent.as_deref(), &self.pool).await
                 }
                 Some(Carrier::Shared(sender, stream)) => {
+                    if !fits(request.headers(), self.pool.cluster.config.header_bytes) {
+                        let error = UpstreamError::Header(endpoint.to_string());
+                        return Err(Failed { unsent: None, error });
+                    }
                     request.body_mut().tell(stream.beginning());
                     if to_http2(&mut request, endpoint.protocol).is_none() {
                         let error = UpstreamError::Host(endpoint.to_string());
@@ -176,8 +199,17 @@ async fn awaited(
             Ok(Ok(response)) => return Ok(response),
             Ok(Err(mut error)) => {
                 let unsent = error.take_message().map(Box::new);
-                return Err(Failed { unsent, error: UpstreamError::Broken(name(), error.into_error()) });
+                let error = match sent.map(|sent| (sent.failed(), sent.is_whole())) {
+                    Some((Some(body), _)) => UpstreamError::Body(name(), body),
+                    Some((None, false)) if unsent.is_none() => {
+                        UpstreamError::BrokenEarly(name(), error.into_error())
+                    }
+                    _ => UpstreamError::Broken(name(), error.into_error()),
+                };
+                return Err(Failed { unsent, error });
             }
+            // It is the client's turn, who is given its time elsewhere.
+            Err(_) if sent.is_some_and(|sent| !sent.is_whole() && sent.awaits_client()) => {}
             // Nothing more of the request went out either: the upstream takes no more of it.
             Err(_) if before.is_none_or(|before| sent.is_some_and(|sent| sent.frames() == before)) => {
                 return Err(Failed { unsent: None, error: UpstreamError::AnswerTimeout(name()) });
@@ -243,16 +275,18 @@ impl Upstreams {
                 let Failed { unsent, error } = match lease.exchange(request).await {
                     Ok(response) => {
                         self.cluster.succeeded(&lease.pool.member);
+                        self.cluster.metrics.answered(response.status());
                         return Ok((response, lease));
                     }
                     Err(failed) => failed,
                 };
                 let untouched = unsent.is_some() || error.is_untouched();
+                // A request that cost others their connection is not let loose on the next one.
+                let spare = spare.filter(|_| untouched || !lease.is_shared());
                 let again = unsent.or(spare).filter(|_| !matches!(error, UpstreamError::AnswerTimeout(_)));
-                // A stream that is reset says nothing of that.
-                let was_kept = age.is_some_and(|age| age > DOUBTFUL || !lease.is_shared());
-                let closed_meanwhile = was_kept && tries.kept.is_none();
-                if !closed_meanwhile && !untouched && error.is_endpoints() {
+                // What others share says so to all of them.
+                let closed_meanwhile = age.is_some() && !lease.is_shared() && tries.kept.is_none();
+                if !closed_meanwhile && !untouched && error.is_endpoints() && lease.blames(&error) {
                     self.cluster.failed(&lease.pool.member, &error);
                 }
                 let Some(again) = again else { return Err(error) };
@@ -391,6 +425,13 @@ fn to_http2(request: &mut Request<RequestBody>, protocol: Protocol) -> Option<()
     uri.path_and_query.get_or_insert_with(|| PathAndQuery::from_static("/"));
     *request.uri_mut() = Uri::from_parts(uri).ok()?;
     Some(())
+}
+
+/// Whether a header is no more than `most` bytes, and each of its fields no more than a quarter of that.
+fn fits(headers: &HeaderMap, most: usize) -> bool {
+    let mut all = headers.iter().map(|(name, value)| name.as_str().len() + value.len());
+    let sum = all.try_fold(0_usize, |sum, field| (field <= most / 4).then_some(sum + field));
+    sum.is_some_and(|sum| sum <= most)
 }
 
 /// A copy of a request that is idempotent and has no body.

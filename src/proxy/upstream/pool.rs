@@ -21,6 +21,7 @@ use super::UpstreamError;
 use super::cluster::Cluster;
 use super::cluster::Member;
 use super::connect::Connected;
+use super::connect::Multiplexed;
 use super::connect::Sender;
 use super::connect::Wanted;
 use crate::proxy::body::Beginning;
@@ -62,7 +63,7 @@ struct Kept {
 /// An HTTP/2 connection.
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
-    beginning: Beginning,
+    known: Multiplexed,
     task: AbortHandle,
     streams: Cell<usize>,
     unused_since: Cell<Instant>,
@@ -98,23 +99,31 @@ impl Pool {
         wanted: Wanted,
     ) -> Result<(Lease, Option<Duration>), UpstreamError> {
         let _busy = Busy::new(self);
-        if let Some(found) = self.take(wanted) {
-            return Ok(found);
-        }
-        let mut place = None;
+        // Who waits already comes first.
+        let mut place = if self.waiting.get() > 0 { Some(Place::take(self)?) } else { None };
+        let mut may_go = place.is_none();
         let until = Instant::now() + self.cluster.waits.queue;
-        while !self.may_open() {
+        loop {
+            let found = if may_go { self.take(wanted) } else { None };
+            if found.is_some() || (may_go && self.may_open()) {
+                drop(place);
+                // There may be room for the next one, too.
+                if self.waiting.get() > 0 {
+                    self.freed.notify_one();
+                }
+                if let Some(found) = found {
+                    return Ok(found);
+                }
+                break;
+            }
             if place.is_none() {
                 place = Some(Place::take(self)?);
             }
             if timeout_at(until, self.freed.notified()).await.is_err() {
                 return Err(UpstreamError::Busy(self.name()));
             }
-            if let Some(found) = self.take(wanted) {
-                return Ok(found);
-            }
+            may_go = true;
         }
-        drop(place);
         Box::pin(self.fresh(wanted)).await.map(|lease| (lease, None))
     }
 
@@ -130,7 +139,8 @@ impl Pool {
     }
 
     fn takes_more(&self, shared: &Shared) -> bool {
-        !shared.sender.is_closed() && shared.streams.get() < self.cluster.config.streams
+        let most = self.cluster.config.streams.min(shared.known.most.get()).max(1);
+        !shared.sender.is_closed() && shared.streams.get() < most
     }
 
     fn take(self: &Rc<Self>, wanted: Wanted) -> Option<(Lease, Option<Duration>)> {
@@ -182,10 +192,10 @@ impl Pool {
         let Connected { sender, task } = connected?;
         let carrier = match sender {
             Sender::Http1(sender) => Carrier::Own(sender, task),
-            Sender::Http2(sender, beginning) => {
+            Sender::Http2(sender, known) => {
                 self.multiplexes.set(true);
                 let (streams, unused_since) = (Cell::default(), Cell::new(Instant::now()));
-                let shared = Rc::new(Shared { sender, beginning, task, streams, unused_since });
+                let shared = Rc::new(Shared { sender, known, task, streams, unused_since });
                 self.shared.borrow_mut().push(Rc::clone(&shared));
                 // Whoever waited for it shares it.
                 self.freed.notify_waiters();
@@ -331,7 +341,7 @@ pub(super) struct Stream(Rc<Shared>);
 
 impl Stream {
     pub(super) fn beginning(&self) -> &Beginning {
-        &self.0.beginning
+        &self.0.known.beginning
     }
 }
 
@@ -345,6 +355,17 @@ impl Drop for Stream {
 impl Lease {
     fn new(carrier: Carrier, pool: &Rc<Pool>) -> Self {
         Self { carrier: Some(carrier), pool: Rc::clone(pool), _busy: Busy::new(pool), sent: None }
+    }
+
+    /// Whether a failure is its endpoint's: of a connection that many share it counts once, and a stream that was reset may
+    /// have been its client's doing.
+    pub(super) fn blames(&self, error: &UpstreamError) -> bool {
+        match &self.carrier {
+            Some(Carrier::Shared(_, stream)) if !matches!(error, UpstreamError::AnswerTimeout(_)) => {
+                !error.is_reset() && !stream.0.known.blamed.replace(true)
+            }
+            _ => true,
+        }
     }
 
     /// Whether others use its connection too.
