@@ -2,6 +2,8 @@
 
 use std::io::Read as _;
 use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::path::PathBuf;
 
@@ -9,6 +11,9 @@ use portcullis::clock::Clock;
 use portcullis::rig::stage::Stage;
 use rcgen::CertificateParams;
 use rcgen::KeyPair;
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
 use tempfile::TempDir;
 
 use crate::stub::Ended;
@@ -46,9 +51,12 @@ impl Files {
     }
 }
 
-/// An address at which nobody listens.
-fn nobody() -> String {
-    format!("https://{}", TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap())
+/// The address of an API that is not there, and a socket that keeps others from listening at it.
+fn nobody() -> (String, Socket) {
+    let held = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    held.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+    let address = held.local_addr().unwrap().as_socket().unwrap();
+    (format!("https://{address}"), held)
 }
 
 #[test]
@@ -70,7 +78,7 @@ fn a_wrong_argument_is_refused_before_anything_is_sent() {
 
 #[test]
 fn every_spelling_of_a_level_and_a_time_is_taken() {
-    let (files, server) = (Files::new(), nobody());
+    let (files, (server, _held)) = (Files::new(), nobody());
     for level in ["agent", "principal", "trust_domain"] {
         for time in ["1792000000", "2026-10-14T17:46:40Z"] {
             let arguments = ["--level", level, "--target", "t", "--issued-before", time, "--server", &server];
@@ -81,7 +89,7 @@ fn every_spelling_of_a_level_and_a_time_is_taken() {
 
 #[test]
 fn a_file_that_cannot_be_used_is_named() {
-    let (files, server) = (Files::new(), nobody());
+    let (files, (server, _held)) = (Files::new(), nobody());
     let revoke = |option: &str, name: &str| {
         let path = files.path(name);
         files.revoke(&[

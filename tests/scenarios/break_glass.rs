@@ -1,6 +1,7 @@
 //! Break-glass: for a bounded time the gate refuses nobody for who they are; when it ends, what is denied is out.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use bytes::Bytes;
 use futures_util::SinkExt as _;
@@ -212,7 +213,7 @@ async fn who_is_in_order_stays() {
 async fn expiry_waits_for_the_end_too() {
     let lab = Lab::start().await;
     let mut ops = ops(&lab).await;
-    let expires = now() + time::Duration::seconds(5);
+    let expires = now() + time::Duration::seconds(10);
     let leaf = lab.root.leaf().uri("spiffe://lab.test/agent/a").claim("a");
     let cert = leaf.valid(now() - time::Duration::hours(1), expires).issue();
     let mut connection = lab.client(&cert).h2().await;
@@ -226,7 +227,7 @@ async fn expiry_waits_for_the_end_too() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    within(marked).await;
+    tokio::time::timeout(2 * PATIENCE, marked).await.unwrap();
     assert!(session.cause().is_none());
     connection.get("/").await.assert_ok();
     assert_eq!(end(&mut ops).await["sessions_ended"], 1);
@@ -273,9 +274,15 @@ async fn it_ends_by_itself() {
     let mut ops = ops(&lab).await;
     let mut mismatched = lab.client(&lab.root.agent("a").claiming(Some("b"))).h1().await;
     begin(&mut ops, "1h").await;
-    // The last word counts, shorter or longer; it is the same break-glass.
-    begin(&mut ops, "2s").await;
     mismatched.get("/").await.assert_ok();
+    // The last word counts, shorter or longer; it is the same break-glass.
+    let (asked, lasts) = (Instant::now(), Duration::from_secs(5));
+    begin(&mut ops, "5s").await;
+    let answer = mismatched.try_get("/").await;
+    // On a machine that stood still it may be over by now.
+    if asked.elapsed() < lasts {
+        answer.unwrap().assert_ok();
+    }
     let over = async {
         while ops.read(ADVISORY).await["active"] == true {
             tokio::time::sleep(Duration::from_millis(20)).await;

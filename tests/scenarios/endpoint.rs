@@ -1,5 +1,6 @@
 //! An upstream's endpoint that can be stopped, started, held and broken: over HTTP/1.1, HTTP/2 and TLS.
 
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -29,12 +30,14 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use crate::lab::within;
 use crate::pki::Ca;
 
 /// What an endpoint is like.
@@ -107,12 +110,17 @@ pub(crate) struct Endpoint {
     pub(crate) state: Arc<State>,
     kind: Kind,
     task: Option<AbortHandle>,
+    /// Bound beside the listener: while that is gone, nobody else gets its port.
+    _held: TcpSocket,
 }
 
 impl Endpoint {
     /// One that answers with its name; `/hold` when it is released, `/break` never: it breaks off.
     pub(crate) async fn start(name: &str, kind: Kind) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let held = TcpSocket::new_v4().unwrap();
+        held.set_reuseaddr(true).unwrap();
+        held.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let listener = TcpListener::bind(held.local_addr().unwrap()).await.unwrap();
         let state = Arc::new(State {
             name: name.to_owned(),
             seen: Mutex::default(),
@@ -121,7 +129,8 @@ impl Endpoint {
             held: Semaphore::new(0),
             waiting: AtomicUsize::default(),
         });
-        let mut endpoint = Self { address: listener.local_addr().unwrap(), state, kind, task: None };
+        let mut endpoint =
+            Self { address: listener.local_addr().unwrap(), state, kind, task: None, _held: held };
         endpoint.serve(listener);
         endpoint
     }
@@ -147,12 +156,15 @@ impl Endpoint {
 
     /// Starts it again, where it was.
     pub(crate) async fn resume(&mut self) {
-        let listener = loop {
-            match TcpListener::bind(self.address).await {
-                Ok(listener) => break listener,
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+        let bound = async {
+            loop {
+                match TcpListener::bind(self.address).await {
+                    Ok(listener) => return listener,
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
             }
         };
+        let listener = within(bound).await;
         self.serve(listener);
     }
 

@@ -24,6 +24,7 @@ use crate::frames::block;
 use crate::frames::frame;
 use crate::frames::request;
 use crate::lab::Lab;
+use crate::lab::PATIENCE;
 use crate::lab::within;
 use crate::process::Process;
 use crate::process::Site;
@@ -59,11 +60,15 @@ async fn flood(lab: &Lab, turns: u32, mut attack: impl FnMut(u32) -> Vec<u8> + S
     });
     let mut other = lab.client(&lab.root.agent("a")).h2().await;
     other.get("/").await.assert_ok();
-    let mut served = 0;
-    while !attacking.is_finished() || served < 3 {
-        other.get("/").await.assert_ok();
-        served += 1;
-    }
+    let beside = async {
+        let mut served = 0;
+        while !attacking.is_finished() || served < 3 {
+            other.get("/").await.assert_ok();
+            served += 1;
+        }
+    };
+    // The longest takes seconds, and more on a busy machine.
+    tokio::time::timeout(12 * PATIENCE, beside).await.expect("a flood without end");
     let cut = within(attacking).await.unwrap();
     other.get("/").await.assert_ok();
     cut

@@ -1,6 +1,7 @@
 //! The lab: a gate as users start it, from a configuration file, with a fresh authority, an upstream and clients.
 
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -43,6 +45,13 @@ pub(crate) fn within<T>(future: impl Future<Output = T>) -> impl Future<Output =
             Err(_) => panic!("waited in vain at {caller}"),
         }
     }
+}
+
+/// An address at which nobody listens, and, for as long as this is kept, nobody else can.
+pub(crate) fn nobody() -> (SocketAddr, TcpSocket) {
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+    (held.local_addr().unwrap(), held)
 }
 
 /// What a lab's configuration says beyond the usual.

@@ -18,6 +18,7 @@ use rustls::version::TLS13;
 use tokio::net::TcpListener;
 
 use crate::client::Client;
+use crate::lab::within;
 use crate::process::Process;
 use crate::process::Site;
 use crate::upstream::Speaks;
@@ -29,6 +30,12 @@ const BOUND: u64 = 16 << 10;
 /// What of a stream a dawdler leaves lying at first.
 const DAWDLES: Duration = Duration::from_millis(500);
 const CHUNK: usize = 64 << 10;
+
+/// Waits for a stream, however slow the machine is: a second for each MiB, and some to begin with.
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    let limit = Duration::from_secs(60 + u64::try_from(size() >> 20).unwrap());
+    tokio::time::timeout(limit, future).await.expect("a stream stands still")
+}
 
 fn size() -> usize {
     let size = std::env::var("PORTCULLIS_LARGE").ok().map(|size| size.parse::<usize>().unwrap());
@@ -98,7 +105,7 @@ async fn download1(client: Client) -> usize {
 
 async fn download2(client: Client) -> usize {
     let mut connection = client.h2().await;
-    let mut body = connection.begin("/download").await.await.unwrap().into_body();
+    let mut body = within(connection.begin("/download").await).await.unwrap().into_body();
     tokio::time::sleep(DAWDLES).await;
     let mut count = 0;
     while let Some(chunk) = body.data().await {
@@ -154,7 +161,7 @@ async fn both_ways_at_once_over_every_pair_of_protocols() {
             (tokio::spawn(download1(client.clone())), tokio::spawn(download2(client.clone())));
         let (third, fourth) = (tokio::spawn(upload1(client.clone())), tokio::spawn(upload2(client)));
         for count in [first, second, third, fourth] {
-            assert_eq!(count.await.unwrap(), size(), "{speaks:?}");
+            assert_eq!(in_time(count).await.unwrap(), size(), "{speaks:?}");
         }
         let held = peak(&process) - before;
         println!("{speaks:?}: {} MiB each way, twice; {held} kB held at most", size() >> 20);

@@ -278,7 +278,7 @@ async fn revocation_comes_first() {
     let mut lab = limited("requests_per_second = 1, connections_per_principal = 1").start().await;
     let client = lab.client(&lab.root.agent("a"));
     let mut open = client.h1().await;
-    while open.get("/").await.status != 429 {}
+    within(async { while open.get("/").await.status != 429 {} }).await;
     let waits = client.h1().await;
     lab.revoke("principal", "a").await;
     assert!(open.try_get("/").await.is_err());

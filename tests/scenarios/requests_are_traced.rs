@@ -20,6 +20,7 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 
 use crate::lab::Lab;
+use crate::lab::nobody;
 use crate::lab::within;
 use crate::upstream::full;
 
@@ -152,7 +153,7 @@ async fn those_that_begin_here() {
 /// A collector that is not there costs spans, and no request.
 #[tokio::test]
 async fn unless_nobody_collects() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let (nobody, _held) = nobody();
     let lab = lab(nobody, 1.0).await;
     let mut connection = lab.client(&lab.root.agent("a")).h1().await;
     connection.get("/").await.assert_ok();

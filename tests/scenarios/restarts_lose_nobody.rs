@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use rustls::version::TLS13;
@@ -144,10 +145,17 @@ async fn the_service_manager_is_told() {
         let mut news = [0; 1024];
         manager.recv(&mut news).map(|count| String::from_utf8(news[..count].to_vec()).unwrap())
     };
-    let until = |wanted: &str| while !next().unwrap().contains(wanted) {};
+    // The watchdog's notices go on and on.
+    let until = |wanted: &str| {
+        let began = Instant::now();
+        while !next().unwrap().contains(wanted) {
+            assert!(began.elapsed() < PATIENCE, "no {wanted}");
+        }
+    };
     // In whichever order: they come from two threads.
-    let (mut ready, mut status) = (false, false);
+    let (mut ready, mut status, began) = (false, false, Instant::now());
     while !ready || !status {
+        assert!(began.elapsed() < PATIENCE, "ready: {ready}, status: {status}");
         let news = next().unwrap();
         ready |= news.starts_with("READY=1\n");
         status |= news.starts_with("STATUS=serving, 0 revoked");

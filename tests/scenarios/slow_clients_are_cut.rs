@@ -83,16 +83,16 @@ async fn who_sends_a_byte_now_and_then() {
 /// Whoever sends as fast as is demanded may take as long as the whole takes; and so may an upstream.
 #[tokio::test]
 async fn not_who_is_fast_enough_or_waits_for_the_upstream() {
-    let lab = lab("body_idle = \"1s\"", "body_rate = 1000").await;
+    let lab = lab("body_idle = \"5s\"", "body_rate = 1000").await;
     let client = lab.client(&lab.root.agent("a"));
     let mut h1 = client.h1().await;
     let (body, answer) = h1.begin("POST", "/echo");
     let answer = within(answer).await.unwrap();
     let (mut h2, mut echoed) = (client.h2().await, answer.into_body());
     let held = h2.begin("/hold").await;
-    for _ in 0..30 {
-        body.send(Frame::data(Bytes::from(vec![b'.'; 400]))).await.unwrap();
-        assert_eq!(within(echoed.frame()).await.unwrap().unwrap().into_data().unwrap().len(), 400);
+    for _ in 0..60 {
+        body.send(Frame::data(Bytes::from(vec![b'.'; 2000]))).await.unwrap();
+        assert_eq!(within(echoed.frame()).await.unwrap().unwrap().into_data().unwrap().len(), 2000);
         sleep(NOW_AND_THEN).await;
     }
     lab.upstream.release();

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::endpoint::Endpoint;
 use crate::endpoint::Kind;
 use crate::lab::Lab;
+use crate::lab::within;
 use crate::pki::Ca;
 
 /// A lab before a TLS endpoint; `tls` of the upstream. `pki.pem` is `ca`; `gate.pem` and `gate.key` a client certificate.
@@ -89,15 +90,19 @@ async fn over_one_connection_that_all_share() {
         }
         let held = connections.iter_mut().map(|connection| connection.begin("GET", "/hold").1);
         let held = tokio::spawn(futures_util::future::join_all(held.collect::<Vec<_>>()));
-        while endpoint.waiting() < 8 {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        let all_wait = async {
+            while endpoint.waiting() < 8 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        within(all_wait).await;
         let opened = endpoint.state.connections.load(Ordering::SeqCst);
         // Without ALPN's word the first few may each have opened one.
         assert!(opened <= if over_tls { 8 } else { 1 }, "{opened}");
         endpoint.release(8);
         assert!(
-            held.await
+            within(held)
+                .await
                 .unwrap()
                 .iter()
                 .all(|answer| answer.as_ref().is_ok_and(|answer| answer.status() == 200))

@@ -9,6 +9,7 @@ use crate::endpoint::Endpoint;
 use crate::endpoint::Kind;
 use crate::lab::Lab;
 use crate::lab::PATIENCE;
+use crate::lab::within;
 use crate::upstream::full;
 
 /// A lab of one thread before endpoints; `settings` of the upstream, one a line.
@@ -74,7 +75,7 @@ async fn or_whoever_has_less_to_do() {
     // It is one of the two in two of three cases.
     assert!(all[0].count() - before > 25, "{}", all[0].count() - before);
     all.iter().for_each(|endpoint| endpoint.release(30));
-    assert!(held.await.unwrap().iter().all(Result::is_ok));
+    assert!(within(held).await.unwrap().iter().all(Result::is_ok));
 }
 
 #[tokio::test]
@@ -190,10 +191,10 @@ async fn no_more_connections_than_it_may_have() {
         until(async || metric(&lab, "portcullis_upstream_waiting{upstream=\"app\"} 1").await).await;
         connections[3].get("/fourth").await.assert_refused(503, "upstream_busy");
         only.release(1);
-        assert_eq!(third.await.unwrap().unwrap().status(), 200);
+        assert_eq!(within(third).await.unwrap().unwrap().status(), 200);
         only.release(1);
         for held in held {
-            let answer = held.await.unwrap().unwrap();
+            let answer = within(held).await.unwrap().unwrap();
             assert_eq!(&*answer.into_body().collect().await.unwrap().to_bytes(), b"only");
         }
         assert_eq!(only.state.connections.load(Ordering::SeqCst), 2);
@@ -211,7 +212,7 @@ async fn nobody_waits_for_a_connection_for_ever() {
     until(async || only.waiting() == 1).await;
     second.get("/").await.assert_refused(503, "upstream_busy");
     only.release(1);
-    assert_eq!(held.await.unwrap().unwrap().status(), 200);
+    assert_eq!(within(held).await.unwrap().unwrap().status(), 200);
 }
 
 /// What is idempotent and broke off is sent to another endpoint, within the budget; nothing else is.

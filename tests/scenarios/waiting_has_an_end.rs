@@ -1,6 +1,5 @@
 //! Nobody is waited for without end: not a client's handshake, header or body, not an upstream's answer.
 
-use std::net::TcpListener;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -13,12 +12,13 @@ use tokio::net::TcpStream;
 
 use crate::client::Answer;
 use crate::lab::Lab;
+use crate::lab::nobody;
 use crate::lab::within;
 use crate::upstream::End;
 use crate::upstream::RawUpstream;
 
 /// The defaults are ten seconds and more.
-const SOON: Duration = Duration::from_secs(5);
+const SOON: Duration = Duration::from_secs(9);
 
 /// A lab before an upstream that answers each request header with a fixed text, or with nothing.
 async fn before(answer: &'static [u8], timeouts: &str) -> Lab {
@@ -63,7 +63,7 @@ async fn for_an_upstream() {
     client.get("/").await.assert_refused(504, "upstream_timeout");
     client.h2().await.get("/").await.assert_refused(504, "upstream_timeout");
 
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (nobody, _held) = nobody();
     let lab = Lab::plan().routes(&format!("[[route]]\nupstream = [\"http://{nobody}\"]")).start().await;
     let client = lab.client(&lab.root.agent("a"));
     let mut connection = client.h1().await;
@@ -79,7 +79,7 @@ async fn for_an_upstream() {
 /// A second upstream takes over where the first does not take connections.
 #[tokio::test]
 async fn for_the_first_of_two_upstreams() {
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (nobody, _held) = nobody();
     let routes = format!("[[route]]\nupstream = [\"http://{nobody}\", \"UPSTREAM\"]");
     let lab = Lab::plan().routes(&routes).start().await;
     let mut connection = lab.client(&lab.root.agent("a")).h1().await;
@@ -127,7 +127,7 @@ async fn but_not_while_the_other_way_moves() {
     let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nhalf";
     let upstream = RawUpstream::start(b"0\r\n", answer).await;
     let routes = format!(
-        "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"http://{}\"]\ntimeouts = {{ body_idle = \"2s\" }}",
+        "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"http://{}\"]\ntimeouts = {{ body_idle = \"5s\" }}",
         upstream.address
     );
     let lab = Lab::plan().routes(&routes).gate("timeouts = { body_idle = \"100ms\" }").start().await;
@@ -136,7 +136,7 @@ async fn but_not_while_the_other_way_moves() {
     feeder.send(Frame::data(Bytes::from_static(b"0"))).await.unwrap();
     let mut body = within(answered).await.unwrap().into_body();
     assert_eq!(within(body.frame()).await.unwrap().unwrap().into_data().unwrap(), "half");
-    for _ in 0..20 {
+    for _ in 0..40 {
         tokio::time::sleep(Duration::from_millis(150)).await;
         feeder.send(Frame::data(Bytes::from_static(b"."))).await.unwrap();
     }

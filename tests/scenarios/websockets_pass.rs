@@ -259,7 +259,7 @@ async fn a_drain_lets_them_end() {
     echoes(&mut other, Message::text("before")).await;
     let (cut, ()) = tokio::join!(lab.stop(), async {
         // No new requests; what is open goes on.
-        while connection.try_get("/").await.is_ok() {}
+        within(async { while connection.try_get("/").await.is_ok() {} }).await;
         echoes(&mut one, Message::text("during")).await;
         echoes(&mut other, Message::text("during")).await;
         closes(one).await;
