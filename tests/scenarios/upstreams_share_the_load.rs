@@ -259,8 +259,7 @@ async fn no_client_makes_an_endpoint_rest() {
         let lab =
             plan.gate("limits = { body_bytes = 1000 }\ntimeouts = { body_idle = \"1s\" }").start().await;
         let client = lab.client(&lab.root.agent("a"));
-        let head =
-            "POST / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\ntransfer-encoding: chunked\r\n\r\n";
+        let head = "POST / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\ntransfer-encoding: chunked\r\n\r\n";
         for (body, status) in [
             ("5\r\nhello\r\nnonsense\r\n".to_owned(), "400"),
             (format!("5\r\nhello\r\n400\r\n{}\r\n0\r\n\r\n", "x".repeat(1024)), "413"),
