@@ -288,7 +288,12 @@ impl Running {
 
     /// Has the access log's file opened again, after it was moved away.
     pub fn reopen_logs(&self) {
-        self.access_log.iter().for_each(AccessLogWriter::reopen);
+        match &self.access_log {
+            Some(log) => log.reopen(),
+            None => tracing::info!(
+                "there is no access log to open again; configuration and certificates are not read again"
+            ),
+        }
     }
 
     /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.

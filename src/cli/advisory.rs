@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::DONE;
 use super::answer::Answer;
-use super::change::ADVISORY;
+use super::change::unenforced;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
@@ -23,7 +23,9 @@ use super::server::talk;
 #[derive(Debug, Args)]
 pub(super) struct AdvisoryArgs {
     /// Begin it, or extend it: for so long from now on, such as 30m or 1h30m.
-    #[arg(long = "for", value_name = "DURATION", requires = "reason", conflicts_with = "end")]
+    #[arg(
+        long = "for", value_name = "DURATION", requires = "reason", conflicts_with = "end", value_parser = duration
+    )]
     lasts: Option<String>,
     /// Why; it is logged every minute, and audited.
     #[arg(long, requires = "lasts")]
@@ -36,6 +38,15 @@ pub(super) struct AdvisoryArgs {
 }
 
 const PATH: &str = "/v1/advisory";
+
+/// A duration as the gate reads it; how long it may be, the gate says.
+fn duration(text: &str) -> Result<String, String> {
+    match humantime::parse_duration(text) {
+        Ok(lasts) if lasts.is_zero() => Err("more than nothing, such as 30m".to_owned()),
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{error}; write it like 30m or 1h30m")),
+    }
+}
 
 impl AdvisoryArgs {
     /// Asks, prints, and returns the exit code.
@@ -78,7 +89,7 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
         some => page.field("NOT ENDED YET", &counted(some, "session")),
     }
     if active {
-        complain(&ADVISORY);
+        complain(&unenforced(&document["until"]));
     }
     DONE
 }

@@ -17,10 +17,10 @@ use super::answer::Answer;
 use super::answer::failure_of;
 use super::blast::Blast;
 use super::blast::Consent;
-use super::change::ADVISORY;
 use super::change::NOTHING_TO_LIFT;
 use super::change::REVOCATIONS;
 use super::change::UNKNOWN;
+use super::change::unenforced;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
@@ -194,8 +194,9 @@ impl Batch<'_> {
     /// Says which lines were refused, why there is no more, and where to go on.
     fn complain(&self, sent: &Sent, mode: Mode) {
         self.complain_of_lines(sent);
-        if sent.answers.iter().any(|(_, document)| document["enforced"] == Value::Bool(false)) {
-            complain(&ADVISORY);
+        let lax = sent.answers.iter().rev().find(|(_, document)| document["enforced"] == Value::Bool(false));
+        if let Some((_, document)) = lax {
+            complain(&unenforced(&document["break_glass_until"]));
         }
         let unknown = sent.answers.iter().filter(|(_, document)| document["code"] == UNKNOWN).count();
         if unknown > 0 && mode == Mode::Change {

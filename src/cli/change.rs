@@ -141,7 +141,7 @@ impl ChangeArgs {
             page.print();
         }
         if answer.document["enforced"] == Value::Bool(false) {
-            complain(&ADVISORY);
+            complain(&unenforced(&answer.document["break_glass_until"]));
         }
         if is_done && ahead.is_unknown() && is_of_connections(change.level) {
             let subject = change.subject();
@@ -169,8 +169,14 @@ impl ChangeArgs {
     }
 }
 
-/// Said when what is denied is let in all the same.
-pub(super) const ADVISORY: &str = "WARNING: the gate is in advisory mode: nothing is refused";
+/// Said when what is denied is let in all the same: until when, if break-glass lasts.
+pub(super) fn unenforced(until: &Value) -> String {
+    let Some(until) = until.as_str() else {
+        return "WARNING: NOT ENFORCED: the gate is configured to be in advisory mode: nothing is refused"
+            .to_owned();
+    };
+    format!("WARNING: NOT ENFORCED until {until}: break-glass lasts: nothing is refused")
+}
 /// The code of a refusal to deny a serial that the gate has not seen.
 pub(super) const UNKNOWN: &str = "unknown_certificate";
 
@@ -188,6 +194,7 @@ fn told(order: Order, level: Level, answer: &Answer) -> String {
     let (ended, note) = match level {
         _ if lifts => (String::new(), ""),
         Level::Token | Level::Chain => (String::new(), UNREAD),
+        _ if answer.document["enforced"] == Value::Bool(false) => (", NOT ENFORCED".to_owned(), ""),
         _ => (format!(", {} ended", counted(answer.number("sessions_ended"), "session")), ""),
     };
     let (id, generation) = (answer.text("id"), answer.number("generation"));

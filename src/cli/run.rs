@@ -15,7 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::telemetry;
 
-/// Starts, waits for the signal to end, drains; a second signal ends at once.
+/// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once.
 pub(super) fn run(file: &Path) -> u8 {
     // First of all: it takes variables out of the environment, which nobody else may be reading.
     let supervisor = match Supervisor::from_environment() {
@@ -62,7 +62,7 @@ fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
         let stopped = tokio::task::spawn_blocking(|| running.stop());
         tokio::select! {
             _ = stopped => {}
-            () = signals.received() => tracing::warn!("a second signal: ending without the rest of the drain"),
+            () = signals.received_again() => tracing::warn!("a second signal: ending without the rest of the drain"),
         }
         Ok::<_, app::Error>(())
     })?;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::DONE;
 use super::advisory::lasting;
 use super::answer::Answer;
-use super::change::ADVISORY;
+use super::change::unenforced;
 use super::complain;
 use super::output::Page;
 use super::output::cell;
@@ -59,7 +59,7 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
         [cell(caller, "actor"), cell(caller, "role")].join(", ").trim_matches([',', ' ']),
     );
     if answer.text("mode") == "advisory" {
-        complain(&ADVISORY);
+        complain(&unenforced(&document["advisory"]["until"]));
     }
     if [&document["durable"], &audit["durable"]].contains(&&Value::Bool(false)) {
         complain(&"WARNING: what is revoked now is not on disk: it would be forgotten in a restart");

@@ -16,6 +16,7 @@ use super::Handler;
 use super::Modes;
 use super::Peer;
 use super::peer::address_value;
+use super::presented::Presented;
 use super::socket::Tcp;
 use crate::identity::ChainError;
 use crate::revocation::Denial;
@@ -46,6 +47,8 @@ impl<H: Handler> Context<H> {
             Err(ChainError::Path(webpki::Error::CertExpired { .. })) => (None, Some(Barred::Expired)),
             Err(error) => (None, Some(Barred::Untrusted(error))),
         };
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let presented = leaf.filter(|_| untrusted.is_some()).map(|leaf| Rc::new(Presented::read(leaf)));
         let (armed, disarmed) = match &peer {
             Some(peer) => (Arc::clone(&peer.credential), self.untouchable(Some(peer))),
             None => (self.untouchable(None), self.untouchable(None)),
@@ -69,6 +72,7 @@ impl<H: Handler> Context<H> {
         });
         Connection {
             peer,
+            presented,
             resumed: stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed),
             origin,
             address_value: address_value(origin.peer.ip()),

@@ -49,6 +49,8 @@ use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
 use super::pace::Pace;
+use super::presented::ADDRESS;
+use super::presented::Presented;
 use super::socket::Socket;
 use super::socket::Tcp;
 use super::streams::StandsOn;
@@ -71,6 +73,8 @@ const SEND_BUFFER: usize = 64 << 10;
 /// One connection, as its requests see it.
 pub struct Connection {
     pub(super) peer: Option<Arc<Peer>>,
+    /// Who its client says that it is, where its chain does not verify.
+    pub(super) presented: Option<Rc<Presented>>,
     pub(super) origin: Origin,
     pub(super) address_value: HeaderValue,
     /// What its client takes; `None` if that is not limited.
@@ -285,7 +289,7 @@ async fn shake_hands<H>(
         // Whatever fails here fails again when it is read.
         let _ = socket.readable().await;
         standing.spoken.set(true);
-        context.acceptor.accept(Tcp::new(socket)).await
+        ADDRESS.scope(address, context.acceptor.accept(Tcp::new(socket))).await
     };
     let reason = match timeout(context.timeouts.handshake, handshake).await {
         Ok(Ok(stream)) => {
@@ -297,7 +301,9 @@ async fn shake_hands<H>(
         Err(_) => "not finished in time".to_owned(),
     };
     count("failed");
-    tracing::info!(%address, reason, "handshake failed");
+    if let Some(unsaid) = context.peers.tells_failure() {
+        tracing::info!(%address, reason, unsaid, "handshake failed");
+    }
     None
 }
 

@@ -266,8 +266,9 @@ impl<H: Handler> Context<H> {
             _ => Some(0),
         };
         exchange.refused(refusal.status().1, passed == Passed::Yes);
-        let id = exchange.id();
-        let (peer, address, dialect) = (connection.peer.as_deref(), connection.address(), terms.dialect);
-        error::report(refusal, &Concerned { id, peer, address, passed, dialect, unsaid }, &self.metrics);
+        let (peer, presented) = (connection.peer.as_deref(), connection.presented.as_deref());
+        let (address, dialect) = (connection.address(), terms.dialect);
+        let concerned = Concerned { exchange, peer, presented, address, passed, dialect, unsaid };
+        error::report(refusal, &concerned, &self.metrics);
     }
 }

@@ -16,10 +16,12 @@ use serde_json::json;
 
 use super::Body;
 use super::Dialect;
+use super::Exchange;
 use super::Peer;
 use super::RequestId;
 use super::accounts::retry_after;
 use super::body::BodyError;
+use super::presented::Presented;
 use super::upstream::UpstreamError;
 use crate::identity;
 use crate::problem;
@@ -263,8 +265,10 @@ impl Refusal {
 
 /// Whom a refusal concerns, for the log.
 pub(super) struct Concerned<'a> {
-    pub(super) id: RequestId,
+    pub(super) exchange: &'a Exchange,
     pub(super) peer: Option<&'a Peer>,
+    /// Who the client says that it is, where its chain does not verify.
+    pub(super) presented: Option<&'a Presented>,
     pub(super) address: SocketAddr,
     pub(super) passed: Passed,
     pub(super) dialect: Dialect,
@@ -290,23 +294,28 @@ pub(super) enum Passed {
 /// Counts a refusal, and writes its line.
 pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Metrics) {
     let (_, code) = refusal.status();
-    metrics.refusals.with_label_values(&[code]).inc();
+    let counted = if concerned.passed == Passed::Yes { &metrics.passed } else { &metrics.refusals };
+    counted.with_label_values(&[code]).inc();
     let Some(unsaid) = concerned.unsaid else { return };
-    let (request_id, address, passed) = (concerned.id, concerned.address, concerned.passed == Passed::Yes);
+    let (request_id, address, passed) =
+        (concerned.exchange.id(), concerned.address, concerned.passed == Passed::Yes);
     let reason = refusal.reason();
     let status = refusal.status_in(concerned.dialect).as_u16();
+    let principal_id = concerned.peer.map_or("", Peer::principal);
     if refusal.retry_after().is_some() {
-        let principal_id = concerned.peer.map_or("", Peer::principal);
         tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "request refused");
         return;
     }
     if !refusal.is_about_identity() {
-        tracing::warn!(%request_id, %address, status, code, reason, "request failed");
+        let ((host, path), route) = (concerned.exchange.target(), concerned.exchange.route());
+        let (host, path) = (&*host, &*path);
+        tracing::warn!(
+            %request_id, %address, status, code, principal_id, route, host, path, reason, "request failed"
+        );
         return;
     }
     let kind = concerned.peer.map_or("none", Peer::kind);
     metrics.auth.with_label_values(&[refusal.result(), kind]).inc();
-    let principal_id = concerned.peer.map_or("", Peer::principal);
     let serial = concerned.peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
     match refusal {
         Refusal::Denied(denial) => tracing::warn!(
@@ -314,7 +323,10 @@ pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Met
             revocation_reason = denial.reason, "authentication error: revoked certificate"
         ),
         _ => tracing::warn!(
-            %request_id, %address, status, code, principal_id, serial, passed, reason, "authentication error"
+            %request_id, %address, status, code, principal_id, serial, passed, reason,
+            presented_id = concerned.presented.map(|presented| presented.id.as_str()),
+            presented_serial = concerned.presented.map(|presented| presented.serial.as_str()),
+            "authentication error"
         ),
     }
 }

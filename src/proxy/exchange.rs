@@ -3,6 +3,7 @@
 //! **Invariant:** what is told is gathered in memory and handed over; no request waits for it. Nothing here keeps a
 //! session alive.
 
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::OnceCell;
 use std::cell::RefCell;
@@ -42,6 +43,7 @@ use super::RequestId;
 use super::RequestIds;
 use super::body::BodyError;
 use super::connection::Connection;
+use super::presented::Presented;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Session;
@@ -74,6 +76,8 @@ pub struct Exchanges {
     streams_told: Cell<i64>,
     streams_gauge: IntGauge,
     tunnels: IntGauge,
+    /// The time to end in is over: what is still open is cut.
+    cut: Cell<bool>,
 }
 
 /// Where a thread tells of its requests.
@@ -106,6 +110,7 @@ impl Exchanges {
             streams_told: Cell::new(0),
             streams_gauge: metrics.traffic.streams.clone(),
             tunnels: metrics.traffic.tunnels.clone(),
+            cut: Cell::new(false),
         });
         let of_this_thread = Rc::downgrade(&exchanges);
         spawn_local(flush(of_this_thread));
@@ -133,6 +138,7 @@ impl Exchanges {
                 address: connection.address(),
                 resumed: connection.resumed,
                 peer: connection.peer().cloned(),
+                presented: connection.presented.clone(),
                 session: RefCell::new(connection.session()),
                 status: Cell::new(0),
                 code: Cell::new(None),
@@ -147,7 +153,10 @@ impl Exchanges {
             })
         });
         let (http2, head) = (request.version() == Version::HTTP_2, request.method() == Method::HEAD);
-        Exchange { id, exchanges: Rc::clone(self), began: Instant::now(), http2, head, trace, noted }
+        // Where it leads is told of failures, logged or not.
+        let target = noted.is_none().then(|| Target::of(request));
+        let (exchanges, route) = (Rc::clone(self), OnceCell::new());
+        Exchange { id, exchanges, began: Instant::now(), http2, head, trace, noted, target, route }
     }
 
     /// The trace of a request, if there is a tracer: the client's, or one that begins here.
@@ -168,6 +177,11 @@ impl Exchanges {
     pub(super) fn stream(self: &Rc<Self>) -> OpenStream {
         self.streams.set(self.streams.get() + 1);
         OpenStream(Rc::clone(self))
+    }
+
+    /// The time to end in is over: what is still open is cut now.
+    pub(super) fn cut(&self) {
+        self.cut.set(true);
     }
 
     fn flush(&self) {
@@ -253,12 +267,53 @@ pub struct Exchange {
     trace: Option<Trace>,
     /// Absent where it is neither logged nor traced.
     noted: Option<Rc<Noted>>,
+    /// What it asks for, where that is not noted.
+    target: Option<Target>,
+    route: OnceCell<Rc<str>>,
+}
+
+/// What a request asks for.
+struct Target {
+    uri: Uri,
+    host: Option<HeaderValue>,
+}
+
+impl Target {
+    fn of<B>(request: &Request<B>) -> Self {
+        Self { uri: request.uri().clone(), host: request.headers().get(header::HOST).cloned() }
+    }
+}
+
+/// The host that a request names; empty if none.
+fn host_of<'a>(uri: &'a Uri, host: Option<&'a HeaderValue>) -> &'a [u8] {
+    let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
+    authority.or_else(|| host.map(HeaderValue::as_bytes)).unwrap_or_default()
+}
+
+/// As much of a text as is told of it.
+fn cut(bytes: &[u8], most: usize) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes.get(..most).unwrap_or(bytes))
 }
 
 impl Exchange {
     /// What the log and the upstream call it.
     pub fn id(&self) -> RequestId {
         self.id
+    }
+
+    /// The host and the path that it asks for, cut to what is told of them.
+    pub(super) fn target(&self) -> (Cow<'_, str>, Cow<'_, str>) {
+        let (uri, host) = match (&self.noted, &self.target) {
+            (Some(noted), _) => (&noted.uri, noted.host.as_ref()),
+            (None, Some(target)) => (&target.uri, target.host.as_ref()),
+            (None, None) => return Default::default(),
+        };
+        (cut(host_of(uri, host), SHORT), cut(uri.path().as_bytes(), LONG))
+    }
+
+    /// The route that it was sent along; empty if it was sent nowhere.
+    pub(super) fn route(&self) -> &str {
+        self.route.get().map_or("", |route| route)
     }
 
     /// Counts bytes of the request's body, for whoever reads it; absent where nobody wants to know.
@@ -268,6 +323,7 @@ impl Exchange {
 
     /// It is sent along a route, which may have put its connection on another session.
     pub(super) fn leads_along(&self, route: &Rc<str>, connection: &Connection) {
+        let _ = self.route.set(Rc::clone(route));
         let Some(noted) = &self.noted else { return };
         noted.session.replace(connection.session());
         // Set once: an exchange is sent along one route.
@@ -411,6 +467,8 @@ enum Ended {
     Broken,
     /// The gate ended the session.
     Killed,
+    /// The gate ended before it.
+    Drained,
 }
 
 impl Ended {
@@ -419,6 +477,7 @@ impl Ended {
             Self::Whole => b"whole",
             Self::Broken => b"broken",
             Self::Killed => b"killed",
+            Self::Drained => b"drained",
         }
     }
 }
@@ -439,6 +498,7 @@ struct Noted {
     address: SocketAddr,
     resumed: bool,
     peer: Option<Arc<Peer>>,
+    presented: Option<Rc<Presented>>,
     session: RefCell<Option<Arc<Session>>>,
     status: Cell<u16>,
     code: Cell<Option<&'static str>>,
@@ -461,8 +521,7 @@ impl Noted {
     }
 
     fn host(&self) -> &[u8] {
-        let authority = self.uri.authority().map(|authority| authority.as_str().as_bytes());
-        authority.or_else(|| self.host.as_ref().map(HeaderValue::as_bytes)).unwrap_or_default()
+        host_of(&self.uri, self.host.as_ref())
     }
 
     fn bytes_in(&self) -> u64 {
@@ -479,7 +538,11 @@ impl Noted {
 
     fn ended(&self) -> Ended {
         let killed = self.session.borrow().as_ref().is_some_and(|session| session.cause().is_some());
-        self.ended.get().unwrap_or(if killed { Ended::Killed } else { Ended::Broken })
+        self.ended.get().unwrap_or(match (killed, self.exchanges.cut.get()) {
+            (true, _) => Ended::Killed,
+            (false, true) => Ended::Drained,
+            (false, false) => Ended::Broken,
+        })
     }
 
     fn write(&self, bytes: &mut Vec<u8>) {
@@ -504,6 +567,10 @@ impl Noted {
         if let Some(peer) = &self.peer {
             line.text("principal_id", peer.principal().as_bytes(), LONG);
             line.text("serial", peer.chain.leaf.serial.as_str().as_bytes(), SHORT);
+        }
+        if let Some(presented) = &self.presented {
+            line.text("presented_id", presented.id.as_bytes(), LONG);
+            line.text("presented_serial", presented.serial.as_bytes(), SHORT);
         }
         if let Some(route) = self.route.get() {
             line.text("route", route.as_bytes(), LONG);

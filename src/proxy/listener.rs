@@ -134,7 +134,9 @@ pub async fn accept<H: Handler>(
             report(ended);
         }
     };
-    let _ = timeout(bounds.drain, all).await;
+    if timeout(bounds.drain, all).await.is_err() {
+        context.exchanges.cut();
+    }
     connections.len()
 }
 

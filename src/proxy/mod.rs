@@ -17,6 +17,7 @@ mod headers;
 mod listener;
 mod pace;
 mod peer;
+mod presented;
 mod request;
 mod request_id;
 mod route;

@@ -17,6 +17,10 @@ use super::RejectAt;
 use super::accounts::Account;
 use super::accounts::Accounts;
 use super::headers::IdentityHeaders;
+use super::presented;
+use super::presented::ADDRESS;
+use super::presented::Lines;
+use super::presented::Presented;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::identity::Binding;
@@ -94,6 +98,9 @@ pub struct Peers {
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
+    /// Lines about handshakes, which anybody can make fail.
+    strangers_said: Lines,
+    failures_said: Lines,
 }
 
 impl Peers {
@@ -122,6 +129,8 @@ impl Peers {
             chains,
             cache_hits,
             reuses,
+            strangers_said: Lines::default(),
+            failures_said: Lines::default(),
         }
     }
 
@@ -228,9 +237,23 @@ impl Peers {
         }
     }
 
-    /// Counts a client whose chain does not verify.
-    pub(super) fn count_untrusted(&self) {
+    /// Counts a client whose chain does not verify, and says who it claims to be.
+    pub(super) fn refuse_stranger(&self, leaf: &CertificateDer<'_>, error: &ChainError) {
+        let code = presented::code_of(error);
         self.metrics.auth.with_label_values(&["failure", "none"]).inc();
+        self.metrics.refusals.with_label_values(&[code]).inc();
+        let Some(unsaid) = self.strangers_said.pass(self.clock.now().secs()) else { return };
+        let Presented { id: presented_id, serial: presented_serial } = Presented::read(leaf);
+        let address = ADDRESS.try_with(|address| tracing::field::display(*address)).ok();
+        tracing::warn!(
+            address, code, presented_id, presented_serial, reason = %error, unsaid,
+            "authentication error: a client certificate does not verify"
+        );
+    }
+
+    /// Whether one more handshake that failed is worth a line; then, how many were not.
+    pub(super) fn tells_failure(&self) -> Option<u64> {
+        self.failures_said.pass(self.clock.now().secs())
     }
 
     /// Whether this client is refused in the handshake already.

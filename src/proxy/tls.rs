@@ -173,7 +173,7 @@ impl ClientCertVerifier for Verifier {
             // That it has the key is proved all the same; who it is, is not, and each of its requests is told so.
             Err(_) if self.peers.lets_strangers_in() => return Ok(ClientCertVerified::assertion()),
             Err(error) => {
-                self.peers.count_untrusted();
+                self.peers.refuse_stranger(end_entity, &error);
                 return Err(alert(error));
             }
         };
@@ -209,7 +209,6 @@ impl ClientCertVerifier for Verifier {
 }
 
 fn alert(error: ChainError) -> rustls::Error {
-    tracing::warn!(%error, "authentication error: a client certificate does not verify");
     let certificate = match error {
         ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
             CertificateError::BadEncoding

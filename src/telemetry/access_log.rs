@@ -43,7 +43,7 @@ const PIPE: usize = 4096;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccessConfig {
-    /// Where to: a file, or `stdout` or `stderr`. It is opened again after SIGHUP.
+    /// Where to: a file, or `stdout` or `stderr`. It is opened again after SIGHUP or SIGUSR1.
     pub file: PathBuf,
     /// The share of allowed requests that get a line, 0 to 1. Those that are refused, or fail, always do.
     #[serde(default = "all", deserialize_with = "share")]
@@ -232,7 +232,11 @@ impl Sink {
             let batch = batches.recv_timeout(LOOK);
             if self.reopen.swap(false, Ordering::Relaxed) {
                 match open(&self.config) {
-                    Ok(file) => self.file = file,
+                    Ok(file) => {
+                        self.file = file;
+                        let file = self.config.file.display();
+                        tracing::info!(%file, "the access log was opened again; configuration and certificates were not read again");
+                    }
                     Err(error) => {
                         let file = self.config.file.display();
                         tracing::error!(%file, %error, "cannot open the access log again: it goes on in the old file");

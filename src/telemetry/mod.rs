@@ -54,6 +54,8 @@ pub struct Metrics {
     pub expiries: Expiries,
     /// `portcullis_refusals_total{code}`.
     pub refusals: IntCounterVec,
+    /// `portcullis_passed_total{code}`: refusals that advisory mode or break-glass let pass.
+    pub passed: IntCounterVec,
     /// `portcullis_handshakes_total{result="full"|"resumed"|"failed"}`.
     pub handshakes: IntCounterVec,
     /// `portcullis_sessions`: live now.
@@ -106,6 +108,11 @@ impl Metrics {
                 maker.gauge("portcullis_cert_expiry_left_out", "Certificates seen that have no series.")?,
             ),
             refusals: maker.counters("portcullis_refusals_total", "Refusals, by code.", &["code"])?,
+            passed: maker.counters(
+                "portcullis_passed_total",
+                "Refusals that advisory mode or break-glass let pass.",
+                &["code"],
+            )?,
             handshakes: maker.counters(
                 "portcullis_handshakes_total",
                 "TLS handshakes, by result.",

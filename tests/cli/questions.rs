@@ -90,7 +90,7 @@ fn sessions_are_listed_and_ended() {
 
 fn status() -> Value {
     json!({"version": "0.1.0", "started": "2026-11-22T11:00:00.000Z", "now": "2026-11-22T12:00:00.000Z",
-        "mode": "strict", "ready": true, "generation": 7, "durable": true, "sessions": 12,
+        "mode": "strict", "configured_mode": "strict", "ready": true, "generation": 7, "durable": true, "sessions": 12,
         "entries": {"total": 3, "by_level": {"certificate": 2, "key": 0, "task": 1}, "by_layer": {"live": 3}},
         "feeds": [], "audit": {"sequence": 9, "hash": "ab12", "durable": true}, "certificates_known": 5,
         "caller": {"actor": "spiffe://lab.test/admin/ops", "role": "admin"}})

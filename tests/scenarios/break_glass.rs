@@ -96,11 +96,11 @@ async fn nobody_is_refused_while_it_lasts() {
     }
     let text = lab.plain("/metrics").await;
     assert!(text.contains("portcullis_advisory 1"), "{text}");
-    assert!(text.contains("portcullis_refusals_total{code=\"identity_mismatch\"} 3"), "{text}");
+    assert!(text.contains("portcullis_passed_total{code=\"identity_mismatch\"} 3"), "{text}");
     let status = ops.read("/v1/status").await;
     assert_eq!(
-        (&status["mode"], &status["advisory"]["reason"]),
-        (&json!("advisory"), &json!("the CA has expired"))
+        (&status["mode"], &status["configured_mode"], &status["advisory"]["reason"]),
+        (&json!("advisory"), &json!("strict"), &json!("the CA has expired"))
     );
     end(&mut ops).await;
     assert!(lab.plain("/metrics").await.contains("portcullis_advisory 0"));

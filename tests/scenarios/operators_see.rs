@@ -106,7 +106,40 @@ async fn log_lines() {
 
     let stranger = crate::pki::Ca::root("stranger").agent("a");
     assert!(client(&stranger).raw(b"GET / HTTP/1.1\r\n\r\n").await.is_err());
-    process.until(|line| text(line, "message").contains("authentication error")).await;
+    let line = process.until(|line| text(line, "message").contains("authentication error")).await;
+    assert_eq!(text(&line, "code"), "certificate_untrusted");
+    assert_eq!(
+        (text(&line, "presented_id"), text(&line, "presented_serial")),
+        ("spiffe://lab.test/agent/a", stranger.serial.as_str())
+    );
+    assert!(text(&line, "address").starts_with("127.0.0.1:") && line.get("principal_id").is_none(), "{line}");
+}
+
+/// Whoever has to be given another certificate can be found; and what failed is told with where it went.
+#[tokio::test]
+async fn whom_advisory_mode_let_pass_can_be_found() {
+    let site = Site::new();
+    site.edit("mode = \"strict\" ", "mode = \"advisory\" ");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let (mut process, at) = Process::start(site.run(nobody)).await;
+    let stranger = crate::pki::Ca::root("stranger").agent("a");
+    let answer = Client::new(&site.root, Some(&stranger), at.gate, &[&TLS13]).get("/").await;
+    assert_eq!(answer.status.as_u16(), 502);
+    let line = process.until(|line| text(line, "message").contains("authentication error")).await;
+    assert_eq!((&line["passed"], text(&line, "principal_id")), (&Value::Bool(true), ""));
+    assert_eq!(
+        (text(&line, "presented_id"), text(&line, "presented_serial")),
+        ("spiffe://lab.test/agent/a", stranger.serial.as_str())
+    );
+    let known = Client::new(&site.root, Some(&site.root.agent("a")), at.gate, &[&TLS13]);
+    assert_eq!(known.get("/there?secret=1").await.status.as_u16(), 502);
+    let line = process.until(|line| line["path"] == "/there").await;
+    assert_eq!(text(&line, "message"), "request failed");
+    assert_eq!((text(&line, "path"), text(&line, "route")), ("/there", "/"));
+    assert_eq!(
+        (text(&line, "principal_id"), text(&line, "host")),
+        ("spiffe://lab.test/agent/a", "localhost")
+    );
 }
 
 #[tokio::test]
@@ -170,7 +203,8 @@ async fn break_glass_is_told() {
     assert!(text(&line, "since") < text(&line, "until"));
     let target = ["--level", "certificate", "--target", cert.serial.as_str(), "--preemptive"];
     let revoked = ended(site.change("revoke", at.admin, &target)).await;
-    assert!(revoked.err.contains("nothing is refused"), "{revoked:?}");
+    assert!(revoked.err.contains("NOT ENFORCED until 20"), "{revoked:?}");
+    assert!(revoked.out.contains(", NOT ENFORCED, generation"), "{revoked:?}");
     client().get("/").await.assert_ok();
     let line = process.until(|line| text(line, "message").contains("revoked certificate")).await;
     assert_eq!(line["passed"], true);

@@ -203,6 +203,33 @@ async fn with_how_it_ended() {
     assert_eq!((&half["code"], &half["bytes_out"]), (&json!("upstream_timeout"), &json!(4)));
 }
 
+/// Seen failing told as broken off, like one whose client has left.
+#[tokio::test]
+async fn with_the_drain_that_cut_it() {
+    let mut lab = plan(ALL).gate("drain = \"50ms\"").start().await;
+    let mut client = lab.client(&lab.root.agent("a")).h2().await;
+    let waiting = client.begin("/hold").await;
+    lab.upstream.until("/hold", |_| true).await;
+    lab.stop().await;
+    let cut = line(&file(&lab), "/hold").await;
+    assert_eq!((&cut["status"], &cut["ended"]), (&Value::Null, &json!("drained")));
+    drop(waiting);
+}
+
+/// Whom advisory mode let in unverified is told of as what was presented, never as a principal.
+#[tokio::test]
+async fn with_what_a_stranger_presented() {
+    let lab = plan(ALL).gate("mode = \"advisory\"").start().await;
+    let stranger = crate::pki::Ca::root("stranger").agent("a");
+    lab.client(&stranger).get("/").await.assert_ok();
+    let told = line(&file(&lab), "/").await;
+    assert_eq!(
+        (&told["presented_id"], &told["presented_serial"]),
+        (&json!("spiffe://lab.test/agent/a"), &json!(stranger.serial))
+    );
+    assert!(told.get("principal_id").is_none() && told.get("serial").is_none(), "{told}");
+}
+
 /// Whatever a client writes, it is one line, and its own value.
 #[tokio::test]
 async fn in_one_line_whatever_is_sent() {
@@ -268,6 +295,10 @@ async fn into_a_new_file_when_the_old_one_is_moved_away() {
     };
     within(there).await;
     client.get("/two").await.assert_ok();
+    process.until(|line| line["message"].as_str().is_some_and(|said| said.contains("opened again"))).await;
+    // As others ask for the same.
+    process.signal(Signal::SIGUSR1);
+    process.until(|line| line["message"].as_str().is_some_and(|said| said.contains("opened again"))).await;
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait().await, Some(0));
     assert_eq!((lines(&old).len(), lines(&file).len()), (1, 1));

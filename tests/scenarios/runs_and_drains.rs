@@ -170,9 +170,29 @@ async fn a_second_signal_cuts_it_short() {
         upstream.until("/hold", |_| true).await;
         process.signal(Signal::SIGTERM);
         process.until(|line| line["message"] == "draining").await;
+        // Sooner, it would be the first one repeated.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         process.signal(second);
         // The drain's bound is thirty seconds, and the upstream never answers.
         assert_eq!(process.wait().await, Some(0));
         assert!(within(waiting).await.unwrap().is_err());
     }
+}
+
+/// As supervisors and `timeout` do. Seen failing with any second signal taken for somebody's impatience.
+#[tokio::test]
+async fn the_first_signal_repeated_does_not() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    let (mut process, at) = Process::start(site.run(upstream.address)).await;
+    let mut connection = client(&site, "a", at.gate).h1().await;
+    let waiting = tokio::spawn(async move { connection.try_get("/hold").await });
+    upstream.until("/hold", |_| true).await;
+    process.signal(Signal::SIGTERM);
+    process.until(|line| line["message"] == "draining").await;
+    process.signal(Signal::SIGTERM);
+    // Time to end in, for one that would.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    upstream.release();
+    within(waiting).await.unwrap().unwrap().assert_ok();
+    assert_eq!(process.wait().await, Some(0));
 }

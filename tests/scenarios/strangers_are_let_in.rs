@@ -45,7 +45,16 @@ async fn not_where_all_is_strict() {
         }
     }
     assert!(lab.upstream.seen().is_empty());
-    assert!(lab.plain("/metrics").await.contains("portcullis_handshakes_total{result=\"failed\"} 6"));
+    let text = lab.plain("/metrics").await;
+    for series in [
+        "portcullis_handshakes_total{result=\"failed\"} 6",
+        "portcullis_refusals_total{code=\"certificate_expired\"} 4",
+        "portcullis_refusals_total{code=\"certificate_untrusted\"} 2",
+        "mtls_auth_total{principal_type=\"none\",result=\"failure\"} 6",
+    ] {
+        assert!(text.contains(series), "{series}: {text}");
+    }
+    assert!(!text.contains("portcullis_passed_total{"), "{text}");
 }
 
 /// Seen failing with the claim left in, and with a second refusal for want of a certificate.
@@ -65,8 +74,9 @@ async fn where_all_is_advisory() {
     assert_eq!(seen.len(), 12);
     seen.iter().for_each(assert_anonymous);
     let text = lab.plain("/metrics").await;
-    assert!(text.contains("portcullis_refusals_total{code=\"certificate_expired\"} 8"), "{text}");
-    assert!(text.contains("portcullis_refusals_total{code=\"certificate_untrusted\"} 4"), "{text}");
+    assert!(text.contains("portcullis_passed_total{code=\"certificate_expired\"} 8"), "{text}");
+    assert!(text.contains("portcullis_passed_total{code=\"certificate_untrusted\"} 4"), "{text}");
+    assert!(!text.contains("portcullis_refusals_total{"), "{text}");
     // Each was counted once: that nobody is there to be judged goes without saying.
     assert!(text.contains("mtls_auth_total{principal_type=\"none\",result=\"failure\"} 12"), "{text}");
 }

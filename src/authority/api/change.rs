@@ -136,7 +136,7 @@ pub(super) enum Done {
 #[serde(untagged)]
 #[expect(dead_code, reason = "describes the answer")]
 pub(super) enum DoneOrMany {
-    One(Done),
+    One(Box<Done>),
     Many(BatchAnswer),
 }
 

@@ -76,6 +76,10 @@ pub(super) struct Applied {
     changed: bool,
     /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
+    /// When break-glass ends, while it lasts: then it is enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    break_glass_until: Option<Timestamp>,
     /// How the gate's routes are served: `strict`, `advisory` or `mixed`.
     mode: &'static str,
     /// The generation of the set; starts anew with each process.
@@ -288,6 +292,7 @@ impl Api {
             (Ok(()), 0) => None,
             (Ok(()), _) => Some("sessions have not let go in time; ask again".to_owned()),
         };
+        let lasting = self.engine.break_glass().lasting();
         Applied {
             id: outcome.id,
             action,
@@ -299,6 +304,7 @@ impl Api {
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
             enforced: outcome.enforced && self.modes != ADVISORY,
+            break_glass_until: lasting.filter(|_| !outcome.enforced).map(|declared| declared.until),
             mode: if outcome.enforced { self.modes } else { ADVISORY },
             generation: outcome.generation,
             sessions_ended: outcome.sessions_ended,

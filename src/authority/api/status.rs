@@ -31,6 +31,8 @@ pub(super) struct Status {
     now: Timestamp,
     /// `strict`; `advisory`: nothing is refused; or `mixed`: some routes are the one, some the other.
     mode: &'static str,
+    /// The same as it is configured: what it is again after break-glass.
+    configured_mode: &'static str,
     /// Break-glass, while it lasts.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -110,6 +112,7 @@ pub(super) async fn status(
         started: api.started,
         now: api.clock.now(),
         mode: api.mode(),
+        configured_mode: api.modes,
         advisory: api.engine.break_glass().is_on().then(|| api.advisory()),
         ready: ready.is_ok(),
         not_ready: ready.err(),
