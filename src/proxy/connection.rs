@@ -5,8 +5,8 @@
 //! sees the last guard go, the socket is closed, and what it had not yet delivered is thrown away.
 //!
 //! Where routes of both modes share it, the connection holds the guard, and each strict request that is under way; the
-//! requests of advisory routes hold none. A kill takes the connection along if it carries nothing but strict requests;
-//! else they end, and the connection goes on under a session that no revocation ends (`fall`), until another strict
+//! requests of advisory routes hold none. A kill takes the connection along if it has carried anything strict, and nothing
+//! advisory is under way; else what is strict ends, and the connection goes on under a session that no revocation ends (`fall`), until another strict
 //! request would be let in (`arm`).
 
 use std::cell::Cell;
