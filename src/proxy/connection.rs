@@ -6,8 +6,8 @@
 //!
 //! Where routes of both modes share it, the connection holds the guard, and each strict request that is under way; the
 //! requests of advisory routes hold none. A kill takes the connection along if it has carried anything strict, and nothing
-//! advisory is under way; else what is strict ends, and the connection goes on under a session that no revocation ends (`fall`), until another strict
-//! request would be let in (`arm`).
+//! advisory is under way; else what is strict ends, and the connection goes on under a session that no revocation ends
+//! (`fall`), until another strict request would be let in (`arm`).
 
 use std::cell::Cell;
 use std::cell::RefCell;
