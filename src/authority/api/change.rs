@@ -1,5 +1,6 @@
 //! `POST /v1/revocations` and `POST /v1/revoke`: what is asked, read and held against the caller's role.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -275,8 +276,7 @@ pub(super) async fn post_revoke(
 impl Api {
     /// What a caller asks, as far as it may.
     fn decide(&self, change: Change, who: &Actor) -> Result<Decision, Refusal> {
-        let target = Target::parse(change.level, &change.target, change.issuer.as_deref());
-        let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
+        let target = change.target()?;
         if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
         }
@@ -348,24 +348,15 @@ impl Api {
         let mut guards = Some(guards);
         let mut answers: Vec<Option<Answer>> = changes.iter().map(|_| None).collect();
         let mut in_hand = FuturesUnordered::new();
+        let mut lifts = HashSet::new();
         for (i, change) in changes.iter().enumerate() {
-            if guards.as_ref().is_some_and(|guards| !stand(guards)) {
-                guards = None;
-                // Those that are under way hold guards too, and her revocation waits for them: they go before the rest.
-                while let Some(answered) = in_hand.next().await {
-                    put(&mut answers, answered);
-                }
-            }
-            let (api, actor, strength) = (&self, &actor, guards.clone());
-            let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });
-            // What is decided takes effect now, in the order of the batch; the journal and the audit come later.
-            match (&mut work).now_or_never() {
-                Some(answered) => put(&mut answers, answered),
-                None => in_hand.push(work),
-            }
-            // Whoever else decides something has a turn after each.
-            yield_now().await;
-            while in_hand.len() >= IN_HAND {
+            let change = body::parse_object::<Change>(change.get().as_bytes());
+            let target = change.as_ref().ok().filter(|change| !lifts.is_empty() || change.lifts());
+            let target = target.and_then(|change| change.target().ok());
+            // What lets somebody in again takes effect late: whatever comes after it and is of its target, later.
+            let waits = target.as_ref().is_some_and(|target| lifts.contains(target));
+            let most = if waits { 1 } else { IN_HAND };
+            while in_hand.len() >= most {
                 tokio::select! {
                     biased;
                     // Nobody waits for the journal to be rid of her.
@@ -375,6 +366,26 @@ impl Api {
                     }
                 }
             }
+            if guards.as_ref().is_some_and(|guards| !stand(guards)) {
+                guards = None;
+                // Those that are under way hold guards too, and her revocation waits for them: they go before the rest.
+                while let Some(answered) = in_hand.next().await {
+                    put(&mut answers, answered);
+                }
+            }
+            if in_hand.is_empty() {
+                lifts.clear();
+            }
+            lifts.extend(target.filter(|_| change.as_ref().is_ok_and(Change::lifts)));
+            let (api, actor, strength) = (&self, &actor, guards.clone());
+            let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });
+            // What is decided takes effect now, in the order of the batch; the journal and the audit come later.
+            match (&mut work).now_or_never() {
+                Some(answered) => put(&mut answers, answered),
+                None => in_hand.push(work),
+            }
+            // Whoever else decides something has a turn after each.
+            yield_now().await;
         }
         drop(guards);
         while let Some(answered) = in_hand.next().await {
@@ -383,11 +394,14 @@ impl Api {
         answers.into_iter().flatten().collect()
     }
 
-    async fn one_of_many(&self, change: &RawValue, actor: &Actor, guards: Option<Vec<Guard>>) -> Answer {
+    async fn one_of_many(
+        &self,
+        change: Result<Change, Refusal>,
+        actor: &Actor,
+        guards: Option<Vec<Guard>>,
+    ) -> Answer {
         let decided = match &guards {
-            Some(_) => {
-                body::parse_object(change.get().as_bytes()).and_then(|change| self.decide(change, actor))
-            }
+            Some(_) => change.and_then(|change| self.decide(change, actor)),
             None => Err(Refusal::unauthorized(TOO_LATE)),
         };
         let done = match decided {
@@ -417,6 +431,16 @@ impl Done {
 }
 
 impl Change {
+    fn target(&self) -> Result<Target, Refusal> {
+        Target::parse(self.level, &self.target, self.issuer.as_deref())
+            .map_err(|e| Refusal::bad_request(e.to_string()))
+    }
+
+    /// Whether it lets somebody in again.
+    fn lifts(&self) -> bool {
+        self.action == Action::Reinstate && !self.dry_run
+    }
+
     /// The least role that may ask this, and what it is called.
     /// Whoever hits an authority's own certificate or key hits everything under it.
     fn takes(&self, is_of_authority: impl FnOnce() -> bool) -> (Role, String) {
