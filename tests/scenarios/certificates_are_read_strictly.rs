@@ -17,13 +17,48 @@ const DNS: u8 = 2;
 const URI: u8 = 6;
 const IP: u8 = 7;
 
-/// Status and code of a request; `None` if there was no getting past the handshake. In TLS 1.3 a client learns that
-/// only with its first read.
+/// Status and code of a request for `/`, the same over HTTP/1.1 and HTTP/2; `None` if there was no getting past the
+/// handshake.
 async fn verdict(client: &Client) -> Option<(u16, String)> {
-    let request = b"GET / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n\r\n";
-    let answer = client.raw(request).await.ok()?;
-    let code = answer.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
-    Some((answer.get(9..12)?.parse().ok()?, code.unwrap_or_default().to_owned()))
+    verdict_at(client, "/").await
+}
+
+/// In TLS 1.3 a client learns that it did not get past the handshake only with its first read.
+async fn verdict_at(client: &Client, path: &str) -> Option<(u16, String)> {
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\nconnection: close\r\n\r\n");
+    let over_http1 = client.raw(request.as_bytes()).await.ok().and_then(|answer| {
+        let code = answer.split("\"code\":\"").nth(1).and_then(|rest| rest.split('"').next());
+        Some((answer.get(9..12)?.parse().ok()?, code.unwrap_or_default().to_owned()))
+    });
+    assert_eq!(over_http1, over_http2(client, path).await, "HTTP/1.1 and HTTP/2");
+    over_http1
+}
+
+async fn over_http2(client: &Client, path: &str) -> Option<(u16, String)> {
+    let stream = within(client.dial(b"h2")).await.ok()?;
+    let (sender, connection) = within(h2::client::handshake(stream)).await.ok()?;
+    let served = async {
+        let request = http::Request::get(format!("https://localhost{path}")).header("x-agent-id", "a");
+        let mut sender = sender.ready().await.ok()?;
+        let (answer, _) = sender.send_request(request.body(()).unwrap(), true).ok()?;
+        let (parts, mut body) = answer.await.ok()?.into_parts();
+        let mut text = Vec::new();
+        while let Some(data) = body.data().await {
+            text.extend_from_slice(&data.ok()?);
+        }
+        let problem: serde_json::Value = serde_json::from_slice(&text).unwrap_or_default();
+        Some((parts.status.as_u16(), problem["code"].as_str().unwrap_or_default().to_owned()))
+    };
+    within(async {
+        tokio::select! {
+            biased;
+            served = served => served,
+            // It is polled as long as the request is under way.
+            () = async { drop(connection.await); std::future::pending().await } => None,
+        }
+    })
+    .await
 }
 
 fn raw(lab: &Lab, names: &[(u8, &[u8])]) -> Cert {
@@ -77,7 +112,7 @@ async fn names() {
         raw(&lab, &beside[1..]),
     ];
     assert_verdict(&lab, &ambiguous, 403, "identity_ambiguous").await;
-    assert_eq!(lab.upstream.seen().len(), one.len());
+    assert_eq!(lab.upstream.seen().len(), 2 * one.len());
 }
 
 #[tokio::test]
@@ -147,7 +182,7 @@ async fn assert_shut(lab: &Lab, certs: &[(&str, Cert)]) {
         let older = lab.client_of(Some(cert), &[&TLS12]);
         assert_eq!(verdict(&older).await, None, "{what}, TLS 1.2");
     }
-    let failed = format!("portcullis_handshakes_total{{result=\"failed\"}} {}", 2 * certs.len());
+    let failed = format!("portcullis_handshakes_total{{result=\"failed\"}} {}", 4 * certs.len());
     // A client may know before the gate has counted.
     within(async { while !lab.plain("/metrics").await.contains(&failed) {} }).await;
     assert!(lab.upstream.seen().is_empty());
@@ -214,6 +249,41 @@ async fn more_certificates_than_a_path_needs() {
     cert.chain.push(stranger.agent("x").chain[0].clone());
     assert_shut(&lab, &[("seven beside the leaf", cert)]).await;
     assert_verdict(&lab, &[six], 200, "").await;
+}
+
+/// The same certificates buy nothing from administrators' API, over either protocol.
+#[tokio::test]
+async fn administrators_likewise() {
+    let lab = Lab::start().await;
+    let ops = || lab.ops.leaf().dns("ops.admin.test");
+    let verdict = async |cert: &Cert| verdict_at(&lab.admin_client(Some(cert)), "/v1/status").await;
+    assert_eq!(verdict(&ops().issue()).await, Some((200, String::new())));
+    let raw = |names: &[(u8, &[u8])]| lab.ops.leaf().raw_names(names).issue();
+    for (what, cert) in [
+        ("no name", lab.ops.leaf().issue()),
+        ("another", lab.ops.leaf().dns("nobody.admin.test").issue()),
+        ("two", ops().dns("second.admin.test").issue()),
+        ("a foreign id beside it", ops().uri("spiffe://other.test/admin/ops").issue()),
+        ("NUL", raw(&[(DNS, b"ops.admin.test\0.evil.test")])),
+        ("a name in a name", raw(&[(DNS, b"x.test, DNS:ops.admin.test")])),
+        ("mail", raw(&[(MAIL, b"ops.admin.test")])),
+        ("a wildcard", raw(&[(DNS, b"*.admin.test")])),
+        ("two ids", raw(&[(URI, b"spiffe://lab.test/admin/ops"), (URI, b"spiffe://lab.test/admin/x")])),
+    ] {
+        let got = verdict(&cert).await;
+        assert!(matches!(got, Some((401 | 403, _))), "{what}: {got:?}");
+    }
+    let hour = time::Duration::hours(1);
+    for (what, cert) in [
+        ("for servers only", ops().usage(&[ExtendedKeyUsagePurpose::ServerAuth]).issue()),
+        ("signs", ops().key_usage(&[KeyUsagePurpose::KeyCertSign]).issue()),
+        ("CA:TRUE", ops().authority().issue()),
+        ("expired", ops().valid(now() - hour, now() - hour / 2).issue()),
+        ("of a stranger", Ca::root("operators").leaf().dns("ops.admin.test").issue()),
+        ("of the agents' authority", lab.root.leaf().dns("ops.admin.test").issue()),
+    ] {
+        assert_eq!(verdict(&cert).await, None, "{what}");
+    }
 }
 
 /// SPIFFE: the bundle of one trust domain vouches for nobody in another. Seen failing for DNS names.

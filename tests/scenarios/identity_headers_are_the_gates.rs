@@ -10,21 +10,36 @@ use crate::lab::Lab;
 use crate::lab::within;
 use crate::pki::sha256;
 
-/// Names under which some server or other looks for a client's identity.
-const NAMES: [&str; 25] = [
+/// Names under which some server or other looks for a client's identity, or for what it asked.
+const NAMES: [&str; 40] = [
     "Client-Cert",
     "Client-Cert-Chain",
     "Forwarded",
+    "Remote-User",
+    "SSL-Cert",
     "SSL-Client-Cert",
     "SSL-Client-S-DN",
     "SSL-Client-Verify",
+    "True-Client-IP",
     "X-Amzn-Mtls-Clientcert",
     "X-Amzn-Mtls-Clientcert-Serial-Number",
+    "X-ARR-ClientCert",
+    "X-Auth-Request-User",
     "X-Client-Cert",
+    "X-Client-IP",
     "X-Client-DN",
     "X-Client-Verify",
     "X-Forwarded-Client-Cert",
     "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Port",
+    "X-Forwarded-Prefix",
+    "X-Forwarded-User",
+    "X-Goog-Authenticated-User-Email",
+    "X-Original-URL",
+    "X-Remote-User",
+    "X-Rewrite-URL",
+    "X-SSL-Cert",
     "X-Forwarded-Proto",
     "X-Forwarded-Tls-Client-Cert",
     "X-Forwarded-Tls-Client-Cert-Info",

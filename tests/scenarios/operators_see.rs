@@ -6,6 +6,7 @@ use serde_json::json;
 
 use crate::client::Client;
 use crate::lab::Lab;
+use crate::lab::plain;
 use crate::pki::Cert;
 use crate::process::Process;
 use crate::process::Site;
@@ -212,6 +213,28 @@ async fn break_glass_is_told() {
     let line = process.until(|line| text(line, "message").starts_with("break-glass is over")).await;
     assert_eq!((text(&line, "reason"), text(&line, "ended_by")), ("INC-42", who));
     client().get("/").await.assert_refused(403, "certificate_revoked");
+}
+
+/// It is said anew each minute, for as long as it lasts, and a metric says so all the while.
+#[tokio::test]
+async fn break_glass_is_told_each_minute() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    let (mut process, at) = Process::start(site.run(upstream.address)).await;
+    let begin = ["--for", "30m", "--reason", "INC-42"];
+    assert_eq!(ended(site.change("advisory", at.admin, &begin)).await.code, Some(0));
+    let lasts = |line: &Value| text(line, "message").starts_with("break-glass: ");
+    let first = process.until(lasts).await;
+    assert!(plain(at.metrics, "/metrics").await.lines().any(|line| line == "portcullis_advisory 1"));
+    tokio::time::sleep(std::time::Duration::from_secs(55)).await;
+    let second = process.until(lasts).await;
+    assert_ne!(text(&first, "timestamp"), text(&second, "timestamp"));
+    assert_eq!(
+        (text(&first, "reason"), text(&first, "until")),
+        (text(&second, "reason"), text(&second, "until"))
+    );
+    assert_eq!(ended(site.change("advisory", at.admin, &["--end"])).await.code, Some(0));
+    process.until(|line| text(line, "message").starts_with("break-glass is over")).await;
+    assert!(plain(at.metrics, "/metrics").await.lines().any(|line| line == "portcullis_advisory 0"));
 }
 
 #[tokio::test]

@@ -131,6 +131,25 @@ async fn those_that_the_client_wants_traced() {
     assert!(spans.try_recv().is_err());
 }
 
+/// Who shows no certificate decides nothing about traces, and writes into none. Seen failing with its context believed.
+#[tokio::test]
+async fn strangers_begin_anew() {
+    let (address, mut spans) = collector().await;
+    let trace = format!("[trace]\nendpoint = \"http://{address}/v1/traces\"\nsample = 0.0");
+    let routes = "[[route]]\nupstream = [\"UPSTREAM\"]\ndemand = \"none\"";
+    let mut lab = Lab::plan().on_one_thread().routes(routes).feeds(&trace).start().await;
+    let mut connection = lab.client_of(None, &[&rustls::version::TLS13]).h1().await;
+    let request = connection.request("GET", "/").header("traceparent", format!("00-{TRACE}-{ABOVE}-01"));
+    let request = request.header("tracestate", "a=1").body(full("")).unwrap();
+    connection.exchange(request).await.unwrap().assert_ok();
+    let seen = lab.upstream.only("/");
+    let parent = seen.header("traceparent").unwrap();
+    assert!(!parent.contains(TRACE) && parent.ends_with("-00") && seen.header("tracestate").is_none());
+    drop(connection);
+    lab.stop().await;
+    assert!(spans.try_recv().is_err());
+}
+
 #[tokio::test]
 async fn those_that_begin_here() {
     let (address, mut spans) = collector().await;

@@ -215,6 +215,21 @@ async fn nobody_waits_for_a_connection_for_ever() {
     assert_eq!(within(held).await.unwrap().unwrap().status(), 200);
 }
 
+/// Its own times take the place of the gate's: for an answer, and for a connection that nobody uses.
+#[tokio::test]
+async fn nor_for_an_answer_and_nothing_is_kept_for_ever() {
+    let only = Endpoint::start("only", Kind::http()).await;
+    let lab =
+        before(&[&only], "timeouts = { answer = \"100ms\", idle = \"200ms\" }\nrest = { after = 0 }").await;
+    let mut connection = lab.client(&lab.root.agent("a")).h1().await;
+    connection.get("/hold").await.assert_refused(504, "upstream_timeout");
+    connection.get("/").await.assert_ok();
+    let opened = only.state.connections.load(Ordering::SeqCst);
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    connection.get("/").await.assert_ok();
+    assert_eq!(only.state.connections.load(Ordering::SeqCst), opened + 1);
+}
+
 /// What is idempotent and broke off is sent to another endpoint, within the budget; nothing else is.
 #[tokio::test]
 async fn what_broke_off_is_sent_again_only_if_that_does_no_harm() {

@@ -15,6 +15,7 @@ use prometheus::IntGauge;
 use tokio::time::Instant;
 
 use super::Endpoint;
+use super::RestConfig;
 use super::RouteUpstream;
 use super::UpstreamConfig;
 use super::connect::Connector;
@@ -215,8 +216,7 @@ impl Cluster {
             return;
         }
         // Whether others fail in the same moment does not matter: each says the same.
-        let rests = member.rests.fetch_add(1, Ordering::Relaxed).min(DOUBLINGS);
-        let time = rest.first.saturating_mul(1 << rests).min(rest.most);
+        let time = rest_after(rest, member.rests.fetch_add(1, Ordering::Relaxed));
         // Apart from each other, so that not all of them are asked again at once.
         let time = time.mul_f64(0.9 + fastrand::f64() * 0.2);
         member.resting_until.store(member.moment().saturating_add(millis(time)), Ordering::Relaxed);
@@ -285,6 +285,23 @@ impl Member {
     }
 }
 
+/// How long an endpoint rests that has rested so many times before.
+fn rest_after(rest: &RestConfig, rests: u32) -> Duration {
+    rest.first.saturating_mul(1 << rests.min(DOUBLINGS)).min(rest.most)
+}
+
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_rest_is_twice_as_long_as_the_one_before() {
+        let rest = RestConfig::default();
+        let rests = [0, 1, 2, 5, 6, 7, 100, u32::MAX].map(|rests| rest_after(&rest, rests).as_secs());
+        assert_eq!(rests, [1, 2, 4, 32, 60, 60, 60, 60]);
+    }
 }
