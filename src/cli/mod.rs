@@ -4,11 +4,13 @@ mod advisory;
 mod answer;
 mod audit;
 mod batch;
+mod bench;
 mod blast;
 mod certificate;
 mod change;
 mod check;
 mod demo;
+mod drill;
 mod failure;
 mod fate;
 mod list;
@@ -19,6 +21,7 @@ mod progress;
 mod question;
 mod queue;
 mod refresh;
+mod report;
 mod revocations;
 mod run;
 mod server;
@@ -42,8 +45,10 @@ use clap::builder::Resettable;
 
 use advisory::AdvisoryArgs;
 use audit::AuditCommand;
+use bench::BenchCommand;
 use check::CheckArgs;
 use demo::DemoArgs;
+use drill::DrillArgs;
 use order::ChangeArgs;
 use order::Order;
 use order::Unseen;
@@ -51,6 +56,7 @@ use pages::CompletionsArgs;
 use pages::ManArgs;
 use queue::QueueCommand;
 use refresh::RefreshArgs;
+use report::ReportArgs;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
 use status::StatusArgs;
@@ -172,6 +178,22 @@ const QUEUE: &str = "Examples:
   portcullis queue provision --name gate-1 --topic-arn arn:aws:sns:eu-west-1:123456789012:revocations
   portcullis queue deprovision --name gate-1 --region eu-west-1";
 
+const DRILL: &str = "Examples:
+  portcullis drill --url https://gate.lab.test/ --ca ca.pem \\
+    --victim-cert drill05-test-a.pem --victim-key drill05-test-a.key \\
+    --bystander-cert b.pem --bystander-key b.key \\
+    --admin https://gate.lab.test:9443 --admin-cert admin.pem --admin-key admin.key
+  portcullis drill ... --revoke-with './revoke.sh && nginx -s reload' --max-last-served 5s --report drill.html
+Exit codes: 0 passed, 1 not passed, 2 usage, 3 nobody answers there, 4 interrupted: what it says stays revoked.";
+
+const BENCH: &str = "Examples:
+  portcullis bench revocation --gates 1,4,16 --feed sqs
+  portcullis bench proxy --ca ca.pem --cert a.pem --key a.key nginx=https://localhost:8443,1234";
+
+const REPORT: &str = "Examples:
+  portcullis report --out report.html ours.json nginx.json haproxy.json
+  portcullis drill ... --json > ours.json && portcullis report ours.json > report.html";
+
 const COMPLETIONS: &str = "Examples:
   portcullis completions bash > /usr/share/bash-completion/completions/portcullis
   portcullis completions zsh > ~/.zfunc/_portcullis";
@@ -238,6 +260,15 @@ enum Command {
     /// Make, correct or take away the queue that a gate has its revocations from.
     #[command(subcommand, after_help = QUEUE)]
     Queue(QueueCommand),
+    /// Revoke somebody on a running deployment, ours or not, and see from outside when that bites.
+    #[command(after_help = DRILL)]
+    Drill(Box<DrillArgs>),
+    /// Measure: how long revocations take on gates that are started for it; what requests cost any proxy.
+    #[command(subcommand, after_help = BENCH)]
+    Bench(BenchCommand),
+    /// Make one HTML file of what drills and benchmarks found.
+    #[command(after_help = REPORT)]
+    Report(ReportArgs),
     /// Print a script that completes commands and options in a shell.
     #[command(after_help = COMPLETIONS)]
     Completions(CompletionsArgs),
@@ -302,6 +333,9 @@ impl Cli {
             Command::Check(check) => check.run(),
             Command::Audit(audit) => audit.run(),
             Command::Queue(queue) => queue.run(),
+            Command::Drill(drill) => drill.run(),
+            Command::Bench(bench) => bench.run(),
+            Command::Report(report) => report.run(),
             Command::Completions(completions) => completions.run(),
             Command::Man(man) => man.run(),
         };

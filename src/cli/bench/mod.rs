@@ -1,0 +1,38 @@
+//! `portcullis bench`: what can be measured again and again.
+
+mod proxy;
+mod revocation;
+
+use clap::Subcommand;
+
+use proxy::ProxyArgs;
+use revocation::RevocationArgs;
+
+const REVOCATION: &str = "Examples:
+  portcullis bench revocation
+  portcullis bench revocation --gates 1,4,16 --feed sqs --entries 1000000 --connections 1000
+  portcullis bench revocation --json > revocations.json && portcullis report revocations.json > report.html";
+
+const PROXY: &str = "Examples:
+  portcullis bench proxy --ca ca.pem --cert a.pem --key a.key \\
+    nginx=https://localhost:8443,1234 portcullis=https://localhost:9443,5678";
+
+/// What is measured.
+#[derive(Debug, Subcommand)]
+pub(super) enum BenchCommand {
+    /// Start gates, revoke agents at work, and see from outside when the last request was served.
+    #[command(after_help = REVOCATION)]
+    Revocation(RevocationArgs),
+    /// Measure the processor time of a request and of a handshake, proxy by proxy, in turn.
+    #[command(after_help = PROXY)]
+    Proxy(ProxyArgs),
+}
+
+impl BenchCommand {
+    pub(super) fn run(self) -> u8 {
+        match self {
+            Self::Revocation(revocation) => revocation.run(),
+            Self::Proxy(proxy) => proxy.run(),
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! `portcullis bench revocation`.
+
+use clap::Args;
+
+use crate::cli::REFUSED;
+
+/// A benchmark.
+#[derive(Debug, Args)]
+pub(super) struct RevocationArgs {}
+
+impl RevocationArgs {
+    pub(super) fn run(self) -> u8 {
+        REFUSED
+    }
+}

@@ -1,0 +1,1 @@
+//! What requests and handshakes cost a proxy that runs already.

@@ -1,0 +1,1 @@
+//! Many revocations on gates that are started for it.

@@ -1,0 +1,1 @@
+//! One revocation on a running deployment, seen from outside.
