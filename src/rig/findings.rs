@@ -134,6 +134,7 @@ pub enum Kind {
     /// One HTTP/1.1 request in the middle of its body.
     Body,
     /// A WebSocket; each try is a ping that is answered.
+    #[serde(rename = "websocket")]
     WebSocket,
     /// New connections, each with a full handshake and one request.
     Handshake,

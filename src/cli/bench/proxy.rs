@@ -6,7 +6,7 @@ use crate::cli::REFUSED;
 
 /// A benchmark.
 #[derive(Debug, Args)]
-pub(super) struct ProxyArgs {}
+pub(in crate::cli) struct ProxyArgs {}
 
 impl ProxyArgs {
     pub(super) fn run(self) -> u8 {

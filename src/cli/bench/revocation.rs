@@ -6,7 +6,7 @@ use crate::cli::REFUSED;
 
 /// A benchmark.
 #[derive(Debug, Args)]
-pub(super) struct RevocationArgs {}
+pub(in crate::cli) struct RevocationArgs {}
 
 impl RevocationArgs {
     pub(super) fn run(self) -> u8 {
