@@ -22,7 +22,7 @@ const PROXY: &str = "Examples:
 pub(super) enum BenchCommand {
     /// Start gates, revoke agents at work, and see from outside when the last request was served.
     #[command(after_help = REVOCATION)]
-    Revocation(RevocationArgs),
+    Revocation(Box<RevocationArgs>),
     /// Measure the processor time of a request and of a handshake, proxy by proxy, in turn.
     #[command(after_help = PROXY)]
     Proxy(ProxyArgs),
