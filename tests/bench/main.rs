@@ -27,6 +27,8 @@ use portcullis::rig::findings::Fleet;
 use portcullis::rig::findings::Found;
 use portcullis::rig::findings::Kind;
 use portcullis::rig::findings::Revocations;
+use portcullis::rig::queue::Queue;
+use portcullis::rig::queue::Settings;
 use tempfile::TempDir;
 use tokio::time::sleep;
 
@@ -131,6 +133,29 @@ fn every_message_is_counted_on_every_gate() {
     let found = measure("--feed sqs");
     assert_eq!(found.feed, "sqs");
     assert_eq!(found.fleets[1].durable.count, 40);
+}
+
+/// Queues that are not its own: the benchmark sends to them, and the gates say when they have deleted a message.
+#[test]
+fn queues_elsewhere_do_as_well() {
+    let _turn = turn();
+    let queues = [(); 2].map(|()| Queue::start(Settings::default()).unwrap());
+    // More than there are gates: the last is left alone.
+    let urls = queues.iter().map(Queue::url).collect::<Vec<_>>().join(",");
+    let temporary = tempfile::tempdir().unwrap();
+    let endpoint = format!("http://{}", queues[0].address());
+    let arguments = format!(
+        "--feed sqs --gates 1 --queue-url {urls} --sqs-endpoint {endpoint} --revocations 5 --connections 2 --window 20s --json"
+    );
+    let mut command = bench(&temporary, &arguments);
+    command
+        .env("AWS_ACCESS_KEY_ID", "test")
+        .env("AWS_SECRET_ACCESS_KEY", "test")
+        .env("AWS_REGION", "us-east-1");
+    let found = found(&command.output().unwrap());
+    assert_whole(&found.fleets[0], 1, 5);
+    assert_eq!((queues[0].deleted().len(), queues[1].deleted().len()), (5, 0));
+    assert_nothing_left(&temporary);
 }
 
 #[test]
