@@ -2,7 +2,7 @@
 
 use super::findings::Findings;
 
-/// One file of all of them.
-pub fn html(_runs: &[Findings]) -> String {
+/// Renders findings as one HTML document.
+pub fn html(_findings: &[Findings]) -> String {
     String::new()
 }
