@@ -52,6 +52,7 @@ pub struct Setup {
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "there is one of them, or a few")]
 pub enum Found {
     /// One revocation on a running deployment.
     Drill(Drill),

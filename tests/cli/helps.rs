@@ -6,7 +6,7 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 22] = [
+const COMMANDS: [&str; 27] = [
     "",
     "run",
     "validate",
@@ -27,6 +27,11 @@ const COMMANDS: [&str; 22] = [
     "queue",
     "queue provision",
     "queue deprovision",
+    "drill",
+    "bench",
+    "bench revocation",
+    "bench proxy",
+    "report",
     "completions",
     "man",
 ];

@@ -18,6 +18,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use portcullis::clock::Clock;
 use portcullis::rig::findings::Check;
 use portcullis::rig::findings::Drill;
 use portcullis::rig::findings::Findings;
@@ -26,6 +27,7 @@ use portcullis::rig::findings::Kind;
 use portcullis::rig::findings::Probe;
 use portcullis::rig::findings::Verdict;
 use portcullis::rig::findings::Who;
+use portcullis::rig::stage::Stage;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -347,4 +349,46 @@ async fn interrupted_it_says_what_stays_revoked() {
         assert!(output.status.code() == Some(4) && err.contains(told), "{err}");
         assert_eq!(revoked.exists(), wait_for_it);
     }
+}
+
+/// On a gate of ours everything is offered, and everything ends.
+#[tokio::test]
+async fn a_gate() {
+    let clock = Clock::system();
+    let stage = Stage::set(&clock, &["drill05-test-a", "b"]).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+    command.args(["drill", "--rate", "100", "--before", "300ms", "--window", "1s", "--label", "ours"]);
+    command.args([
+        "--url",
+        &format!("https://{}/x", stage.gate()),
+        "--admin",
+        &format!("https://{}", stage.admin()),
+    ]);
+    command.arg("--ca").arg(stage.ca());
+    for (who, files, id) in [
+        ("victim", stage.agent_files("drill05-test-a"), Some("drill05-test-a")),
+        ("bystander", stage.agent_files("b"), Some("b")),
+        ("admin", stage.admin_files().clone(), None),
+    ] {
+        command.arg(format!("--{who}-cert")).arg(files.certificate);
+        command.arg(format!("--{who}-key")).arg(files.key);
+        if let Some(id) = id {
+            command.arg(format!("--{who}-header")).arg(format!("x-agent-id: {id}"));
+        }
+    }
+    command.arg("--audit-log").arg(stage.directory().join("state/audit.jsonl"));
+    let report = stage.directory().join("drill.html");
+    command.arg("--report").arg(&report).stdin(Stdio::null());
+    let (drill, ended) = found(command).await;
+    let all = Kind::ALL.map(|kind| (kind, Verdict::Refused));
+    assert_eq!(verdicts(&drill), BTreeMap::from(all), "{ended:?}");
+    let late: u64 =
+        drill.probes.iter().filter(|probe| probe.who == Who::Victim).map(|p| p.served_after_answer).sum();
+    assert_eq!((late, &drill.failures), (0, &Vec::new()));
+    let passed: Vec<_> = drill.checks.iter().map(|check| check.passed).collect();
+    assert_eq!(passed, [Some(true), Some(true), Some(true), None, Some(true)], "{:?}", drill.checks);
+    assert_eq!(ended.code, Some(0), "{}", ended.err);
+    assert!(ended.err.contains("stays revoked; portcullis reinstate"), "{}", ended.err);
+    assert!(fs::read_to_string(report).unwrap().contains("ours"));
+    tokio::task::spawn_blocking(|| stage.strike()).await.unwrap().unwrap();
 }

@@ -69,8 +69,6 @@ pub(super) struct DrillArgs {
     /// How the victim's name must begin: the last part of its SPIFFE ID, its DNS name or its common name.
     #[arg(long, value_name = "PREFIX", default_value = "drill05-test-")]
     allow_prefix: String,
-    #[command(flatten)]
-    means: MeansArgs,
     /// Over what is asked: all that the server offers, unless some are named.
     #[arg(long, value_delimiter = ',', value_name = "KIND", value_parser = kind)]
     kinds: Vec<Kind>,
@@ -107,6 +105,8 @@ pub(super) struct DrillArgs {
     /// Write a report for browsers.
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
+    #[command(flatten)]
+    means: MeansArgs,
 }
 
 /// How the victim is revoked.

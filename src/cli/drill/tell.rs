@@ -45,8 +45,8 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
         };
         let served = tries().filter(|one| one.2 == Outcome::Served).count();
         page.field("bystander", &bystander.name);
-        let lost = tries().count() - served;
-        let told = format!("{served} tries served, {} not, connections that were closed among them", lost);
+        let not = tries().count() - served;
+        let told = format!("{served} tries served, {not} not, connections that were closed among them");
         page.field("", &told);
     }
     for check in &found.checks {

@@ -51,8 +51,7 @@ pub(super) fn judge(log: Log, asked: &Asked) -> Probe {
 /// What a bystander lost: requests that were under way, and whatever went on until it was ended. That a connection ends
 /// on which nothing is asked costs nobody anything.
 pub(super) fn losses(log: &Log) -> impl Iterator<Item = &Sight> {
-    let idle = |sight: &Sight| sight.outcome == Outcome::Cut && sight.sent == sight.at;
-    let matters = move |sight: &&Sight| !is_served(sight) && (goes_on(log.task.kind) || !idle(sight));
+    let matters = move |sight: &&Sight| !is_served(sight) && (goes_on(log.task.kind) || !is_idle_end(sight));
     let offered = log.not_offered.is_none();
     log.sights.iter().filter(move |sight| offered && matters(sight))
 }
@@ -85,36 +84,38 @@ fn first_refusal<'a>(kind: Kind, sights: &'a [Sight], asked: &Asked) -> Option<&
     let refuses = |sight: &&Sight| match sight.outcome {
         Outcome::Refused => true,
         // A whole request that was cut and begun anew is found by what came of the next one.
-        Outcome::Cut => !served_after(sight) || goes_on(kind) && !is_served_at_last(sights),
+        Outcome::Cut => !served_after(sight) || goes_on(kind) && last(sights) != Some(Outcome::Served),
         Outcome::Served | Outcome::Failed => false,
     };
     sights.iter().filter(|sight| sight.at >= asked.sent).find(refuses)
 }
 
-fn is_served_at_last(sights: &[Sight]) -> bool {
-    let tells = |sight: &&Sight| sight.outcome != Outcome::Failed;
-    sights.iter().rev().find(tells).is_some_and(is_served)
+/// What came of the last try. That a connection ended on which nothing was asked is none.
+fn last(sights: &[Sight]) -> Option<Outcome> {
+    sights.iter().rev().find(|sight| !is_idle_end(sight)).map(|sight| sight.outcome)
+}
+
+fn is_idle_end(sight: &Sight) -> bool {
+    sight.outcome == Outcome::Cut && sight.sent == sight.at
 }
 
 fn verdict(who: Who, kind: Kind, sights: &[Sight], asked: &Asked) -> Verdict {
-    let after = |sight: &&Sight| sight.at >= asked.sent;
     let refused = |sight: &&Sight| sight.outcome == Outcome::Refused;
     if who == Who::Bystander {
-        return match (sights.iter().any(|s| refused(&s)), is_served_at_last(sights)) {
+        return match (sights.iter().any(|sight| refused(&sight)), last(sights)) {
             (true, _) => Verdict::Refused,
-            (false, true) => Verdict::Served,
-            (false, false) => Verdict::Unclear,
+            (false, Some(Outcome::Served)) => Verdict::Served,
+            (false, _) => Verdict::Unclear,
         };
     }
-    let first = sights.iter().filter(after).find(refused);
+    let first = sights.iter().filter(|sight| sight.at >= asked.sent).find(refused);
     let back = |first: &Sight| sights.iter().any(|sight| is_served(sight) && sight.sent > first.at);
     // The pieces of a request that is about to be refused say nothing; its answer does.
-    let flapped = first.is_some_and(|first| !goes_on(kind) && back(first));
-    match (flapped, first_refusal(kind, sights, asked)) {
-        (true, _) => Verdict::Flapped,
-        (false, Some(_)) if !is_served_at_last(sights) => Verdict::Refused,
-        (false, _) if is_served_at_last(sights) => Verdict::Served,
-        (false, _) => Verdict::Unclear,
+    match (first, last(sights)) {
+        (Some(first), _) if !goes_on(kind) && back(first) => Verdict::Flapped,
+        (_, Some(Outcome::Served)) => Verdict::Served,
+        (_, Some(Outcome::Refused | Outcome::Cut)) => Verdict::Refused,
+        (_, Some(Outcome::Failed) | None) => Verdict::Unclear,
     }
 }
 
@@ -123,5 +124,104 @@ fn last_served(kind: Kind, sights: &[Sight], refusal: Option<&Sight>) -> Option<
     match (goes_on(kind), refusal) {
         (true, Some(end)) => Some(end.at),
         _ => sights.iter().rev().find(|sight| is_served(sight)).map(|sight| sight.at),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use Outcome::Cut;
+    use Outcome::Failed;
+    use Outcome::Refused;
+    use Outcome::Served;
+
+    use super::super::probe::Task;
+    use super::*;
+
+    /// A victim's log of (sent, at, outcome), milliseconds since a call that took 10 ms.
+    fn judged(kind: Kind, sights: &[(i64, i64, Outcome)]) -> Probe {
+        let base = Instant::now() + Duration::from_secs(10);
+        let moment = |ms: i64| match u64::try_from(ms) {
+            Ok(ms) => base + Duration::from_millis(ms),
+            Err(_) => base.checked_sub(Duration::from_millis(ms.unsigned_abs())).unwrap(),
+        };
+        let sight = |&(sent, at, outcome): &(i64, i64, Outcome)| {
+            let words = format!("{outcome:?}");
+            Sight { sent: moment(sent), at: moment(at), outcome, words }
+        };
+        let task = Task { who: Who::Victim, kind, number: 0, every: Duration::from_millis(10), piece: 1 };
+        let log = Log { task, not_offered: None, sights: sights.iter().map(sight).collect() };
+        judge(log, &Asked { sent: base, answered: Some(moment(10)) })
+    }
+
+    fn told(probe: &Probe) -> (Verdict, Option<i64>, Option<i64>, u64) {
+        let ms = |at: Option<i64>| at.map(|at| at / 1000);
+        (probe.verdict, ms(probe.first_refusal_us), ms(probe.last_served_us), probe.served_after_answer)
+    }
+
+    #[test]
+    fn the_last_request_that_was_served_tells() {
+        let seen = judged(Kind::Http1, &[(-9, -8, Served), (1, 5, Served), (6, 7, Cut), (20, 21, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Refused, Some(7), Some(5), 0));
+        assert_eq!(seen.refusal.as_deref(), Some("Cut"));
+        // What was sent before the answer is not late, whenever it arrives.
+        let seen = judged(Kind::Http1, &[(9, 15, Served), (20, 21, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Refused, Some(21), Some(15), 0));
+        let seen = judged(Kind::Handshake, &[(11, 15, Served), (20, 21, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Refused, Some(21), Some(15), 1));
+    }
+
+    #[test]
+    fn a_connection_that_is_opened_anew_was_not_refused() {
+        let seen = judged(Kind::Http1, &[(-1, 0, Served), (3, 3, Cut), (13, 14, Served)]);
+        assert_eq!(told(&seen), (Verdict::Served, None, Some(14), 1));
+        let seen = judged(Kind::Http1, &[(3, 3, Cut), (13, 14, Served), (20, 20, Cut), (30, 31, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Refused, Some(20), Some(14), 1));
+    }
+
+    #[test]
+    fn a_connection_that_ends_at_the_end_tells_nothing() {
+        let seen = judged(Kind::Http1, &[(1, 2, Served), (13, 14, Served), (20, 20, Cut)]);
+        assert_eq!(seen.verdict, Verdict::Served);
+    }
+
+    #[test]
+    fn served_after_a_refusal_is_neither() {
+        let seen = judged(Kind::Http1, &[(1, 2, Refused), (13, 14, Served), (20, 21, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Flapped, Some(2), Some(14), 1));
+        let seen = judged(Kind::Http1, &[(1, 2, Refused), (13, 14, Served)]);
+        assert_eq!(seen.verdict, Verdict::Flapped);
+    }
+
+    #[test]
+    fn errors_prove_nothing() {
+        let seen = judged(Kind::Http1, &[(-1, 0, Served), (3, 4, Failed), (13, 14, Failed)]);
+        assert_eq!(told(&seen), (Verdict::Unclear, None, Some(0), 0));
+        let seen = judged(Kind::Http1, &[(3, 4, Failed), (13, 14, Failed)]);
+        assert_eq!(told(&seen), (Verdict::Unclear, None, None, 0));
+    }
+
+    #[test]
+    fn a_body_is_served_until_it_is_seen_to_end() {
+        // A piece that was handed to the kernel for the next request is no service.
+        let seen = judged(Kind::Body, &[(1, 1, Served), (4, 4, Cut), (14, 14, Served), (15, 16, Refused)]);
+        assert_eq!(told(&seen), (Verdict::Refused, Some(4), Some(4), 0));
+        let seen = judged(Kind::Stream, &[(1, 1, Served), (14, 14, Served), (20, 25, Served)]);
+        assert_eq!(told(&seen), (Verdict::Served, None, Some(25), 1));
+    }
+
+    #[test]
+    fn a_bystander_loses_what_was_under_way() {
+        let now = Instant::now();
+        let task =
+            Task { who: Who::Bystander, kind: Kind::Http1, number: 0, every: Duration::ZERO, piece: 1 };
+        let sight = |took: u64, outcome| {
+            let at = now + Duration::from_millis(took);
+            Sight { sent: now, at, outcome, words: String::new() }
+        };
+        let mut log =
+            Log { task, not_offered: None, sights: vec![sight(1, Served), sight(0, Cut), sight(1, Cut)] };
+        assert_eq!(losses(&log).count(), 1);
+        log.task.kind = Kind::Body;
+        assert_eq!(losses(&log).count(), 2);
     }
 }

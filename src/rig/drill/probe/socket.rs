@@ -7,6 +7,7 @@ use futures_util::SinkExt as _;
 use futures_util::StreamExt as _;
 use http::StatusCode;
 use http_body_util::Full;
+use tokio::time::Interval;
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -22,7 +23,7 @@ impl Asker {
     /// Ping after ping on one WebSocket; on another when that has ended.
     pub(super) async fn ping(&mut self) -> Result<(), String> {
         let tls = self.tls();
-        let (mut ticks, mut was_open, mut number) = (self.ticks(), false, 0_u64);
+        let (mut ticks, mut was_open) = (self.ticks(), false);
         while !self.stopped() {
             ticks.tick().await;
             let sent = Instant::now();
@@ -53,35 +54,35 @@ impl Asker {
             };
             was_open = true;
             self.served(sent);
-            while !self.stopped() {
-                tokio::select! {
-                    biased;
-                    message = socket.next() => match ending(message) {
-                        Some(words) => {
-                            self.idle_end(&words);
-                            break;
-                        }
-                        None => continue,
-                    },
-                    _ = ticks.tick() => {}
-                }
-                number += 1;
-                let sent = Instant::now();
-                match timeout(PATIENCE, pinged(&mut socket, number)).await {
-                    Ok(None) => self.served(sent),
-                    Ok(Some(words)) => {
-                        self.note(Sight { sent, at: Instant::now(), outcome: Outcome::Cut, words });
-                        break;
-                    }
-                    Err(_) => {
-                        let words = "no pong in time".to_owned();
-                        self.note(Sight { sent, at: Instant::now(), outcome: Outcome::Failed, words });
-                        break;
-                    }
-                }
-            }
+            self.ping_on(&mut socket, &mut ticks).await;
         }
         Ok(())
+    }
+
+    /// Ping after ping, until the WebSocket or the probe is at its end.
+    async fn ping_on(&mut self, socket: &mut WebSocket, ticks: &mut Interval) {
+        let mut number = 0_u64;
+        while !self.stopped() {
+            tokio::select! {
+                biased;
+                message = socket.next() => match ending(message) {
+                    Some(words) => return self.idle_end(&words),
+                    None => continue,
+                },
+                _ = ticks.tick() => {}
+            }
+            number += 1;
+            let sent = Instant::now();
+            let (outcome, words) = match timeout(PATIENCE, pinged(socket, number)).await {
+                Ok(None) => {
+                    self.served(sent);
+                    continue;
+                }
+                Ok(Some(words)) => (Outcome::Cut, words),
+                Err(_) => (Outcome::Failed, "no pong in time".to_owned()),
+            };
+            return self.note(Sight { sent, at: Instant::now(), outcome, words });
+        }
     }
 }
 
