@@ -1,8 +1,24 @@
 //! The report: one HTML file of one or several findings.
+//!
+//! It holds its style and its pictures (inline SVG) itself, no script, and asks nobody for anything; its content
+//! security policy says so to the browser.
+//!
+//! **Invariant:** what comes from findings reaches the page only through `markup::Text`.
 
-use super::findings::Findings;
+mod chart;
+mod drills;
+mod headline;
+mod heat;
+mod lanes;
+mod markup;
+mod page;
+mod probes;
+mod proxies;
+mod quantity;
+mod revocations;
+mod source;
+mod timeline;
 
-/// Renders findings as one HTML document.
-pub fn html(_findings: &[Findings]) -> String {
-    String::new()
-}
+pub use page::html;
+pub use source::UnreadableError;
+pub use source::read;
