@@ -19,6 +19,7 @@ use http::header::SEC_WEBSOCKET_VERSION;
 use http::header::UPGRADE;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
+use hyper::body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2;
@@ -150,13 +151,30 @@ pub async fn connect(
     address: SocketAddr,
     name: &str,
 ) -> Result<TlsStream<TcpStream>, ClientError> {
+    shake(config, dial(address).await?, name).await
+}
+
+/// Opens a bare connection.
+pub async fn dial(address: SocketAddr) -> Result<TcpStream, ClientError> {
     let unreachable = |e: &dyn Display| ClientError::Unreachable(address.to_string(), e.to_string());
-    let server = ServerName::try_from(name.to_owned()).map_err(|e| unreachable(&e))?;
     let tcp = match timeout(CONNECT, TcpStream::connect(address)).await {
         Ok(connected) => connected.map_err(|e| unreachable(&e))?,
         Err(_) => return Err(unreachable(&"no answer in time")),
     };
     tcp.set_nodelay(true).map_err(|e| unreachable(&e))?;
+    Ok(tcp)
+}
+
+/// Begins TLS on a connection to `address`; what goes wrong from here on is the server's doing.
+pub async fn shake(
+    config: &Arc<ClientConfig>,
+    tcp: TcpStream,
+    name: &str,
+) -> Result<TlsStream<TcpStream>, ClientError> {
+    let peer = tcp.peer_addr();
+    let address = peer.unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    let unreachable = |e: &dyn Display| ClientError::Unreachable(address.to_string(), e.to_string());
+    let server = ServerName::try_from(name.to_owned()).map_err(|e| unreachable(&e))?;
     match timeout(CONNECT, TlsConnector::from(Arc::clone(config)).connect(server, tcp)).await {
         Ok(shaken) => shaken.map_err(|e| not_shaken(address, &e)),
         Err(_) => Err(unreachable(&"no handshake in time")),
@@ -242,21 +260,47 @@ fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
 /// A connection that carries one request after another, over the protocol that ALPN chose; HTTP/1.1 if it chose none.
 ///
 /// Must be begun on a tokio runtime, which reads and writes on its behalf; dropping it closes the connection.
-pub struct Conversation {
-    sender: Sender,
+pub struct Conversation<B = Full<Bytes>> {
+    sender: Sender<B>,
     peer: String,
     drive: JoinSet<hyper::Result<()>>,
 }
 
-enum Sender {
-    Http1(http1::SendRequest<Full<Bytes>>),
-    Http2(http2::SendRequest<Full<Bytes>>),
+enum Sender<B> {
+    Http1(http1::SendRequest<B>),
+    Http2(http2::SendRequest<B>),
 }
 
 /// The client's end of a WebSocket.
 pub type WebSocket = WebSocketStream<TokioIo<Upgraded>>;
 
 impl Conversation {
+    /// Asks to go on as a WebSocket (RFC 6455, section 4.1). The answer, if it is no.
+    pub async fn upgrade(
+        mut self,
+        mut request: Request<Full<Bytes>>,
+    ) -> Result<Result<WebSocket, Response<Bytes>>, ClientError> {
+        let headers = request.headers_mut();
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        let key = HeaderValue::try_from(generate_key());
+        headers.insert(SEC_WEBSOCKET_KEY, key.map_err(|e| self.broken(&e))?);
+        let response = self.request(request).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return self.collect(response).await.map(Err);
+        }
+        let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.broken(&e))?;
+        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
+        Ok(Ok(socket))
+    }
+}
+
+impl<B> Conversation<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
     /// Begins to talk HTTP over a connection.
     pub async fn begin(stream: TlsStream<TcpStream>) -> Result<Self, ClientError> {
         let peer = stream.get_ref().0.peer_addr();
@@ -278,29 +322,9 @@ impl Conversation {
     }
 
     /// Sends one request, and waits for the whole answer.
-    pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Bytes>, ClientError> {
+    pub async fn send(&mut self, request: Request<B>) -> Result<Response<Bytes>, ClientError> {
         let response = self.request(request).await?;
         self.collect(response).await
-    }
-
-    /// Asks to go on as a WebSocket (RFC 6455, section 4.1). The answer, if it is no.
-    pub async fn upgrade(
-        mut self,
-        mut request: Request<Full<Bytes>>,
-    ) -> Result<Result<WebSocket, Response<Bytes>>, ClientError> {
-        let headers = request.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-        let key = HeaderValue::try_from(generate_key());
-        headers.insert(SEC_WEBSOCKET_KEY, key.map_err(|e| self.broken(&e))?);
-        let response = self.request(request).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            return self.collect(response).await.map(Err);
-        }
-        let upgraded = hyper::upgrade::on(response).await.map_err(|e| self.broken(&e))?;
-        let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await;
-        Ok(Ok(socket))
     }
 
     /// Waits until the connection has ended, by whomever.
@@ -311,7 +335,7 @@ impl Conversation {
         }
     }
 
-    async fn request(&mut self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, ClientError> {
+    async fn request(&mut self, request: Request<B>) -> Result<Response<Incoming>, ClientError> {
         let sent = match &mut self.sender {
             Sender::Http1(sender) => match sender.ready().await {
                 Ok(()) => sender.send_request(request).await,

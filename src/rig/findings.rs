@@ -134,6 +134,7 @@ pub enum Kind {
     /// One HTTP/1.1 request in the middle of its body.
     Body,
     /// A WebSocket; each try is a ping that is answered.
+    #[serde(rename = "websocket")]
     WebSocket,
     /// New connections, each with a full handshake and one request.
     Handshake,
@@ -267,6 +268,9 @@ pub struct Fleet {
     pub seconds: f64,
     /// From when a call or message was due until the last answer that served, on the last gate of each revocation.
     pub last_gate: Distribution,
+    /// The same from when it was sent, which is later where whoever sends is held up.
+    #[serde(default)]
+    pub since_sent: Distribution,
     /// The same on each gate by itself.
     pub gates: Vec<Distribution>,
     /// The same by kind of connection, all gates together.

@@ -11,13 +11,20 @@ use std::path::PathBuf;
 
 use rcgen::BasicConstraints;
 use rcgen::CertificateParams;
+use rcgen::CertificateRevocationListParams;
 use rcgen::DnType;
 use rcgen::ExtendedKeyUsagePurpose;
 use rcgen::IsCa;
 use rcgen::Issuer;
+use rcgen::KeyIdMethod;
 use rcgen::KeyPair;
 use rcgen::KeyUsagePurpose;
+use rcgen::RevokedCertParams;
 use rcgen::SanType;
+use rcgen::SerialNumber;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::CertificateRevocationListDer;
+use rustls::pki_types::PrivateKeyDer;
 use time::Duration;
 use time::OffsetDateTime;
 
@@ -64,6 +71,38 @@ pub struct Files {
     pub key: PathBuf,
 }
 
+/// A certificate that is in memory only.
+#[derive(Clone, Debug)]
+pub struct Issued {
+    /// The certificate.
+    pub certificate: CertificateDer<'static>,
+    /// Its serial, bytes.
+    pub serial: [u8; 16],
+}
+
+/// A key that any number of certificates can be for.
+pub struct SharedKey(KeyPair);
+
+impl SharedKey {
+    /// Makes one, on P-256.
+    pub fn generate() -> Result<Self, PkiError> {
+        KeyPair::generate().map(Self).map_err(|e| PkiError::Certificate("a key".into(), e))
+    }
+
+    /// The private key (PKCS#8).
+    pub fn der(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.0.serialize_der().into())
+    }
+}
+
+/// A serial that nothing else has: random, positive and of full length.
+pub fn serial() -> [u8; 16] {
+    let mut serial = [0; 16];
+    fastrand::fill(&mut serial);
+    serial[0] = (serial[0] & 0x7f) | 0x40;
+    serial
+}
+
 impl Pki {
     /// Makes a root authority; its certificate becomes `ca.pem`, its key is kept in memory and never written.
     pub fn create(directory: &Path, now: Timestamp) -> Result<Self, PkiError> {
@@ -99,6 +138,52 @@ impl Pki {
         self.issue(name, vec![SanType::URI(id)], ExtendedKeyUsagePurpose::ClientAuth)
     }
 
+    /// Issues a certificate for a client with the SPIFFE ID `spiffe://demo.test/{path}` and writes nothing.
+    pub fn client_in_memory(&self, path: &str, key: &SharedKey) -> Result<Issued, PkiError> {
+        let failed = |e| PkiError::Certificate(path.to_owned(), e);
+        let id = spiffe_id(path).try_into().map_err(failed)?;
+        let mut params = self.leaf(path, vec![SanType::URI(id)], ExtendedKeyUsagePurpose::ClientAuth);
+        let serial = serial();
+        params.serial_number = Some(SerialNumber::from_slice(&serial));
+        let certificate = params.signed_by(&key.0, &self.authority).map_err(failed)?;
+        Ok(Issued { certificate: certificate.der().clone(), serial })
+    }
+
+    /// Signs a full revocation list of these serials, which is valid for a day from `now`.
+    pub fn revocation_list(
+        &self,
+        number: u64,
+        serials: &[[u8; 16]],
+        now: Timestamp,
+    ) -> Result<CertificateRevocationListDer<'static>, PkiError> {
+        let failed = |e| PkiError::Certificate("the revocation list".into(), e);
+        let now = OffsetDateTime::from_unix_timestamp(now.secs()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+        let revoked = |serial: &[u8; 16]| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(serial),
+            revocation_time: now,
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let params = CertificateRevocationListParams {
+            this_update: now,
+            next_update: now + VALID,
+            crl_number: number.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        Ok(params.signed_by(&self.authority).map_err(failed)?.der().clone())
+    }
+
+    fn leaf(&self, name: &str, names: Vec<SanType>, usage: ExtendedKeyUsagePurpose) -> CertificateParams {
+        let mut params = params(name, self.now);
+        params.subject_alt_names = names;
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        params
+    }
+
     fn issue(
         &self,
         name: &str,
@@ -106,11 +191,7 @@ impl Pki {
         usage: ExtendedKeyUsagePurpose,
     ) -> Result<Files, PkiError> {
         let failed = |e| PkiError::Certificate(name.to_owned(), e);
-        let mut params = params(name, self.now);
-        params.subject_alt_names = names;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![usage];
-        params.use_authority_key_identifier_extension = true;
+        let params = self.leaf(name, names, usage);
         let key = KeyPair::generate().map_err(failed)?;
         let certificate = params.signed_by(&key, &self.authority).map_err(failed)?;
         let files = Files {
@@ -150,7 +231,6 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use rustls::pki_types::CertificateDer;
     use rustls::pki_types::pem::PemObject as _;
     use x509_parser::certificate::X509Certificate;
     use x509_parser::prelude::FromDer as _;
@@ -175,6 +255,27 @@ mod tests {
         assert_eq!(validity.not_before.timestamp(), 1_800_000_000 - 300);
         assert_eq!(validity.not_after.timestamp(), 1_800_000_000 + 86_400);
         assert!(!certificate.is_ca());
+    }
+
+    #[test]
+    fn many_certificates_can_share_a_key_and_be_on_a_list() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_secs(1_800_000_000);
+        let pki = Pki::create(directory.path(), now).unwrap();
+        let key = SharedKey::generate().unwrap();
+        let issued: Vec<_> =
+            ["a", "b"].iter().map(|name| pki.client_in_memory(name, &key).unwrap()).collect();
+        let serials: Vec<_> = issued.iter().map(|issued| issued.serial).collect();
+        for Issued { certificate, serial } in &issued {
+            let (_, certificate) = X509Certificate::from_der(certificate).unwrap();
+            assert_eq!(certificate.raw_serial(), serial);
+        }
+        assert_ne!(serials[0], serials[1]);
+        let list = pki.revocation_list(7, &serials, now).unwrap();
+        let (_, list) = x509_parser::revocation_list::CertificateRevocationList::from_der(&list).unwrap();
+        let listed: Vec<_> = list.iter_revoked_certificates().map(|entry| entry.raw_serial()).collect();
+        assert_eq!(listed, serials);
+        assert_eq!(list.crl_number(), Some(&7_u32.into()));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A sample upstream: it says who it was told that the client is, echoes WebSockets, and writes down what it served.
+//! A sample upstream: it says who it was told that the client is, echoes WebSockets, reads bodies to their end, and writes
+//! down what it served.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -17,6 +18,7 @@ use futures_util::SinkExt as _;
 use futures_util::StreamExt as _;
 use http::HeaderMap;
 use http::HeaderValue;
+use http::Method;
 use http::Request;
 use http::Response;
 use http::StatusCode;
@@ -25,6 +27,7 @@ use http::header::CONTENT_TYPE;
 use http::header::SEC_WEBSOCKET_ACCEPT;
 use http::header::SEC_WEBSOCKET_KEY;
 use http::header::UPGRADE;
+use http_body_util::BodyExt as _;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -45,6 +48,7 @@ const PRINCIPAL: &str = "x-portcullis-principal";
 pub struct Upstream {
     address: SocketAddr,
     served: Served,
+    pieces: Pieces,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,6 +59,14 @@ pub struct Upstream {
 struct Served(Arc<Mutex<Option<Log>>>);
 
 type Log = HashMap<(String, String), Instant>;
+
+/// How many bytes a piece of a body has.
+pub const PIECE: usize = 16;
+
+/// The last whole piece of each `POST` that is under way or over, by its path: bodies are made of pieces of [`PIECE`]
+/// bytes, each a number in lower-case hexadecimal.
+#[derive(Clone, Default)]
+struct Pieces(Arc<Mutex<HashMap<String, u64>>>);
 
 impl Upstream {
     /// Starts one on loopback, on `port` or, if that is taken, on any free one.
@@ -67,20 +79,27 @@ impl Upstream {
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let log = served.clone();
+        let pieces = Pieces::default();
+        let read = pieces.clone();
         let thread = std::thread::Builder::new().name("upstream".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    Err(error) = accept(listener, log) => tracing::error!(%error, "sample upstream"),
+                    Err(error) = accept(listener, log, read) => tracing::error!(%error, "sample upstream"),
                 }
             });
         })?;
-        Ok(Self { address, served, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, served, pieces, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The last piece of the body that was sent to `path`; it is forgotten with that.
+    pub fn take_piece(&self, path: &str) -> Option<u64> {
+        self.pieces.lock().remove(path)
     }
 
     /// When it served what to `principal`, by what was asked; from now on nothing is written down any more.
@@ -111,28 +130,56 @@ impl Served {
     }
 }
 
-async fn accept(listener: StdListener, served: Served) -> io::Result<Infallible> {
+impl Pieces {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads a body to its end.
+    async fn read(&self, path: &str, mut body: Incoming) {
+        let mut rest = Vec::new();
+        while let Some(Ok(frame)) = body.frame().await {
+            rest.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+            let whole = rest.len() - rest.len() % PIECE;
+            let last = whole.checked_sub(PIECE).and_then(|from| rest.get(from..whole));
+            let number = last.and_then(|last| u64::from_str_radix(std::str::from_utf8(last).ok()?, 16).ok());
+            if let Some(number) = number {
+                self.lock().insert(path.to_owned(), number);
+            }
+            rest.drain(..whole);
+        }
+    }
+}
+
+async fn accept(listener: StdListener, served: Served, pieces: Pieces) -> io::Result<Infallible> {
     let listener = TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (socket, _) = accepted?;
-                connections.spawn(serve(socket, served.clone()));
+                connections.spawn(serve(socket, served.clone(), pieces.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(socket: TcpStream, served: Served) {
+async fn serve(socket: TcpStream, served: Served, pieces: Pieces) {
     // Without it a small answer may wait for an acknowledgement; nothing worse.
     let _ = socket.set_nodelay(true);
     // The WebSocket that a connection may become ends with it.
     let sockets = Arc::new(Mutex::new(JoinSet::new()));
-    let service = service_fn(|request| {
-        let response = answer(request, &served, &sockets);
-        async move { Ok::<_, Infallible>(response) }
+    let service = service_fn(|mut request: Request<Incoming>| {
+        let path = request.uri().path().to_owned();
+        let response = answer(&mut request, &served, &sockets);
+        let pieces = &pieces;
+        async move {
+            if request.method() == Method::POST {
+                pieces.read(&path, request.into_body()).await;
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let http = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
     // The gate breaks off when a session is killed: that is what is to be seen here.
@@ -142,7 +189,7 @@ async fn serve(socket: TcpStream, served: Served) {
 }
 
 fn answer(
-    mut request: Request<Incoming>,
+    request: &mut Request<Incoming>,
     served: &Served,
     sockets: &Mutex<JoinSet<()>>,
 ) -> Response<Full<Bytes>> {
@@ -161,7 +208,7 @@ fn answer(
         return response;
     };
     let accept = derive_accept_key(key.as_bytes());
-    let upgrade = hyper::upgrade::on(&mut request);
+    let upgrade = hyper::upgrade::on(request);
     let served = served.clone();
     sockets.lock().unwrap_or_else(PoisonError::into_inner).spawn(async move {
         if let Ok(upgraded) = upgrade.await {

@@ -23,6 +23,10 @@ use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
+use socket2::Domain;
+use socket2::SockRef;
+use socket2::Socket;
+use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio_tungstenite::WebSocketStream;
@@ -54,8 +58,10 @@ struct Endpoint {
 }
 
 impl Endpoint {
-    async fn start(address: SocketAddr, speaks: Speaks) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
+    fn start(reserved: Socket, speaks: Speaks) -> Self {
+        reserved.listen(1024).unwrap();
+        reserved.set_nonblocking(true).unwrap();
+        let listener = TcpListener::from_std(reserved.into()).unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::<Mutex<Vec<AbortHandle>>>::default();
         let all = Arc::clone(&connections);
@@ -63,7 +69,7 @@ impl Endpoint {
             loop {
                 let (socket, _) = listener.accept().await.unwrap();
                 // Closed from here, it is reset: what was on its way is lost.
-                socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
+                SockRef::from(&socket).set_linger(Some(Duration::ZERO)).unwrap();
                 let io = TokioIo::new(socket);
                 let task = tokio::spawn(async move {
                     let service = service_fn(answer);
@@ -94,7 +100,7 @@ impl Service {
     pub(crate) async fn start(speaks: Speaks, count: usize) -> Self {
         let mut endpoints = Vec::new();
         for _ in 0..count {
-            endpoints.push(Endpoint::start(([127, 0, 0, 1], 0).into(), speaks).await);
+            endpoints.push(Endpoint::start(reserve(([127, 0, 0, 1], 0).into()), speaks));
         }
         Self { endpoints: Mutex::new(endpoints), speaks, disturbed: Mutex::default() }
     }
@@ -116,24 +122,35 @@ impl Service {
     pub(crate) async fn disturb(&self, which: usize, down: bool) {
         const AWAY: Duration = Duration::from_millis(300);
         *self.disturbed.lock().unwrap() = Some(Instant::now() + 2 * AWAY);
-        let address = {
+        let reserved = {
             let endpoints = self.endpoints.lock().unwrap();
             let endpoint = &endpoints[which % endpoints.len()];
+            // Before the port is given up, or one of the many connections of this machine is made from it.
+            let reserved = down.then(|| reserve(endpoint.address));
             if down {
                 endpoint.listener.abort();
             }
             endpoint.reset();
-            endpoint.address
+            reserved
         };
-        if down {
+        if let Some(reserved) = reserved {
             tokio::time::sleep(AWAY).await;
-            let again = Endpoint::start(address, self.speaks).await;
+            let again = Endpoint::start(reserved, self.speaks);
             let mut endpoints = self.endpoints.lock().unwrap();
             let which = which % endpoints.len();
             endpoints[which] = again;
         }
         *self.disturbed.lock().unwrap() = Some(Instant::now());
     }
+}
+
+/// A port that is nobody else's, and at which nobody answers yet.
+fn reserve(address: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+    socket.set_reuse_address(true).unwrap();
+    socket.set_reuse_port(true).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket
 }
 
 /// `/echo` at the end of the request, `/stream` piece by piece, `/events`, `/ws`; each says whose request it was.

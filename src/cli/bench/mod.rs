@@ -11,7 +11,9 @@ use revocation::RevocationArgs;
 const REVOCATION: &str = "Examples:
   portcullis bench revocation
   portcullis bench revocation --gates 1,4,16 --feed sqs --entries 1000000 --connections 1000
-  portcullis bench revocation --json > revocations.json && portcullis report revocations.json > report.html";
+  portcullis bench revocation --feed crl --interval 5s --seconds 30
+  portcullis bench revocation --json > revocations.json && portcullis report revocations.json > report.html
+Exit codes: 0 measured; 1 failed, or something was served after the answer or never refused; 2 usage.";
 
 const PROXY: &str = "Examples:
   portcullis bench proxy --ca ca.pem --cert a.pem --key a.key \\
@@ -25,7 +27,7 @@ Exit codes: 0 done, 1 a proxy does not serve, 2 usage, 3 nobody listens there.";
 pub(super) enum BenchCommand {
     /// Start gates, revoke agents at work, and see from outside when the last request was served.
     #[command(after_help = REVOCATION)]
-    Revocation(RevocationArgs),
+    Revocation(Box<RevocationArgs>),
     /// Measure the processor time of a request and of a handshake, proxy by proxy, in turn.
     #[command(after_help = PROXY)]
     Proxy(Box<ProxyArgs>),

@@ -1,1 +1,268 @@
 //! One revocation on a running deployment, seen from outside.
+//!
+//! Probes ask as the victim and as a bystander, over every kind of connection, in a steady rhythm; then the victim is
+//! revoked, and they go on asking. The last request that was still served is the truth; a refusal says less, because it
+//! may come from one way in while another is open.
+
+mod checks;
+mod hoard;
+mod judge;
+mod means;
+mod party;
+mod probe;
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use tokio::time::sleep;
+
+pub use means::Api;
+pub use means::Means;
+pub use means::Told;
+pub use party::Files;
+pub use party::Visitor;
+pub use party::may_be_revoked;
+pub use probe::Place;
+
+use super::client;
+use super::client::ClientError;
+use super::client::Conversation;
+use super::findings::Call;
+use super::findings::Drill;
+use super::findings::Kind;
+use super::findings::Outcome;
+use super::findings::Verdict;
+use super::findings::Who;
+use judge::Asked;
+use probe::Log;
+use probe::Probe;
+use probe::Task;
+
+/// How long a call or command may take beyond the window.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long everybody goes on after the call was answered, at least.
+const AFTERMATH: Duration = Duration::from_secs(1);
+/// How long it may take until every probe is served.
+const BUSY_WITHIN: Duration = Duration::from_secs(20);
+/// What a probe is served before anything is revoked, at least.
+const BUSY: u64 = 3;
+/// What the body of a request has in all, at most: many servers take no more than 1 MiB.
+const BODY: usize = 512 * 1024;
+
+/// How a drill goes.
+pub struct Plan {
+    /// Where requests go.
+    pub place: Place,
+    /// The file of the authority that vouches for the server.
+    pub ca: PathBuf,
+    /// Who is revoked.
+    pub victim: Visitor,
+    /// Who is not.
+    pub bystander: Option<Visitor>,
+    /// How.
+    pub means: Means,
+    /// Over what is asked.
+    pub kinds: Vec<Kind>,
+    /// How many probes of each kind.
+    pub connections: usize,
+    /// Tries a second, of each probe.
+    pub rate: f64,
+    /// How long before the call.
+    pub before: Duration,
+    /// How long after it.
+    pub window: Duration,
+    /// A command that writes a fresh certificate for the victim to `DRILL_CERT`, and its key to `DRILL_KEY`.
+    pub recover_with: Option<String>,
+    /// A file to which lines about the revocation should be added.
+    pub audit_log: Option<PathBuf>,
+    /// When the last request of the victim may have been served, at the latest, after the call was sent.
+    pub max_last_served: Option<Duration>,
+    /// How many requests of bystanders may be lost.
+    pub max_bystander_errors: usize,
+}
+
+/// Why there is nothing to be seen.
+#[derive(Debug, thiserror::Error)]
+pub enum DrillError {
+    /// Somebody cannot be reached.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// Somebody is not served although nothing is revoked yet.
+    #[error("the {0} is not served over a {1}, before anything is revoked: {2}")]
+    Idle(&'static str, String, String),
+    /// The system.
+    #[error("{0}: {1}")]
+    System(&'static str, #[source] io::Error),
+    /// The audit log.
+    #[error("--audit-log {path}: {1}", path = .0.display())]
+    AuditLog(PathBuf, #[source] io::Error),
+}
+
+/// Runs a drill. `revoking` is set as soon as the victim may be revoked, for whoever interrupts it.
+///
+/// # Errors
+/// If somebody is not served before anything is revoked. What happens afterwards is a finding, never an error.
+pub async fn run(plan: &Plan, revoking: &AtomicBool) -> Result<Drill, DrillError> {
+    let audit_from = plan.audit_log.as_deref().map(checks::end_of).transpose()?;
+    for (who, visitor) in plan.visitors() {
+        let (outcome, words) = visit(&plan.place, visitor).await?;
+        if outcome != Outcome::Served {
+            return Err(DrillError::Idle(name(who), "new connection".into(), words));
+        }
+    }
+    let ready = plan.means.ready().await?;
+    let probes = plan.probes()?;
+    let probes = busy(probes, plan.before).await?;
+    revoking.store(true, Ordering::SeqCst);
+    let told = plan.means.revoke(ready, &plan.victim.party, plan.window + PATIENCE).await;
+    let until = told.answered.unwrap_or_else(Instant::now) + AFTERMATH;
+    sleep((told.sent + plan.window).max(until).saturating_duration_since(Instant::now())).await;
+    let looked = told.sent.elapsed();
+    let logs = finish(probes).await;
+    let checks = checks::all(plan, audit_from).await?;
+    let asked = Asked { sent: told.sent, answered: told.answered };
+    let mut failures = failures_of(plan, &logs, &told);
+    let probes: Vec<_> = logs.into_iter().map(|log| judge::judge(log, &asked)).collect();
+    for probe in probes.iter().filter(|probe| probe.who == Who::Victim) {
+        failures.extend(fault(probe, plan.max_last_served));
+    }
+    let failed = checks.iter().filter(|check| check.passed == Some(false));
+    failures.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.detail)));
+    Ok(Drill {
+        url: plan.place.url.to_string(),
+        victim: plan.victim.party.clone(),
+        bystander: plan.bystander.as_ref().map(|bystander| bystander.party.clone()),
+        how: plan.means.words(),
+        call: Call {
+            answered_us: told.answered.map(|at| judge::since(told.sent, at)),
+            succeeded: told.succeeded,
+            told: told.words,
+        },
+        window_us: u64::try_from(looked.as_micros()).unwrap_or(u64::MAX),
+        before_us: u64::try_from(plan.before.as_micros()).unwrap_or(u64::MAX),
+        rate: plan.rate,
+        probes,
+        checks,
+        failures,
+    })
+}
+
+impl Plan {
+    fn visitors(&self) -> impl Iterator<Item = (Who, &Visitor)> {
+        let bystander = self.bystander.iter().map(|visitor| (Who::Bystander, visitor));
+        bystander.chain([(Who::Victim, &self.victim)])
+    }
+
+    fn probes(&self) -> Result<Vec<Probe>, DrillError> {
+        let every = Duration::from_secs_f64(1.0 / self.rate);
+        let tries = (self.before + self.window + BUSY_WITHIN).as_secs_f64() * self.rate;
+        let piece = (BODY as f64 / tries).clamp(1.0, 1024.0) as usize;
+        let mut probes = Vec::new();
+        for (who, visitor) in self.visitors() {
+            for &kind in &self.kinds {
+                for number in 0..self.connections {
+                    let task = Task { who, kind, number, every, piece };
+                    let started = Probe::start(task, &self.place, visitor);
+                    probes.push(started.map_err(|e| DrillError::System("cannot start a probe", e))?);
+                }
+            }
+        }
+        Ok(probes)
+    }
+}
+
+/// Whose it is, in messages.
+fn name(who: Who) -> &'static str {
+    match who {
+        Who::Victim => "victim",
+        Who::Bystander => "bystander",
+    }
+}
+
+/// Waits until every probe was served for a while, but for those whose kind is not offered.
+async fn busy(probes: Vec<Probe>, before: Duration) -> Result<Vec<Probe>, DrillError> {
+    let begun = Instant::now();
+    let waits = |probe: &Probe| !probe.is_done() && probe.served() < BUSY;
+    while begun.elapsed() < before || probes.iter().any(waits) {
+        if begun.elapsed() > before + BUSY_WITHIN {
+            let mut logs = finish(probes).await.into_iter();
+            let lazy = logs.find(|log| log.not_offered.is_none() && served(log) < BUSY);
+            let told = lazy.map(|log| {
+                let last = log.sights.last().map_or("nothing came", |sight| sight.words.as_str());
+                DrillError::Idle(name(log.task.who), log.task.kind.to_string(), last.to_owned())
+            });
+            return Err(told.unwrap_or_else(|| {
+                DrillError::System("a probe", io::Error::other("has ended before it began"))
+            }));
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    Ok(probes)
+}
+
+fn served(log: &Log) -> u64 {
+    log.sights.iter().filter(|sight| sight.outcome == Outcome::Served).count() as u64
+}
+
+/// Stops all of them, and only then waits for each.
+async fn finish(probes: Vec<Probe>) -> Vec<Log> {
+    probes.iter().for_each(Probe::stop);
+    let wait = || probes.into_iter().map(Probe::finish).collect();
+    tokio::task::spawn_blocking(wait).await.unwrap_or_default()
+}
+
+/// One request on a connection of its own.
+async fn visit(place: &Place, visitor: &Visitor) -> Result<(Outcome, String), ClientError> {
+    let mut tls = visitor.tls.clone();
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let request = probe::request(place, &visitor.headers, false).body(Full::default());
+    let request = request.map_err(|e| ClientError::Broken(place.url.to_string(), e.to_string()))?;
+    let answer: Response<Bytes> = probe::in_time(async {
+        let stream = client::connect(&tls.into(), place.address, &place.server).await?;
+        Conversation::begin(stream).await?.send(request).await
+    })
+    .await?;
+    Ok((probe::judge(&answer), probe::words(&answer)))
+}
+
+/// What is wrong with the call, and with what bystanders saw.
+fn failures_of(plan: &Plan, logs: &[Log], told: &Told) -> Vec<String> {
+    let mut failures = Vec::new();
+    if !told.succeeded {
+        failures.push(format!("the revocation failed: {}", told.words));
+    }
+    let bystanders = || logs.iter().filter(|log| log.task.who == Who::Bystander);
+    let losses = || bystanders().flat_map(|log| judge::losses(log).map(move |sight| (log.task.kind, sight)));
+    let lost = losses().count();
+    if lost > plan.max_bystander_errors
+        && let Some((kind, first)) = losses().next()
+    {
+        failures.push(format!("the bystander lost {lost} tries, the first over a {kind}: {}", first.words));
+    }
+    failures
+}
+
+/// What is wrong with what the victim saw over one kind of connection.
+fn fault(probe: &super::findings::Probe, most: Option<Duration>) -> Option<String> {
+    let kind = probe.kind;
+    let late = |at: i64| most.is_some_and(|most| i128::from(at) > most.as_micros() as i128);
+    match (probe.verdict, probe.last_served_us) {
+        (Verdict::NotOffered, _) => None,
+        (Verdict::Served, _) => Some(format!("the victim is still served over a {kind} at the end")),
+        (Verdict::Flapped, _) => Some(format!("the victim was refused over a {kind}, and then served again")),
+        (Verdict::Unclear, _) => {
+            Some(format!("what becomes of the victim over a {kind} is unclear: errors that are no refusal"))
+        }
+        (Verdict::Refused, Some(at)) if late(at) => {
+            Some(format!("the victim was served over a {kind} until {} ms after the call", at / 1000))
+        }
+        (Verdict::Refused, _) => None,
+    }
+}

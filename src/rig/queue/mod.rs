@@ -244,6 +244,11 @@ impl Queue {
         self.shared.inner().store.deleted()
     }
 
+    /// Whether a message was deleted.
+    pub fn is_deleted(&self, id: &str) -> bool {
+        self.shared.inner().store.is_deleted(id)
+    }
+
     /// How often a message was received.
     pub fn receives(&self, id: &str) -> u32 {
         self.shared.inner().store.receives(id)

@@ -122,6 +122,11 @@ impl Store {
         self.deleted.iter().map(|number| id(*number)).collect()
     }
 
+    pub(super) fn is_deleted(&self, message: &str) -> bool {
+        let number = message.rsplit('-').next().and_then(|number| u64::from_str_radix(number, 16).ok());
+        number.is_some_and(|number| self.deleted.contains(&number))
+    }
+
     pub(super) fn receives(&self, message: &str) -> u32 {
         let found = self.messages.iter().find(|(number, _)| id(**number) == message);
         found.map_or(0, |(_, message)| message.receives)

@@ -1,0 +1,105 @@
+//! What a drill found, for a terminal.
+
+use crate::cli::output::Page;
+use crate::cli::output::Paint;
+use crate::cli::output::counted;
+use crate::rig::drill::Means;
+use crate::rig::drill::Plan;
+use crate::rig::findings::Drill;
+use crate::rig::findings::Outcome;
+use crate::rig::findings::Probe;
+use crate::rig::findings::Verdict;
+use crate::rig::findings::Who;
+
+/// What stays revoked, and how that can be lifted.
+pub(super) fn standing(plan: &Plan) -> String {
+    let party = &plan.victim.party;
+    let lift = match &plan.means {
+        Means::Admin(_) => {
+            format!("; portcullis reinstate --level certificate --target {} --force lifts it", party.serial)
+        }
+        Means::Url { .. } | Means::Command(_) => String::new(),
+    };
+    format!("{} (serial {}) stays revoked{lift}", party.name, party.serial)
+}
+
+/// All of it.
+pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
+    let mut page = Page::new();
+    page.field("asked", &format_args!("{} at {:.0} tries a second, over each", found.url, found.rate));
+    page.field("victim", &format_args!("{}, serial {}", found.victim.name, found.victim.serial));
+    page.field("revoked by", &found.how);
+    let answered = found.call.answered_us.map_or("not answered".into(), span);
+    page.field("answered", &format_args!("{answered}  {}", found.call.told));
+    page.line(&"");
+    let victims = found.probes.iter().filter(|probe| probe.who == Who::Victim);
+    page.table(
+        &["VICTIM", "FIRST REFUSAL", "LAST SERVED", "SERVED AFTER THE ANSWER", "VERDICT"],
+        victims.map(row).collect(),
+    );
+    page.line(&"");
+    if let Some(bystander) = &found.bystander {
+        let tries = || {
+            let of = found.probes.iter().filter(|probe| probe.who == Who::Bystander);
+            of.flat_map(|probe| &probe.tries)
+        };
+        let served = tries().filter(|one| one.2 == Outcome::Served).count();
+        page.field("bystander", &bystander.name);
+        let lost = tries().count() - served;
+        let told = format!("{served} tries served, {} not, connections that were closed among them", lost);
+        page.field("", &told);
+    }
+    for check in &found.checks {
+        match check.passed {
+            Some(true) => {
+                page.verdict(Paint::Good, "so      ", &format_args!("  {}: {}", check.name, check.detail))
+            }
+            Some(false) => {
+                page.verdict(Paint::Bad, "NOT SO  ", &format_args!("  {}: {}", check.name, check.detail))
+            }
+            None => {
+                page.verdict(Paint::Plain, "not seen", &format_args!("  {}: {}", check.name, check.detail))
+            }
+        }
+    }
+    page.line(&"");
+    match found.failures.len() {
+        0 => page.verdict(Paint::Good, "passed", &""),
+        count => {
+            let told = format!(": {}", counted(count as u64, "fault"));
+            page.verdict(Paint::Bad, "NOT PASSED", &told);
+        }
+    }
+    for failure in &found.failures {
+        page.line(&format_args!("  {failure}"));
+    }
+    page.line(&standing(plan));
+    page
+}
+
+fn row(probe: &Probe) -> Vec<String> {
+    let refusal = probe.first_refusal_us.map(span).unwrap_or_default();
+    let last = match (probe.verdict, probe.last_served_us) {
+        (Verdict::NotOffered, _) | (_, None) => String::new(),
+        (_, Some(at)) if at < 0 => "before it was asked".into(),
+        (_, Some(at)) => span(at),
+    };
+    let words = probe.refusal.as_deref().unwrap_or_default();
+    let verdict = match probe.verdict {
+        Verdict::Refused => format!("refused: {words}"),
+        Verdict::Served => "SERVED TO THE END".into(),
+        Verdict::Flapped => format!("REFUSED, THEN SERVED: {words}"),
+        Verdict::NotOffered => format!("not offered: {words}"),
+        Verdict::Unclear => "UNCLEAR".into(),
+    };
+    let after = match probe.verdict {
+        Verdict::NotOffered => String::new(),
+        _ => probe.served_after_answer.to_string(),
+    };
+    vec![probe.kind.to_string(), refusal, last, after, verdict]
+}
+
+/// Microseconds as milliseconds, as far as they can be told apart.
+fn span(us: i64) -> String {
+    format!("{:.2} ms", us as f64 / 1000.0)
+}

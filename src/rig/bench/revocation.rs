@@ -1,1 +1,0 @@
-//! Many revocations on gates that are started for it.

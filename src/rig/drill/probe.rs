@@ -1,0 +1,356 @@
+//! A probe: one way to ask, on a thread of its own, in a steady rhythm, each try written down.
+//!
+//! Who is refused or cut off comes back and tries again until the end, as a client would: a connection that was closed
+//! means nothing if the next one is served. Each probe has a thread to itself, so that none sees an outcome late because
+//! another was busy.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http::Request;
+use http::Response;
+use http::Uri;
+use http::header::HOST;
+use http_body_util::Full;
+use rustls::ClientConfig;
+use rustls::client::Resumption;
+use tokio::time::Interval;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval_at;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use super::party::Visitor;
+use crate::rig::client;
+use crate::rig::client::ClientError;
+use crate::rig::client::Conversation;
+use crate::rig::findings::Kind;
+use crate::rig::findings::Outcome;
+use crate::rig::findings::Who;
+
+mod knock;
+mod socket;
+mod trickle;
+
+/// For one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The code of a gate's 503 that is a refusal.
+const STALE: &[u8] = b"revocation_state_stale";
+
+/// Where a probe asks.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The server.
+    pub address: SocketAddr,
+    /// The name that its certificate must be for.
+    pub server: String,
+    /// The whole URL.
+    pub url: Uri,
+}
+
+/// What a probe does.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Task {
+    /// Whose it is.
+    pub(super) who: Who,
+    /// Over what it asks.
+    pub(super) kind: Kind,
+    /// Which of several of the same.
+    pub(super) number: usize,
+    /// Between two tries.
+    pub(super) every: Duration,
+    /// Of the body of a request that stays open: bytes with each try.
+    pub(super) piece: usize,
+}
+
+/// One try.
+#[derive(Clone, Debug)]
+pub(super) struct Sight {
+    /// When it was sent; of an idle connection that ended, when that was seen.
+    pub(super) sent: Instant,
+    /// When its outcome was there.
+    pub(super) at: Instant,
+    /// The outcome.
+    pub(super) outcome: Outcome,
+    /// What was said, unless it was served.
+    pub(super) words: String,
+}
+
+/// All that one probe saw.
+pub(super) struct Log {
+    /// What it did.
+    pub(super) task: Task,
+    /// Why there was nothing to be seen, if there was not.
+    pub(super) not_offered: Option<String>,
+    /// Its tries.
+    pub(super) sights: Vec<Sight>,
+}
+
+/// A running probe. Dropping it stops it.
+pub(super) struct Probe {
+    task: Task,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Log>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    served: AtomicU64,
+    done: AtomicBool,
+}
+
+impl Probe {
+    /// Begins to ask.
+    pub(super) fn start(task: Task, place: &Place, visitor: &Visitor) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let asker = Asker {
+            task,
+            place: place.clone(),
+            visitor: visitor.clone(),
+            shared: Arc::clone(&shared),
+            log: Log { task, not_offered: None, sights: Vec::new() },
+        };
+        let thread =
+            std::thread::Builder::new().name("probe".into()).spawn(move || runtime.block_on(asker.work()))?;
+        Ok(Self { task, shared, thread: Some(thread) })
+    }
+
+    /// How many of its tries were served so far.
+    pub(super) fn served(&self) -> u64 {
+        self.shared.served.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has nothing more to do: what it asks for is not offered.
+    pub(super) fn is_done(&self) -> bool {
+        self.shared.done.load(Ordering::Relaxed)
+    }
+
+    /// Asks it to come to an end.
+    pub(super) fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Stops it, and returns what it saw.
+    pub(super) fn finish(mut self) -> Log {
+        self.stop();
+        let nothing = || Log { task: self.task, not_offered: None, sights: Vec::new() };
+        self.thread.take().and_then(|thread| thread.join().ok()).unwrap_or_else(nothing)
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What a probe is at.
+struct Asker {
+    task: Task,
+    place: Place,
+    visitor: Visitor,
+    shared: Arc<Shared>,
+    log: Log,
+}
+
+impl Asker {
+    async fn work(mut self) -> Log {
+        let told = match self.task.kind {
+            Kind::Http1 | Kind::Http2 => self.converse().await,
+            Kind::Stream | Kind::Body => self.trickle().await,
+            Kind::WebSocket => self.ping().await,
+            Kind::Handshake | Kind::Resumption => self.knock().await,
+        };
+        self.log.not_offered = told.err();
+        self.shared.done.store(true, Ordering::Relaxed);
+        self.log
+    }
+
+    /// Request after request on one connection; on another when that has ended.
+    async fn converse(&mut self) -> Result<(), String> {
+        let tls = self.tls();
+        let (mut ticks, mut line) = (self.ticks(), None::<Conversation>);
+        while !self.stopped() {
+            if let Some(open) = &mut line {
+                tokio::select! {
+                    biased;
+                    error = open.ended() => {
+                        self.idle_end(&error.to_string());
+                        line = None;
+                        continue;
+                    }
+                    _ = ticks.tick() => {}
+                }
+            } else {
+                ticks.tick().await;
+            }
+            let mut open = match line.take() {
+                Some(open) => open,
+                None => match self.connect(&tls).await {
+                    Ok(stream) if self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
+                        return Err("the server does not choose h2".into());
+                    }
+                    Ok(stream) => match Conversation::begin(stream).await {
+                        Ok(open) => open,
+                        Err(error) => {
+                            self.failed(Instant::now(), &error);
+                            continue;
+                        }
+                    },
+                    Err(seen) => {
+                        self.note(seen);
+                        continue;
+                    }
+                },
+            };
+            let request = self.request(Full::default())?;
+            let sent = Instant::now();
+            match in_time(open.send(request)).await {
+                Ok(answer) => {
+                    self.answered(sent, &answer);
+                    line = Some(open);
+                }
+                Err(error) => self.failed(sent, &error),
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> bool {
+        self.shared.stop.load(Ordering::Relaxed)
+    }
+
+    /// The rhythm. Probes begin apart from each other.
+    fn ticks(&self) -> Interval {
+        let first = tokio::time::Instant::now() + self.task.every.mul_f64(fastrand::f64());
+        let mut ticks = interval_at(first, self.task.every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    }
+
+    /// What a connection of this kind offers. Only sessions that are meant to be resumed are.
+    fn tls(&self) -> Arc<ClientConfig> {
+        let mut tls = self.visitor.tls.clone();
+        tls.resumption = Resumption::disabled();
+        tls.alpn_protocols = match self.task.kind {
+            Kind::Http2 | Kind::Stream => vec![b"h2".to_vec()],
+            _ => vec![b"http/1.1".to_vec()],
+        };
+        Arc::new(tls)
+    }
+
+    /// Opens a connection, or says what came of it.
+    async fn connect(&self, tls: &Arc<ClientConfig>) -> Result<TlsStream<tokio::net::TcpStream>, Sight> {
+        let sent = Instant::now();
+        let seen = |outcome, words| Sight { sent, at: Instant::now(), outcome, words };
+        let tcp = client::dial(self.place.address).await.map_err(|e| seen(Outcome::Failed, e.to_string()))?;
+        client::shake(tls, tcp, &self.place.server).await.map_err(|error| match error {
+            ClientError::Refused(..) => seen(Outcome::Refused, error.to_string()),
+            ClientError::Untrusted(..) => seen(Outcome::Failed, error.to_string()),
+            _ => seen(Outcome::Cut, error.to_string()),
+        })
+    }
+
+    fn request<B>(&self, body: B) -> Result<Request<B>, String> {
+        let method = if matches!(self.task.kind, Kind::Stream | Kind::Body) { "POST" } else { "GET" };
+        request(
+            &self.place,
+            &self.visitor.headers,
+            self.task.kind == Kind::Http2 || self.task.kind == Kind::Stream,
+        )
+        .method(method)
+        .body(body)
+        .map_err(|e| e.to_string())
+    }
+
+    fn answered(&mut self, sent: Instant, answer: &Response<Bytes>) {
+        let at = Instant::now();
+        let outcome = judge(answer);
+        let words = if outcome == Outcome::Served { String::new() } else { words(answer) };
+        self.note(Sight { sent, at, outcome, words });
+    }
+
+    fn failed(&mut self, sent: Instant, error: &ClientError) {
+        let outcome = match error {
+            ClientError::Refused(..) => Outcome::Refused,
+            ClientError::Broken(..) => Outcome::Cut,
+            _ => Outcome::Failed,
+        };
+        self.note(Sight { sent, at: Instant::now(), outcome, words: error.to_string() });
+    }
+
+    /// A connection ended while nothing was asked.
+    fn idle_end(&mut self, words: &str) {
+        let at = Instant::now();
+        self.note(Sight { sent: at, at, outcome: Outcome::Cut, words: words.to_owned() });
+    }
+
+    fn served(&mut self, sent: Instant) {
+        self.note(Sight { sent, at: Instant::now(), outcome: Outcome::Served, words: String::new() });
+    }
+
+    fn note(&mut self, sight: Sight) {
+        if sight.outcome == Outcome::Served {
+            self.shared.served.fetch_add(1, Ordering::Relaxed);
+        }
+        self.log.sights.push(sight);
+    }
+}
+
+/// A request for the URL, in absolute form where that is the protocol's.
+pub(super) fn request(place: &Place, headers: &HeaderMap, http2: bool) -> http::request::Builder {
+    let authority = place.url.authority().map_or("", |authority| authority.as_str());
+    let path = place.url.path_and_query().map_or("/", |path| path.as_str());
+    let mut request = match http2 {
+        true => Request::get(place.url.clone()),
+        false => Request::get(path).header(HOST, authority),
+    };
+    if let Some(own) = request.headers_mut() {
+        own.extend(headers.clone());
+    }
+    request
+}
+
+fn speaks_h2(stream: &TlsStream<tokio::net::TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(b"h2")
+}
+
+/// What an answer says.
+pub(super) fn judge(answer: &Response<Bytes>) -> Outcome {
+    match answer.status().as_u16() {
+        ..400 => Outcome::Served,
+        400..500 => Outcome::Refused,
+        503 if answer.body().windows(STALE.len()).any(|part| part == STALE) => Outcome::Refused,
+        _ => Outcome::Failed,
+    }
+}
+
+/// An answer in a few words: the status, and the code of a problem document.
+pub(super) fn words(answer: &Response<Bytes>) -> String {
+    let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
+    match problem["code"].as_str() {
+        Some(code) => format!("{} {}", answer.status().as_u16(), code.chars().take(64).collect::<String>()),
+        None => answer.status().as_u16().to_string(),
+    }
+}
+
+/// The answer, unless it takes too long.
+pub(super) async fn in_time<T>(
+    answer: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    match timeout(PATIENCE, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(ClientError::Silent("the server".into(), PATIENCE)),
+    }
+}

@@ -1,0 +1,350 @@
+//! `portcullis drill` tells the truth: on a stub that enforces a set time after the call and keeps its own clock, on
+//! servers that enforce nowhere, here but not there, or not for good, and on a real gate.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "in a test a panic is the report")]
+
+mod stub;
+
+#[path = "../scenarios/pki.rs"]
+#[expect(dead_code, reason = "a gate's scenarios need more of it")]
+mod pki;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
+use portcullis::rig::findings::Check;
+use portcullis::rig::findings::Drill;
+use portcullis::rig::findings::Findings;
+use portcullis::rig::findings::Found;
+use portcullis::rig::findings::Kind;
+use portcullis::rig::findings::Probe;
+use portcullis::rig::findings::Verdict;
+use portcullis::rig::findings::Who;
+use tempfile::TempDir;
+use tokio::process::Command;
+
+use crate::pki::Ca;
+use crate::pki::Cert;
+use crate::stub::Enforces;
+use crate::stub::Stub;
+
+/// Files of an authority and of two who ask, one of whom is about to be revoked.
+struct Site {
+    directory: TempDir,
+    ca: Ca,
+    victim: Cert,
+}
+
+/// How a run ended.
+#[derive(Debug)]
+struct Ended {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Site {
+    fn new() -> Self {
+        let (directory, ca) = (tempfile::tempdir().unwrap(), Ca::root("drill"));
+        let victim = ca.agent("drill05-test-a");
+        let site = Self { directory, ca, victim };
+        fs::write(site.file("ca.pem"), site.ca.pem()).unwrap();
+        site.write("victim", &site.victim);
+        site.write("bystander", &site.ca.agent("b"));
+        site
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, cert: &Cert) {
+        fs::write(self.file(&format!("{name}.pem")), &cert.pem).unwrap();
+        fs::write(self.file(&format!("{name}.key")), &cert.key_pem).unwrap();
+    }
+
+    async fn stub(&self, enforces: Enforces) -> Stub {
+        Stub::start(&self.ca, &self.victim, enforces).await
+    }
+
+    /// A short drill on a server, but for how somebody is revoked.
+    fn bare(&self, stub: &Stub) -> Command {
+        let mut command = self.timeless(stub, &["victim", "bystander"]);
+        command.args(["--before", "300ms", "--window", "1s"]);
+        command
+    }
+
+    /// The same, but for how long.
+    fn timeless(&self, stub: &Stub, who: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
+        let url = format!("https://localhost:{}/x", stub.address.port());
+        command.args(["drill", "--url", &url, "--rate", "100"]);
+        command.arg("--ca").arg(self.file("ca.pem"));
+        for who in who {
+            command.arg(format!("--{who}-cert")).arg(self.file(&format!("{who}.pem")));
+            command.arg(format!("--{who}-key")).arg(self.file(&format!("{who}.key")));
+        }
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        command
+    }
+
+    /// A drill without a bystander: nobody else takes the processor.
+    fn alone(&self, stub: &Stub) -> Command {
+        let mut command = self.timeless(stub, &["victim"]);
+        command.args(["--before", "300ms", "--window", "700ms"]);
+        self.call(command, stub)
+    }
+
+    /// A drill on a server.
+    fn drill(&self, stub: &Stub) -> Command {
+        self.call(self.bare(stub), stub)
+    }
+
+    fn call(&self, mut command: Command, stub: &Stub) -> Command {
+        let url = format!("https://localhost:{}/revoke", stub.address.port());
+        command.args(["--revoke-url", &url, "--revoke-body", "serial={serial}"]);
+        command.arg("--admin-cert").arg(self.file("bystander.pem"));
+        command.arg("--admin-key").arg(self.file("bystander.key"));
+        command
+    }
+}
+
+async fn ended(mut command: Command) -> Ended {
+    let output = tokio::time::timeout(Duration::from_secs(120), command.output()).await.unwrap().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// What a drill found, and its exit code.
+async fn found(mut command: Command) -> (Drill, Ended) {
+    command.arg("--json");
+    let ended = ended(command).await;
+    let findings: Findings = serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
+    let Found::Drill(drill) = findings.found else { panic!("{ended:?}") };
+    (drill, ended)
+}
+
+fn victims(drill: &Drill) -> BTreeMap<Kind, &Probe> {
+    let probes = drill.probes.iter().filter(|probe| probe.who == Who::Victim);
+    probes.map(|probe| (probe.kind, probe)).collect()
+}
+
+fn verdicts(drill: &Drill) -> BTreeMap<Kind, Verdict> {
+    victims(drill).into_iter().map(|(kind, probe)| (kind, probe.verdict)).collect()
+}
+
+/// What the report says differs from what the server did by less than this, microseconds.
+const NEAR: i64 = 1000;
+/// A scheduler that interferes only ever adds, and not each time; what is measured wrongly is wrong each time.
+const ATTEMPTS: usize = 40;
+
+/// Microseconds, negative if `at` was before.
+fn since(call: Instant, at: Instant) -> i64 {
+    let micros = |span: Duration| i64::try_from(span.as_micros()).unwrap();
+    micros(at.saturating_duration_since(call)) - micros(call.saturating_duration_since(at))
+}
+
+/// Seen failing with times that were taken when a try was due instead of when it was sent, and with the last request by
+/// when it was sent.
+#[tokio::test]
+async fn the_times_are_those_of_the_server() {
+    let site = Site::new();
+    for delay in [0, 5, 50, 500].map(Duration::from_millis) {
+        for kind in Kind::ALL {
+            // How far off the first refusal and the last request that was served were, at best.
+            let mut nearest = [i64::MAX; 2];
+            for _ in 0..ATTEMPTS {
+                let stub = site.stub(Enforces::After(delay)).await;
+                let mut command = site.alone(&stub);
+                command.args(["--kinds", serde_json::to_string(&kind).unwrap().trim_matches('"')]);
+                let (drill, ended) = found(command).await;
+                let probe = victims(&drill)[&kind];
+                assert_eq!(probe.verdict, Verdict::Refused, "{kind} {delay:?} {}", ended.err);
+                let (called, stamps) = stub.stamps();
+                let was = stamps[&kind];
+                let off = |said: Option<i64>, was: Option<Instant>| {
+                    (said.unwrap() - since(called, was.unwrap())).abs()
+                };
+                nearest[0] = nearest[0].min(off(probe.first_refusal_us, was.first_refused));
+                nearest[1] = nearest[1].min(off(probe.last_served_us, was.last_served));
+                if nearest.iter().all(|off| *off < NEAR) {
+                    break;
+                }
+            }
+            assert!(nearest.iter().all(|off| *off < NEAR), "{kind} {delay:?}: {nearest:?} us");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_never_enforces() {
+    let (site, mut all) = (Site::new(), BTreeMap::new());
+    let stub = site.stub(Enforces::Never).await;
+    let (drill, ended) = found(site.drill(&stub)).await;
+    all.extend(Kind::ALL.map(|kind| (kind, Verdict::Served)));
+    assert_eq!(verdicts(&drill), all);
+    assert!(victims(&drill).values().all(|probe| probe.served_after_answer > 0), "{drill:?}");
+    assert!(drill.call.succeeded && ended.code == Some(1), "{ended:?}");
+    assert_eq!(drill.failures.len(), Kind::ALL.len(), "{:?}", drill.failures);
+}
+
+/// Open connections are served on; a report of new ones alone would call that enforced.
+#[tokio::test]
+async fn a_server_that_enforces_on_new_connections_only() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::OnNewConnections).await;
+    let (drill, ended) = found(site.drill(&stub)).await;
+    let expected = Kind::ALL.map(|kind| match kind {
+        Kind::Handshake | Kind::Resumption => (kind, Verdict::Refused),
+        kind => (kind, Verdict::Served),
+    });
+    assert_eq!(verdicts(&drill), BTreeMap::from(expected));
+    assert_eq!(ended.code, Some(1));
+}
+
+/// Seen failing with a verdict that is that of the last try.
+#[tokio::test]
+async fn a_server_that_serves_once_more_after_its_first_refusal() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Flapping).await;
+    let mut command = site.drill(&stub);
+    command.args(["--kinds", "http1"]);
+    let (drill, ended) = found(command).await;
+    let probe = victims(&drill)[&Kind::Http1];
+    assert_eq!((probe.verdict, probe.served_after_answer), (Verdict::Flapped, 1));
+    assert!(probe.last_served_us > probe.first_refusal_us, "{probe:?}");
+    assert_eq!(ended.code, Some(1));
+}
+
+#[tokio::test]
+async fn bystanders_are_counted() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::WithLosses).await;
+    let (drill, ended) = found(site.drill(&stub)).await;
+    assert!(drill.failures.iter().any(|failure| failure.contains("the bystander lost")), "{drill:?}");
+    assert!(drill.failures.iter().all(|failure| !failure.contains("victim")), "{:?}", drill.failures);
+    assert_eq!(ended.code, Some(1));
+    let stub = site.stub(Enforces::WithLosses).await;
+    let mut command = site.drill(&stub);
+    command.args(["--max-bystander-errors", "1000"]);
+    assert_eq!(ended_well(command).await, "passed");
+}
+
+async fn ended_well(command: Command) -> &'static str {
+    let ended = ended(command).await;
+    assert!(ended.code == Some(0) && ended.out.contains("\npassed"), "{ended:?}");
+    "passed"
+}
+
+#[tokio::test]
+async fn what_is_late_is_not_passed() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::After(Duration::from_millis(400))).await;
+    let mut command = site.drill(&stub);
+    command.args(["--max-last-served", "100ms", "--kinds", "http1,handshake"]);
+    let (drill, ended) = found(command).await;
+    assert_eq!((drill.failures.len(), ended.code), (2, Some(1)), "{:?}", drill.failures);
+    let stub = site.stub(Enforces::After(Duration::from_millis(400))).await;
+    let mut command = site.drill(&stub);
+    command.args(["--max-last-served", "30s", "--kinds", "http1,handshake"]);
+    assert_eq!(ended_well(command).await, "passed");
+}
+
+#[tokio::test]
+async fn checks() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::After(Duration::ZERO)).await;
+    let audit = site.file("audit.log");
+    fs::write(&audit, format!("an old line with {}\n", site.victim.serial)).unwrap();
+    site.write("spare", &site.ca.agent("drill05-test-a"));
+    let spare = site.file("spare").display().to_string();
+    let mut command = site.drill(&stub);
+    command.args(["--kinds", "http1"]).arg("--audit-log").arg(&audit);
+    command.args(["--recover-with", &format!("cp {spare}.pem $DRILL_CERT && cp {spare}.key $DRILL_KEY")]);
+    let (drill, ended) = found(command).await;
+    let passed: Vec<_> = drill.checks.iter().map(|check: &Check| check.passed).collect();
+    // The stub writes no audit.
+    assert_eq!(passed, [Some(true), Some(true), Some(true), Some(true), Some(false)], "{:?}", drill.checks);
+    assert_eq!(ended.code, Some(1));
+}
+
+/// A command that revokes is timed from its start to its end.
+#[tokio::test]
+async fn by_a_command() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::After(Duration::ZERO)).await;
+    let seen = site.file("seen");
+    let mut command = site.bare(&stub);
+    command.args(["--kinds", "http1", "--revoke-with"]);
+    command.arg(format!("sleep 0.2; echo $DRILL_SERIAL $DRILL_PRINCIPAL >> {}", seen.display()));
+    let (drill, ended) = found(command).await;
+    assert!(drill.call.succeeded && drill.call.answered_us > Some(200_000), "{drill:?}");
+    assert_eq!(ended.code, Some(1), "nothing was revoked");
+    let named = format!("{} spiffe://lab.test/agent/drill05-test-a\n", site.victim.serial);
+    assert_eq!(
+        fs::read_to_string(seen).unwrap(),
+        named.repeat(2),
+        "the check that it is idempotent is one more"
+    );
+    let mut command = site.bare(&stub);
+    command.args(["--kinds", "http1", "--revoke-with", "echo broken >&2; exit 3"]);
+    let (drill, _) = found(command).await;
+    assert!(!drill.call.succeeded && drill.call.told.ends_with("3: broken"), "{:?}", drill.call);
+}
+
+#[tokio::test]
+async fn nobody_else_is_revoked() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Never).await;
+    let mut command = site.drill(&stub);
+    command.args(["--allow-prefix", "drill06-"]);
+    let ended_so = ended(command).await;
+    assert!(
+        ended_so.code == Some(2) && ended_so.err.contains("does not begin with `drill06-`"),
+        "{ended_so:?}"
+    );
+    let mut command = site.bare(&stub);
+    command.args(["--revoke-with", "true", "--revoke-url", "https://localhost/"]);
+    assert_eq!(ended(command).await.code, Some(2));
+    assert_eq!(ended(site.bare(&stub)).await.code, Some(2));
+    // Nor is anybody where the victim is not served to begin with.
+    let mut command = site.bare(&stub);
+    let revoked = site.file("revoked");
+    command.arg("--revoke-with").arg(format!("touch {}", revoked.display()));
+    site.write("victim", &Ca::root("another").agent("drill05-test-a"));
+    let ended_so = ended(command).await;
+    assert_eq!(ended_so.code, Some(1), "{ended_so:?}");
+    assert!(!revoked.exists());
+}
+
+#[tokio::test]
+async fn interrupted_it_says_what_stays_revoked() {
+    let site = Site::new();
+    let revoked = site.file("revoked");
+    for wait_for_it in [false, true] {
+        let stub = site.stub(Enforces::After(Duration::ZERO)).await;
+        let mut command = site.timeless(&stub, &["victim", "bystander"]);
+        let before = if wait_for_it { "100ms" } else { "50s" };
+        command.args(["--before", before, "--window", "50s", "--revoke-with"]);
+        command.arg(format!("touch {}", revoked.display()));
+        command.stderr(Stdio::piped()).stdout(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        while wait_for_it && !revoked.exists() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        kill(pid, Signal::SIGINT).unwrap();
+        let output = child.wait_with_output().await.unwrap();
+        let err = String::from_utf8(output.stderr).unwrap();
+        let told = if wait_for_it { "stays revoked" } else { "nothing was revoked" };
+        assert!(output.status.code() == Some(4) && err.contains(told), "{err}");
+        assert_eq!(revoked.exists(), wait_for_it);
+    }
+}
