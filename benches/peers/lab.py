@@ -1,6 +1,7 @@
 """nginx, HAProxy and Portcullis as mutual TLS proxies with a revocation list, one worker each, before one upstream."""
 import os
 import pathlib
+import re
 import shutil
 import signal
 import socket
@@ -36,7 +37,7 @@ UPSTREAM = """
 NGINX = """
   map $http_upgrade $passed {{ default upgrade; '' ''; }}
   upstream u {{ server 127.0.0.1:{up}; keepalive 256; keepalive_requests 100000000; }}
-  server {{ listen 127.0.0.1:{port} ssl http2 backlog=4096; http2_max_requests 100000000;
+  server {{ listen 127.0.0.1:{port} ssl http2 backlog=4096;
     ssl_certificate server.pem; ssl_certificate_key server.key; ssl_protocols TLSv1.3; ssl_session_cache shared:s:8m;
     ssl_client_certificate ca.pem; ssl_verify_client on; ssl_crl nginx.crl;
     client_max_body_size 0; client_body_timeout 600s;
@@ -107,7 +108,7 @@ class Lab(side.Lab):
         """Starts these proxies with the list of before, and waits until each serves."""
         for name in names:
             port = self.proxies[name] = side.free_port()
-            self.install(name, "before")
+            subprocess.run(self.install(name, "before"), shell=True, check=True)
             {"nginx": self.start_nginx_proxy, "haproxy": self.start_haproxy,
              "portcullis": self.start_portcullis}[name](port)
         for name in names:
@@ -148,10 +149,20 @@ class Lab(side.Lab):
     def family(self, name):
         return super().family(name) + self.successor(name)
 
+    def memory(self, name):
+        """Proportional set size, MiB, of what has not ended."""
+        kib = 0
+        for pid in self.family(name):
+            try:
+                text = pathlib.Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:
+                continue
+            kib += sum(int(found) for found in re.findall(r"^Pss:\s+(\d+)", text, re.M))
+        return kib / 1024
+
     def reload(self, name):
         """The shell command that puts the list of after in the place of that of before, and has the proxy read it."""
-        install = f"mv {self.d}/{name}.crl.next {self.d}/{name}.crl"
-        shutil.copy(self.d / "after.pem", self.d / f"{name}.crl.next")
+        install = self.install(name, "after")
         if name == "nginx":
             return f"{install} && nginx -p {self.d} -e {self.d}/nginx.log -c {self.d}/nginx.conf -s reload"
         if name == "haproxy":
@@ -161,9 +172,8 @@ class Lab(side.Lab):
         return f"{install} && {self.binary} refresh --server https://localhost:{self.admin} {options}"
 
     def install(self, name, which):
-        """Puts a list where a proxy looks for it, in one step."""
-        shutil.copy(self.d / f"{which}.pem", self.d / f"{name}.crl.new")
-        (self.d / f"{name}.crl.new").rename(self.d / f"{name}.crl")
+        """The shell command that puts a list where a proxy looks for it."""
+        return f"ln -sfn {which}.pem {self.d}/{name}.crl"
 
     def start_nginx_proxy(self, port):
         self.start_nginx("nginx", NGINX.format(port=port, up=self.up))
@@ -229,25 +239,26 @@ class Lab(side.Lab):
 
 
 class Messenger:
-    """Hands a new list to HAProxy's runtime API when the shell command `command` asks for it, which costs the shell two
-    named pipes, and not the start of an interpreter."""
+    """Hands the list of after to HAProxy's runtime API whenever the shell command `command` asks for it, which costs the
+    shell two named pipes, and not the start of an interpreter."""
 
-    def __init__(self, lab):
-        self.d = lab.d
-        self.command = f"echo > {lab.d}/ask; read told < {lab.d}/told; test \"$told\" = done"
+    def __init__(self, d):
+        self.d = d
+        self.command = f"echo > {d}/ask; read told < {d}/told; echo \"$told\"; test \"$told\" = done"
         for name in ("ask", "told"):
-            subprocess.run(["mkfifo", str(lab.d / name)], check=True)
-        self.thread = threading.Thread(target=self.carry, daemon=True)
-        self.thread.start()
+            os.mkfifo(d / name)
+        threading.Thread(target=self.carry, daemon=True).start()
 
     def carry(self):
-        (self.d / "ask").read_text()
-        path = self.d / "haproxy.crl"
-        pem = (self.d / "after.pem").read_text().strip()
-        said = self.say(f"set ssl crl-file {path} <<\n{pem}\n\n") + self.say(f"commit ssl crl-file {path}\n")
-        (self.d / "told").write_text("done\n" if "Success" in said else f"{said}\n")
-        for name in ("ask", "told"):
-            (self.d / name).unlink()
+        while True:
+            (self.d / "ask").read_text()
+            path = self.d / "haproxy.crl"
+            pem = (self.d / "after.pem").read_text().strip()
+            try:
+                said = self.say(f"set ssl crl-file {path} <<\n{pem}\n\n") + self.say(f"commit ssl crl-file {path}\n")
+            except OSError as error:
+                said = str(error)
+            (self.d / "told").write_text("done\n" if "Success" in said else " ".join(said.split()) + "\n")
 
     def say(self, command):
         with socket.socket(socket.AF_UNIX) as api:

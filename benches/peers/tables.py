@@ -1,10 +1,13 @@
 """Markdown tables of what benches/peers/run has written."""
 import json
 
-OPEN = ("http1", "http2", "stream", "body", "web_socket")
+# In the order of the tables.
+WAYS = ("portcullis, admin API", "portcullis, list and refresh", "nginx, reload", "haproxy, reload",
+        "haproxy, runtime API")
+OPEN = ("http1", "http2", "stream", "body", "websocket")
 NEW = ("handshake", "resumption")
 NAMES = {"http1": "HTTP/1.1", "http2": "HTTP/2", "stream": "HTTP/2 stream", "body": "request body",
-         "web_socket": "WebSocket", "handshake": "new connection", "resumption": "resumed session"}
+         "websocket": "WebSocket", "handshake": "new connection", "resumption": "resumed session"}
 
 
 def table(head, rows):
@@ -24,7 +27,9 @@ def seen(probe):
         return "–"
     if probe["verdict"] == "served":
         return "never"
-    text = f"{milliseconds(probe['first_refusal_us'])} / {milliseconds(probe['last_served_us'])}"
+    last = probe["last_served_us"]
+    last = "none" if last is not None and last <= 0 else milliseconds(last)
+    text = f"{milliseconds(probe['first_refusal_us'])} / {last}"
     return text if probe["verdict"] == "refused" else f"{text} ({probe['verdict']})"
 
 
@@ -37,7 +42,8 @@ def drills(found):
             way, _, entries = findings["label"].rpartition(", list of ")
             pairs.setdefault((int(entries.replace(",", "")), way), []).append(drill)
     rows = []
-    for (entries, way), both in sorted(pairs.items(), key=lambda pair: pair[0][0]):
+    order = lambda pair: (pair[0][0], WAYS.index(pair[0][1]))
+    for (entries, way), both in sorted(pairs.items(), key=order):
         of = lambda who, kind: next((probe for drill in both for probe in drill["probes"]
                                      if (probe["who"], probe["kind"]) == (who, kind)), None)
         lost = sum(attempt[2] != "served" for drill in both for probe in drill["probes"]
@@ -74,7 +80,8 @@ def markdown(out):
     versions = json.loads((out / "versions.json").read_text())
     parts = [", ".join(f"{name} {version}" for name, version in versions.items()) + "\n"]
     if rows := drills(found):
-        parts.append("First refusal / last request served, milliseconds since the revocation was asked for.\n")
+        parts.append("First refusal / last request served, milliseconds since the revocation was asked for; none: none "
+                     "after it.\n")
         head = ("list", "how", *(NAMES[kind] for kind in OPEN + NEW), "answered", "bystander errors")
         parts.append(table(head, rows))
     if rows := costs(found):
