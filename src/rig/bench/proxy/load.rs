@@ -179,7 +179,12 @@ async fn share(peer: &Peer, tally: &Arc<Tally>) -> Result<(), Failure> {
     });
     let mut done = Ok(());
     while let Some(ended) = streams.join_next().await {
-        done = done.and(ended.unwrap_or(Ok(())));
+        match ended {
+            // Each stream that was cut off had a request; one of them is counted by whom this is told.
+            Ok(Err(failure)) if done.is_err() => tally.fail(&failure),
+            Ok(Err(failure)) => done = Err(failure),
+            _ => {}
+        }
     }
     done
 }
