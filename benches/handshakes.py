@@ -10,7 +10,6 @@ Needs what side_by_side.py needs.
   cargo build --profile dist && benches/handshakes.py --entries 1000000
 """
 import argparse
-import base64
 import json
 import os
 import pathlib
@@ -22,38 +21,7 @@ import tempfile
 import time
 
 import side_by_side as side
-
-
-def der(tag, *parts):
-    body = b"".join(parts)
-    if len(body) < 0x80:
-        return bytes([tag, len(body)]) + body
-    length = len(body).to_bytes((len(body).bit_length() + 7) // 8, "big")
-    return bytes([tag, 0x80 | len(length)]) + length + body
-
-
-def revocation_list(d, serials):
-    """A CRL (RFC 5280, section 5.1) of the bench's authority, signed by openssl; PEM."""
-    subject = subprocess.run(["openssl", "x509", "-in", "ca.pem", "-outform", "DER"], cwd=d, check=True,
-                             capture_output=True).stdout
-    # The subject of the certificate is the issuer of the list; of a root both are one Name, the fourth field.
-    fields = subject[4:][4:]
-    for _ in range(3):  # version, serial, signature algorithm
-        fields = fields[2 + fields[1]:]
-    name = fields[:2 + fields[1]]
-    algorithm = der(0x30, bytes.fromhex("06082a8648ce3d040302"))
-    now = time.gmtime()
-    stamp = lambda at: der(0x17, time.strftime("%y%m%d%H%M%SZ", at).encode())
-    revoked = stamp(now)
-    entries = b"".join(der(0x30, der(2, serial), revoked) for serial in serials)
-    number = der(0x30, bytes.fromhex("0603551d14"), der(4, der(2, b"\1")))
-    signed = der(0x30, der(2, b"\1"), algorithm, name, stamp(now), stamp(time.gmtime(time.time() + 86400)),
-                 der(0x30, entries), der(0xa0, der(0x30, number)))
-    (d / "tbs").write_bytes(signed)
-    subprocess.run(["openssl", "dgst", "-sha256", "-sign", "ca.key", "-out", "tbs.sig", "tbs"], cwd=d, check=True)
-    whole = der(0x30, signed, algorithm, der(3, b"\0", (d / "tbs.sig").read_bytes()))
-    text = base64.encodebytes(whole).decode()
-    (d / "crl.pem").write_text(f"-----BEGIN X509 CRL-----\n{text}-----END X509 CRL-----\n")
+from revocation_list import revocation_list
 
 
 class Lab(side.Lab):

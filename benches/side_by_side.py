@@ -33,8 +33,8 @@ def free_port():
         return s.getsockname()[1]
 
 
-def make_pki(d):
-    """A P-256 authority, a server, and a client with a SPIFFE ID; gone with the directory."""
+def make_pki(d, clients=("agent/agent",)):
+    """A P-256 authority, a server, and clients with a SPIFFE ID of this path; gone with the directory."""
 
     def openssl(*args):
         subprocess.run(["openssl", *args], cwd=d, check=True, capture_output=True)
@@ -45,8 +45,8 @@ def make_pki(d):
     key("ca")
     openssl("req", "-x509", "-new", "-key", "ca.key", "-days", "2", "-subj", "/CN=bench root", "-out", "ca.pem",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
-    for name, san, use in (("server", "DNS:localhost,IP:127.0.0.1", "serverAuth"),
-                           ("agent", "URI:spiffe://lab.test/agent/agent", "clientAuth")):
+    named = [(path.split("/")[-1], f"URI:spiffe://lab.test/{path}", "clientAuth") for path in clients]
+    for name, san, use in [("server", "DNS:localhost,IP:127.0.0.1", "serverAuth"), *named]:
         key(name)
         openssl("req", "-new", "-key", f"{name}.key", "-subj", f"/CN={name}", "-out", f"{name}.csr")
         (d / f"{name}.ext").write_text(

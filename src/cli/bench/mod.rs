@@ -17,7 +17,10 @@ Exit codes: 0 measured; 1 failed, or something was served after the answer or ne
 
 const PROXY: &str = "Examples:
   portcullis bench proxy --ca ca.pem --cert a.pem --key a.key \\
-    nginx=https://localhost:8443,1234 portcullis=https://localhost:9443,5678";
+    nginx=https://localhost:8443,1234 portcullis=https://localhost:9443,5678
+  portcullis bench proxy --ca ca.pem --cert a.pem --key a.key --header 'x-agent-id: a' --work http1,handshake \\
+    --rounds 5 --report proxies.html gate=https://localhost:8443/health,\"$(pidof portcullis)\"
+Exit codes: 0 done, 1 a proxy does not serve, 2 usage, 3 nobody listens there.";
 
 /// What is measured.
 #[derive(Debug, Subcommand)]
@@ -27,7 +30,7 @@ pub(super) enum BenchCommand {
     Revocation(Box<RevocationArgs>),
     /// Measure the processor time of a request and of a handshake, proxy by proxy, in turn.
     #[command(after_help = PROXY)]
-    Proxy(ProxyArgs),
+    Proxy(Box<ProxyArgs>),
 }
 
 impl BenchCommand {

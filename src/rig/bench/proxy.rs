@@ -1,1 +1,0 @@
-//! What requests and handshakes cost a proxy that runs already.
