@@ -117,6 +117,7 @@ fn fleet() -> impl Strategy<Value = Fleet> {
     let counts = (any::<u64>(), any::<u64>(), any::<u64>(), any::<u64>());
     (found, parts, counts, [number(), number(), number()]).prop_map(|(found, parts, counts, numbers)| Fleet {
         seconds: numbers[0],
+        since_sent: found.0.clone(),
         last_gate: found.0,
         gates: parts.0,
         kinds: parts.1,

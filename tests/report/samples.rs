@@ -209,6 +209,7 @@ fn fleet(gates: u32) -> Fleet {
     Fleet {
         seconds: 40.0,
         last_gate: spread(&mut rng, 4000, last, u64::from(gates == 16) * 40),
+        since_sent: spread(&mut rng, 4000, last * 0.97, 0),
         gates: (0..gates)
             .map(|at| spread(&mut rng, 4000, 400.0 + f64::from(at * 11 % 7) * 60.0, 0))
             .collect(),

@@ -140,6 +140,7 @@ fn percentiles(runs: &[(String, &Revocations)]) -> Table {
     for (name, fleet) in fleets(runs) {
         let rows = [
             ("last request served, last gate", &fleet.last_gate),
+            ("the same, since it was sent", &fleet.since_sent),
             ("answered by all", &fleet.answered),
             ("journal commit", &fleet.durable),
         ];
