@@ -130,7 +130,7 @@ fn every_call_is_counted_on_every_gate() {
 
 #[test]
 fn every_message_is_counted_on_every_gate() {
-    let found = measure("--feed sqs");
+    let found = measure("--feed sqs --pace 1ms");
     assert_eq!(found.feed, "sqs");
     assert_eq!(found.fleets[1].durable.count, 40);
 }
@@ -194,6 +194,7 @@ fn gates_that_let_everybody_be_are_told_so() {
         rate: 10.0,
         revocations: 5,
         window: Duration::from_secs(1),
+        pace: Duration::ZERO,
         mode: Mode::Advisory,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

@@ -13,7 +13,7 @@ const REVOCATION: &str = "Examples:
   portcullis bench revocation --gates 1,4,16 --feed sqs --entries 1000000 --connections 1000
   portcullis bench revocation --feed crl --interval 5s --seconds 30
   portcullis bench revocation --json > revocations.json && portcullis report revocations.json > report.html
-Exit codes: 0 measured; 1 failed, or something was served after the answer or never refused; 2 usage.";
+Exit codes: 0 measured, 1 failed, or something was served after the answer or never refused, 2 usage.";
 
 const PROXY: &str = "Examples:
   portcullis bench proxy --ca ca.pem --cert a.pem --key a.key \\

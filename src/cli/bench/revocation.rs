@@ -72,6 +72,10 @@ pub(in crate::cli) struct RevocationArgs {
     /// How long an agent that was revoked is watched until it counts as never refused; with a list, an interval longer.
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = humantime::parse_duration)]
     window: Duration,
+    /// How long an agent that is about to be revoked rests between an answer and its next request; 0s: it asks as fast as
+    /// it is answered. With many gates on few processors that alone keeps these busy.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pace: Duration,
     /// The program that is measured; default: this one.
     #[arg(long, value_name = "FILE")]
     portcullis: Option<PathBuf>,
@@ -151,6 +155,7 @@ impl RevocationArgs {
             rate: self.rate,
             revocations: revocations.round() as usize,
             window: self.window,
+            pace: self.pace,
             mode: Mode::Strict,
         })
     }

@@ -64,6 +64,7 @@ mod tests {
             rate: 20.0,
             revocations: 10_000,
             window: Duration::from_secs(2),
+            pace: Duration::ZERO,
             mode: Mode::Strict,
         };
         assert_eq!(wanted(&options(1, 1000)), KEPT + 4 * (1000 + 2 * 80));

@@ -36,8 +36,9 @@ use crate::rig::findings::Kind;
 /// The kinds that are measured, in turn.
 pub(super) const KINDS: [Kind; 5] = [Kind::Http1, Kind::Http2, Kind::Stream, Kind::Body, Kind::WebSocket];
 
-/// How often a body goes on. What is measured is its end, which needs no piece to be noticed.
-const RHYTHM: Duration = Duration::from_millis(1);
+/// How often a body goes on, at most. What is measured is its end, which needs no piece to be noticed; with many gates
+/// more pieces would keep the processors busy.
+const RHYTHM: Duration = Duration::from_millis(5);
 /// After an answer that is neither served nor refused.
 const AGAIN: Duration = Duration::from_millis(1);
 
@@ -67,7 +68,7 @@ pub(super) struct Watch {
     pub(super) from: Instant,
     /// Until when at most.
     pub(super) until: Instant,
-    /// Between an answer and the next request; zero: at once.
+    /// Between an answer and the next request, or two pieces; zero: at once, as far as that is of use.
     pub(super) pace: Duration,
 }
 
@@ -256,7 +257,7 @@ async fn rest(pace: Duration) {
 
 async fn pour(mut response: ResponseFuture, mut body: SendStream<Bytes>, watch: Watch) -> Seen {
     let mut seen = Seen::default();
-    let mut rhythm = interval(RHYTHM);
+    let mut rhythm = interval(watch.pace.max(RHYTHM));
     rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -278,7 +279,7 @@ async fn pour(mut response: ResponseFuture, mut body: SendStream<Bytes>, watch: 
 
 async fn drip(mut tls: TlsStream<TcpStream>, watch: Watch) -> Seen {
     let mut seen = Seen::default();
-    let mut rhythm = interval(RHYTHM);
+    let mut rhythm = interval(watch.pace.max(RHYTHM));
     rhythm.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut answer = [0; 512];
     loop {

@@ -69,6 +69,9 @@ pub struct Options {
     pub revocations: usize,
     /// How long after it is due an agent that is not refused is watched.
     pub window: Duration,
+    /// How long an agent that is about to be revoked rests between an answer and its next request; zero: it asks as
+    /// fast as it is answered. With many gates on few processors the asking itself is what takes time.
+    pub pace: Duration,
     /// What the gates do with those who are revoked.
     pub mode: Mode,
 }
@@ -300,8 +303,8 @@ impl Options {
     /// How long an agent is watched after its revocation is due, and how long it rests between its requests.
     fn watch(&self) -> (Duration, Duration) {
         match self.feed {
-            FeedOptions::Crl { interval } => (self.window + interval, SLOW_PACE),
-            _ => (self.window, Duration::ZERO),
+            FeedOptions::Crl { interval } => (self.window + interval, self.pace.max(SLOW_PACE)),
+            _ => (self.window, self.pace),
         }
     }
 }
