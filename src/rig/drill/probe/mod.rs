@@ -244,7 +244,8 @@ impl Asker {
         let mut tls = self.visitor.tls.clone();
         tls.resumption = Resumption::disabled();
         tls.alpn_protocols = match self.task.kind {
-            Kind::Http2 | Kind::Stream => vec![b"h2".to_vec()],
+            // Whoever is offered nothing else may refuse the handshake instead of saying that it speaks no HTTP/2.
+            Kind::Http2 | Kind::Stream => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
             _ => vec![b"http/1.1".to_vec()],
         };
         Arc::new(tls)
