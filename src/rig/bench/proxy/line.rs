@@ -22,6 +22,7 @@ use hyper::client::conn::http1;
 use hyper::client::conn::http2;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::rt::TokioIo;
+use rustls::AlertDescription;
 use rustls::ClientConfig;
 use rustls::HandshakeKind;
 use rustls::RootCertStore;
@@ -95,6 +96,7 @@ impl Peer {
             tls.resumption = Resumption::in_memory_sessions(SESSIONS);
         }
         if kind == Kind::Http2 {
+            // Alone: beside another, a server that prefers that would not show that it has this, too.
             tls.alpn_protocols = vec![b"h2".to_vec()];
         } else {
             tls.alpn_protocols = vec![b"http/1.1".to_vec()];
@@ -153,7 +155,12 @@ impl Line {
     /// Opens one, and says how the handshake went.
     pub(super) async fn open(peer: &Peer) -> Result<(Self, Drive, HandshakeKind), Failure> {
         let host = peer.url.host().unwrap_or_default();
-        let stream = client::connect(&peer.tls, peer.address, host).await?;
+        let stream = match client::connect(&peer.tls, peer.address, host).await {
+            Err(ClientError::Unreachable(_, reason)) if reason.contains(&no_protocol()) => {
+                return Err(Failure::NoHttp2);
+            }
+            connected => connected?,
+        };
         let session = stream.get_ref().1;
         let how = session.handshake_kind().unwrap_or(HandshakeKind::Full);
         let speaks_http2 = session.alpn_protocol() == Some(b"h2");
@@ -199,6 +206,12 @@ impl Line {
             false => Err(Failure::Status(parts.status)),
         }
     }
+}
+
+/// How the alert reads by which some servers tell that they speak nothing of what they are offered (RFC 7301, section
+/// 3.2).
+fn no_protocol() -> String {
+    format!("{:?}", AlertDescription::NoApplicationProtocol)
 }
 
 /// A connection for one request: how its handshake went.
