@@ -30,6 +30,7 @@ use portcullis::rig::findings::Who;
 use portcullis::rig::stage::Stage;
 use tempfile::TempDir;
 use tokio::process::Command;
+use tokio::sync::RwLock;
 
 use crate::pki::Ca;
 use crate::pki::Cert;
@@ -117,16 +118,29 @@ impl Site {
     }
 }
 
-async fn ended(mut command: Command) -> Ended {
+/// Held by whoever runs a drill; by whoever needs the processor for one alone, to the exclusion of others.
+static RUNNING: RwLock<()> = RwLock::const_new(());
+
+async fn ended(command: Command) -> Ended {
+    let _running = RUNNING.read().await;
+    ended_among(command).await
+}
+
+async fn ended_among(mut command: Command) -> Ended {
     let output = tokio::time::timeout(Duration::from_secs(120), command.output()).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     Ended { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }
 
 /// What a drill found, and its exit code.
-async fn found(mut command: Command) -> (Drill, Ended) {
+async fn found(command: Command) -> (Drill, Ended) {
+    let _running = RUNNING.read().await;
+    found_among(command).await
+}
+
+async fn found_among(mut command: Command) -> (Drill, Ended) {
     command.arg("--json");
-    let ended = ended(command).await;
+    let ended = ended_among(command).await;
     let findings: Findings = serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:?}"));
     let Found::Drill(drill) = findings.found else { panic!("{ended:?}") };
     (drill, ended)
@@ -165,7 +179,9 @@ async fn the_times_are_those_of_the_server() {
                 let stub = site.stub(Enforces::After(delay)).await;
                 let mut command = site.alone(&stub);
                 command.args(["--kinds", serde_json::to_string(&kind).unwrap().trim_matches('"')]);
-                let (drill, ended) = found(command).await;
+                let alone = RUNNING.write().await;
+                let (drill, ended) = found_among(command).await;
+                drop(alone);
                 let probe = victims(&drill)[&kind];
                 assert_eq!(probe.verdict, Verdict::Refused, "{kind} {delay:?} {}", ended.err);
                 let (called, stamps) = stub.stamps();
