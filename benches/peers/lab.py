@@ -166,8 +166,9 @@ class Lab(side.Lab):
         if name == "nginx":
             return f"{install} && nginx -p {self.d} -e {self.d}/nginx.log -c {self.d}/nginx.conf -s reload"
         if name == "haproxy":
+            # A drill revokes twice: the second time it is the successor that has to go.
             return (f"{install} && cd {self.d} && haproxy -D -f haproxy.cfg -p haproxy.successor "
-                    f"-sf {self.processes[name].pid}")
+                    f"-sf $(cat haproxy.successor 2>/dev/null || echo {self.processes[name].pid})")
         options = f"--cacert {self.d}/ca.pem --client-cert {self.d}/ops.pem --client-key {self.d}/ops.key"
         return f"{install} && {self.binary} refresh --server https://localhost:{self.admin} {options}"
 
