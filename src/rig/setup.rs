@@ -15,7 +15,7 @@ pub fn setup() -> Setup {
     let kib = value(&meminfo, "MemTotal").and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
     Setup {
         portcullis: env!("CARGO_PKG_VERSION").to_owned(),
-        command: std::env::args().collect(),
+        command: shown(std::env::args()),
         system: system.trim_start_matches(", ").to_owned(),
         processor: value(&cpuinfo, "model name").unwrap_or_default().to_owned(),
         cores: std::thread::available_parallelism().map_or(0, usize::from),
@@ -23,8 +23,60 @@ pub fn setup() -> Setup {
     }
 }
 
+/// A command line without the values of headers and bodies: reports are posted, and those hold credentials.
+fn shown(args: impl Iterator<Item = String>) -> Vec<String> {
+    let mut hides = false;
+    let shown = |arg: String| match (std::mem::replace(&mut hides, false), arg.split_once('=')) {
+        (true, _) => hidden(&arg),
+        (false, Some((option, value))) if is_secret(option) => format!("{option}={}", hidden(value)),
+        (false, _) => {
+            hides = is_secret(&arg);
+            arg
+        }
+    };
+    args.map(shown).collect()
+}
+
+fn is_secret(option: &str) -> bool {
+    option == "--revoke-body" || option.starts_with("--") && option.ends_with("header")
+}
+
+/// The name of a header, without its value.
+fn hidden(value: &str) -> String {
+    value.split_once(':').map_or("...".to_owned(), |(name, _)| format!("{name}: ..."))
+}
+
 /// The value behind `name:`, as `/proc` has it.
 fn value<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let line = text.lines().find(|line| line.starts_with(name))?;
     line.split_once(':').map(|(_, value)| value.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn credentials_are_not_shown() {
+        let given = [
+            "portcullis",
+            "drill",
+            "--revoke-header",
+            "Authorization: Bearer s3cret",
+            "--revoke-body=s3cret",
+            "--rate",
+            "5",
+            "--victim-header=x-key: s3cret",
+            "--header",
+            "s3cret",
+            "--label",
+            "a: b=c",
+        ];
+        let told = shown(given.map(str::to_owned).into_iter()).join(" ");
+        assert_eq!(
+            told,
+            "portcullis drill --revoke-header Authorization: ... --revoke-body=... --rate 5 \
+             --victim-header=x-key: ... --header ... --label a: b=c"
+        );
+    }
 }

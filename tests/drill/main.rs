@@ -316,6 +316,21 @@ async fn by_a_command() {
     assert!(!drill.call.succeeded && drill.call.told.ends_with("3: broken"), "{:?}", drill.call);
 }
 
+/// What was not looked at is not passed, and what a header or a body says is nobody's business.
+#[tokio::test]
+async fn what_is_asked_for_must_be_offered() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Without(Kind::WebSocket)).await;
+    let mut command = site.drill(&stub);
+    command.args(["--kinds", "websocket", "--revoke-header", "authorization: s3cret"]);
+    let (drill, ended) = found(command).await;
+    assert_eq!((verdicts(&drill)[&Kind::WebSocket], ended.code), (Verdict::NotOffered, Some(1)));
+    assert!(drill.failures.iter().any(|failure| failure.contains("not offered")), "{:?}", drill.failures);
+    assert!(!ended.out.contains("s3cret"), "{}", ended.out);
+    let stub = site.stub(Enforces::Without(Kind::WebSocket)).await;
+    assert_eq!(ended_well(site.drill(&stub)).await, "passed");
+}
+
 #[tokio::test]
 async fn nobody_else_is_revoked() {
     let site = Site::new();

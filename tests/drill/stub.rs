@@ -58,6 +58,8 @@ pub(crate) enum Enforces {
     OnNewConnections,
     /// At once, but that the second request after the first refusal is served.
     Flapping,
+    /// At once, and offers all but this.
+    Without(Kind),
     /// At once; whoever else asks meanwhile gets a 502 now and then.
     WithLosses,
 }
@@ -184,6 +186,9 @@ impl Line {
             return Ok(self.call(&body));
         }
         let kind = self.kind(&request);
+        if self.shared.enforces == Enforces::Without(kind) {
+            return Ok(status(StatusCode::NOT_FOUND));
+        }
         if !self.is_victim {
             let lost = self.shared.enforces == Enforces::WithLosses
                 && self.is_called()
@@ -243,7 +248,7 @@ impl Line {
             Enforces::Never => false,
             Enforces::OnNewConnections => self.begun > called,
             Enforces::Flapping => self.shared.asked.fetch_add(1, Ordering::SeqCst) != 3,
-            Enforces::WithLosses => true,
+            Enforces::WithLosses | Enforces::Without(_) => true,
         }
     }
 
@@ -262,7 +267,7 @@ impl Line {
             _ if !self.is_victim => std::future::pending().await,
             Enforces::After(delay) => tokio::time::sleep_until((at + delay).into()).await,
             Enforces::Never | Enforces::OnNewConnections => std::future::pending().await,
-            Enforces::Flapping | Enforces::WithLosses => {}
+            Enforces::Flapping | Enforces::WithLosses | Enforces::Without(_) => {}
         }
     }
 

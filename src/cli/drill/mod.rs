@@ -69,7 +69,7 @@ pub(super) struct DrillArgs {
     /// How the victim's name must begin: the last part of its SPIFFE ID, its DNS name or its common name.
     #[arg(long, value_name = "PREFIX", default_value = "drill05-test-")]
     allow_prefix: String,
-    /// Over what is asked: all that the server offers, unless some are named.
+    /// Over what is asked: all that the server offers, unless some are named, which must be offered.
     #[arg(long, value_delimiter = ',', value_name = "KIND", value_parser = kind)]
     kinds: Vec<Kind>,
     /// How many of each kind.

@@ -59,6 +59,7 @@ impl DrillArgs {
             bystander,
             means: self.means.means(&self.ca).await?,
             kinds,
+            demanded: self.kinds.clone(),
             connections: usize::from(self.connections),
             rate: self.rate,
             before: self.before,
@@ -109,6 +110,9 @@ fn headers(given: &[(HeaderName, HeaderValue)]) -> HeaderMap {
 
 /// Where a URL leads: the first address of its name.
 async fn place(url: &Uri) -> Result<Place, String> {
+    if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err(format!("{}: a URL with a user in it", url.host().unwrap_or_default()));
+    }
     let host = url.host().unwrap_or_default();
     let server = host.trim_start_matches('[').trim_end_matches(']');
     let port = url.port_u16().unwrap_or(443);

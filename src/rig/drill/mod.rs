@@ -70,6 +70,8 @@ pub struct Plan {
     pub means: Means,
     /// Over what is asked.
     pub kinds: Vec<Kind>,
+    /// Which of these must be offered.
+    pub demanded: Vec<Kind>,
     /// How many probes of each kind.
     pub connections: usize,
     /// Tries a second, of each probe.
@@ -132,6 +134,9 @@ pub async fn run(plan: &Plan, revoking: &AtomicBool) -> Result<Drill, DrillError
     let probes: Vec<_> = logs.into_iter().map(|log| judge::judge(log, &asked)).collect();
     for probe in probes.iter().filter(|probe| probe.who == Who::Victim) {
         failures.extend(fault(probe, plan.max_last_served));
+        if probe.verdict == Verdict::NotOffered && plan.demanded.contains(&probe.kind) {
+            failures.push(format!("a {} was asked for and is not offered", probe.kind));
+        }
     }
     let failed = checks.iter().filter(|check| check.passed == Some(false));
     failures.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.detail)));

@@ -198,7 +198,7 @@ impl Asker {
             let mut open = match line.take() {
                 Some(open) => open,
                 None => match self.connect(&tls).await {
-                    Ok(stream) if self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
+                    Ok(stream) if self.is_first() && self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
                         return Err("the server does not choose h2".into());
                     }
                     Ok(stream) => match Conversation::begin(stream).await {
@@ -225,6 +225,11 @@ impl Asker {
             }
         }
         Ok(())
+    }
+
+    /// Whether nothing was served yet: what is not offered is found out before anybody is revoked.
+    fn is_first(&self) -> bool {
+        self.shared.served.load(Ordering::Relaxed) == 0
     }
 
     fn stopped(&self) -> bool {

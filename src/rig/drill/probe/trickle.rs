@@ -30,7 +30,7 @@ impl Asker {
             let (mut pieces, body) = Channel::<Bytes>::new(1);
             let begun = Instant::now();
             let stream = match self.connect(&tls).await {
-                Ok(stream) if self.task.kind == Kind::Stream && !speaks_h2(&stream) => {
+                Ok(stream) if self.is_first() && self.task.kind == Kind::Stream && !speaks_h2(&stream) => {
                     return Err("the server does not choose h2".into());
                 }
                 Ok(stream) => stream,
