@@ -192,7 +192,8 @@ fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize 
         };
         round.revoked.store(true, Ordering::SeqCst);
         let outcome = outcome.unwrap();
-        assert_eq!((outcome.sessions_pending, outcome.durable), (0, Ok(())));
+        // How soon a guard is gone is up to the scheduler; that nobody slips through is not.
+        assert_eq!(outcome.durable, Ok(()));
         late += usize::from(engine.admit(Arc::clone(&round.credential), origin()).is_ok());
     }
     late

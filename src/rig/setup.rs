@@ -15,7 +15,7 @@ pub fn setup() -> Setup {
     let kib = value(&meminfo, "MemTotal").and_then(|value| value.split(' ').next()?.parse::<u64>().ok());
     Setup {
         portcullis: env!("CARGO_PKG_VERSION").to_owned(),
-        command: shown(std::env::args()),
+        command: shown(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())),
         system: system.trim_start_matches(", ").to_owned(),
         processor: value(&cpuinfo, "model name").unwrap_or_default().to_owned(),
         cores: std::thread::available_parallelism().map_or(0, usize::from),

@@ -55,11 +55,10 @@ async fn no_credential(plan: &Plan) -> Check {
     const NAME: &str = "without a credential it is refused";
     match plan.means.as_nobody(&plan.victim.party, PATIENCE).await {
         Some(told) => {
-            let refused = told.words.starts_with("401") || told.words.starts_with("403");
             // Who demands a certificate in the handshake refuses before there could be a status.
-            let unheard = told.document.is_null() && !told.succeeded && told.answered.is_some();
-            let shut = unheard && !told.words.starts_with(|c: char| c.is_ascii_digit());
-            check(NAME, Some(refused || shut), told.words)
+            let refused = told.shut || matches!(told.status, Some(400 | 401 | 403));
+            let was_heard = told.shut || told.status.is_some();
+            check(NAME, was_heard.then_some(refused), told.words)
         }
         None => check(NAME, None, "a command has no credential to go without"),
     }
@@ -69,13 +68,13 @@ async fn unknown_serial(plan: &Plan) -> Check {
     const NAME: &str = "an unknown serial is said to be unknown";
     let serial = format!("7{:031x}", fastrand::u128(..) >> 4);
     let nobody = Party { name: "nobody".into(), serial };
-    let judged = |told: Told| check(NAME, Some(told.words.starts_with("404")), told.words);
+    let judged = |told: Told| check(NAME, Some(told.status == Some(404)), told.words);
     match &plan.means {
         Means::Admin(_) => judged(plan.means.again(&nobody, PATIENCE).await),
-        Means::Url { body, .. } if body.contains("{serial}") => {
+        Means::Url { body, .. } if body.contains("{serial}") && !body.contains("{principal}") => {
             judged(plan.means.again(&nobody, PATIENCE).await)
         }
-        Means::Url { .. } => check(NAME, None, "no {serial} is sent"),
+        Means::Url { .. } => check(NAME, None, "what is sent is not a {serial} alone"),
         Means::Command(_) => check(NAME, None, "a command is not asked"),
     }
 }

@@ -84,15 +84,16 @@ fn first_refusal<'a>(kind: Kind, sights: &'a [Sight], asked: &Asked) -> Option<&
     let refuses = |sight: &&Sight| match sight.outcome {
         Outcome::Refused => true,
         // A whole request that was cut and begun anew is found by what came of the next one.
-        Outcome::Cut => !served_after(sight) || goes_on(kind) && last(sights) != Some(Outcome::Served),
+        Outcome::Cut => !served_after(sight) || goes_on(kind) && last(sights, asked) != Some(Outcome::Served),
         Outcome::Served | Outcome::Failed => false,
     };
     sights.iter().filter(|sight| sight.at >= asked.sent).find(refuses)
 }
 
-/// What came of the last try. That a connection ended on which nothing was asked is none.
-fn last(sights: &[Sight]) -> Option<Outcome> {
-    sights.iter().rev().find(|sight| !is_idle_end(sight)).map(|sight| sight.outcome)
+/// What came of the last try since the call. That a connection ended on which nothing was asked is none.
+fn last(sights: &[Sight], asked: &Asked) -> Option<Outcome> {
+    let tells = |sight: &&Sight| sight.at >= asked.sent && !is_idle_end(sight);
+    sights.iter().rev().find(tells).map(|sight| sight.outcome)
 }
 
 fn is_idle_end(sight: &Sight) -> bool {
@@ -102,7 +103,7 @@ fn is_idle_end(sight: &Sight) -> bool {
 fn verdict(who: Who, kind: Kind, sights: &[Sight], asked: &Asked) -> Verdict {
     let refused = |sight: &&Sight| sight.outcome == Outcome::Refused;
     if who == Who::Bystander {
-        return match (sights.iter().any(|sight| refused(&sight)), last(sights)) {
+        return match (sights.iter().any(|sight| refused(&sight)), last(sights, asked)) {
             (true, _) => Verdict::Refused,
             (false, Some(Outcome::Served)) => Verdict::Served,
             (false, _) => Verdict::Unclear,
@@ -111,7 +112,7 @@ fn verdict(who: Who, kind: Kind, sights: &[Sight], asked: &Asked) -> Verdict {
     let first = sights.iter().filter(|sight| sight.at >= asked.sent).find(refused);
     let back = |first: &Sight| sights.iter().any(|sight| is_served(sight) && sight.sent > first.at);
     // The pieces of a request that is about to be refused say nothing; its answer does.
-    match (first, last(sights)) {
+    match (first, last(sights, asked)) {
         (Some(first), _) if !goes_on(kind) && back(first) => Verdict::Flapped,
         (_, Some(Outcome::Served)) => Verdict::Served,
         (_, Some(Outcome::Refused | Outcome::Cut)) => Verdict::Refused,

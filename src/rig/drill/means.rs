@@ -67,6 +67,10 @@ pub struct Told {
     pub answered: Option<Instant>,
     /// Whether that was a success.
     pub succeeded: bool,
+    /// The status of an answer.
+    pub status: Option<u16>,
+    /// Whether the server would not hear it: it refused the handshake, or broke off.
+    pub shut: bool,
     /// The status or exit code, and what was said.
     pub words: String,
     /// The answer, if it is a document.
@@ -191,6 +195,8 @@ fn told(sent: Instant, answer: Result<Response<Bytes>, ClientError>) -> Told {
             sent,
             answered: now,
             succeeded: answer.status().is_success(),
+            status: Some(answer.status().as_u16()),
+            shut: false,
             words: match probe::words(&answer) {
                 words if answer.status().is_success() || words.contains(' ') => words,
                 words => format!("{words}: {}", said(answer.body())),
@@ -199,7 +205,9 @@ fn told(sent: Instant, answer: Result<Response<Bytes>, ClientError>) -> Told {
         },
         Err(error) => {
             let answered = now.filter(|_| !matches!(error, ClientError::Silent(..)));
-            Told { sent, answered, succeeded: false, words: error.to_string(), document: Value::Null }
+            let shut = matches!(error, ClientError::Refused(..) | ClientError::Broken(..));
+            let (words, document) = (error.to_string(), Value::Null);
+            Told { sent, answered, succeeded: false, status: None, shut, words, document }
         }
     }
 }
@@ -222,7 +230,7 @@ pub(super) async fn run(command: &str, victim: &Party, more: &[(&str, &str)], pa
         Ok(Err(error)) => (Some(answered), false, format!("cannot be started: {error}")),
         Err(_) => (None, false, format!("has not ended within {patience:?}")),
     };
-    Told { sent, answered, succeeded, words, document: Value::Null }
+    Told { sent, answered, succeeded, status: None, shut: false, words, document: Value::Null }
 }
 
 /// The beginning of what was said, on one line.

@@ -119,9 +119,11 @@ pub async fn run(plan: &Plan, revoking: &AtomicBool) -> Result<Drill, DrillError
             return Err(DrillError::Idle(name(who), "new connection".into(), words));
         }
     }
-    let ready = plan.means.ready().await?;
+    drop(plan.means.ready().await?);
     let probes = plan.probes()?;
     let probes = busy(probes, plan.before).await?;
+    // Anew: a server may be tired of a connection on which nothing is asked.
+    let ready = plan.means.ready().await?;
     revoking.store(true, Ordering::SeqCst);
     let told = plan.means.revoke(ready, &plan.victim.party, plan.window + PATIENCE).await;
     let until = told.answered.unwrap_or_else(Instant::now) + AFTERMATH;
@@ -246,12 +248,26 @@ fn failures_of(plan: &Plan, logs: &[Log], told: &Told) -> Vec<String> {
     let bystanders = || logs.iter().filter(|log| log.task.who == Who::Bystander);
     let losses = || bystanders().flat_map(|log| judge::losses(log).map(move |sight| (log.task.kind, sight)));
     let lost = losses().count();
+    let early = |log: &&Log| refused_before(log, told.sent).is_some();
+    if let Some(log) = logs.iter().find(early) {
+        let (who, words) = (name(log.task.who), refused_before(log, told.sent).unwrap_or_default());
+        failures.push(format!(
+            "the {who} was refused over a {} before anything was revoked: {words}",
+            log.task.kind
+        ));
+    }
     if lost > plan.max_bystander_errors
         && let Some((kind, first)) = losses().next()
     {
         failures.push(format!("the bystander lost {lost} tries, the first over a {kind}: {}", first.words));
     }
     failures
+}
+
+/// The first refusal of somebody who was not revoked yet.
+fn refused_before(log: &Log, call: Instant) -> Option<&str> {
+    let refusal = log.sights.iter().find(|sight| sight.outcome == Outcome::Refused && sight.at < call)?;
+    log.not_offered.is_none().then_some(refusal.words.as_str())
 }
 
 /// What is wrong with what the victim saw over one kind of connection.

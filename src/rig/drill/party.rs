@@ -82,7 +82,7 @@ pub fn may_be_revoked(party: &Party, prefix: &str) -> bool {
         Some(id) => id.rsplit_once('/').map_or("", |(_, last)| last),
         None => &party.name,
     };
-    own.starts_with(prefix)
+    !prefix.is_empty() && own.starts_with(prefix)
 }
 
 #[cfg(test)]
@@ -108,6 +108,7 @@ mod tests {
         for name in ["drill-a", "drill-a.lab.test", "spiffe://lab.test/agent/drill-a"] {
             assert!(may_be_revoked(&called(name), "drill-"), "{name}");
         }
+        assert!(!may_be_revoked(&called(""), "") && !may_be_revoked(&called("a"), ""));
         for name in ["", "a", "a.drill-a", "spiffe://drill-a/b", "spiffe://drill-a", "spiffe://t/drill-a/b"] {
             assert!(!may_be_revoked(&called(name), "drill-"), "{name}");
         }

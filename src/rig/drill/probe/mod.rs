@@ -198,8 +198,9 @@ impl Asker {
             let mut open = match line.take() {
                 Some(open) => open,
                 None => match self.connect(&tls).await {
-                    Ok(stream) if self.is_first() && self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
-                        return Err("the server does not choose h2".into());
+                    Ok(stream) if self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
+                        self.lacks_h2()?;
+                        continue;
                     }
                     Ok(stream) => match Conversation::begin(stream).await {
                         Ok(open) => open,
@@ -227,9 +228,15 @@ impl Asker {
         Ok(())
     }
 
-    /// Whether nothing was served yet: what is not offered is found out before anybody is revoked.
-    fn is_first(&self) -> bool {
-        self.shared.served.load(Ordering::Relaxed) == 0
+    /// The server chose another protocol than h2: it offers none, unless it did before.
+    fn lacks_h2(&mut self) -> Result<(), String> {
+        let words = "the server does not choose h2".to_owned();
+        if self.shared.served.load(Ordering::Relaxed) == 0 {
+            return Err(words);
+        }
+        let now = Instant::now();
+        self.note(Sight { sent: now, at: Instant::now(), outcome: Outcome::Failed, words });
+        Ok(())
     }
 
     fn stopped(&self) -> bool {
@@ -336,6 +343,8 @@ fn speaks_h2(stream: &TlsStream<tokio::net::TcpStream>) -> bool {
 pub(super) fn judge(answer: &Response<Bytes>) -> Outcome {
     match answer.status().as_u16() {
         ..400 => Outcome::Served,
+        // These are about the request, or about how many there are, not about who sends it.
+        405 | 408 | 411 | 413..=417 | 421 | 425 | 426 | 428 | 429 | 431 => Outcome::Failed,
         400..500 => Outcome::Refused,
         503 if answer.body().windows(STALE.len()).any(|part| part == STALE) => Outcome::Refused,
         _ => Outcome::Failed,
