@@ -283,10 +283,13 @@ impl Line {
 
     fn cut(&self, kind: Kind) {
         self.stamp(kind, |stamps| {
-            let now = Instant::now();
-            stamps.first_refused.get_or_insert(now);
-            if matches!(kind, Kind::Stream | Kind::Body) {
-                stamps.last_served.get_or_insert(now);
+            // The first end; what came to nothing later had not been served.
+            if stamps.first_refused.is_none() {
+                let now = Instant::now();
+                stamps.first_refused = Some(now);
+                if request_goes_on(kind) {
+                    stamps.last_served = Some(now);
+                }
             }
         });
     }
