@@ -35,10 +35,10 @@ use feed::Feed;
 use fleet::Fleet;
 use fleet::Site;
 use fleet::Source;
+use schedule::LEAD;
 use schedule::Schedule;
 use tally::Beside;
 use tally::Tally;
-use victim::LEAD;
 use victim::Scene;
 use victim::Victim;
 
@@ -227,14 +227,9 @@ impl Stage<'_> {
         let (window, pace) = self.options.watch();
         let origin = Instant::now();
         let scene = Scene { site: &self.site, feed: &feed, gates: &addresses, window, pace, origin };
-        let schedule = Schedule::new(begun + LEAD + SETTLED, self.options.rate);
-        let mut living: FuturesUnordered<_> = victims
-            .into_iter()
-            .map(|victim| {
-                let due = schedule.due(victim.number);
-                victim.live(&scene, due)
-            })
-            .collect();
+        let schedule = Schedule::new(begun + LEAD * 2 + SETTLED, self.options.rate);
+        let mut living: FuturesUnordered<_> =
+            victims.into_iter().map(|victim| victim.live(&scene, schedule)).collect();
         while let Some(sighting) = living.next().await {
             let sighting = match sighting {
                 Ok(sighting) => sighting,

@@ -6,6 +6,8 @@ use std::time::Instant;
 use tokio::task::yield_now;
 use tokio::time::sleep_until;
 
+/// How long before it is due something is prepared, about.
+pub(super) const LEAD: Duration = Duration::from_secs(2);
 /// The timer wakes up to so much late; what is left of the time is spent awake.
 const COARSE: Duration = Duration::from_micros(1500);
 
@@ -26,6 +28,13 @@ impl Schedule {
     /// When the one with this number is due, counted from 0.
     pub(super) fn due(&self, number: usize) -> Instant {
         self.first + Duration::from_secs_f64(number as f64 / self.rate)
+    }
+
+    /// When it is prepared: `LEAD` before, and halfway between two others, whose time its handshakes would take.
+    pub(super) fn prepared(&self, number: usize) -> Instant {
+        let due = self.due(number);
+        let early = LEAD + Duration::from_secs_f64(0.5 / self.rate).min(LEAD / 2);
+        due.checked_sub(early).unwrap_or(due)
     }
 }
 
@@ -48,6 +57,16 @@ pub(super) async fn wait_for(due: Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// At 20 a second, two seconds before one is due another is.
+    #[test]
+    fn what_is_prepared_is_nobodys_due_time() {
+        let schedule = Schedule::new(Instant::now() + LEAD * 2, 20.0);
+        let before = |number| schedule.due(number) - schedule.prepared(number);
+        assert_eq!(before(0), LEAD + Duration::from_millis(25));
+        let slow = Schedule::new(Instant::now() + LEAD * 2, 0.1);
+        assert_eq!(slow.due(1) - slow.prepared(1), LEAD + LEAD / 2);
+    }
 
     #[test]
     fn due_times_keep_their_distance_and_do_not_drift() {

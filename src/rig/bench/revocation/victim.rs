@@ -14,6 +14,7 @@ use std::time::Instant;
 use futures_util::future::try_join_all;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
+use tokio::sync::Barrier;
 use tokio::sync::oneshot;
 use tokio::time::sleep_until;
 use tokio::time::timeout;
@@ -27,14 +28,13 @@ use super::line::Seen;
 use super::line::Watch;
 use super::line::is_served_anew;
 use super::line::protocol;
+use super::schedule::Schedule;
 use super::schedule::since;
 use super::schedule::wait_for;
 use crate::rig::findings::Kind;
 use crate::rig::pki::Issued;
 use crate::rig::pki::spiffe_id;
 
-/// How long before it is due an agent connects.
-pub(super) const LEAD: Duration = Duration::from_secs(2);
 /// How long before it is due it asks as fast as it is answered.
 const BEFORE: Duration = Duration::from_millis(20);
 /// For a connection that is tried after the answer.
@@ -104,9 +104,9 @@ impl Victim {
     }
 
     /// Connects, works, is revoked when it is due, and tries again.
-    pub(super) async fn live(self, scene: &Scene<'_>, due: Instant) -> Result<Sighting, Error> {
-        let kind = self.kind();
-        sleep_until(due.checked_sub(LEAD).unwrap_or(due).into()).await;
+    pub(super) async fn live(self, scene: &Scene<'_>, schedule: Schedule) -> Result<Sighting, Error> {
+        let (kind, due) = (self.kind(), schedule.due(self.number));
+        sleep_until(schedule.prepared(self.number).into()).await;
         let mut lines = Vec::new();
         for number in 0..scene.gates.len() {
             lines.push(self.connect(scene, number));
@@ -123,11 +123,13 @@ impl Victim {
         };
         let from = due.checked_sub(BEFORE).unwrap_or(due);
         let watch = Watch { origin: scene.origin, from, until: due + scene.window, pace: scene.pace };
+        // What is tried anew takes the processor from gates that have not refused it yet, and from whoever looks.
+        let (over, victim) = (&Barrier::new(scene.gates.len()), &self);
         let watched = lines.into_iter().zip(heard).enumerate().map(|(number, ((line, tls), answered))| {
             let gate = scene.gates.get(number).copied();
-            let victim = &self;
             async move {
                 let seen = line.watch(watch).await;
+                over.wait().await;
                 let gate = gate.ok_or(Error::Late(victim.number))?;
                 // The sender is dropped only with an error, which is told by the other side.
                 let Ok(answered) = answered.await else { return std::future::pending().await };
