@@ -184,7 +184,7 @@ const DRILL: &str = "Examples:
     --bystander-cert b.pem --bystander-key b.key \\
     --admin https://gate.lab.test:9443 --admin-cert admin.pem --admin-key admin.key
   portcullis drill ... --revoke-with './revoke.sh && nginx -s reload' --max-last-served 5s --report drill.html
-Exit codes: 0 passed, 1 not passed, 2 usage, 3 nobody answers there, 4 interrupted: what it says stays revoked.";
+Exit codes: 0 passed, 1 not passed, 2 usage, 3 could not begin and nothing was revoked, 4 interrupted: what it says stays revoked.";
 
 const BENCH: &str = "Examples:
   portcullis bench revocation --gates 1,4,16 --feed sqs

@@ -211,7 +211,7 @@ impl<'a> Server<'a> {
             match client::call(&self.tls, address, &host, request, self.patience).await {
                 Ok(answer) => return Ok(read_answer(answer)),
                 // `localhost` may be two addresses of which one listens.
-                Err(error @ ClientError::Unreachable(..)) => failure = error,
+                Err(error @ (ClientError::Unreachable(..) | ClientError::Dropped(..))) => failure = error,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -19,6 +19,7 @@ use http::header::SEC_WEBSOCKET_VERSION;
 use http::header::UPGRADE;
 use http_body_util::BodyExt as _;
 use http_body_util::Full;
+use http_body_util::Limited;
 use hyper::body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -51,6 +52,8 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 const CONNECT: Duration = Duration::from_secs(5);
 /// For an answer: longer than the ten seconds that a gate waits for a disk that hangs.
 pub const ANSWER: Duration = Duration::from_secs(15);
+/// The longest body of an answer, bytes.
+const MOST: usize = 64 * 1024 * 1024;
 /// For the server's verdict on a certificate; one that gives none is not waited for any longer.
 const VERDICT: Duration = Duration::from_millis(250);
 
@@ -66,6 +69,9 @@ pub enum ClientError {
     /// Nobody listens there, or not in time.
     #[error("cannot reach {0}: {1}")]
     Unreachable(String, String),
+    /// The server ended the connection in the middle of the handshake.
+    #[error("{0} broke off the handshake: {1}")]
+    Dropped(String, String),
     /// The client's certificate was not accepted; in TLS 1.3 that is told after the client's part of the handshake.
     #[error("{0} does not accept this certificate: {1}")]
     Refused(String, &'static str),
@@ -190,7 +196,8 @@ fn not_shaken(address: SocketAddr, error: &io::Error) -> ClientError {
             return ClientError::Untrusted(address.to_string(), why.clone());
         }
         Some(rustls::Error::InvalidMessage(_)) => "does not speak TLS: is this the metrics port?".into(),
-        _ => error.to_string(),
+        Some(_) => error.to_string(),
+        None => return ClientError::Dropped(address.to_string(), error.to_string()),
     };
     ClientError::Unreachable(address.to_string(), reason)
 }
@@ -321,7 +328,7 @@ where
         Ok(Self { sender, peer, drive })
     }
 
-    /// Sends one request, and waits for the whole answer.
+    /// Sends one request, and waits for the whole answer, which may be of [`MOST`] bytes.
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Bytes>, ClientError> {
         let response = self.request(request).await?;
         self.collect(response).await
@@ -370,7 +377,7 @@ where
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Response<Bytes>, ClientError> {
         let (parts, body) = response.into_parts();
-        let body = body.collect().await.map_err(|e| self.broken(&e))?;
+        let body = Limited::new(body, MOST).collect().await.map_err(|e| self.broken(&*e))?;
         Ok(Response::from_parts(parts, body.to_bytes()))
     }
 

@@ -68,6 +68,9 @@ pub enum Found {
 pub struct Drill {
     /// Where the requests went.
     pub url: String,
+    /// Of the addresses of that name, which.
+    #[serde(default)]
+    pub address: String,
     /// Who was revoked.
     pub victim: Party,
     /// Who must not notice; absent if nobody was given.
@@ -189,11 +192,12 @@ pub struct Probe {
     pub verdict: Verdict,
     /// When the first refusal after the call was there: an answer that refuses, or the end of the connection.
     pub first_refusal_us: Option<i64>,
-    /// That refusal, in words.
+    /// That refusal, in words; or why nothing was to be seen, or nothing is clear.
     pub refusal: Option<String>,
     /// When the last answer that served was there; for a stream, a body or an idle tunnel, until when it was still open.
     pub last_served_us: Option<i64>,
-    /// How many tries that were begun after the call had been answered were served.
+    /// How many tries that were begun after the call had been answered were served. What goes on is one try, and one more
+    /// if it went on to the end.
     pub served_after_answer: u64,
     /// Each try: when it was sent, when its outcome was there, and that outcome.
     pub tries: Vec<Try>,

@@ -23,22 +23,50 @@ pub fn setup() -> Setup {
     }
 }
 
-/// A command line without the values of headers and bodies: reports are posted, and those hold credentials.
+/// A command line without what may hold credentials: the values of headers, bodies and queries, and all but the names
+/// of commands. Reports are posted.
 fn shown(args: impl Iterator<Item = String>) -> Vec<String> {
-    let mut hides = false;
-    let shown = |arg: String| match (std::mem::replace(&mut hides, false), arg.split_once('=')) {
-        (true, _) => hidden(&arg),
-        (false, Some((option, value))) if is_secret(option) => format!("{option}={}", hidden(value)),
-        (false, _) => {
-            hides = is_secret(&arg);
-            arg
+    let mut hides = None::<fn(&str) -> String>;
+    let shown = |arg: String| match (hides.take(), arg.split_once('=')) {
+        (Some(shows), _) => shows(&arg),
+        (None, Some((option, value))) if option.starts_with("--") => {
+            format!("{option}={}", way(option).unwrap_or(shown_url)(value))
+        }
+        (None, _) => {
+            hides = way(&arg);
+            shown_url(&arg)
         }
     };
     args.map(shown).collect()
 }
 
-fn is_secret(option: &str) -> bool {
-    option == "--revoke-body" || option.starts_with("--") && option.ends_with("header")
+/// How the value of an option is shown, if not as it is.
+fn way(option: &str) -> Option<fn(&str) -> String> {
+    match option {
+        "--revoke-body" => Some(hidden),
+        "--revoke-with" | "--recover-with" => Some(shown_command),
+        option if option.starts_with("--") && option.ends_with("header") => Some(hidden),
+        _ => None,
+    }
+}
+
+/// The name of a command, without what it is told.
+pub(super) fn shown_command(command: &str) -> String {
+    let mut words = command.split_whitespace();
+    match (words.next(), words.next()) {
+        // An assignment, or the beginning of a script.
+        (Some(name), _) if name.contains(['=', '$', '"', '\'', '(']) => "...".to_owned(),
+        (Some(name), Some(_)) => format!("{name} ..."),
+        (name, _) => name.unwrap_or_default().to_owned(),
+    }
+}
+
+/// A URL without its query; anything else as it is.
+pub(super) fn shown_url(text: &str) -> String {
+    match text.split_once('?') {
+        Some((url, _)) if url.starts_with("https://") || url.starts_with("http://") => format!("{url}?..."),
+        _ => text.to_owned(),
+    }
 }
 
 /// The name of a header, without its value.
@@ -71,12 +99,18 @@ mod tests {
             "s3cret",
             "--label",
             "a: b=c",
+            "--revoke-with",
+            "curl -H 's3cret' https://a/",
+            "--recover-with=TOKEN=s3cret issue",
+            "--url=https://a/x?key=s3cret",
+            "https://a/?s3cret",
         ];
         let told = shown(given.map(str::to_owned).into_iter()).join(" ");
         assert_eq!(
             told,
             "portcullis drill --revoke-header Authorization: ... --revoke-body=... --rate 5 \
-             --victim-header=x-key: ... --header ... --label a: b=c"
+             --victim-header=x-key: ... --header ... --label a: b=c \
+             --revoke-with curl ... --recover-with=... --url=https://a/x?... https://a/?..."
         );
     }
 }

@@ -85,9 +85,16 @@ impl Site {
 
     /// The same, but for how long.
     fn timeless(&self, stub: &Stub, who: &[&str]) -> Command {
+        let mut command = self.rhythmless(stub, who);
+        command.args(["--rate", "100"]);
+        command
+    }
+
+    /// The same, but for how often.
+    fn rhythmless(&self, stub: &Stub, who: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
         let url = format!("https://localhost:{}/x", stub.address.port());
-        command.args(["drill", "--url", &url, "--rate", "100"]);
+        command.args(["drill", "--url", &url]);
         command.arg("--ca").arg(self.file("ca.pem"));
         for who in who {
             command.arg(format!("--{who}-cert")).arg(self.file(&format!("{who}.pem")));
@@ -281,6 +288,7 @@ async fn checks() {
     let audit = site.file("audit.log");
     fs::write(&audit, format!("an old line with {}\n", site.victim.serial)).unwrap();
     site.write("spare", &site.ca.agent("drill05-test-a"));
+    site.write("other", &site.ca.agent("drill05-test-b"));
     let spare = site.file("spare").display().to_string();
     let mut command = site.drill(&stub);
     command.args(["--kinds", "http1"]).arg("--audit-log").arg(&audit);
@@ -290,6 +298,15 @@ async fn checks() {
     // The stub writes no audit.
     assert_eq!(passed, [Some(true), Some(true), Some(true), Some(true), Some(false)], "{:?}", drill.checks);
     assert_eq!(ended.code, Some(1));
+    // A credential that works is not enough: it must be the victim's, and another one.
+    for (name, why) in [("other", "not for the victim"), ("victim", "the one that was revoked")] {
+        let file = site.file(name).display().to_string();
+        let mut command = site.drill(&site.stub(Enforces::Never).await);
+        command.args(["--kinds", "http1", "--recover-with"]);
+        command.arg(format!("cp {file}.pem $DRILL_CERT && cp {file}.key $DRILL_KEY"));
+        let (drill, _) = found(command).await;
+        assert!(drill.checks[3].passed == Some(false) && drill.checks[3].detail.contains(why), "{drill:?}");
+    }
 }
 
 /// A command that revokes is timed from its start to its end.
@@ -352,8 +369,138 @@ async fn nobody_else_is_revoked() {
     command.arg("--revoke-with").arg(format!("touch {}", revoked.display()));
     site.write("victim", &Ca::root("another").agent("drill05-test-a"));
     let ended_so = ended(command).await;
-    assert_eq!(ended_so.code, Some(1), "{ended_so:?}");
+    assert!(ended_so.code == Some(3) && ended_so.err.contains("nothing was revoked"), "{ended_so:?}");
     assert!(!revoked.exists());
+    // Nor where what comes of it could not be told: for a report that cannot be written, or too few tries.
+    site.write("victim", &site.victim);
+    for (option, value, why) in [
+        ("--report", "/nowhere/x.html", "No such file"),
+        ("--window", "40ms", "tell nothing"),
+        ("--window", "1h", "are not kept"),
+    ] {
+        let mut command = site.timeless(&stub, &["victim", "bystander"]);
+        command.arg("--revoke-with").arg(format!("touch {}", revoked.display())).args([option, value]);
+        let ended_so = ended(command).await;
+        assert!(ended_so.code == Some(2) && ended_so.err.contains(why), "{ended_so:?}");
+    }
+    assert!(!revoked.exists());
+}
+
+/// A server that falls over ends the victim's connections as well. Seen failing where every end was a refusal.
+#[tokio::test]
+async fn an_outage_is_no_revocation() {
+    let site = Site::new();
+    for who in [&["victim"][..], &["victim", "bystander"]] {
+        let stub = site.stub(Enforces::ByAnOutage).await;
+        let mut command = site.timeless(&stub, who);
+        command.args(["--before", "300ms", "--window", "1s", "--skip-checks"]);
+        command.args(["--max-bystander-errors", "100000"].iter().filter(|_| who.len() > 1));
+        let (drill, ended) = found(site.call(command, &stub)).await;
+        assert!(
+            verdicts(&drill).values().all(|verdict| *verdict == Verdict::Unclear),
+            "{:?}",
+            drill.failures
+        );
+        let alone = drill.failures.iter().any(|failure| failure.contains("bystander is not served"));
+        assert_eq!((alone, ended.code), (who.len() > 1, Some(1)));
+    }
+}
+
+/// What was open is cut off, and whatever is begun anew goes on for half a second. Seen failing where the first end of a
+/// stream was the last that it was served.
+#[tokio::test]
+async fn what_is_begun_anew_was_served() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Reopened(Duration::from_millis(500))).await;
+    let mut command = site.drill(&stub);
+    command.args(["--kinds", "stream,body,websocket"]);
+    let (drill, ended) = found(command).await;
+    for (kind, probe) in victims(&drill) {
+        let last = probe.last_served_us.unwrap();
+        assert!(probe.verdict == Verdict::Refused && last > 450_000, "{kind}: {probe:?}");
+        assert!(probe.served_after_answer > 0 && probe.first_refusal_us >= Some(last), "{kind}: {probe:?}");
+    }
+    assert_eq!(ended.code, Some(0), "{:?}", drill.failures);
+}
+
+/// Seen failing where what a server sends by itself was nothing.
+#[tokio::test]
+async fn whoever_hears_a_server_is_served() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Chatty(Duration::from_millis(300))).await;
+    let mut command = site.rhythmless(&stub, &["victim"]);
+    command.args(["--before", "300ms", "--window", "1s", "--kinds", "websocket", "--rate", "5"]);
+    let (drill, _) = found(site.call(command, &stub)).await;
+    let probe = victims(&drill)[&Kind::WebSocket];
+    let (called, stamps) = stub.stamps();
+    let last = since(called, stamps[&Kind::WebSocket].last_served.unwrap());
+    // Between two pings there are 200 ms.
+    assert!((last - probe.last_served_us.unwrap()).abs() < 100_000, "{last} us, {probe:?}");
+    assert_eq!(probe.verdict, Verdict::Refused, "{probe:?}");
+}
+
+/// To be sent to where one can log in is not to be served.
+#[tokio::test]
+async fn a_redirect_is_no_service() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::ByRedirect).await;
+    let mut command = site.drill(&stub);
+    command.args(["--kinds", "http1,handshake"]);
+    let (drill, ended) = found(command).await;
+    for probe in victims(&drill).values() {
+        assert_eq!((probe.verdict, probe.refusal.as_deref()), (Verdict::Unclear, Some("no refusal: 302")));
+    }
+    assert_eq!(ended.code, Some(1));
+}
+
+/// A service that the command has started holds its output, and is left running; what it leaves behind at Ctrl-C is not.
+#[tokio::test]
+async fn a_command_is_over_when_it_has_ended() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::After(Duration::ZERO)).await;
+    let mut command = site.bare(&stub);
+    command.args(["--kinds", "http1", "--skip-checks", "--revoke-with", "sleep 5 & echo begun"]);
+    let (drill, _) = found(command).await;
+    assert!(drill.call.succeeded && drill.call.answered_us < Some(4_000_000), "{:?}", drill.call);
+    assert!(drill.call.told.ends_with(": begun"), "{:?}", drill.call);
+    assert!(drill.checks.iter().all(|check| check.passed.is_none()), "{:?}", drill.checks);
+    let (begun, ended_well) = (site.file("begun"), site.file("ended"));
+    let mut command = site.timeless(&stub, &["victim"]);
+    command.args(["--before", "100ms", "--window", "50s", "--revoke-with"]);
+    command.arg(format!("touch {}; sleep 1; touch {}", begun.display(), ended_well.display()));
+    command.stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    while !begun.exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    kill(Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap()), Signal::SIGINT).unwrap();
+    assert_eq!(child.wait().await.unwrap().code(), Some(4));
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    assert!(!ended_well.exists());
+}
+
+/// What was seen is told, although there was no time for checks.
+#[tokio::test]
+async fn interrupted_in_its_checks_it_tells_what_it_saw() {
+    let site = Site::new();
+    let stub = site.stub(Enforces::Never).await;
+    let revoked = site.file("revoked");
+    let mut command = site.bare(&stub);
+    command.args(["--kinds", "http1", "--json", "--revoke-with"]);
+    let file = revoked.display();
+    command.arg(format!("test -e {file} && touch {file}-again && sleep 60; touch {file}"));
+    command.stderr(Stdio::piped()).stdout(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let pid = Pid::from_raw(i32::try_from(child.id().unwrap()).unwrap());
+    while !site.file("revoked-again").exists() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    kill(pid, Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().await.unwrap();
+    let findings: Findings = serde_json::from_slice(&output.stdout).unwrap();
+    let Found::Drill(drill) = findings.found else { panic!("{output:?}") };
+    assert_eq!((verdicts(&drill)[&Kind::Http1], output.status.code()), (Verdict::Served, Some(4)));
+    assert!(drill.failures.iter().any(|failure| failure.contains("interrupted")), "{:?}", drill.failures);
 }
 
 #[tokio::test]
@@ -419,7 +566,7 @@ async fn a_gate() {
     let passed: Vec<_> = drill.checks.iter().map(|check| check.passed).collect();
     assert_eq!(passed, [Some(true), Some(true), Some(true), None, Some(true)], "{:?}", drill.checks);
     assert_eq!(ended.code, Some(0), "{}", ended.err);
-    assert!(ended.err.contains("stays revoked; portcullis reinstate"), "{}", ended.err);
+    assert_eq!(ended.err.matches("stays revoked; portcullis reinstate").count(), 2, "{}", ended.err);
     assert!(fs::read_to_string(report).unwrap().contains("ours"));
     tokio::task::spawn_blocking(|| stage.strike()).await.unwrap().unwrap();
 }

@@ -62,6 +62,14 @@ pub(crate) enum Enforces {
     Without(Kind),
     /// At once; whoever else asks meanwhile gets a 502 now and then.
     WithLosses,
+    /// Not at all: at the call it falls over, for everybody.
+    ByAnOutage,
+    /// At once on what is open, which is cut off; so long after the call on what is begun anew.
+    Reopened(Duration),
+    /// At once, but that it says so by sending the victim elsewhere.
+    ByRedirect,
+    /// So long after the call; its WebSockets send all the time.
+    Chatty(Duration),
 }
 
 /// What it did to the victim, by kind: since the call came in.
@@ -189,6 +197,9 @@ impl Line {
         if self.shared.enforces == Enforces::Without(kind) {
             return Ok(status(StatusCode::NOT_FOUND));
         }
+        if self.shared.enforces == Enforces::ByAnOutage && self.is_called() {
+            return Err(io::Error::other("down"));
+        }
         if !self.is_victim {
             let lost = self.shared.enforces == Enforces::WithLosses
                 && self.is_called()
@@ -202,7 +213,10 @@ impl Line {
                 self.stamp(kind, |stamps| {
                     stamps.first_refused.get_or_insert_with(Instant::now);
                 });
-                Ok(status(StatusCode::FORBIDDEN))
+                Ok(match self.shared.enforces {
+                    Enforces::ByRedirect => status(StatusCode::FOUND),
+                    _ => status(StatusCode::FORBIDDEN),
+                })
             }
             false => self.serve(kind, request, StatusCode::OK).await,
         }
@@ -248,7 +262,8 @@ impl Line {
             Enforces::Never => false,
             Enforces::OnNewConnections => self.begun > called,
             Enforces::Flapping => self.shared.asked.fetch_add(1, Ordering::SeqCst) != 3,
-            Enforces::WithLosses | Enforces::Without(_) => true,
+            Enforces::Reopened(delay) | Enforces::Chatty(delay) => called.elapsed() >= delay,
+            _ => true,
         }
     }
 
@@ -264,10 +279,17 @@ impl Line {
             }
         };
         match self.shared.enforces {
+            Enforces::ByAnOutage => {}
             _ if !self.is_victim => std::future::pending().await,
-            Enforces::After(delay) => tokio::time::sleep_until((at + delay).into()).await,
+            Enforces::After(delay) | Enforces::Chatty(delay) => {
+                tokio::time::sleep_until((at + delay).into()).await
+            }
             Enforces::Never | Enforces::OnNewConnections => std::future::pending().await,
-            Enforces::Flapping | Enforces::WithLosses | Enforces::Without(_) => {}
+            // What was begun anew is left alone for a while.
+            Enforces::Reopened(delay) if self.begun > at => {
+                tokio::time::sleep_until((at + delay).into()).await
+            }
+            _ => {}
         }
     }
 
@@ -335,6 +357,7 @@ impl Line {
     }
 
     async fn pong(self, mut socket: WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>) {
+        let chatty = matches!(self.shared.enforces, Enforces::Chatty(_));
         loop {
             tokio::select! {
                 biased;
@@ -347,6 +370,12 @@ impl Line {
                     }
                     Some(Ok(_)) => {}
                     _ => return,
+                },
+                () = tokio::task::yield_now(), if chatty => {
+                    if socket.send(Message::text("news")).await.is_err() {
+                        return;
+                    }
+                    self.served(Kind::WebSocket);
                 }
             }
         }

@@ -86,6 +86,7 @@ fn drill() -> impl Strategy<Value = Found> {
         |(url, victim, bystander, call, times, seen)| {
             Found::Drill(Drill {
                 how: url.clone(),
+                address: url.clone(),
                 url,
                 victim,
                 bystander,

@@ -125,6 +125,7 @@ fn drill(label: &str, answered: i64, fates: &[(Kind, [Fate; 2])], failures: &[&s
     }
     let check = |name: &str, passed, detail: &str| Check { name: name.into(), passed, detail: detail.into() };
     let drill = Drill {
+        address: "127.0.0.1:8443".into(),
         url: "https://gate.lab.test:8443/work".into(),
         victim: Party { name: "spiffe://lab.test/agent/drill05-test-a".into(), serial: "0a1b2c3d".into() },
         bystander: Some(Party { name: "spiffe://lab.test/agent/b".into(), serial: "4e5f".into() }),

@@ -3,6 +3,12 @@
 mod plan;
 mod tell;
 
+use std::fs::Permissions;
+use std::io;
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -15,6 +21,10 @@ use http::HeaderName;
 use http::HeaderValue;
 use http::Uri;
 use indicatif::ProgressBar;
+use tempfile::NamedTempFile;
+use tokio::signal::unix::Signal;
+use tokio::signal::unix::SignalKind;
+use tokio::signal::unix::signal;
 use tokio::time::sleep;
 
 use super::DONE;
@@ -27,9 +37,7 @@ use super::output;
 use super::progress;
 use super::signals::Signals;
 use crate::clock::Clock;
-use crate::rig::client::ClientError;
 use crate::rig::drill;
-use crate::rig::drill::DrillError;
 use crate::rig::drill::Plan;
 use crate::rig::findings::FORMAT;
 use crate::rig::findings::Findings;
@@ -45,6 +53,9 @@ pub(super) struct DrillArgs {
     /// Where requests go: something that the victim may GET and POST.
     #[arg(long, value_parser = https, value_name = "URL")]
     url: Uri,
+    /// Which address of its name is asked; else the first that answers.
+    #[arg(long, value_name = "IP:PORT")]
+    connect_to: Option<SocketAddr>,
     /// The authority that vouches for the server (PEM).
     #[arg(long, value_name = "FILE")]
     ca: PathBuf,
@@ -64,7 +75,7 @@ pub(super) struct DrillArgs {
     #[arg(long, value_name = "FILE", requires = "bystander_cert")]
     bystander_key: Option<PathBuf>,
     /// What the bystander's requests carry besides; may be given again.
-    #[arg(long, value_name = "NAME: VALUE", value_parser = header)]
+    #[arg(long, value_name = "NAME: VALUE", value_parser = header, requires = "bystander_cert")]
     bystander_header: Vec<(HeaderName, HeaderValue)>,
     /// How the victim's name must begin: the last part of its SPIFFE ID, its DNS name or its common name.
     #[arg(long, value_name = "PREFIX", default_value = "drill05-test-")]
@@ -87,8 +98,8 @@ pub(super) struct DrillArgs {
     /// Not passed if the victim is served later than this after the revocation was asked for.
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     max_last_served: Option<Duration>,
-    /// How many tries the bystander may lose.
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    /// How many tries the bystander may lose after the call.
+    #[arg(long, default_value_t = 0, value_name = "N", requires = "bystander_cert")]
     max_bystander_errors: usize,
     /// A command that writes a fresh certificate for the victim to $DRILL_CERT and its key to $DRILL_KEY: it must work.
     #[arg(long, value_name = "COMMAND")]
@@ -96,6 +107,9 @@ pub(super) struct DrillArgs {
     /// A file to which the server adds a line about the revocation.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Revoke once, and check nothing besides: whether revoking again succeeds is found out by doing so.
+    #[arg(long, conflicts_with = "recover_with")]
+    skip_checks: bool,
     /// What it is called in reports.
     #[arg(long, value_name = "NAME")]
     label: Option<String>,
@@ -146,7 +160,7 @@ impl DrillArgs {
             Ok(runtime) => runtime,
             Err(error) => {
                 complain(&format_args!("drill: {error}"));
-                return REFUSED;
+                return UNREACHABLE;
             }
         };
         let code = runtime.block_on(self.perform());
@@ -156,49 +170,55 @@ impl DrillArgs {
     }
 
     async fn perform(&self) -> u8 {
-        let plan = match self.plan().await {
-            Ok(plan) => plan,
-            Err(reason) => {
+        let (plan, report) = match (self.plan().await, self.page()) {
+            (Ok(plan), Ok(report)) => (plan, report),
+            (Err(reason), _) | (_, Err(reason)) => {
                 complain(&format_args!("drill: {reason}"));
                 return USAGE;
             }
         };
-        let mut signals = match Signals::listen() {
-            Ok(signals) => signals,
+        let mut ends = match Ends::listen() {
+            Ok(ends) => ends,
             Err(error) => {
                 complain(&format_args!("drill: {error}"));
-                return REFUSED;
+                return UNREACHABLE;
             }
         };
         let (at, revoking) = (Clock::system().now(), AtomicBool::new(false));
-        let drilled = tokio::select! {
+        let revoke = || {
+            revoking.store(true, Ordering::SeqCst);
+            complain(&format_args!("drill: revoking; {}", tell::standing(&plan)));
+        };
+        let seen = tokio::select! {
             biased;
-            () = signals.received() => None,
-            drilled = drill::run(&plan, &revoking) => Some(drilled),
+            () = ends.received() => None,
+            seen = drill::watch(&plan, &revoke) => Some(seen),
             () = self.tick() => None,
         };
-        let revoked = revoking.load(Ordering::SeqCst).then(|| tell::standing(&plan));
-        match drilled {
+        let seen = match seen {
             None => {
-                let told = revoked.as_deref().unwrap_or("nothing was revoked");
+                let standing = revoking.load(Ordering::SeqCst).then(|| tell::standing(&plan));
+                let told = standing.as_deref().unwrap_or("nothing was revoked");
                 complain(&format_args!("drill: interrupted; {told}"));
-                PARTLY
+                return PARTLY;
             }
             Some(Err(error)) => {
-                complain(&format_args!("drill: {error}"));
-                revoked.iter().for_each(|told| complain(told));
-                match error {
-                    DrillError::Client(ClientError::Unreachable(..)) => UNREACHABLE,
-                    _ => REFUSED,
-                }
+                complain(&format_args!("drill: {error}; nothing was revoked"));
+                return UNREACHABLE;
             }
-            Some(Ok(found)) => {
-                let passed = found.failures.is_empty();
-                let label = self.label.clone().unwrap_or_else(|| plan.place.url.to_string());
-                let found = Found::Drill(found);
-                let told = self.tell(Findings { format: FORMAT, label, at, setup: setup(), found }, &plan);
-                if passed { told } else { REFUSED }
-            }
+            Some(Ok(seen)) => seen,
+        };
+        let (found, interrupted) = seen.checked(&plan, ends.received()).await;
+        let code = match (interrupted, found.failures.is_empty()) {
+            (true, _) => PARTLY,
+            (false, true) => DONE,
+            (false, false) => REFUSED,
+        };
+        let label = self.label.clone().unwrap_or_else(|| found.url.clone());
+        let found = Findings { format: FORMAT, label, at, setup: setup(), found: Found::Drill(found) };
+        match self.tell(&found, report, &plan) {
+            DONE => code,
+            failed => failed,
         }
     }
 
@@ -216,23 +236,57 @@ impl DrillArgs {
         }
     }
 
-    fn tell(&self, findings: Findings, plan: &Plan) -> u8 {
+    /// Where the report is written before it has its name: who cannot write there is told before anybody is revoked.
+    fn page(&self) -> Result<Option<NamedTempFile>, String> {
+        let Some(file) = &self.report else { return Ok(None) };
+        let failed = |error: io::Error| format!("--report {}: {error}", file.display());
+        if file.is_dir() {
+            return Err(failed(io::ErrorKind::IsADirectory.into()));
+        }
+        let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let permissions = Permissions::from_mode(0o644);
+        let mut page = tempfile::Builder::new();
+        page.prefix(".drill-").permissions(permissions);
+        page.tempfile_in(parent.unwrap_or(Path::new("."))).map(Some).map_err(failed)
+    }
+
+    fn tell(&self, findings: &Findings, report: Option<NamedTempFile>, plan: &Plan) -> u8 {
         let mut code = DONE;
-        if let Some(file) = &self.report {
-            let html = report::html(std::slice::from_ref(&findings));
-            if let Err(error) = std::fs::write(file, html) {
+        if let (Some(file), Some(mut page)) = (&self.report, report) {
+            let html = report::html(std::slice::from_ref(findings));
+            let written = page.write_all(html.as_bytes()).and_then(|()| Ok(page.persist(file)?));
+            if let Err(error) = written {
                 complain(&format_args!("drill: --report {}: {error}", file.display()));
                 code = REFUSED;
             }
         }
         if self.json {
-            let text = serde_json::to_string(&findings).unwrap_or_default();
+            let text = serde_json::to_string(findings).unwrap_or_default();
             code = code.max(output::write_out(format!("{text}\n").as_bytes()));
             complain(&tell::standing(plan));
         } else if let Found::Drill(found) = &findings.found {
             code = code.max(tell::page(found, plan).print());
         }
         code
+    }
+}
+
+/// What ends a drill: the signals of others, and the terminal that is closed.
+struct Ends {
+    signals: Signals,
+    hang_up: Signal,
+}
+
+impl Ends {
+    fn listen() -> io::Result<Self> {
+        Ok(Self { signals: Signals::listen()?, hang_up: signal(SignalKind::hangup())? })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            () = self.signals.received() => {}
+            _ = self.hang_up.recv() => {}
+        }
     }
 }
 
@@ -260,8 +314,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn rate(text: &str) -> Result<f64, &'static str> {
-    let rate = text.parse::<f64>().ok().filter(|rate| (0.1..=2000.0).contains(rate));
-    rate.ok_or("a number from 0.1 to 2000")
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.5..=2000.0).contains(rate));
+    rate.ok_or("a number from 0.5 to 2000")
 }
 
 fn kind(text: &str) -> Result<Kind, String> {

@@ -1,16 +1,21 @@
 //! What is asked on the command line, as a plan: files read, names looked up, the victim held against its prefix.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::Uri;
+use tokio::net::TcpStream;
 use tokio::net::lookup_host;
+use tokio::time::timeout;
 
 use super::DrillArgs;
 use super::MeansArgs;
+use crate::cli::complain;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 use crate::rig::drill::Api;
@@ -21,6 +26,13 @@ use crate::rig::drill::Plan;
 use crate::rig::drill::Visitor;
 use crate::rig::drill::may_be_revoked;
 use crate::rig::findings::Kind;
+
+/// The fewest tries of a probe after the call.
+const LEAST: f64 = 5.0;
+/// The most tries of all of them.
+const MOST: f64 = 2_000_000.0;
+/// For an address that may not answer.
+const CONNECT: Duration = Duration::from_secs(3);
 
 impl DrillArgs {
     /// The plan, or what is wrong with what was asked.
@@ -52,8 +64,15 @@ impl DrillArgs {
             return Err("victim and bystander show the same certificate".into());
         }
         let kinds = if self.kinds.is_empty() { Kind::ALL.to_vec() } else { self.kinds.clone() };
+        self.check_rhythm(kinds.len() * if bystander.is_some() { 2 } else { 1 })?;
+        if self.means.revoke_body.contains("{principal}") && !is_plain(&victim.party.name) {
+            return Err(format!(
+                "`{}`: a name with characters that may mean something in a --revoke-body",
+                victim.party.name
+            ));
+        }
         Ok(Plan {
-            place: place(&self.url).await?,
+            place: place(&self.url, self.connect_to).await?,
             ca: self.ca.clone(),
             victim,
             bystander,
@@ -66,10 +85,36 @@ impl DrillArgs {
             window: self.window,
             recover_with: self.recover_with.clone(),
             audit_log: self.audit_log.clone(),
+            checks: !self.skip_checks,
             max_last_served: self.max_last_served,
             max_bystander_errors: self.max_bystander_errors,
         })
     }
+
+    /// Whether there are enough tries for a verdict, and few enough to be kept.
+    fn check_rhythm(&self, probes: usize) -> Result<(), String> {
+        let after = self.rate * self.window.as_secs_f64();
+        if after < LEAST {
+            return Err(format!(
+                "--rate {} in a --window of {} is {after} tries: fewer than {LEAST} tell nothing",
+                self.rate,
+                humantime::format_duration(self.window)
+            ));
+        }
+        let all =
+            (after + self.rate * self.before.as_secs_f64()) * (probes * usize::from(self.connections)) as f64;
+        if all > MOST {
+            return Err(format!(
+                "{all:.0} tries: more than {MOST} are not kept (--rate, --window, --connections)"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Whether a name is the same in every kind of text.
+fn is_plain(name: &str) -> bool {
+    name.chars().all(|c| c.is_ascii_alphanumeric() || "-._~:/@".contains(c))
 }
 
 impl MeansArgs {
@@ -89,7 +134,7 @@ impl MeansArgs {
             Ok(Arc::new(tls))
         };
         let api = Api {
-            place: place(url).await?,
+            place: place(url, None).await?,
             tls: tls(own).map_err(|e| e.to_string())?,
             stranger: tls(None).map_err(|e| e.to_string())?,
         };
@@ -108,15 +153,43 @@ fn headers(given: &[(HeaderName, HeaderValue)]) -> HeaderMap {
     headers
 }
 
-/// Where a URL leads: the first address of its name.
-async fn place(url: &Uri) -> Result<Place, String> {
+/// Where a URL leads: to one address of its name, the first that answers if none is given.
+async fn place(url: &Uri, given: Option<SocketAddr>) -> Result<Place, String> {
     if url.authority().is_some_and(|authority| authority.as_str().contains('@')) {
         return Err(format!("{}: a URL with a user in it", url.host().unwrap_or_default()));
     }
     let host = url.host().unwrap_or_default();
-    let server = host.trim_start_matches('[').trim_end_matches(']');
+    let server = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    if let Some(address) = given {
+        return Ok(Place { address, server, url: url.clone() });
+    }
     let port = url.port_u16().unwrap_or(443);
-    let found = lookup_host((server, port)).await.map_err(|e| format!("{url}: {host}: {e}"))?;
-    let address = found.into_iter().next().ok_or_else(|| format!("{url}: {host} has no address"))?;
-    Ok(Place { address, server: server.to_owned(), url: url.clone() })
+    let found = lookup_host((server.as_str(), port)).await.map_err(|e| format!("{url}: {host}: {e}"))?;
+    let found: Vec<SocketAddr> = found.collect();
+    let first = *found.first().ok_or_else(|| format!("{url}: {host} has no address"))?;
+    let mut address = first;
+    for &candidate in found.iter().filter(|_| found.len() > 1) {
+        if matches!(timeout(CONNECT, TcpStream::connect(candidate)).await, Ok(Ok(_))) {
+            address = candidate;
+            complain(&format_args!(
+                "drill: {host} has {} addresses, of which {address} is asked (--connect-to asks another)",
+                found.len()
+            ));
+            break;
+        }
+    }
+    Ok(Place { address, server, url: url.clone() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_the_same_in_json_in_forms_and_in_urls() {
+        assert!(is_plain("spiffe://lab.test/agent/drill05-test-a") && is_plain("a.lab.test"));
+        for name in ["a\"b", "a b", "a&b=c", "a%22", "a<", "a\\", "ä", "a\nb"] {
+            assert!(!is_plain(name), "{name}");
+        }
+    }
 }

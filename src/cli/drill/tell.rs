@@ -26,7 +26,8 @@ pub(super) fn standing(plan: &Plan) -> String {
 /// All of it.
 pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
     let mut page = Page::new();
-    page.field("asked", &format_args!("{} at {:.0} tries a second, over each", found.url, found.rate));
+    let (url, at, rate) = (&found.url, &found.address, found.rate);
+    page.field("asked", &format_args!("{url} at {at}, {rate} tries a second over each"));
     page.field("victim", &format_args!("{}, serial {}", found.victim.name, found.victim.serial));
     page.field("revoked by", &found.how);
     let answered = found.call.answered_us.map_or("not answered".into(), span);
@@ -64,7 +65,7 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
     }
     page.line(&"");
     match found.failures.len() {
-        0 => page.verdict(Paint::Good, "passed", &""),
+        0 => page.verdict(Paint::Good, "passed", &unseen(found)),
         count => {
             let told = format!(": {}", counted(count as u64, "fault"));
             page.verdict(Paint::Bad, "NOT PASSED", &told);
@@ -75,6 +76,22 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
     }
     page.line(&standing(plan));
     page
+}
+
+/// What was not looked at although nothing is wrong.
+fn unseen(found: &Drill) -> String {
+    let mut unseen = Vec::new();
+    let probes = found.probes.iter().filter(|probe| probe.who == Who::Victim);
+    for probe in probes.filter(|probe| probe.verdict == Verdict::NotOffered && probe.number == 0) {
+        unseen.push(probe.kind.to_string());
+    }
+    if found.bystander.is_none() {
+        unseen.push("a bystander".to_owned());
+    }
+    match unseen.is_empty() {
+        true => String::new(),
+        false => format!("; not seen: {}", unseen.join(", ")),
+    }
 }
 
 fn row(probe: &Probe) -> Vec<String> {
@@ -90,7 +107,7 @@ fn row(probe: &Probe) -> Vec<String> {
         Verdict::Served => "SERVED TO THE END".into(),
         Verdict::Flapped => format!("REFUSED, THEN SERVED: {words}"),
         Verdict::NotOffered => format!("not offered: {words}"),
-        Verdict::Unclear => "UNCLEAR".into(),
+        Verdict::Unclear => format!("UNCLEAR: {words}"),
     };
     let after = match probe.verdict {
         Verdict::NotOffered => String::new(),

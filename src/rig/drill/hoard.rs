@@ -15,9 +15,9 @@ use rustls::client::Tls13ClientSessionValue;
 use rustls::pki_types::ServerName;
 
 /// The most sessions that are kept.
-const MOST: usize = 1024;
+pub(super) const MOST: usize = 1024;
 
-/// The sessions of one server. Each of TLS 1.3 is used once, the latest first.
+/// The sessions of one server. Each of TLS 1.3 is used once, the latest first; one of TLS 1.2 as often as needed.
 #[derive(Debug, Default)]
 pub(super) struct Hoard {
     kept: Mutex<Kept>,
@@ -40,6 +40,16 @@ impl Hoard {
     /// Whether sessions are used from now on.
     pub(super) fn open(&self, open: bool) {
         self.closed.store(!open, Ordering::Relaxed);
+    }
+
+    /// How many connections could show one.
+    pub(super) fn len(&self) -> usize {
+        let kept = self.kept();
+        kept.tickets.len() + usize::from(kept.older.is_some()) * MOST
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {

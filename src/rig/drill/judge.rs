@@ -1,9 +1,13 @@
 //! What the logs of the probes mean.
+//!
+//! A refusal says that it is one: an answer, or an alert in the handshake. That a connection ends says less, for an
+//! outage looks the same; it is taken for a refusal only if it happens again and again while a bystander is served.
 
 use std::time::Duration;
 use std::time::Instant;
 
 use super::probe::Log;
+use super::probe::Part;
 use super::probe::Sight;
 use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
@@ -11,6 +15,9 @@ use crate::rig::findings::Probe;
 use crate::rig::findings::Try;
 use crate::rig::findings::Verdict;
 use crate::rig::findings::Who;
+
+/// How many ends of connections, one after the other, are no accident.
+const AGAIN: usize = 2;
 
 /// When the revocation was asked for, and when that was done.
 #[derive(Clone, Copy, Debug)]
@@ -21,39 +28,52 @@ pub(super) struct Asked {
     pub(super) answered: Option<Instant>,
 }
 
-/// What a probe saw, in times since the revocation was asked for.
-pub(super) fn judge(log: Log, asked: &Asked) -> Probe {
+/// What a probe saw, in times since the revocation was asked for. `vouched`: a bystander was served to the end over the
+/// same kind of connection.
+pub(super) fn judge(log: Log, asked: &Asked, vouched: bool) -> Probe {
     let Log { task, not_offered, sights } = log;
-    let refusal = first_refusal(task.kind, &sights, asked);
-    let verdict = match &not_offered {
-        Some(_) => Verdict::NotOffered,
-        None => verdict(task.who, task.kind, &sights, asked),
+    let seen = Seen(since_call(&sights, asked).collect());
+    let (verdict, doubt) = match (&not_offered, task.who) {
+        (Some(_), _) => (Verdict::NotOffered, None),
+        (None, Who::Victim) => seen.verdict(vouched),
+        (None, Who::Bystander) => seen.bystander(),
     };
+    let refusal = seen.first_refusal().filter(|_| not_offered.is_none());
     let us = |at: Instant| since(asked.sent, at);
-    let late = |sight: &&Sight| is_served(sight) && asked.answered.is_some_and(|at| sight.sent > at);
+    let late = |sight: &&Sight| {
+        sight.part == Part::Whole && sight.is_served() && asked.answered.is_some_and(|at| sight.sent > at)
+    };
+    let lasts = goes_on(task.kind) && verdict == Verdict::Served && asked.answered.is_some();
     Probe {
         who: task.who,
         kind: task.kind,
         number: task.number,
         verdict,
         first_refusal_us: refusal.map(|sight| us(sight.at)),
-        refusal: not_offered.or_else(|| refusal.map(|sight| sight.words.clone())),
-        last_served_us: last_served(task.kind, &sights, refusal).map(us),
-        served_after_answer: match goes_on(task.kind) {
-            // A piece that was handed to the kernel was not served by anybody yet.
-            true => u64::from(verdict == Verdict::Served && asked.answered.is_some()),
-            false => sights.iter().filter(late).count() as u64,
-        },
+        last_served_us: last_served(task.kind, &sights).map(us),
+        served_after_answer: sights.iter().filter(late).count() as u64 + u64::from(lasts),
         tries: sights.iter().map(|sight| Try(us(sight.sent), us(sight.at), sight.outcome)).collect(),
+        refusal: not_offered.or(doubt).or_else(|| refusal.map(|sight| sight.words.clone())),
     }
 }
 
-/// What a bystander lost: requests that were under way, and whatever went on until it was ended. That a connection ends
-/// on which nothing is asked costs nobody anything.
-pub(super) fn losses(log: &Log) -> impl Iterator<Item = &Sight> {
-    let matters = move |sight: &&Sight| !is_served(sight) && (goes_on(log.task.kind) || !is_idle_end(sight));
+/// What a bystander lost since the call: requests that were under way, and whatever went on until it was ended. That a
+/// connection ends on which nothing is asked costs nobody anything.
+pub(super) fn losses<'a>(log: &'a Log, asked: &Asked) -> impl Iterator<Item = &'a Sight> {
     let offered = log.not_offered.is_none();
-    log.sights.iter().filter(move |sight| offered && matters(sight))
+    since_call(&log.sights, asked)
+        .filter(move |sight| offered && !sight.is_served() && sight.part != Part::Idle)
+}
+
+/// What is wrong with how a bystander is at the end, in words; nothing, if its last try was served.
+pub(super) fn at_the_end(log: &Log, asked: &Asked) -> Option<String> {
+    let tells = |sight: &&Sight| sight.part != Part::Idle;
+    match since_call(&log.sights, asked).filter(tells).last() {
+        _ if log.not_offered.is_some() => None,
+        Some(last) if last.is_served() => None,
+        Some(last) => Some(last.words.clone()),
+        None => Some("nothing came of it any more".to_owned()),
+    }
 }
 
 /// Microseconds from one moment to another, negative if that was before.
@@ -70,61 +90,71 @@ fn goes_on(kind: Kind) -> bool {
     matches!(kind, Kind::Stream | Kind::Body)
 }
 
-fn is_served(sight: &Sight) -> bool {
-    sight.outcome == Outcome::Served
+/// What came of whatever was seen since the call. A piece of a body that was handed to the kernel is nothing yet.
+fn since_call<'a>(sights: &'a [Sight], asked: &Asked) -> impl Iterator<Item = &'a Sight> {
+    let call = asked.sent;
+    sights.iter().filter(move |sight| sight.at >= call && sight.part != Part::Piece)
 }
 
-/// The first answer that refuses, or the first end of a connection after which nothing was served any more: one that was
-/// closed only to be opened anew is no refusal.
-fn first_refusal<'a>(kind: Kind, sights: &'a [Sight], asked: &Asked) -> Option<&'a Sight> {
-    let served_after = |sight: &Sight| {
-        let later = |other: &Sight| is_served(other) && other.sent > sight.at;
-        sights.iter().any(later)
-    };
-    let refuses = |sight: &&Sight| match sight.outcome {
-        Outcome::Refused => true,
-        // A whole request that was cut and begun anew is found by what came of the next one.
-        Outcome::Cut => !served_after(sight) || goes_on(kind) && last(sights, asked) != Some(Outcome::Served),
-        Outcome::Served | Outcome::Failed => false,
-    };
-    sights.iter().filter(|sight| sight.at >= asked.sent).find(refuses)
+/// When the last answer that served was there. A request that goes on began with one that was served, and was open until
+/// its end was seen, whatever that was.
+fn last_served(kind: Kind, sights: &[Sight]) -> Option<Instant> {
+    let open = |sight: &Sight| goes_on(kind) && sight.part == Part::End;
+    let serves = |sight: &&Sight| sight.part != Part::Piece && (sight.is_served() || open(sight));
+    sights.iter().filter(serves).map(|sight| sight.at).max()
 }
 
-/// What came of the last try since the call. That a connection ended on which nothing was asked is none.
-fn last(sights: &[Sight], asked: &Asked) -> Option<Outcome> {
-    let tells = |sight: &&Sight| sight.at >= asked.sent && !is_idle_end(sight);
-    sights.iter().rev().find(tells).map(|sight| sight.outcome)
-}
+/// What was seen since the call, in the order in which it ended.
+struct Seen<'a>(Vec<&'a Sight>);
 
-fn is_idle_end(sight: &Sight) -> bool {
-    sight.outcome == Outcome::Cut && sight.sent == sight.at
-}
-
-fn verdict(who: Who, kind: Kind, sights: &[Sight], asked: &Asked) -> Verdict {
-    let refused = |sight: &&Sight| sight.outcome == Outcome::Refused;
-    if who == Who::Bystander {
-        return match (sights.iter().any(|sight| refused(&sight)), last(sights, asked)) {
-            (true, _) => Verdict::Refused,
-            (false, Some(Outcome::Served)) => Verdict::Served,
-            (false, _) => Verdict::Unclear,
-        };
+impl Seen<'_> {
+    /// What came after the last service.
+    fn tail(&self) -> impl Iterator<Item = &Sight> {
+        let from = self.0.iter().rposition(|sight| sight.is_served()).map_or(0, |last| last + 1);
+        self.0.get(from..).unwrap_or_default().iter().copied()
     }
-    let first = sights.iter().filter(|sight| sight.at >= asked.sent).find(refused);
-    let back = |first: &Sight| sights.iter().any(|sight| is_served(sight) && sight.sent > first.at);
-    // The pieces of a request that is about to be refused say nothing; its answer does.
-    match (first, last(sights, asked)) {
-        (Some(first), _) if !goes_on(kind) && back(first) => Verdict::Flapped,
-        (_, Some(Outcome::Served)) => Verdict::Served,
-        (_, Some(Outcome::Refused | Outcome::Cut)) => Verdict::Refused,
-        (_, Some(Outcome::Failed) | None) => Verdict::Unclear,
-    }
-}
 
-/// When the last answer that served was there. What goes on is taken to have been served until it was seen to end.
-fn last_served(kind: Kind, sights: &[Sight], refusal: Option<&Sight>) -> Option<Instant> {
-    match (goes_on(kind), refusal) {
-        (true, Some(end)) => Some(end.at),
-        _ => sights.iter().rev().find(|sight| is_served(sight)).map(|sight| sight.at),
+    fn was_served(&self) -> bool {
+        self.0.iter().any(|sight| sight.is_served())
+    }
+
+    /// The first that refuses, or the first end of a connection after which nothing was served any more: one that was
+    /// closed only to be opened anew is no refusal.
+    fn first_refusal(&self) -> Option<&Sight> {
+        let cut = || self.tail().find(|sight| sight.outcome == Outcome::Cut);
+        let first = self.0.iter().copied().find(|sight| sight.outcome == Outcome::Refused);
+        first.into_iter().chain(cut()).min_by_key(|sight| sight.at)
+    }
+
+    /// What becomes of the victim; why it is unclear, if it is.
+    fn verdict(&self, vouched: bool) -> (Verdict, Option<String>) {
+        let refused = |sight: &&&Sight| sight.outcome == Outcome::Refused;
+        let back = |first: usize| self.0.iter().skip(first).any(|sight| sight.is_served());
+        if self.0.iter().position(|sight| refused(&sight)).is_some_and(back) {
+            return (Verdict::Flapped, None);
+        }
+        let told: Vec<&Sight> = self.tail().filter(|sight| sight.part != Part::Idle).collect();
+        let says_so = told.iter().filter(refused).any(|sight| !sight.is_outage());
+        let ends = told.iter().filter(|sight| sight.outcome == Outcome::Cut || sight.is_outage()).count();
+        let unclear = |words: String| (Verdict::Unclear, Some(words));
+        match told.last() {
+            _ if says_so || ends >= AGAIN && vouched => (Verdict::Refused, None),
+            None if self.was_served() => (Verdict::Served, None),
+            None => unclear("nothing was seen of it after the call".to_owned()),
+            Some(last) if ends >= AGAIN => {
+                unclear(format!("an outage would look the same, and no bystander was served: {}", last.words))
+            }
+            Some(last) => unclear(format!("no refusal: {}", last.words)),
+        }
+    }
+
+    fn bystander(&self) -> (Verdict, Option<String>) {
+        let refused = self.0.iter().any(|sight| sight.outcome == Outcome::Refused);
+        match (refused, self.tail().find(|sight| sight.part != Part::Idle)) {
+            (true, _) => (Verdict::Refused, None),
+            (false, None) if self.was_served() => (Verdict::Served, None),
+            (false, first) => (Verdict::Unclear, first.map(|sight| sight.words.clone())),
+        }
     }
 }
 
@@ -134,24 +164,45 @@ mod tests {
     use Outcome::Failed;
     use Outcome::Refused;
     use Outcome::Served;
+    use Part::End;
+    use Part::Idle;
+    use Part::Message;
+    use Part::Piece;
+    use Part::Whole;
 
     use super::super::probe::Task;
     use super::*;
 
-    /// A victim's log of (sent, at, outcome), milliseconds since a call that took 10 ms.
-    fn judged(kind: Kind, sights: &[(i64, i64, Outcome)]) -> Probe {
+    /// What was seen, milliseconds since a call that took 10 ms.
+    type Row = (Part, i64, i64, Outcome);
+
+    fn log(who: Who, kind: Kind, rows: &[Row]) -> (Log, Asked) {
         let base = Instant::now() + Duration::from_secs(10);
         let moment = |ms: i64| match u64::try_from(ms) {
             Ok(ms) => base + Duration::from_millis(ms),
             Err(_) => base.checked_sub(Duration::from_millis(ms.unsigned_abs())).unwrap(),
         };
-        let sight = |&(sent, at, outcome): &(i64, i64, Outcome)| {
-            let words = format!("{outcome:?}");
-            Sight { sent: moment(sent), at: moment(at), outcome, words }
+        let sight = |&(part, sent, at, outcome): &Row| Sight {
+            part,
+            sent: moment(sent),
+            at: moment(at),
+            outcome,
+            words: format!("{outcome:?}"),
         };
-        let task = Task { who: Who::Victim, kind, number: 0, every: Duration::from_millis(10), piece: 1 };
-        let log = Log { task, not_offered: None, sights: sights.iter().map(sight).collect() };
-        judge(log, &Asked { sent: base, answered: Some(moment(10)) })
+        let task = Task { who, kind, number: 0, every: Duration::from_millis(10), piece: 1, tries: 1 };
+        let log = Log { task, not_offered: None, sights: rows.iter().map(sight).collect() };
+        (log, Asked { sent: base, answered: Some(moment(10)) })
+    }
+
+    fn judged(kind: Kind, rows: &[Row]) -> Probe {
+        let (log, asked) = log(Who::Victim, kind, rows);
+        judge(log, &asked, false)
+    }
+
+    /// The same, while a bystander is served.
+    fn vouched(kind: Kind, rows: &[Row]) -> Probe {
+        let (log, asked) = log(Who::Victim, kind, rows);
+        judge(log, &asked, true)
     }
 
     fn told(probe: &Probe) -> (Verdict, Option<i64>, Option<i64>, u64) {
@@ -161,68 +212,103 @@ mod tests {
 
     #[test]
     fn the_last_request_that_was_served_tells() {
-        let seen = judged(Kind::Http1, &[(-9, -8, Served), (1, 5, Served), (6, 7, Cut), (20, 21, Refused)]);
+        let rows =
+            [(Whole, -9, -8, Served), (Whole, 1, 5, Served), (Whole, 6, 7, Cut), (Whole, 20, 21, Refused)];
+        let seen = judged(Kind::Http1, &rows);
         assert_eq!(told(&seen), (Verdict::Refused, Some(7), Some(5), 0));
         assert_eq!(seen.refusal.as_deref(), Some("Cut"));
         // What was sent before the answer is not late, whenever it arrives.
-        let seen = judged(Kind::Http1, &[(9, 15, Served), (20, 21, Refused)]);
+        let seen = judged(Kind::Http1, &[(Whole, 9, 15, Served), (Whole, 20, 21, Refused)]);
         assert_eq!(told(&seen), (Verdict::Refused, Some(21), Some(15), 0));
-        let seen = judged(Kind::Handshake, &[(11, 15, Served), (20, 21, Refused)]);
+        let seen = judged(Kind::Handshake, &[(Whole, 11, 15, Served), (Whole, 20, 21, Refused)]);
         assert_eq!(told(&seen), (Verdict::Refused, Some(21), Some(15), 1));
     }
 
     #[test]
     fn a_connection_that_is_opened_anew_was_not_refused() {
-        let seen = judged(Kind::Http1, &[(-1, 0, Served), (3, 3, Cut), (13, 14, Served)]);
+        let seen = judged(Kind::Http1, &[(Whole, -1, 0, Served), (Idle, 3, 3, Cut), (Whole, 13, 14, Served)]);
         assert_eq!(told(&seen), (Verdict::Served, None, Some(14), 1));
-        let seen = judged(Kind::Http1, &[(3, 3, Cut), (13, 14, Served), (20, 20, Cut), (30, 31, Refused)]);
-        assert_eq!(told(&seen), (Verdict::Refused, Some(20), Some(14), 1));
+        let rows =
+            [(Idle, 3, 3, Cut), (Whole, 13, 14, Served), (Idle, 20, 20, Cut), (Whole, 30, 31, Refused)];
+        assert_eq!(told(&judged(Kind::Http1, &rows)), (Verdict::Refused, Some(20), Some(14), 1));
     }
 
     #[test]
     fn a_connection_that_ends_at_the_end_tells_nothing() {
-        let seen = judged(Kind::Http1, &[(1, 2, Served), (13, 14, Served), (20, 20, Cut)]);
-        assert_eq!(seen.verdict, Verdict::Served);
+        let rows = [(Whole, 1, 2, Served), (Whole, 13, 14, Served), (Idle, 20, 20, Cut)];
+        assert_eq!(judged(Kind::Http1, &rows).verdict, Verdict::Served);
+        let rows = [(Whole, 1, 2, Served), (Whole, 13, 14, Served), (Whole, 20, 21, Cut)];
+        assert_eq!(vouched(Kind::Http1, &rows).verdict, Verdict::Unclear);
     }
 
     #[test]
     fn served_after_a_refusal_is_neither() {
-        let seen = judged(Kind::Http1, &[(1, 2, Refused), (13, 14, Served), (20, 21, Refused)]);
-        assert_eq!(told(&seen), (Verdict::Flapped, Some(2), Some(14), 1));
-        let seen = judged(Kind::Http1, &[(1, 2, Refused), (13, 14, Served)]);
-        assert_eq!(seen.verdict, Verdict::Flapped);
+        let rows = [(Whole, 1, 2, Refused), (Whole, 13, 14, Served), (Whole, 20, 21, Refused)];
+        assert_eq!(told(&judged(Kind::Http1, &rows)), (Verdict::Flapped, Some(2), Some(14), 1));
+        for kind in [Kind::Http1, Kind::Stream] {
+            let seen = judged(kind, &[(Whole, 1, 2, Refused), (Whole, 13, 14, Served)]);
+            assert_eq!(seen.verdict, Verdict::Flapped);
+        }
     }
 
     #[test]
     fn errors_prove_nothing() {
-        let seen = judged(Kind::Http1, &[(-1, 0, Served), (3, 4, Failed), (13, 14, Failed)]);
-        assert_eq!(told(&seen), (Verdict::Unclear, None, Some(0), 0));
-        let seen = judged(Kind::Http1, &[(3, 4, Failed), (13, 14, Failed)]);
-        assert_eq!(told(&seen), (Verdict::Unclear, None, None, 0));
+        let rows = [(Whole, -1, 0, Served), (Whole, 3, 4, Failed), (Whole, 13, 14, Failed)];
+        assert_eq!(told(&vouched(Kind::Http1, &rows)), (Verdict::Unclear, None, Some(0), 0));
+        assert_eq!(told(&vouched(Kind::Http1, &rows[1..])), (Verdict::Unclear, None, None, 0));
+        assert_eq!(vouched(Kind::Http1, &[]).verdict, Verdict::Unclear);
+        // But they do not take back what was refused.
+        let rows = [(Whole, 1, 2, Served), (Whole, 3, 4, Refused), (Whole, 13, 14, Failed)];
+        assert_eq!(told(&judged(Kind::Http1, &rows)), (Verdict::Refused, Some(4), Some(2), 0));
+    }
+
+    /// A server that falls over ends everybody's connections.
+    #[test]
+    fn an_outage_is_no_refusal() {
+        let rows = [(Whole, 1, 2, Served), (Whole, 3, 4, Cut), (Whole, 13, 14, Cut)];
+        let seen = judged(Kind::Http1, &rows);
+        assert!(seen.refusal.unwrap().contains("an outage would look the same"));
+        assert_eq!(seen.verdict, Verdict::Unclear);
+        assert_eq!(vouched(Kind::Http1, &rows).verdict, Verdict::Refused);
+        let (mut log, asked) =
+            log(Who::Victim, Kind::Http1, &[(Whole, 3, 4, Refused), (Whole, 13, 14, Refused)]);
+        log.sights.iter_mut().for_each(|sight| sight.words = "503 revocation_state_stale".to_owned());
+        assert_eq!(judge(log, &asked, false).verdict, Verdict::Unclear);
     }
 
     #[test]
     fn a_body_is_served_until_it_is_seen_to_end() {
-        // A piece that was handed to the kernel for the next request is no service.
-        let seen = judged(Kind::Body, &[(1, 1, Served), (4, 4, Cut), (14, 14, Served), (15, 16, Refused)]);
-        assert_eq!(told(&seen), (Verdict::Refused, Some(4), Some(4), 0));
-        let seen = judged(Kind::Stream, &[(1, 1, Served), (14, 14, Served), (20, 25, Served)]);
-        assert_eq!(told(&seen), (Verdict::Served, None, Some(25), 1));
+        // A piece that was handed to the kernel is no service.
+        let rows =
+            [(Piece, 1, 1, Served), (End, 4, 4, Cut), (Whole, 15, 16, Refused), (Piece, 17, 17, Served)];
+        assert_eq!(told(&judged(Kind::Body, &rows)), (Verdict::Refused, Some(4), Some(4), 0));
+        let rows = [(Piece, 1, 1, Served), (Piece, 14, 14, Served), (End, 20, 25, Served)];
+        assert_eq!(told(&judged(Kind::Stream, &rows)), (Verdict::Served, None, Some(25), 1));
+    }
+
+    /// It was served again, however its first request ended.
+    #[test]
+    fn a_body_that_is_begun_anew_is_served_until_that_one_ends() {
+        let anew = [(End, 4, 4, Cut), (Whole, 14, 15, Served), (Piece, 20, 20, Served), (End, 600, 600, Cut)];
+        let rows = [&anew[..], &[(Whole, 610, 611, Refused)]].concat();
+        assert_eq!(told(&judged(Kind::Body, &rows)), (Verdict::Refused, Some(600), Some(600), 1));
+    }
+
+    #[test]
+    fn whoever_hears_a_message_is_served() {
+        let rows =
+            [(Whole, 1, 2, Served), (Message, 8, 30, Served), (End, 31, 31, Cut), (Whole, 40, 41, Refused)];
+        assert_eq!(told(&judged(Kind::WebSocket, &rows)), (Verdict::Refused, Some(31), Some(30), 0));
     }
 
     #[test]
     fn a_bystander_loses_what_was_under_way() {
-        let now = Instant::now();
-        let task =
-            Task { who: Who::Bystander, kind: Kind::Http1, number: 0, every: Duration::ZERO, piece: 1 };
-        let sight = |took: u64, outcome| {
-            let at = now + Duration::from_millis(took);
-            Sight { sent: now, at, outcome, words: String::new() }
-        };
-        let mut log =
-            Log { task, not_offered: None, sights: vec![sight(1, Served), sight(0, Cut), sight(1, Cut)] };
-        assert_eq!(losses(&log).count(), 1);
-        log.task.kind = Kind::Body;
-        assert_eq!(losses(&log).count(), 2);
+        let rows = [(Whole, -2, -1, Failed), (Whole, 1, 2, Served), (Idle, 3, 3, Cut), (Whole, 4, 5, Cut)];
+        let (mut log, asked) = log(Who::Bystander, Kind::Http1, &rows);
+        assert_eq!(losses(&log, &asked).count(), 1);
+        assert_eq!(at_the_end(&log, &asked).as_deref(), Some("Cut"));
+        log.sights.truncate(3);
+        assert_eq!((losses(&log, &asked).count(), at_the_end(&log, &asked)), (0, None));
+        assert_eq!(judge(log, &asked, false).verdict, Verdict::Served);
     }
 }

@@ -1,6 +1,11 @@
 //! How somebody is revoked: over our API, over anybody's, or by a command.
 
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::io::Seek as _;
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +18,9 @@ use http::Response;
 use http::header::CONTENT_TYPE;
 use http::header::HOST;
 use http_body_util::Full;
+use rustix::process::Pid;
+use rustix::process::Signal;
+use rustix::process::kill_process_group;
 use rustls::ClientConfig;
 use serde_json::Value;
 use serde_json::json;
@@ -25,6 +33,8 @@ use crate::rig::client;
 use crate::rig::client::ClientError;
 use crate::rig::client::Conversation;
 use crate::rig::findings::Party;
+use crate::rig::setup::shown_command;
+use crate::rig::setup::shown_url;
 
 /// The longest text of a command's or a server's that is repeated.
 const SAID: usize = 400;
@@ -77,16 +87,24 @@ pub struct Told {
     pub document: Value,
 }
 
+impl Told {
+    /// A failure of which nothing is known yet.
+    fn nothing(sent: Instant, answered: Option<Instant>) -> Self {
+        let (words, document) = (String::new(), Value::Null);
+        Self { sent, answered, succeeded: false, status: None, shut: false, words, document }
+    }
+}
+
 /// A connection that is open before it is needed.
 pub(super) struct Ready(Option<Conversation>);
 
 impl Means {
-    /// What it is, in words.
+    /// What it is, in words that can be shown to anybody: what follows the name of a command may hold credentials.
     pub fn words(&self) -> String {
         match self {
             Self::Admin(api) => format!("POST {}v1/revocations", api.base()),
-            Self::Url { api, .. } => format!("POST {}", api.place.url),
-            Self::Command(command) => command.clone(),
+            Self::Url { api, .. } => format!("POST {}", shown_url(&api.place.url.to_string())),
+            Self::Command(command) => shown_command(command),
         }
     }
 
@@ -205,32 +223,83 @@ fn told(sent: Instant, answer: Result<Response<Bytes>, ClientError>) -> Told {
         },
         Err(error) => {
             let answered = now.filter(|_| !matches!(error, ClientError::Silent(..)));
-            let shut = matches!(error, ClientError::Refused(..) | ClientError::Broken(..));
-            let (words, document) = (error.to_string(), Value::Null);
-            Told { sent, answered, succeeded: false, status: None, shut, words, document }
+            let shut = matches!(
+                error,
+                ClientError::Refused(..) | ClientError::Broken(..) | ClientError::Dropped(..)
+            );
+            Told { shut, words: error.to_string(), ..Told::nothing(sent, answered) }
         }
     }
 }
 
-/// Runs a command of the shell, with more in its environment than the victim's names.
+/// Runs a command of the shell, with more in its environment than the victim's names. What it says goes to a file: the
+/// end of a pipe may be held by what it leaves running. All of it is ended with whoever waits for it.
 pub(super) async fn run(command: &str, victim: &Party, more: &[(&str, &str)], patience: Duration) -> Told {
-    let mut shell = Command::new("sh");
-    shell.arg("-c").arg(command).stdin(Stdio::null());
+    let sent = Instant::now();
+    let failed = |words: String| Told { words, ..Told::nothing(sent, Some(Instant::now())) };
+    let (said, shell) = match said_by(command) {
+        Ok((said, shell)) => (said, shell),
+        Err(error) => return failed(format!("cannot be started: {error}")),
+    };
+    let mut shell = Command::from(shell);
     shell.env("DRILL_SERIAL", &victim.serial).env("DRILL_PRINCIPAL", &victim.name);
     shell.envs(more.iter().copied());
     let sent = Instant::now();
-    let ended = timeout(patience, shell.output()).await;
-    let answered = Instant::now();
-    let (answered, succeeded, words) = match ended {
-        Ok(Ok(output)) => {
-            let said = said(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
-            let said = if said.is_empty() { said } else { format!(": {said}") };
-            (Some(answered), output.status.success(), format!("{}{said}", output.status))
-        }
-        Ok(Err(error)) => (Some(answered), false, format!("cannot be started: {error}")),
-        Err(_) => (None, false, format!("has not ended within {patience:?}")),
+    let mut child = match shell.spawn() {
+        Ok(child) => child,
+        Err(error) => return failed(format!("cannot be started: {error}")),
     };
-    Told { sent, answered, succeeded, status: None, shut: false, words, document: Value::Null }
+    let mut group = Group(child.id());
+    let ended = timeout(patience, child.wait()).await;
+    let answered = Instant::now();
+    match ended {
+        Ok(Ok(status)) => {
+            // What it has left running is meant to run.
+            group.0 = None;
+            let said = read(said);
+            let said = if said.is_empty() { said } else { format!(": {said}") };
+            let words = format!("{status}{said}");
+            Told { succeeded: status.success(), words, ..Told::nothing(sent, Some(answered)) }
+        }
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => {
+            let words = format!("has not ended within {patience:?}, and was ended");
+            Told { words, ..Told::nothing(sent, None) }
+        }
+    }
+}
+
+/// A shell whose output goes to files, standard error first.
+fn said_by(command: &str) -> io::Result<([File; 2], std::process::Command)> {
+    let said = [tempfile::tempfile()?, tempfile::tempfile()?];
+    let mut shell = std::process::Command::new("sh");
+    shell.arg("-c").arg(command).stdin(Stdio::null()).process_group(0);
+    shell.stderr(said[0].try_clone()?).stdout(said[1].try_clone()?);
+    Ok((said, shell))
+}
+
+/// What a command said on standard error, else on standard output.
+fn read(said: [File; 2]) -> String {
+    let texts = said.into_iter().map(|mut file| {
+        let mut bytes = Vec::new();
+        // What cannot be read is not shown.
+        let _ = file.rewind().and_then(|()| file.take(SAID as u64 * 4).read_to_end(&mut bytes));
+        self::said(&bytes)
+    });
+    texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+/// A command and all that it started, which are ended when this is dropped.
+struct Group(Option<u32>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let leader = self.0.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        if let Some(leader) = leader {
+            // It may have ended.
+            let _ = kill_process_group(leader, Signal::TERM);
+        }
+    }
 }
 
 /// The beginning of what was said, on one line.

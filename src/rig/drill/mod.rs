@@ -13,8 +13,6 @@ mod probe;
 
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -35,11 +33,13 @@ use super::client;
 use super::client::ClientError;
 use super::client::Conversation;
 use super::findings::Call;
+use super::findings::Check;
 use super::findings::Drill;
 use super::findings::Kind;
 use super::findings::Outcome;
 use super::findings::Verdict;
 use super::findings::Who;
+use super::setup::shown_url;
 use judge::Asked;
 use probe::Log;
 use probe::Probe;
@@ -84,6 +84,8 @@ pub struct Plan {
     pub recover_with: Option<String>,
     /// A file to which lines about the revocation should be added.
     pub audit_log: Option<PathBuf>,
+    /// Whether anything is checked besides, which revokes once more.
+    pub checks: bool,
     /// When the last request of the victim may have been served, at the latest, after the call was sent.
     pub max_last_served: Option<Duration>,
     /// How many requests of bystanders may be lost.
@@ -97,7 +99,9 @@ pub enum DrillError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// Somebody is not served although nothing is revoked yet.
-    #[error("the {0} is not served over a {1}, before anything is revoked: {2}")]
+    #[error(
+        "the {0} is not served over a {1}, before anything is revoked: {2} (--kinds asks over others alone)"
+    )]
     Idle(&'static str, String, String),
     /// The system.
     #[error("{0}: {1}")]
@@ -107,12 +111,19 @@ pub enum DrillError {
     AuditLog(PathBuf, #[source] io::Error),
 }
 
-/// Runs a drill. `revoking` is set as soon as the victim may be revoked, for whoever interrupts it.
+/// What was seen of a revocation; the checks are yet to come.
+pub struct Seen {
+    drill: Drill,
+    audited: Check,
+}
+
+/// Revokes, and sees what comes of it. `revoking` is called when the victim is about to be.
 ///
 /// # Errors
 /// If somebody is not served before anything is revoked. What happens afterwards is a finding, never an error.
-pub async fn run(plan: &Plan, revoking: &AtomicBool) -> Result<Drill, DrillError> {
-    let audit_from = plan.audit_log.as_deref().map(checks::end_of).transpose()?;
+pub async fn watch(plan: &Plan, revoking: &dyn Fn()) -> Result<Seen, DrillError> {
+    let audited_to = || plan.audit_log.as_deref().map(checks::end_of).transpose();
+    audited_to()?;
     for (who, visitor) in plan.visitors() {
         let (outcome, words) = visit(&plan.place, visitor).await?;
         if outcome != Outcome::Served {
@@ -124,41 +135,43 @@ pub async fn run(plan: &Plan, revoking: &AtomicBool) -> Result<Drill, DrillError
     let probes = busy(probes, plan.before).await?;
     // Anew: a server may be tired of a connection on which nothing is asked.
     let ready = plan.means.ready().await?;
-    revoking.store(true, Ordering::SeqCst);
+    let audited_to = audited_to()?;
+    probes.iter().for_each(Probe::call);
+    revoking();
     let told = plan.means.revoke(ready, &plan.victim.party, plan.window + PATIENCE).await;
     let until = told.answered.unwrap_or_else(Instant::now) + AFTERMATH;
     sleep((told.sent + plan.window).max(until).saturating_duration_since(Instant::now())).await;
     let looked = told.sent.elapsed();
     let logs = finish(probes).await;
-    let checks = checks::all(plan, audit_from).await?;
-    let asked = Asked { sent: told.sent, answered: told.answered };
-    let mut failures = failures_of(plan, &logs, &told);
-    let probes: Vec<_> = logs.into_iter().map(|log| judge::judge(log, &asked)).collect();
-    for probe in probes.iter().filter(|probe| probe.who == Who::Victim) {
-        failures.extend(fault(probe, plan.max_last_served));
-        if probe.verdict == Verdict::NotOffered && plan.demanded.contains(&probe.kind) {
-            failures.push(format!("a {} was asked for and is not offered", probe.kind));
+    let audited = checks::audited(plan, audited_to);
+    Ok(Seen { drill: plan.found(logs, told, looked), audited })
+}
+
+impl Seen {
+    /// Checks what an incident relies on besides, unless it is interrupted: whether it was.
+    pub async fn checked(self, plan: &Plan, interrupted: impl Future<Output = ()>) -> (Drill, bool) {
+        if !plan.checks {
+            return (self.with(checks::none("not asked for (--skip-checks)")), false);
+        }
+        tokio::select! {
+            biased;
+            () = interrupted => {
+                let mut drill = self.with(checks::none("interrupted"));
+                drill.failures.push("interrupted before everything was checked".to_owned());
+                (drill, true)
+            }
+            checks = checks::all(plan) => (self.with(checks), false),
         }
     }
-    let failed = checks.iter().filter(|check| check.passed == Some(false));
-    failures.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.detail)));
-    Ok(Drill {
-        url: plan.place.url.to_string(),
-        victim: plan.victim.party.clone(),
-        bystander: plan.bystander.as_ref().map(|bystander| bystander.party.clone()),
-        how: plan.means.words(),
-        call: Call {
-            answered_us: told.answered.map(|at| judge::since(told.sent, at)),
-            succeeded: told.succeeded,
-            told: told.words,
-        },
-        window_us: u64::try_from(looked.as_micros()).unwrap_or(u64::MAX),
-        before_us: u64::try_from(plan.before.as_micros()).unwrap_or(u64::MAX),
-        rate: plan.rate,
-        probes,
-        checks,
-        failures,
-    })
+
+    fn with(self, mut checks: Vec<Check>) -> Drill {
+        let mut drill = self.drill;
+        checks.push(self.audited);
+        let failed = checks.iter().filter(|check| check.passed == Some(false));
+        drill.failures.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.detail)));
+        drill.checks = checks;
+        drill
+    }
 }
 
 impl Plan {
@@ -169,13 +182,14 @@ impl Plan {
 
     fn probes(&self) -> Result<Vec<Probe>, DrillError> {
         let every = Duration::from_secs_f64(1.0 / self.rate);
-        let tries = (self.before + self.window + BUSY_WITHIN).as_secs_f64() * self.rate;
-        let piece = (BODY as f64 / tries).clamp(1.0, 1024.0) as usize;
+        let most = (self.before + self.window + BUSY_WITHIN).as_secs_f64() * self.rate;
+        let piece = (BODY as f64 / most).clamp(1.0, 1024.0) as usize;
+        let tries = ((self.window.as_secs_f64() * self.rate).ceil() as usize).min(hoard::MOST);
         let mut probes = Vec::new();
         for (who, visitor) in self.visitors() {
             for &kind in &self.kinds {
                 for number in 0..self.connections {
-                    let task = Task { who, kind, number, every, piece };
+                    let task = Task { who, kind, number, every, piece, tries };
                     let started = Probe::start(task, &self.place, visitor);
                     probes.push(started.map_err(|e| DrillError::System("cannot start a probe", e))?);
                 }
@@ -183,6 +197,89 @@ impl Plan {
         }
         Ok(probes)
     }
+
+    /// What the logs say, and what is wrong with it.
+    fn found(&self, logs: Vec<Log>, told: Told, looked: Duration) -> Drill {
+        let asked = Asked { sent: told.sent, answered: told.answered };
+        let mut failures = self.failures(&logs, &told, &asked);
+        let vouched: Vec<Kind> = logs.iter().filter_map(|log| vouches(log, &asked)).collect();
+        let judged = |log: Log| {
+            let vouched = vouched.contains(&log.task.kind);
+            judge::judge(log, &asked, vouched)
+        };
+        let probes: Vec<_> = logs.into_iter().map(judged).collect();
+        let victims = || probes.iter().filter(|probe| probe.who == Who::Victim);
+        for probe in victims() {
+            failures.extend(fault(probe, self.max_last_served));
+            if probe.verdict == Verdict::NotOffered && self.demanded.contains(&probe.kind) {
+                failures.push(format!("a {} was asked for and is not offered", probe.kind));
+            }
+        }
+        if victims().all(|probe| probe.verdict == Verdict::NotOffered) {
+            failures.push("the server offers nothing of what is asked".to_owned());
+        }
+        Drill {
+            url: shown_url(&self.place.url.to_string()),
+            address: self.place.address.to_string(),
+            victim: self.victim.party.clone(),
+            bystander: self.bystander.as_ref().map(|bystander| bystander.party.clone()),
+            how: self.means.words(),
+            call: Call {
+                answered_us: told.answered.map(|at| judge::since(told.sent, at)),
+                succeeded: told.succeeded,
+                told: told.words,
+            },
+            window_us: u64::try_from(looked.as_micros()).unwrap_or(u64::MAX),
+            before_us: u64::try_from(self.before.as_micros()).unwrap_or(u64::MAX),
+            rate: self.rate,
+            probes,
+            checks: Vec::new(),
+            failures,
+        }
+    }
+
+    /// What is wrong with the call, and with what bystanders saw.
+    fn failures(&self, logs: &[Log], told: &Told, asked: &Asked) -> Vec<String> {
+        let mut failures = Vec::new();
+        if !told.succeeded {
+            failures.push(format!("the revocation failed: {}", told.words));
+        }
+        let all = self.visitors().count() * self.kinds.len() * self.connections;
+        if logs.len() != all {
+            failures.push(format!("{} of {all} probes came back", logs.len()));
+        }
+        for log in logs {
+            if let Some(words) = refused_before(log, asked.sent) {
+                let (who, kind) = (name(log.task.who), log.task.kind);
+                failures.push(format!(
+                    "the {who} was refused over a {kind} before anything was revoked: {words}"
+                ));
+            }
+        }
+        let bystanders = || logs.iter().filter(|log| log.task.who == Who::Bystander);
+        for log in bystanders() {
+            if let Some(words) = judge::at_the_end(log, asked) {
+                failures.push(format!(
+                    "the bystander is not served over a {} at the end: {words}",
+                    log.task.kind
+                ));
+            }
+        }
+        let losses =
+            || bystanders().flat_map(|log| judge::losses(log, asked).map(move |lost| (log.task.kind, lost)));
+        let lost = losses().count();
+        if let Some((kind, first)) = losses().next().filter(|_| lost > self.max_bystander_errors) {
+            failures
+                .push(format!("the bystander lost {lost} tries, the first over a {kind}: {}", first.words));
+        }
+        failures
+    }
+}
+
+/// The kind of connection over which a bystander was served to the end.
+fn vouches(log: &Log, asked: &Asked) -> Option<Kind> {
+    let served = log.not_offered.is_none() && judge::at_the_end(log, asked).is_none();
+    (log.task.who == Who::Bystander && served).then_some(log.task.kind)
 }
 
 /// Whose it is, in messages.
@@ -239,31 +336,6 @@ async fn visit(place: &Place, visitor: &Visitor) -> Result<(Outcome, String), Cl
     Ok((probe::judge(&answer), probe::words(&answer)))
 }
 
-/// What is wrong with the call, and with what bystanders saw.
-fn failures_of(plan: &Plan, logs: &[Log], told: &Told) -> Vec<String> {
-    let mut failures = Vec::new();
-    if !told.succeeded {
-        failures.push(format!("the revocation failed: {}", told.words));
-    }
-    let bystanders = || logs.iter().filter(|log| log.task.who == Who::Bystander);
-    let losses = || bystanders().flat_map(|log| judge::losses(log).map(move |sight| (log.task.kind, sight)));
-    let lost = losses().count();
-    let early = |log: &&Log| refused_before(log, told.sent).is_some();
-    if let Some(log) = logs.iter().find(early) {
-        let (who, words) = (name(log.task.who), refused_before(log, told.sent).unwrap_or_default());
-        failures.push(format!(
-            "the {who} was refused over a {} before anything was revoked: {words}",
-            log.task.kind
-        ));
-    }
-    if lost > plan.max_bystander_errors
-        && let Some((kind, first)) = losses().next()
-    {
-        failures.push(format!("the bystander lost {lost} tries, the first over a {kind}: {}", first.words));
-    }
-    failures
-}
-
 /// The first refusal of somebody who was not revoked yet.
 fn refused_before(log: &Log, call: Instant) -> Option<&str> {
     let refusal = log.sights.iter().find(|sight| sight.outcome == Outcome::Refused && sight.at < call)?;
@@ -279,7 +351,8 @@ fn fault(probe: &super::findings::Probe, most: Option<Duration>) -> Option<Strin
         (Verdict::Served, _) => Some(format!("the victim is still served over a {kind} at the end")),
         (Verdict::Flapped, _) => Some(format!("the victim was refused over a {kind}, and then served again")),
         (Verdict::Unclear, _) => {
-            Some(format!("what becomes of the victim over a {kind} is unclear: errors that are no refusal"))
+            let why = probe.refusal.as_deref().unwrap_or_default();
+            Some(format!("what becomes of the victim over a {kind} is unclear: {why}"))
         }
         (Verdict::Refused, Some(at)) if late(at) => {
             Some(format!("the victim was served over a {kind} until {} ms after the call", at / 1000))

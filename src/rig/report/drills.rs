@@ -241,8 +241,12 @@ fn one(label: &str, drill: &Drill) -> String {
         duration(drill.before_us as f64),
         duration(drill.window_us as f64)
     );
+    let target = match drill.address.as_str() {
+        "" => drill.url.clone(),
+        address => format!("{} at {address}", drill.url),
+    };
     let facts = [
-        ("Target", drill.url.as_str()),
+        ("Target", target.as_str()),
         ("Revoked", &victim),
         ("Bystander", bystander),
         ("How", &drill.how),

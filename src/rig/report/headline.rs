@@ -222,6 +222,7 @@ mod tests {
             tries: Vec::new(),
         };
         Drill {
+            address: String::new(),
             url: String::new(),
             victim: Party::default(),
             bystander: None,

@@ -255,7 +255,7 @@ impl Target {
             let peer = peer.map_err(|failure| self.unserved(Kind::Http1, &failure.to_string()))?;
             match Line::open(&peer.speaking(Kind::Http1)).await {
                 Ok(_) => return Ok(peer),
-                Err(Failure::Client(error @ ClientError::Unreachable(..))) => {
+                Err(Failure::Client(error @ (ClientError::Unreachable(..) | ClientError::Dropped(..)))) => {
                     last = unreachable(error.to_string())
                 }
                 Err(failure) => last = self.unserved(Kind::Handshake, &failure.to_string()),

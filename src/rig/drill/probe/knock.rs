@@ -1,6 +1,7 @@
 //! New connections, one after the other, each for one request.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use http::HeaderValue;
@@ -9,57 +10,89 @@ use http_body_util::Full;
 use rustls::ClientConfig;
 use rustls::HandshakeKind;
 use rustls::client::Resumption;
+use tokio::time::Interval;
 
 use super::Asker;
+use super::Part;
 use super::Sight;
 use super::in_time;
-use crate::rig::client::ClientError;
+use super::of_error;
 use crate::rig::client::Conversation;
 use crate::rig::drill::hoard::Hoard;
 use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
 
-/// How many connections gather sessions before any of these is used.
-const GATHERED: usize = 16;
+/// How many connections gather sessions before any of these is used, at least.
+const GATHERED: usize = 4;
+/// How long they may.
+const GATHERING: Duration = Duration::from_secs(2);
+/// How many sessions are shown before it is clear that the server wants none.
+const SHOWN: usize = 16;
 
 impl Asker {
     /// Connection after connection: each with a full handshake, or each with a session of one before.
     pub(super) async fn knock(&mut self) -> Result<(), String> {
-        let (resumes, hoard) = (self.task.kind == Kind::Resumption, Hoard::shared());
+        let hoard = (self.task.kind == Kind::Resumption).then(Hoard::shared);
         let mut tls = ClientConfig::clone(&self.tls());
-        if resumes {
+        if let Some(hoard) = &hoard {
             tls.resumption = Resumption::store(hoard.clone());
-            hoard.open(false);
         }
         let tls = Arc::new(tls);
-        for _ in 0..if resumes { GATHERED } else { 0 } {
-            // What comes of these is the other probes' to tell.
-            drop(self.once(&tls).await?);
+        if let Some(hoard) = &hoard {
+            self.gather(hoard, &tls).await?;
         }
-        hoard.open(true);
-        let (mut ticks, mut resumed_once) = (self.ticks(), false);
+        let (mut ticks, mut resumed_once, mut declined) = (self.ticks(), false, 0);
         while !self.stopped() {
             ticks.tick().await;
+            if hoard.as_ref().is_some_and(|hoard| hoard.is_empty()) {
+                // A full handshake would tell nothing of a resumed one.
+                let words = "no TLS session is left to be resumed".to_owned();
+                self.saw(Part::Idle, Instant::now(), Outcome::Failed, words);
+                return self.rest(ticks).await;
+            }
             let (resumed, sight) = self.once(&tls).await?;
-            if resumes && !resumed && !resumed_once {
-                // The first may have found no session yet.
-                if self.log.sights.len() >= GATHERED {
+            resumed_once |= resumed;
+            if hoard.is_some() && !resumed_once && sight.is_served() {
+                declined += 1;
+                if declined == SHOWN {
                     return Err("the server does not resume TLS sessions".into());
                 }
-                self.log.sights.push(Sight { outcome: Outcome::Failed, ..sight });
                 continue;
             }
-            resumed_once |= resumed;
             self.note(sight);
         }
-        match resumes && !resumed_once {
-            true => Err("the server does not resume TLS sessions".into()),
-            false => Ok(()),
+        Ok(())
+    }
+
+    /// Gathers as many sessions as there will be tries.
+    async fn gather(&mut self, hoard: &Hoard, tls: &Arc<ClientConfig>) -> Result<(), String> {
+        let (begun, mut connections) = (Instant::now(), 0);
+        hoard.open(false);
+        while !self.stopped()
+            && hoard.len() < self.task.tries
+            && (connections < GATHERED || begun.elapsed() < GATHERING)
+        {
+            // What comes of these is the other probes' to tell.
+            drop(self.once(tls).await?);
+            connections += 1;
+            if connections == GATHERED && hoard.is_empty() {
+                return Err("the server gives out no TLS sessions".into());
+            }
         }
+        hoard.open(true);
+        Ok(())
+    }
+
+    /// Has nothing left to do.
+    async fn rest(&self, mut ticks: Interval) -> Result<(), String> {
+        while !self.stopped() {
+            ticks.tick().await;
+        }
+        Ok(())
     }
 
     /// One connection and one request: whether a session was resumed, and what came of it.
-    async fn once(&self, tls: &Arc<ClientConfig>) -> Result<(bool, Sight), String> {
+    async fn once(&mut self, tls: &Arc<ClientConfig>) -> Result<(bool, Sight), String> {
         let sent = Instant::now();
         let stream = match self.connect(tls).await {
             Ok(stream) => stream,
@@ -70,20 +103,13 @@ impl Asker {
         request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         let answer = in_time(async { Conversation::begin(stream).await?.send(request).await }).await;
         let at = Instant::now();
-        let sight = match answer {
-            Ok(answer) => match super::judge(&answer) {
-                Outcome::Served => Sight { sent, at, outcome: Outcome::Served, words: String::new() },
-                outcome => Sight { sent, at, outcome, words: super::words(&answer) },
+        let (outcome, words) = match answer {
+            Ok(answer) => match self.judge(&answer) {
+                Outcome::Served => (Outcome::Served, String::new()),
+                outcome => (outcome, super::words(&answer)),
             },
-            Err(error) => {
-                let outcome = match error {
-                    ClientError::Refused(..) => Outcome::Refused,
-                    ClientError::Broken(..) => Outcome::Cut,
-                    _ => Outcome::Failed,
-                };
-                Sight { sent, at, outcome, words: error.to_string() }
-            }
+            Err(error) => (of_error(&error), error.to_string()),
         };
-        Ok((resumed, sight))
+        Ok((resumed, Sight { part: Part::Whole, sent, at, outcome, words }))
     }
 }

@@ -70,12 +70,16 @@ pub(super) struct Task {
     pub(super) every: Duration,
     /// Of the body of a request that stays open: bytes with each try.
     pub(super) piece: usize,
+    /// How many tries there may be after the call.
+    pub(super) tries: usize,
 }
 
 /// One try.
 #[derive(Clone, Debug)]
 pub(super) struct Sight {
-    /// When it was sent; of an idle connection that ended, when that was seen.
+    /// Of what.
+    pub(super) part: Part,
+    /// When it was sent; of what ended by itself, when that was seen.
     pub(super) sent: Instant,
     /// When its outcome was there.
     pub(super) at: Instant,
@@ -83,6 +87,32 @@ pub(super) struct Sight {
     pub(super) outcome: Outcome,
     /// What was said, unless it was served.
     pub(super) words: String,
+}
+
+/// What was tried, or seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A request or a ping, and its answer.
+    Whole,
+    /// A piece of a body, handed to the kernel.
+    Piece,
+    /// What a server sent without being asked.
+    Message,
+    /// The end of a request or a WebSocket that went on.
+    End,
+    /// The end of a connection on which nothing was asked.
+    Idle,
+}
+
+impl Sight {
+    pub(super) fn is_served(&self) -> bool {
+        self.outcome == Outcome::Served
+    }
+
+    /// Whether it may be a refusal of everybody: of a gate that does not know any more who is revoked.
+    pub(super) fn is_outage(&self) -> bool {
+        self.outcome == Outcome::Refused && self.words.starts_with("503")
+    }
 }
 
 /// All that one probe saw.
@@ -105,6 +135,8 @@ pub(super) struct Probe {
 #[derive(Default)]
 struct Shared {
     stop: AtomicBool,
+    /// Somebody may be revoked by now.
+    called: AtomicBool,
     served: AtomicU64,
     done: AtomicBool,
 }
@@ -119,6 +151,7 @@ impl Probe {
             place: place.clone(),
             visitor: visitor.clone(),
             shared: Arc::clone(&shared),
+            redirects: None,
             log: Log { task, not_offered: None, sights: Vec::new() },
         };
         let thread =
@@ -134,6 +167,11 @@ impl Probe {
     /// Whether it has nothing more to do: what it asks for is not offered.
     pub(super) fn is_done(&self) -> bool {
         self.shared.done.load(Ordering::Relaxed)
+    }
+
+    /// Tells it that somebody is about to be revoked: what is not offered any more was offered.
+    pub(super) fn call(&self) {
+        self.shared.called.store(true, Ordering::SeqCst);
     }
 
     /// Asks it to come to an end.
@@ -161,6 +199,8 @@ struct Asker {
     place: Place,
     visitor: Visitor,
     shared: Arc<Shared>,
+    /// Whether it is redirected as long as it is served.
+    redirects: Option<bool>,
     log: Log,
 }
 
@@ -172,7 +212,12 @@ impl Asker {
             Kind::WebSocket => self.ping().await,
             Kind::Handshake | Kind::Resumption => self.knock().await,
         };
-        self.log.not_offered = told.err();
+        if let Err(words) = told {
+            match self.is_called() {
+                true => self.saw(Part::Whole, Instant::now(), Outcome::Failed, words),
+                false => self.log.not_offered = Some(words),
+            }
+        }
         self.shared.done.store(true, Ordering::Relaxed);
         self.log
     }
@@ -186,7 +231,7 @@ impl Asker {
                 tokio::select! {
                     biased;
                     error = open.ended() => {
-                        self.idle_end(&error.to_string());
+                        self.saw(Part::Idle, Instant::now(), Outcome::Cut, error.to_string());
                         line = None;
                         continue;
                     }
@@ -205,7 +250,7 @@ impl Asker {
                     Ok(stream) => match Conversation::begin(stream).await {
                         Ok(open) => open,
                         Err(error) => {
-                            self.failed(Instant::now(), &error);
+                            self.failed(Part::Whole, Instant::now(), &error);
                             continue;
                         }
                     },
@@ -219,10 +264,10 @@ impl Asker {
             let sent = Instant::now();
             match in_time(open.send(request)).await {
                 Ok(answer) => {
-                    self.answered(sent, &answer);
+                    self.answered(Part::Whole, sent, &answer);
                     line = Some(open);
                 }
-                Err(error) => self.failed(sent, &error),
+                Err(error) => self.failed(Part::Whole, sent, &error),
             }
         }
         Ok(())
@@ -231,11 +276,10 @@ impl Asker {
     /// The server chose another protocol than h2: it offers none, unless it did before.
     fn lacks_h2(&mut self) -> Result<(), String> {
         let words = "the server does not choose h2".to_owned();
-        if self.shared.served.load(Ordering::Relaxed) == 0 {
+        if !self.was_served() {
             return Err(words);
         }
-        let now = Instant::now();
-        self.note(Sight { sent: now, at: Instant::now(), outcome: Outcome::Failed, words });
+        self.saw(Part::Whole, Instant::now(), Outcome::Failed, words);
         Ok(())
     }
 
@@ -263,15 +307,20 @@ impl Asker {
         Arc::new(tls)
     }
 
+    fn is_called(&self) -> bool {
+        self.shared.called.load(Ordering::SeqCst)
+    }
+
+    fn was_served(&self) -> bool {
+        self.shared.served.load(Ordering::Relaxed) > 0
+    }
+
     /// Opens a connection, or says what came of it.
     async fn connect(&self, tls: &Arc<ClientConfig>) -> Result<TlsStream<tokio::net::TcpStream>, Sight> {
         let sent = Instant::now();
-        let seen = |outcome, words| Sight { sent, at: Instant::now(), outcome, words };
-        let tcp = client::dial(self.place.address).await.map_err(|e| seen(Outcome::Failed, e.to_string()))?;
-        client::shake(tls, tcp, &self.place.server).await.map_err(|error| match error {
-            ClientError::Refused(..) => seen(Outcome::Refused, error.to_string()),
-            ClientError::Untrusted(..) => seen(Outcome::Failed, error.to_string()),
-            _ => seen(Outcome::Cut, error.to_string()),
+        client::connect(tls, self.place.address, &self.place.server).await.map_err(|error| {
+            let (outcome, words) = (of_error(&error), error.to_string());
+            Sight { part: Part::Whole, sent, at: Instant::now(), outcome, words }
         })
     }
 
@@ -287,37 +336,53 @@ impl Asker {
         .map_err(|e| e.to_string())
     }
 
-    fn answered(&mut self, sent: Instant, answer: &Response<Bytes>) {
-        let at = Instant::now();
-        let outcome = judge(answer);
+    /// What an answer says, to one who knows how it is answered as long as it is served.
+    fn judge(&mut self, answer: &Response<Bytes>) -> Outcome {
+        let redirected = answer.status().is_redirection();
+        match judge(answer) {
+            // It may be sent to where it can log in again.
+            Outcome::Served if redirected != *self.redirects.get_or_insert(redirected) && redirected => {
+                Outcome::Failed
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Returns what the answer says.
+    fn answered(&mut self, part: Part, sent: Instant, answer: &Response<Bytes>) -> Outcome {
+        let (at, outcome) = (Instant::now(), self.judge(answer));
         let words = if outcome == Outcome::Served { String::new() } else { words(answer) };
-        self.note(Sight { sent, at, outcome, words });
+        self.note(Sight { part, sent, at, outcome, words });
+        outcome
     }
 
-    fn failed(&mut self, sent: Instant, error: &ClientError) {
-        let outcome = match error {
-            ClientError::Refused(..) => Outcome::Refused,
-            ClientError::Broken(..) => Outcome::Cut,
-            _ => Outcome::Failed,
-        };
-        self.note(Sight { sent, at: Instant::now(), outcome, words: error.to_string() });
+    fn failed(&mut self, part: Part, sent: Instant, error: &ClientError) {
+        self.saw(part, sent, of_error(error), error.to_string());
     }
 
-    /// A connection ended while nothing was asked.
-    fn idle_end(&mut self, words: &str) {
-        let at = Instant::now();
-        self.note(Sight { sent: at, at, outcome: Outcome::Cut, words: words.to_owned() });
+    fn served(&mut self, part: Part, sent: Instant) {
+        self.saw(part, sent, Outcome::Served, String::new());
     }
 
-    fn served(&mut self, sent: Instant) {
-        self.note(Sight { sent, at: Instant::now(), outcome: Outcome::Served, words: String::new() });
+    /// What ended by itself has just ended.
+    fn saw(&mut self, part: Part, sent: Instant, outcome: Outcome, words: String) {
+        self.note(Sight { part, sent, at: Instant::now(), outcome, words });
     }
 
     fn note(&mut self, sight: Sight) {
-        if sight.outcome == Outcome::Served {
+        if sight.is_served() {
             self.shared.served.fetch_add(1, Ordering::Relaxed);
         }
         self.log.sights.push(sight);
+    }
+}
+
+/// What a failure says: that a handshake takes too long or ends in an internal error is no refusal.
+fn of_error(error: &ClientError) -> Outcome {
+    match error {
+        ClientError::Refused(..) => Outcome::Refused,
+        ClientError::Broken(..) | ClientError::Dropped(..) => Outcome::Cut,
+        _ => Outcome::Failed,
     }
 }
 

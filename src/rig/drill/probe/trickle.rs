@@ -6,17 +6,21 @@ use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::HeaderValue;
 use http::Response;
-use http_body_util::Full;
+use http::Version;
+use http::header::CONNECTION;
 use http_body_util::channel::Channel;
 use rustls::ClientConfig;
+use tokio::time::Interval;
 use tokio::time::timeout;
 
 use super::Asker;
 use super::PATIENCE;
-use super::Sight;
+use super::Part;
 use super::in_time;
 use super::speaks_h2;
+use crate::rig::client::ClientError;
 use crate::rig::client::Conversation;
 use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
@@ -24,65 +28,117 @@ use crate::rig::findings::Outcome;
 /// How long a request must have been open for its answer to say that its upstream does not wait for the body's end.
 const EARLY: Duration = Duration::from_secs(1);
 
+/// How often nothing but errors may come of a POST until it is clear that there is none.
+const TRIES: usize = 3;
+
+/// A connection on which a request can go on.
+type Line = Conversation<Channel<Bytes>>;
+
 impl Asker {
     /// Piece after piece of one body; of another when that request has come to nothing. At the end the body ends, and the
     /// answer tells whether all of it was worth anything.
     pub(super) async fn trickle(&mut self) -> Result<(), String> {
         let tls = self.tls();
-        self.try_a_small_one(&tls).await?;
         let (mut ticks, mut lasted) = (self.ticks(), false);
         while !self.stopped() {
             ticks.tick().await;
-            let (mut pieces, body) = Channel::<Bytes>::new(1);
+            let Some(mut line) = self.begin(&tls).await? else { continue };
+            if self.stopped() {
+                break;
+            }
             let begun = Instant::now();
-            let Some(mut conversation) = self.begin(&tls).await? else { continue };
-            let request = self.request(body)?;
-            let mut answer = pin!(conversation.send(request));
-            let early = loop {
-                tokio::select! {
-                    biased;
-                    early = &mut answer => break Some(early),
-                    _ = ticks.tick() => {}
-                }
-                if self.stopped() {
-                    break None;
-                }
-                let sent = Instant::now();
-                let piece = Bytes::from(vec![b'.'; self.task.piece]);
-                if let Ok(Ok(())) = timeout(PATIENCE, pieces.send_data(piece)).await {
-                    self.served(sent);
-                }
-            };
-            // What its last answer served was asked for when the body ended, or broke off.
-            let ended = Instant::now();
-            drop(pieces);
-            // What is held against a body only when all of it is there is hardly about who sent it.
-            let whole = early.is_none() && begun.elapsed() > EARLY;
-            let early = match early {
-                None => in_time(answer).await,
-                Some(early) => {
-                    lasted |= begun.elapsed() > EARLY;
-                    if !lasted && early.as_ref().is_ok_and(|answer| super::judge(answer) == Outcome::Served) {
-                        return Err("what is behind it answers before a body has ended".into());
-                    }
-                    early
-                }
-            };
+            let (ended, early) = self.go_on(&mut line, &mut ticks).await?;
+            lasted |= begun.elapsed() > EARLY;
+            let Some(early) = early else { continue };
+            let is_served = early.as_ref().is_ok_and(|answer| super::judge(answer) == Outcome::Served);
+            if !lasted && is_served && !self.is_called() {
+                return Err("what is behind it answers before a body has ended".into());
+            }
             match early {
-                Ok(answer) if whole && !tells(&answer) => self.unclear(ended, super::words(&answer)),
-                Err(error) if whole => self.unclear(ended, error.to_string()),
-                Ok(answer) => self.answered(ended, &answer),
-                Err(error) => self.failed(ended, &error),
+                Ok(answer) => {
+                    self.answered(Part::End, ended, &answer);
+                }
+                Err(error) => self.failed(Part::End, ended, &error),
             }
         }
         Ok(())
     }
 
-    /// Opens a connection for one request, unless that comes to nothing.
-    async fn begin(
+    /// One request that goes on until the probe is stopped, or an answer comes before: that one is returned, and since
+    /// when there was nothing to send any more.
+    async fn go_on(
         &mut self,
-        tls: &Arc<ClientConfig>,
-    ) -> Result<Option<Conversation<Channel<Bytes>>>, String> {
+        line: &mut Line,
+        ticks: &mut Interval,
+    ) -> Result<(Instant, Option<Result<Response<Bytes>, ClientError>>), String> {
+        let (mut pieces, body) = Channel::<Bytes>::new(1);
+        let request = self.request(body)?;
+        let mut answer = pin!(line.send(request));
+        loop {
+            tokio::select! {
+                biased;
+                early = &mut answer => return Ok((Instant::now(), Some(early))),
+                _ = ticks.tick() => {}
+            }
+            if self.stopped() {
+                break;
+            }
+            let sent = Instant::now();
+            let piece = Bytes::from(vec![b'.'; self.task.piece]);
+            if let Ok(Ok(())) = timeout(PATIENCE, pieces.send_data(piece)).await {
+                self.served(Part::Piece, sent);
+            }
+        }
+        let ended = Instant::now();
+        drop(pieces);
+        // What is held against a body only when all of it is there is hardly about who sent it.
+        match in_time(answer).await {
+            Ok(answer) if tells(&answer) => {
+                self.answered(Part::End, ended, &answer);
+            }
+            Ok(answer) => self.saw(Part::End, ended, Outcome::Failed, super::words(&answer)),
+            Err(error) => self.saw(Part::End, ended, Outcome::Failed, error.to_string()),
+        }
+        Ok((ended, None))
+    }
+
+    /// Opens a connection, and has a small request served on it: what goes on there afterwards is served as well.
+    async fn begin(&mut self, tls: &Arc<ClientConfig>) -> Result<Option<Line>, String> {
+        let Some(mut line) = self.open(tls).await? else { return Ok(None) };
+        let (mut pieces, body) = Channel::<Bytes>::new(1);
+        let request = self.request(body)?;
+        let sent = Instant::now();
+        // One piece has room.
+        let _ = pieces.send_data(Bytes::from_static(b".")).await;
+        drop(pieces);
+        let closes = match in_time(line.send(request)).await {
+            Ok(answer) => {
+                let words = || format!("a POST is answered with {}", super::words(&answer));
+                match self.answered(Part::Whole, sent, &answer) {
+                    Outcome::Served => closes(&answer),
+                    Outcome::Refused => return self.doubted(words(), 1),
+                    _ => return self.doubted(words(), TRIES),
+                }
+            }
+            Err(error) => {
+                self.failed(Part::Whole, sent, &error);
+                return self.doubted(format!("a POST is not answered: {error}"), TRIES);
+            }
+        };
+        // Not every server takes a second request.
+        if closes { self.open(tls).await } else { Ok(Some(line)) }
+    }
+
+    /// A POST came to nothing; if none ever came to more, that is not offered.
+    fn doubted(&self, words: String, tries: usize) -> Result<Option<Line>, String> {
+        match !self.was_served() && self.log.sights.len() >= tries {
+            true => Err(words),
+            false => Ok(None),
+        }
+    }
+
+    /// Opens a connection, unless that comes to nothing.
+    async fn open(&mut self, tls: &Arc<ClientConfig>) -> Result<Option<Line>, String> {
         let begun = Instant::now();
         let stream = match self.connect(tls).await {
             Ok(stream) if self.task.kind == Kind::Stream && !speaks_h2(&stream) => {
@@ -96,32 +152,19 @@ impl Asker {
             }
         };
         match Conversation::begin(stream).await {
-            Ok(conversation) => Ok(Some(conversation)),
+            Ok(line) => Ok(Some(line)),
             Err(error) => {
-                self.failed(begun, &error);
+                self.failed(Part::Whole, begun, &error);
                 Ok(None)
             }
         }
     }
+}
 
-    fn unclear(&mut self, sent: Instant, words: String) {
-        self.note(Sight { sent, at: Instant::now(), outcome: Outcome::Failed, words });
-    }
-
-    /// Whether a POST is wanted there at all: else nothing that comes of one says anything.
-    async fn try_a_small_one(&self, tls: &Arc<ClientConfig>) -> Result<(), String> {
-        let Ok(stream) = self.connect(tls).await else { return Ok(()) };
-        if self.task.kind == Kind::Stream && !speaks_h2(&stream) {
-            return Err("the server does not choose h2".into());
-        }
-        let request = self.request(Full::from("."))?;
-        let answer = in_time(async { Conversation::begin(stream).await?.send(request).await }).await;
-        match answer {
-            Ok(answer) if super::judge(&answer) == Outcome::Served => Ok(()),
-            Ok(answer) => Err(format!("a POST is answered with {}", super::words(&answer))),
-            Err(error) => Err(format!("a POST is not answered: {error}")),
-        }
-    }
+/// Whether a connection ends with this answer (RFC 9112, section 9.3).
+fn closes(answer: &Response<Bytes>) -> bool {
+    let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+    answer.version() == Version::HTTP_10 || answer.headers().get(CONNECTION).is_some_and(close)
 }
 
 /// Whether the answer to a whole body says what becomes of who sent it.
