@@ -19,6 +19,9 @@ use crate::rig::findings::Who;
 /// How many ends of connections, one after the other, are no accident.
 const AGAIN: usize = 2;
 
+/// Of how many tries in a row a bystander that loses some must be served one.
+const LAST: usize = 3;
+
 /// When the revocation was asked for, and when that was done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Asked {
@@ -65,14 +68,15 @@ pub(super) fn losses<'a>(log: &'a Log, asked: &Asked) -> impl Iterator<Item = &'
         .filter(move |sight| offered && !sight.is_served() && sight.part != Part::Idle)
 }
 
-/// What is wrong with how a bystander is at the end, in words; nothing, if its last try was served.
+/// What is wrong with how a bystander is at the end, in words; nothing, if one of its last tries was served.
 pub(super) fn at_the_end(log: &Log, asked: &Asked) -> Option<String> {
-    let tells = |sight: &&Sight| sight.part != Part::Idle;
-    match since_call(&log.sights, asked).filter(tells).last() {
+    let seen = Seen(since_call(&log.sights, asked).collect());
+    let lost: Vec<&Sight> = seen.tail().filter(|sight| sight.part != Part::Idle).collect();
+    match lost.last() {
         _ if log.not_offered.is_some() => None,
-        Some(last) if last.is_served() => None,
-        Some(last) => Some(last.words.clone()),
-        None => Some("nothing came of it any more".to_owned()),
+        Some(last) if lost.len() >= LAST || !seen.was_served() => Some(last.words.clone()),
+        None if !seen.was_served() => Some("nothing came of it any more".to_owned()),
+        _ => None,
     }
 }
 
@@ -305,10 +309,17 @@ mod tests {
     fn a_bystander_loses_what_was_under_way() {
         let rows = [(Whole, -2, -1, Failed), (Whole, 1, 2, Served), (Idle, 3, 3, Cut), (Whole, 4, 5, Cut)];
         let (mut log, asked) = log(Who::Bystander, Kind::Http1, &rows);
-        assert_eq!(losses(&log, &asked).count(), 1);
+        assert_eq!((losses(&log, &asked).count(), at_the_end(&log, &asked)), (1, None));
+        let cut = log.sights[3].clone();
+        log.sights.extend([cut.clone(), cut]);
         assert_eq!(at_the_end(&log, &asked).as_deref(), Some("Cut"));
+        log.sights.remove(1);
         log.sights.truncate(3);
-        assert_eq!((losses(&log, &asked).count(), at_the_end(&log, &asked)), (0, None));
+        assert_eq!(at_the_end(&log, &asked).as_deref(), Some("Cut"));
+        log.sights.truncate(2);
+        assert!(at_the_end(&log, &asked).is_some());
+        let (mut log, _) = self::log(Who::Bystander, Kind::Http1, &rows);
+        log.sights.truncate(3);
         assert_eq!(judge(log, &asked, false).verdict, Verdict::Served);
     }
 }
