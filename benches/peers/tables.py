@@ -46,8 +46,7 @@ def drills(found):
     for (entries, way), both in sorted(pairs.items(), key=order):
         of = lambda who, kind: next((probe for drill in both for probe in drill["probes"]
                                      if (probe["who"], probe["kind"]) == (who, kind)), None)
-        lost = sum(attempt[2] != "served" for drill in both for probe in drill["probes"]
-                   if probe["who"] == "bystander" and probe["verdict"] != "not_offered" for attempt in probe["tries"])
+        lost = sum(probe["lost"] for drill in both for probe in drill["probes"] if probe["who"] == "bystander")
         answered = ", ".join(milliseconds(drill["call"]["answered_us"]) for drill in both)
         rows.append([f"{entries:,}", way, *(seen(of("victim", kind)) for kind in OPEN + NEW), answered, lost])
     return rows

@@ -270,6 +270,8 @@ fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
 pub struct Conversation<B = Full<Bytes>> {
     sender: Sender<B>,
     peer: String,
+    /// The last request has an answer, or the beginning of one.
+    begun: bool,
     drive: JoinSet<hyper::Result<()>>,
 }
 
@@ -325,13 +327,20 @@ where
             drive.spawn(connection.with_upgrades());
             Sender::Http1(sender)
         };
-        Ok(Self { sender, peer, drive })
+        Ok(Self { sender, peer, begun: false, drive })
     }
 
     /// Sends one request, and waits for the whole answer, which may be of [`MOST`] bytes.
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Bytes>, ClientError> {
+        self.begun = false;
         let response = self.request(request).await?;
+        self.begun = true;
         self.collect(response).await
+    }
+
+    /// Whether the last request has an answer, or the beginning of one.
+    pub fn has_begun(&self) -> bool {
+        self.begun
     }
 
     /// Waits until the connection has ended, by whomever.

@@ -91,6 +91,9 @@ pub struct Drill {
     pub checks: Vec<Check>,
     /// What is wrong, one line each; nothing, if the drill was passed.
     pub failures: Vec<String>,
+    /// What commands and servers said besides, for a terminal alone: it may hold credentials.
+    #[serde(skip)]
+    pub said: Vec<String>,
 }
 
 /// Whose certificate it is.
@@ -196,6 +199,12 @@ pub struct Probe {
     pub refusal: Option<String>,
     /// When the last answer that served was there; for a stream, a body or an idle tunnel, until when it was still open.
     pub last_served_us: Option<i64>,
+    /// When the first try after that which was refused had been sent, if it came to that: between the two nobody asked.
+    #[serde(default)]
+    pub refused_from_us: Option<i64>,
+    /// How many tries since the call were lost: not served, but for ends of connections on which nothing was asked.
+    #[serde(default)]
+    pub lost: u64,
     /// How many tries that were begun after the call had been answered were served. What goes on is one try, and one more
     /// if it went on to the end.
     pub served_after_answer: u64,

@@ -66,6 +66,8 @@ pub(crate) enum Enforces {
     ByAnOutage,
     /// At once on what is open, which is cut off; so long after the call on what is begun anew.
     Reopened(Duration),
+    /// At once; now and then it ends an HTTP/1.1 connection that it is tired of as a request comes in.
+    Tired,
     /// At once, but that it says so by sending the victim elsewhere.
     ByRedirect,
     /// So long after the call; its WebSockets send all the time.
@@ -195,10 +197,16 @@ impl Line {
         }
         let kind = self.kind(&request);
         if self.shared.enforces == Enforces::Without(kind) {
-            return Ok(status(StatusCode::NOT_FOUND));
+            // As some say it where others would say 404 or 426.
+            return Ok(status(StatusCode::FORBIDDEN));
         }
         if self.shared.enforces == Enforces::ByAnOutage && self.is_called() {
             return Err(io::Error::other("down"));
+        }
+        let number = || self.shared.others.fetch_add(1, Ordering::SeqCst);
+        // On a connection that was used: a new one would be told apart.
+        if self.shared.enforces == Enforces::Tired && kind == Kind::Http1 && number() % 10 == 9 {
+            return Err(io::Error::other("tired"));
         }
         if !self.is_victim {
             let lost = self.shared.enforces == Enforces::WithLosses

@@ -69,6 +69,8 @@ fn probe() -> impl Strategy<Value = Probe> {
         first_refusal_us: seen.0,
         refusal: seen.1,
         last_served_us: seen.2,
+        refused_from_us: seen.2,
+        lost: seen.2.map_or(0, i64::unsigned_abs),
         served_after_answer: seen.3,
         tries: seen.4,
     })
@@ -97,6 +99,7 @@ fn drill() -> impl Strategy<Value = Found> {
                 probes: seen.0,
                 checks: seen.1,
                 failures: seen.2,
+                said: Vec::new(),
             })
         },
     )

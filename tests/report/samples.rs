@@ -108,6 +108,8 @@ fn probe(rng: &mut Rng, (who, kind, number): (Who, Kind, usize), fate: Fate, ans
             if one.2 == Outcome::Cut { "connection closed" } else { "403 principal_revoked" }.into()
         }),
         last_served_us: tries.iter().rev().find(served).map(|one| one.1),
+        refused_from_us: None,
+        lost: tries.iter().filter(|one| one.2 != Outcome::Served).count() as u64,
         served_after_answer: tries.iter().filter(served).filter(|one| one.0 > answered).count() as u64,
         tries,
     }
@@ -141,6 +143,7 @@ fn drill(label: &str, answered: i64, fates: &[(Kind, [Fate; 2])], failures: &[&s
             check("the audit names the revocation", None, "no --audit-log was given"),
         ],
         failures: failures.iter().map(|&failure| failure.into()).collect(),
+        said: Vec::new(),
     };
     findings(label, Found::Drill(drill))
 }

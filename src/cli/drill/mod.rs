@@ -107,6 +107,9 @@ pub(super) struct DrillArgs {
     /// A file to which the server adds a line about the revocation.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Also post a serial that nobody has to --revoke-url, which should say so; whoever takes it may keep it for good.
+    #[arg(long, requires = "revoke_url", conflicts_with = "skip_checks")]
+    unknown_serial: bool,
     /// Revoke once, and check nothing besides: whether revoking again succeeds is found out by doing so.
     #[arg(long, conflicts_with = "recover_with")]
     skip_checks: bool,
@@ -187,7 +190,7 @@ impl DrillArgs {
         let (at, revoking) = (Clock::system().now(), AtomicBool::new(false));
         let revoke = || {
             revoking.store(true, Ordering::SeqCst);
-            complain(&format_args!("drill: revoking; {}", tell::standing(&plan)));
+            complain(&format_args!("drill: revoking; {}", tell::standing(&plan, true)));
         };
         let seen = tokio::select! {
             biased;
@@ -197,7 +200,7 @@ impl DrillArgs {
         };
         let seen = match seen {
             None => {
-                let standing = revoking.load(Ordering::SeqCst).then(|| tell::standing(&plan));
+                let standing = revoking.load(Ordering::SeqCst).then(|| tell::standing(&plan, false));
                 let told = standing.as_deref().unwrap_or("nothing was revoked");
                 complain(&format_args!("drill: interrupted; {told}"));
                 return PARTLY;
@@ -260,11 +263,13 @@ impl DrillArgs {
                 code = REFUSED;
             }
         }
+        let Found::Drill(found) = &findings.found else { return code };
         if self.json {
             let text = serde_json::to_string(findings).unwrap_or_default();
             code = code.max(output::write_out(format!("{text}\n").as_bytes()));
-            complain(&tell::standing(plan));
-        } else if let Found::Drill(found) = &findings.found {
+            found.said.iter().for_each(|said| complain(&format_args!("drill: said: {said}")));
+            complain(&format_args!("drill: {}", tell::standing(plan, found.call.succeeded)));
+        } else {
             code = code.max(tell::page(found, plan).print());
         }
         code

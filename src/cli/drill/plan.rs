@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::DrillArgs;
 use super::MeansArgs;
 use crate::cli::complain;
+use crate::clock::Clock;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 use crate::rig::drill::Api;
@@ -26,50 +27,28 @@ use crate::rig::drill::Plan;
 use crate::rig::drill::Visitor;
 use crate::rig::drill::may_be_revoked;
 use crate::rig::findings::Kind;
+use crate::rig::findings::Party;
 
 /// The fewest tries of a probe after the call.
 const LEAST: f64 = 5.0;
 /// The most tries of all of them.
 const MOST: f64 = 2_000_000.0;
+/// Until everybody is served, at most.
+const BEGINNING: Duration = Duration::from_secs(30);
 /// For an address that may not answer.
 const CONNECT: Duration = Duration::from_secs(3);
 
 impl DrillArgs {
     /// The plan, or what is wrong with what was asked.
     pub(super) async fn plan(&self) -> Result<Plan, String> {
-        let files = Files {
-            certificate: self.victim_cert.clone(),
-            key: self.victim_key.clone(),
-            headers: headers(&self.victim_header),
-        };
-        let victim = Visitor::read(&self.ca, &files).map_err(|e| e.to_string())?;
-        if !may_be_revoked(&victim.party, &self.allow_prefix) {
-            return Err(format!(
-                "{} is called `{}`, which does not begin with `{}`: nobody but a victim made for it is revoked \
-                 (--allow-prefix)",
-                self.victim_cert.display(),
-                victim.party.name,
-                self.allow_prefix
-            ));
-        }
-        let bystander = match (&self.bystander_cert, &self.bystander_key) {
-            (Some(certificate), Some(key)) => {
-                let headers = headers(&self.bystander_header);
-                let files = Files { certificate: certificate.clone(), key: key.clone(), headers };
-                Some(Visitor::read(&self.ca, &files).map_err(|e| e.to_string())?)
-            }
-            _ => None,
-        };
-        if bystander.as_ref().is_some_and(|bystander| bystander.party.serial == victim.party.serial) {
-            return Err("victim and bystander show the same certificate".into());
-        }
+        let (victim, bystander) = self.visitors()?;
         let kinds = if self.kinds.is_empty() { Kind::ALL.to_vec() } else { self.kinds.clone() };
+        self.check_time([Some(&victim), bystander.as_ref()])?;
         self.check_rhythm(kinds.len() * if bystander.is_some() { 2 } else { 1 })?;
-        if self.means.revoke_body.contains("{principal}") && !is_plain(&victim.party.name) {
-            return Err(format!(
-                "`{}`: a name with characters that may mean something in a --revoke-body",
-                victim.party.name
-            ));
+        if bystander.is_none() {
+            complain(
+                &"drill: without --bystander-cert nobody tells a revocation from an outage that answers with 4xx",
+            );
         }
         Ok(Plan {
             place: place(&self.url, self.connect_to).await?,
@@ -86,9 +65,55 @@ impl DrillArgs {
             recover_with: self.recover_with.clone(),
             audit_log: self.audit_log.clone(),
             checks: !self.skip_checks,
+            unknown_serial: self.unknown_serial,
             max_last_served: self.max_last_served,
             max_bystander_errors: self.max_bystander_errors,
         })
+    }
+
+    /// Who is revoked, and who is not.
+    fn visitors(&self) -> Result<(Visitor, Option<Visitor>), String> {
+        let read = |certificate: &Path, key: &Path, given| {
+            let files = Files { certificate: certificate.into(), key: key.into(), headers: headers(given) };
+            Visitor::read(&self.ca, &files).map_err(|e| e.to_string())
+        };
+        let victim = read(&self.victim_cert, &self.victim_key, &self.victim_header)?;
+        let Party { name, serial } = &victim.party;
+        if !may_be_revoked(&victim.party, &self.allow_prefix) {
+            return Err(format!(
+                "{} is called `{name}`, which does not begin with `{}`: nobody but a victim made for it is revoked \
+                 (--allow-prefix)",
+                self.victim_cert.display(),
+                self.allow_prefix
+            ));
+        }
+        if self.means.revoke_body.contains("{principal}") && !is_plain(name) {
+            return Err(format!(
+                "`{name}`: a name with characters that may mean something in a --revoke-body"
+            ));
+        }
+        let bystander = match (&self.bystander_cert, &self.bystander_key) {
+            (Some(certificate), Some(key)) => Some(read(certificate, key, &self.bystander_header)?),
+            _ => None,
+        };
+        if bystander.as_ref().is_some_and(|bystander| bystander.party.serial == *serial) {
+            return Err("victim and bystander show the same certificate".into());
+        }
+        Ok((victim, bystander))
+    }
+
+    /// Whether nobody is refused because a certificate has come to its end meanwhile.
+    fn check_time(&self, visitors: [Option<&Visitor>; 2]) -> Result<(), String> {
+        let needed = self.before + self.window + BEGINNING;
+        let until = Clock::system().now().plus(needed).secs();
+        match visitors.into_iter().flatten().find(|visitor| visitor.not_after < until) {
+            Some(visitor) => Err(format!(
+                "the certificate of {} ends before the drill does, within {}",
+                visitor.party.name,
+                humantime::format_duration(needed)
+            )),
+            None => Ok(()),
+        }
     }
 
     /// Whether there are enough tries for a verdict, and few enough to be kept.
@@ -137,6 +162,7 @@ impl MeansArgs {
             place: place(url, None).await?,
             tls: tls(own).map_err(|e| e.to_string())?,
             stranger: tls(None).map_err(|e| e.to_string())?,
+            is_known: own.is_some(),
         };
         Ok(match self.admin {
             Some(_) => Means::Admin(api),

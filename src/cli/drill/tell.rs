@@ -6,13 +6,12 @@ use crate::cli::output::counted;
 use crate::rig::drill::Means;
 use crate::rig::drill::Plan;
 use crate::rig::findings::Drill;
-use crate::rig::findings::Outcome;
 use crate::rig::findings::Probe;
 use crate::rig::findings::Verdict;
 use crate::rig::findings::Who;
 
-/// What stays revoked, and how that can be lifted.
-pub(super) fn standing(plan: &Plan) -> String {
+/// What stays revoked, and how that can be lifted. `sure`: the call was a success.
+pub(super) fn standing(plan: &Plan, sure: bool) -> String {
     let party = &plan.victim.party;
     let lift = match &plan.means {
         Means::Admin(_) => {
@@ -20,7 +19,8 @@ pub(super) fn standing(plan: &Plan) -> String {
         }
         Means::Url { .. } | Means::Command(_) => String::new(),
     };
-    format!("{} (serial {}) stays revoked{lift}", party.name, party.serial)
+    let stays = if sure { "stays revoked" } else { "may be revoked" };
+    format!("{} (serial {}) {stays}{lift}", party.name, party.serial)
 }
 
 /// All of it.
@@ -40,15 +40,15 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
     );
     page.line(&"");
     if let Some(bystander) = &found.bystander {
-        let tries = || {
-            let of = found.probes.iter().filter(|probe| probe.who == Who::Bystander);
-            of.flat_map(|probe| &probe.tries)
-        };
-        let served = tries().filter(|one| one.2 == Outcome::Served).count();
+        let probes = || found.probes.iter().filter(|probe| probe.who == Who::Bystander);
+        let tries = probes().map(|probe| probe.tries.len() as u64).sum();
+        let lost = probes().map(|probe| probe.lost).sum::<u64>();
         page.field("bystander", &bystander.name);
-        let not = tries().count() - served;
-        let told = format!("{served} tries served, {not} not, connections that were closed among them");
+        let told = format!("{}, {lost} of them lost since the call", counted(tries, "try"));
         page.field("", &told);
+    }
+    for said in &found.said {
+        page.field("said", said);
     }
     for check in &found.checks {
         match check.passed {
@@ -74,7 +74,7 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
     for failure in &found.failures {
         page.line(&format_args!("  {failure}"));
     }
-    page.line(&standing(plan));
+    page.line(&standing(plan, found.call.succeeded));
     page
 }
 

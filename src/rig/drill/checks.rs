@@ -24,9 +24,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much of an audit log is read, bytes.
 const MOST: u64 = 64 * 1024 * 1024;
 
-/// All but whether it is in the audit, in the order of the runbook.
-pub(super) async fn all(plan: &Plan) -> Vec<Check> {
-    vec![idempotent(plan).await, no_credential(plan).await, unknown_serial(plan).await, recovery(plan).await]
+/// All but whether it is in the audit, in the order of the runbook. What commands said goes to `said`.
+pub(super) async fn all(plan: &Plan, said: &mut Vec<String>) -> Vec<Check> {
+    vec![
+        idempotent(plan, said).await,
+        no_credential(plan).await,
+        unknown_serial(plan).await,
+        recovery(plan, said).await,
+    ]
 }
 
 /// None of them, and why.
@@ -44,8 +49,9 @@ fn check(name: &str, passed: Option<bool>, detail: impl Into<String>) -> Check {
     Check { name: name.to_owned(), passed, detail: detail.into() }
 }
 
-async fn idempotent(plan: &Plan) -> Check {
+async fn idempotent(plan: &Plan, said: &mut Vec<String>) -> Check {
     let again = plan.means.again(&plan.victim.party, PATIENCE).await;
+    said.extend(again.said().filter(|_| !again.succeeded));
     let unchanged = match again.document.get("changed") {
         Some(changed) if again.succeeded => format!("{}, changed: {changed}", again.words),
         _ => again.words,
@@ -57,11 +63,16 @@ async fn no_credential(plan: &Plan) -> Check {
     match plan.means.as_nobody(&plan.victim.party, PATIENCE).await {
         Some(told) => {
             // Who demands a certificate in the handshake refuses before there could be a status.
-            let refused = told.shut || matches!(told.status, Some(400 | 401 | 403));
-            let was_heard = told.shut || told.status.is_some();
-            check(NO_CREDENTIAL, was_heard.then_some(refused), told.words)
+            let refused = told.shut || told.status.is_some_and(|status| (300..500).contains(&status));
+            let passed = match told.status {
+                // The query of a URL may be a credential.
+                Some(200..300) if plan.means.has_query() => None,
+                Some(500..) => None,
+                _ => (told.shut || told.status.is_some()).then_some(refused),
+            };
+            check(NO_CREDENTIAL, passed, told.words)
         }
-        None => check(NO_CREDENTIAL, None, "a command has no credential to go without"),
+        None => check(NO_CREDENTIAL, None, "there is no credential to go without"),
     }
 }
 
@@ -73,28 +84,34 @@ async fn unknown_serial(plan: &Plan) -> Check {
             let told = plan.means.again(&nobody, PATIENCE).await;
             check(UNKNOWN_SERIAL, Some(told.status == Some(404)), told.words)
         }
-        Means::Url { body, .. } if body.contains("{serial}") && !body.contains("{principal}") => {
-            let told = plan.means.again(&nobody, PATIENCE).await;
-            // An answer that is a success may say it all the same, in words of its own.
-            let refused = told.status.is_some_and(|status| (400..500).contains(&status));
-            check(UNKNOWN_SERIAL, refused.then_some(true), told.words)
+        Means::Url { .. } if !plan.unknown_serial => {
+            check(UNKNOWN_SERIAL, None, "not asked for (--unknown-serial)")
         }
-        Means::Url { .. } => check(UNKNOWN_SERIAL, None, "what is sent is not a {serial} alone"),
+        Means::Url { .. } => {
+            let told = plan.means.again(&nobody, PATIENCE).await;
+            let refused = told.status.is_some_and(|status| (400..500).contains(&status));
+            // An answer that is a success may say it all the same, in words of its own.
+            let words = match told.succeeded {
+                true => format!("{}; {} may be on record now", told.words, nobody.serial),
+                false => told.words,
+            };
+            check(UNKNOWN_SERIAL, refused.then_some(true), words)
+        }
         Means::Command(_) => check(UNKNOWN_SERIAL, None, "a command is not asked"),
     }
 }
 
-async fn recovery(plan: &Plan) -> Check {
+async fn recovery(plan: &Plan, said: &mut Vec<String>) -> Check {
     let Some(command) = &plan.recover_with else {
         return check(RECOVERY, None, "not asked for (--recover-with)");
     };
-    let recovered = recovered(plan, command).await;
+    let recovered = recovered(plan, command, said).await;
     let passed = recovered.is_ok();
     check(RECOVERY, Some(passed), recovered.unwrap_or_else(|reason| reason))
 }
 
 /// What a fresh credential is served, or why there is none that works.
-async fn recovered(plan: &Plan, command: &str) -> Result<String, String> {
+async fn recovered(plan: &Plan, command: &str, said: &mut Vec<String>) -> Result<String, String> {
     let failed = |e: io::Error| format!("a temporary directory: {e}");
     let directory = tempfile::Builder::new().prefix("portcullis-drill-").tempdir().map_err(failed)?;
     let (certificate, key) = (directory.path().join("fresh.pem"), directory.path().join("fresh.key"));
@@ -102,6 +119,7 @@ async fn recovered(plan: &Plan, command: &str) -> Result<String, String> {
     let more = [("DRILL_CERT", &*own), ("DRILL_KEY", &*of_key)];
     let told = means::run(command, &plan.victim.party, &more, PATIENCE).await;
     if !told.succeeded {
+        said.extend(told.said());
         return Err(format!("the command: {}", told.words));
     }
     let files =

@@ -21,6 +21,8 @@ const AGAIN: usize = 2;
 
 /// Of how many tries in a row a bystander that loses some must be served one.
 const LAST: usize = 3;
+/// And how long ago that may be, unless so many tries take longer.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// When the revocation was asked for, and when that was done.
 #[derive(Clone, Copy, Debug)]
@@ -29,11 +31,14 @@ pub(super) struct Asked {
     pub(super) sent: Instant,
     /// When it was answered, or had ended, if it ever was.
     pub(super) answered: Option<Instant>,
+    /// When nobody was asked any more.
+    pub(super) ended: Instant,
 }
 
 /// What a probe saw, in times since the revocation was asked for. `vouched`: a bystander was served to the end over the
 /// same kind of connection.
 pub(super) fn judge(log: Log, asked: &Asked, vouched: bool) -> Probe {
+    let lost = losses(&log, asked).count() as u64;
     let Log { task, not_offered, sights } = log;
     let seen = Seen(since_call(&sights, asked).collect());
     let (verdict, doubt) = match (&not_offered, task.who) {
@@ -41,7 +46,8 @@ pub(super) fn judge(log: Log, asked: &Asked, vouched: bool) -> Probe {
         (None, Who::Victim) => seen.verdict(vouched),
         (None, Who::Bystander) => seen.bystander(),
     };
-    let refusal = seen.first_refusal().filter(|_| not_offered.is_none());
+    let refusal = seen.first_refusal().filter(|_| !matches!(verdict, Verdict::NotOffered | Verdict::Served));
+    let from = seen.refused_from().filter(|_| verdict == Verdict::Refused);
     let us = |at: Instant| since(asked.sent, at);
     let late = |sight: &&Sight| {
         sight.part == Part::Whole && sight.is_served() && asked.answered.is_some_and(|at| sight.sent > at)
@@ -54,6 +60,8 @@ pub(super) fn judge(log: Log, asked: &Asked, vouched: bool) -> Probe {
         verdict,
         first_refusal_us: refusal.map(|sight| us(sight.at)),
         last_served_us: last_served(task.kind, &sights).map(us),
+        refused_from_us: from.map(|sight| us(sight.sent)),
+        lost,
         served_after_answer: sights.iter().filter(late).count() as u64 + u64::from(lasts),
         tries: sights.iter().map(|sight| Try(us(sight.sent), us(sight.at), sight.outcome)).collect(),
         refusal: not_offered.or(doubt).or_else(|| refusal.map(|sight| sight.words.clone())),
@@ -72,11 +80,15 @@ pub(super) fn losses<'a>(log: &'a Log, asked: &Asked) -> impl Iterator<Item = &'
 pub(super) fn at_the_end(log: &Log, asked: &Asked) -> Option<String> {
     let seen = Seen(since_call(&log.sights, asked).collect());
     let lost: Vec<&Sight> = seen.tail().filter(|sight| sight.part != Part::Idle).collect();
-    match lost.last() {
+    let served = seen.0.iter().rev().find(|sight| sight.is_served()).map(|sight| sight.at);
+    let recent = RECENT.max(log.task.every * LAST as u32);
+    let is_recent = |at: Instant| asked.ended.saturating_duration_since(at) <= recent;
+    match (lost.last(), served) {
         _ if log.not_offered.is_some() => None,
-        Some(last) if lost.len() >= LAST || !seen.was_served() => Some(last.words.clone()),
-        None if !seen.was_served() => Some("nothing came of it any more".to_owned()),
-        _ => None,
+        (None, Some(_)) => None,
+        (Some(_), Some(at)) if lost.len() < LAST && is_recent(at) => None,
+        (Some(last), _) => Some(last.words.clone()),
+        (None, None) => Some("nothing came of it any more".to_owned()),
     }
 }
 
@@ -130,19 +142,25 @@ impl Seen<'_> {
         first.into_iter().chain(cut()).min_by_key(|sight| sight.at)
     }
 
+    /// The first try after the last service that was refused or cut.
+    fn refused_from(&self) -> Option<&Sight> {
+        let refused = |sight: &&Sight| matches!(sight.outcome, Outcome::Refused | Outcome::Cut);
+        self.tail().find(refused)
+    }
+
     /// What becomes of the victim; why it is unclear, if it is.
     fn verdict(&self, vouched: bool) -> (Verdict, Option<String>) {
-        let refused = |sight: &&&Sight| sight.outcome == Outcome::Refused;
-        let back = |first: usize| self.0.iter().skip(first).any(|sight| sight.is_served());
-        if self.0.iter().position(|sight| refused(&sight)).is_some_and(back) {
+        if self.came_back(vouched) {
             return (Verdict::Flapped, None);
         }
         let told: Vec<&Sight> = self.tail().filter(|sight| sight.part != Part::Idle).collect();
-        let says_so = told.iter().filter(refused).any(|sight| !sight.is_outage());
-        let ends = told.iter().filter(|sight| sight.outcome == Outcome::Cut || sight.is_outage()).count();
+        let says_so = |sight: &&Sight| sight.outcome == Outcome::Refused && !sight.is_outage();
+        let ends = told.iter().rev().take_while(|sight| sight.is_end()).count();
         let unclear = |words: String| (Verdict::Unclear, Some(words));
         match told.last() {
-            _ if says_so || ends >= AGAIN && vouched => (Verdict::Refused, None),
+            _ if told.iter().copied().any(|sight| says_so(&sight)) || ends >= AGAIN && vouched => {
+                (Verdict::Refused, None)
+            }
             None if self.was_served() => (Verdict::Served, None),
             None => unclear("nothing was seen of it after the call".to_owned()),
             Some(last) if ends >= AGAIN => {
@@ -150,6 +168,19 @@ impl Seen<'_> {
             }
             Some(last) => unclear(format!("no refusal: {}", last.words)),
         }
+    }
+
+    /// Whether something was served after a refusal; where a bystander was served meanwhile, after ends in a row.
+    fn came_back(&self, vouched: bool) -> bool {
+        let (mut refused, mut ends) = (false, 0);
+        for sight in self.0.iter().filter(|sight| sight.part != Part::Idle) {
+            if sight.is_served() && (refused || vouched && ends >= AGAIN) {
+                return true;
+            }
+            refused |= sight.outcome == Outcome::Refused;
+            ends = if sight.is_end() { ends + 1 } else { 0 };
+        }
+        false
     }
 
     fn bystander(&self) -> (Verdict, Option<String>) {
@@ -195,7 +226,7 @@ mod tests {
         };
         let task = Task { who, kind, number: 0, every: Duration::from_millis(10), piece: 1, tries: 1 };
         let log = Log { task, not_offered: None, sights: rows.iter().map(sight).collect() };
-        (log, Asked { sent: base, answered: Some(moment(10)) })
+        (log, Asked { sent: base, answered: Some(moment(10)), ended: moment(900) })
     }
 
     fn judged(kind: Kind, rows: &[Row]) -> Probe {
@@ -278,6 +309,34 @@ mod tests {
             log(Who::Victim, Kind::Http1, &[(Whole, 3, 4, Refused), (Whole, 13, 14, Refused)]);
         log.sights.iter_mut().for_each(|sight| sight.words = "503 revocation_state_stale".to_owned());
         assert_eq!(judge(log, &asked, false).verdict, Verdict::Unclear);
+    }
+
+    #[test]
+    fn ends_count_in_a_row() {
+        let rows = [(Whole, 1, 2, Cut), (Whole, 3, 4, Failed), (Whole, 13, 14, Cut)];
+        assert_eq!(vouched(Kind::Http1, &rows).verdict, Verdict::Unclear);
+        // One of two gates that does not enforce.
+        let rows = [(Whole, 1, 2, Cut), (Whole, 3, 4, Cut), (Whole, 13, 14, Served), (Whole, 20, 21, Cut)];
+        assert_eq!(vouched(Kind::Handshake, &rows).verdict, Verdict::Flapped);
+    }
+
+    /// Between the last service and the first refusal nobody asked.
+    #[test]
+    fn a_refusal_is_known_from_when_it_was_asked_for() {
+        let rows = [(Whole, 1, 2, Served), (Whole, 3, 700, Failed), (Whole, 700, 701, Refused)];
+        assert_eq!(judged(Kind::Http1, &rows).refused_from_us, Some(700_000));
+        let rows = [(Whole, 1, 2, Served), (Idle, 3, 3, Cut), (Whole, 700, 701, Refused)];
+        assert_eq!(judged(Kind::Http1, &rows).refused_from_us, Some(3_000));
+    }
+
+    /// Three slow tries do not fit into the time that is left.
+    #[test]
+    fn a_bystander_that_hangs_vouches_for_nobody() {
+        let (log, mut asked) =
+            log(Who::Bystander, Kind::Http1, &[(Whole, 1, 2, Served), (Whole, 3, 700, Failed)]);
+        assert_eq!(at_the_end(&log, &asked), None);
+        asked.ended += Duration::from_secs(5);
+        assert_eq!(at_the_end(&log, &asked).as_deref(), Some("Failed"));
     }
 
     #[test]

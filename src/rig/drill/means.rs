@@ -66,6 +66,8 @@ pub struct Api {
     pub tls: Arc<ClientConfig>,
     /// As nobody.
     pub stranger: Arc<ClientConfig>,
+    /// Whether `tls` has a certificate.
+    pub is_known: bool,
 }
 
 /// What came of a call or a command.
@@ -81,17 +83,24 @@ pub struct Told {
     pub status: Option<u16>,
     /// Whether the server would not hear it: it refused the handshake, or broke off.
     pub shut: bool,
-    /// The status or exit code, and what was said.
+    /// The status or exit code.
     pub words: String,
+    /// What was said besides, which may hold credentials.
+    pub said: String,
     /// The answer, if it is a document.
     pub document: Value,
 }
 
 impl Told {
+    /// What was said besides, if anything was.
+    pub(super) fn said(&self) -> Option<String> {
+        Some(self.said.clone()).filter(|said| !said.is_empty())
+    }
+
     /// A failure of which nothing is known yet.
     fn nothing(sent: Instant, answered: Option<Instant>) -> Self {
-        let (words, document) = (String::new(), Value::Null);
-        Self { sent, answered, succeeded: false, status: None, shut: false, words, document }
+        let (words, said, document) = (String::new(), String::new(), Value::Null);
+        Self { sent, answered, succeeded: false, status: None, shut: false, words, said, document }
     }
 }
 
@@ -106,6 +115,11 @@ impl Means {
             Self::Url { api, .. } => format!("POST {}", shown_url(&api.place.url.to_string())),
             Self::Command(command) => shown_command(command),
         }
+    }
+
+    /// Whether a URL has a query.
+    pub(super) fn has_query(&self) -> bool {
+        matches!(self, Self::Url { api, .. } if api.place.url.query().is_some())
     }
 
     /// Opens the connection for the call.
@@ -148,9 +162,10 @@ impl Means {
         }
     }
 
-    /// The same without any credential; `None` where there is nobody to be asked.
+    /// The same without any credential; `None` where there is nobody to be asked, or nothing to go without.
     pub(super) async fn as_nobody(&self, victim: &Party, patience: Duration) -> Option<Told> {
         let means = match self {
+            Self::Url { api, headers, .. } if headers.is_empty() && !api.is_known => return None,
             Self::Admin(api) => Self::Admin(Api { tls: Arc::clone(&api.stranger), ..api.clone() }),
             Self::Url { api, body, .. } => Self::Url {
                 api: Api { tls: Arc::clone(&api.stranger), ..api.clone() },
@@ -215,10 +230,8 @@ fn told(sent: Instant, answer: Result<Response<Bytes>, ClientError>) -> Told {
             succeeded: answer.status().is_success(),
             status: Some(answer.status().as_u16()),
             shut: false,
-            words: match probe::words(&answer) {
-                words if answer.status().is_success() || words.contains(' ') => words,
-                words => format!("{words}: {}", said(answer.body())),
-            },
+            words: probe::words(&answer),
+            said: if answer.status().is_success() { String::new() } else { said(answer.body()) },
             document: serde_json::from_slice(answer.body()).unwrap_or_default(),
         },
         Err(error) => {
@@ -256,14 +269,12 @@ pub(super) async fn run(command: &str, victim: &Party, more: &[(&str, &str)], pa
         Ok(Ok(status)) => {
             // What it has left running is meant to run.
             group.0 = None;
-            let said = read(said);
-            let said = if said.is_empty() { said } else { format!(": {said}") };
-            let words = format!("{status}{said}");
-            Told { succeeded: status.success(), words, ..Told::nothing(sent, Some(answered)) }
+            let (words, said) = (status.to_string(), read(said));
+            Told { succeeded: status.success(), words, said, ..Told::nothing(sent, Some(answered)) }
         }
         Ok(Err(error)) => failed(error.to_string()),
         Err(_) => {
-            let words = format!("has not ended within {patience:?}, and was ended");
+            let words = format!("has not ended within {patience:?}, and was told to end");
             Told { words, ..Told::nothing(sent, None) }
         }
     }

@@ -32,6 +32,7 @@ pub use probe::Place;
 use super::client;
 use super::client::ClientError;
 use super::client::Conversation;
+use super::findings;
 use super::findings::Call;
 use super::findings::Check;
 use super::findings::Drill;
@@ -86,6 +87,8 @@ pub struct Plan {
     pub audit_log: Option<PathBuf>,
     /// Whether anything is checked besides, which revokes once more.
     pub checks: bool,
+    /// Whether a URL is also told of a serial that nobody has.
+    pub unknown_serial: bool,
     /// When the last request of the victim may have been served, at the latest, after the call was sent.
     pub max_last_served: Option<Duration>,
     /// How many requests of bystanders may be lost.
@@ -149,18 +152,24 @@ pub async fn watch(plan: &Plan, revoking: &dyn Fn()) -> Result<Seen, DrillError>
 
 impl Seen {
     /// Checks what an incident relies on besides, unless it is interrupted: whether it was.
-    pub async fn checked(self, plan: &Plan, interrupted: impl Future<Output = ()>) -> (Drill, bool) {
+    pub async fn checked(mut self, plan: &Plan, interrupted: impl Future<Output = ()>) -> (Drill, bool) {
         if !plan.checks {
             return (self.with(checks::none("not asked for (--skip-checks)")), false);
         }
-        tokio::select! {
+        let mut said = Vec::new();
+        let checks = tokio::select! {
             biased;
-            () = interrupted => {
+            () = interrupted => None,
+            checks = checks::all(plan, &mut said) => Some(checks),
+        };
+        self.drill.said.append(&mut said);
+        match checks {
+            Some(checks) => (self.with(checks), false),
+            None => {
                 let mut drill = self.with(checks::none("interrupted"));
                 drill.failures.push("interrupted before everything was checked".to_owned());
                 (drill, true)
             }
-            checks = checks::all(plan) => (self.with(checks), false),
         }
     }
 
@@ -200,7 +209,7 @@ impl Plan {
 
     /// What the logs say, and what is wrong with it.
     fn found(&self, logs: Vec<Log>, told: Told, looked: Duration) -> Drill {
-        let asked = Asked { sent: told.sent, answered: told.answered };
+        let asked = Asked { sent: told.sent, answered: told.answered, ended: told.sent + looked };
         let mut failures = self.failures(&logs, &told, &asked);
         let vouched: Vec<Kind> = logs.iter().filter_map(|log| vouches(log, &asked)).collect();
         let judged = |log: Log| {
@@ -208,6 +217,7 @@ impl Plan {
             judge::judge(log, &asked, vouched)
         };
         let probes: Vec<_> = logs.into_iter().map(judged).collect();
+        let said = told.said().into_iter().collect();
         let victims = || probes.iter().filter(|probe| probe.who == Who::Victim);
         for probe in victims() {
             failures.extend(fault(probe, self.max_last_served));
@@ -215,6 +225,7 @@ impl Plan {
                 failures.push(format!("a {} was asked for and is not offered", probe.kind));
             }
         }
+        failures.extend(self.kinds.iter().filter_map(|&kind| offered_to_some(&probes, kind)));
         if victims().all(|probe| probe.verdict == Verdict::NotOffered) {
             failures.push("the server offers nothing of what is asked".to_owned());
         }
@@ -235,6 +246,7 @@ impl Plan {
             probes,
             checks: Vec::new(),
             failures,
+            said,
         }
     }
 
@@ -280,6 +292,15 @@ impl Plan {
 fn vouches(log: &Log, asked: &Asked) -> Option<Kind> {
     let served = log.not_offered.is_none() && judge::at_the_end(log, asked).is_none();
     (log.task.who == Who::Bystander && served).then_some(log.task.kind)
+}
+
+/// What is wrong with a kind that is offered to one probe and not to another.
+fn offered_to_some(probes: &[findings::Probe], kind: Kind) -> Option<String> {
+    let of_kind = || probes.iter().filter(|probe| probe.kind == kind);
+    let not = of_kind().find(|probe| probe.verdict == Verdict::NotOffered)?;
+    let some = of_kind().any(|probe| probe.verdict != Verdict::NotOffered);
+    let words = not.refusal.as_deref().unwrap_or_default();
+    some.then(|| format!("a {kind} is not offered to one {}, and to another it is: {words}", name(not.who)))
 }
 
 /// Whose it is, in messages.
@@ -343,20 +364,24 @@ fn refused_before(log: &Log, call: Instant) -> Option<&str> {
 }
 
 /// What is wrong with what the victim saw over one kind of connection.
-fn fault(probe: &super::findings::Probe, most: Option<Duration>) -> Option<String> {
+fn fault(probe: &findings::Probe, most: Option<Duration>) -> Option<String> {
     let kind = probe.kind;
-    let late = |at: i64| most.is_some_and(|most| i128::from(at) > most.as_micros() as i128);
-    match (probe.verdict, probe.last_served_us) {
-        (Verdict::NotOffered, _) => None,
-        (Verdict::Served, _) => Some(format!("the victim is still served over a {kind} at the end")),
-        (Verdict::Flapped, _) => Some(format!("the victim was refused over a {kind}, and then served again")),
-        (Verdict::Unclear, _) => {
-            let why = probe.refusal.as_deref().unwrap_or_default();
-            Some(format!("what becomes of the victim over a {kind} is unclear: {why}"))
+    let is_late = |at: i64| most.is_some_and(|most| i128::from(at) > most.as_micros() as i128);
+    let why = probe.refusal.as_deref().unwrap_or_default();
+    match (probe.verdict, probe.last_served_us, probe.refused_from_us) {
+        (Verdict::NotOffered, ..) => None,
+        (Verdict::Served, ..) => Some(format!("the victim is still served over a {kind} at the end")),
+        (Verdict::Flapped, ..) => {
+            Some(format!("the victim was refused over a {kind}, and then served again"))
         }
-        (Verdict::Refused, Some(at)) if late(at) => {
+        (Verdict::Unclear, ..) => Some(format!("what becomes of the victim over a {kind} is unclear: {why}")),
+        (Verdict::Refused, Some(at), _) if is_late(at) => {
             Some(format!("the victim was served over a {kind} until {} ms after the call", at / 1000))
         }
-        (Verdict::Refused, _) => None,
+        (Verdict::Refused, _, Some(from)) if is_late(from) => Some(format!(
+            "the victim was refused over a {kind} only from {} ms after the call on",
+            from / 1000
+        )),
+        (Verdict::Refused, ..) => None,
     }
 }

@@ -32,6 +32,8 @@ pub struct Files {
 pub struct Visitor {
     /// Its names.
     pub party: Party,
+    /// When its certificate ends, seconds since 1970.
+    pub not_after: i64,
     /// How it is shown; no application protocol is named in it.
     pub tls: ClientConfig,
     /// What its requests carry besides.
@@ -45,17 +47,19 @@ impl Visitor {
     /// [`ClientError::File`] or [`ClientError::OtherKey`], which name the file.
     pub fn read(ca: &Path, files: &Files) -> Result<Self, ClientError> {
         let tls = client::config_from_files(ca, Some((&files.certificate, &files.key)))?;
-        Ok(Self { party: party(&files.certificate)?, tls, headers: files.headers.clone() })
+        let (party, not_after) = party(&files.certificate)?;
+        Ok(Self { party, not_after, tls, headers: files.headers.clone() })
     }
 }
 
-/// Whose certificate is in a file.
-fn party(file: &Path) -> Result<Party, ClientError> {
+/// Whose certificate is in a file, and when it ends.
+fn party(file: &Path) -> Result<(Party, i64), ClientError> {
     let unfit = |reason: String| ClientError::File(file.display().to_string(), reason);
     let der = CertificateDer::from_pem_file(file).map_err(|e| unfit(e.to_string()))?;
     let (_, certificate) = X509Certificate::from_der(&der).map_err(|e| unfit(e.to_string()))?;
     let serial = Serial::from_der(certificate.raw_serial()).to_string();
-    Ok(Party { name: name(&certificate).unwrap_or_default(), serial })
+    let not_after = certificate.validity().not_after.timestamp();
+    Ok((Party { name: name(&certificate).unwrap_or_default(), serial }, not_after))
 }
 
 /// The SPIFFE ID, else the first DNS name, else the common name.
@@ -95,7 +99,7 @@ mod tests {
     fn a_party_is_called_by_its_certificate() {
         let directory = tempfile::tempdir().unwrap();
         let pki = Pki::create(directory.path(), Timestamp::from_secs(1_800_000_000)).unwrap();
-        let read = |files: crate::rig::pki::Files| party(&files.certificate).unwrap();
+        let read = |files: crate::rig::pki::Files| party(&files.certificate).unwrap().0;
         assert_eq!(read(pki.client("a", "agent/a").unwrap()).name, "spiffe://demo.test/agent/a");
         let server = read(pki.server().unwrap());
         assert_eq!(server.name, "localhost");

@@ -21,7 +21,6 @@ use super::markup::folded;
 use super::markup::words;
 use super::probes::Ends;
 use super::probes::Last;
-use super::probes::unserved;
 use super::probes::victims;
 use super::quantity::count;
 use super::quantity::duration;
@@ -331,7 +330,7 @@ fn victim_table(drill: &Drill) -> Table {
 }
 
 fn bystander_table(drill: &Drill) -> Table {
-    let mut table = Table::new("The bystander", &["Kind", "Verdict", "Probes", "Tries", "Not served"]);
+    let mut table = Table::new("The bystander", &["Kind", "Verdict", "Probes", "Tries", "Lost"]);
     for kind in Kind::ALL {
         let probes = of_kind(drill, Who::Bystander, kind);
         if probes.is_empty() {
@@ -351,7 +350,7 @@ fn bystander_table(drill: &Drill) -> Table {
             Cell::Verdict(tone, word.to_owned()),
             figure(count(probes.len() as u64)),
             figure(count(probes.iter().map(|probe| probe.tries.len() as u64).sum())),
-            figure(count(probes.iter().map(|probe| unserved(probe) as u64).sum())),
+            figure(count(probes.iter().map(|probe| probe.lost).sum())),
         ]);
     }
     table

@@ -218,6 +218,8 @@ mod tests {
             first_refusal_us: None,
             refusal: None,
             last_served_us: *last,
+            refused_from_us: None,
+            lost: 0,
             served_after_answer: *late,
             tries: Vec::new(),
         };
@@ -234,6 +236,7 @@ mod tests {
             probes: probes.iter().map(probe).collect(),
             checks: Vec::new(),
             failures: Vec::new(),
+            said: Vec::new(),
         }
     }
 

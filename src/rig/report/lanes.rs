@@ -129,6 +129,8 @@ mod tests {
             first_refusal_us: None,
             refusal: None,
             last_served_us: None,
+            refused_from_us: None,
+            lost: 0,
             served_after_answer: 0,
             tries,
         }

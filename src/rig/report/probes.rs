@@ -80,11 +80,6 @@ pub(super) fn served_after_answer(drill: &Drill) -> u64 {
     victims(drill).fold(0, |sum, probe| sum.saturating_add(probe.served_after_answer))
 }
 
-/// How many tries were not served.
-pub(super) fn unserved(probe: &Probe) -> usize {
-    probe.tries.iter().filter(|one| one.2 != Outcome::Served).count()
-}
-
 /// A kind as it stands in a sentence.
 pub(super) fn phrase(kind: Kind) -> &'static str {
     match kind {

@@ -24,6 +24,8 @@ use crate::rig::findings::Outcome;
 
 /// How many connections gather sessions before any of these is used, at least.
 const GATHERED: usize = 4;
+/// How much faster than the tries these come: not so fast that somebody takes it for a flood.
+const FASTER: u32 = 4;
 /// How long they may.
 const GATHERING: Duration = Duration::from_secs(2);
 /// How many sessions are shown before it is clear that the server wants none.
@@ -43,7 +45,10 @@ impl Asker {
         }
         let (mut ticks, mut resumed_once, mut declined) = (self.ticks(), false, 0);
         while !self.stopped() {
-            ticks.tick().await;
+            // Whether sessions are resumed at all is found out at once.
+            if declined == 0 {
+                ticks.tick().await;
+            }
             if hoard.as_ref().is_some_and(|hoard| hoard.is_empty()) {
                 // A full handshake would tell nothing of a resumed one.
                 let words = "no TLS session is left to be resumed".to_owned();
@@ -59,23 +64,26 @@ impl Asker {
                 }
                 continue;
             }
+            declined = 0;
             self.note(sight);
         }
         Ok(())
     }
 
-    /// Gathers as many sessions as there will be tries.
+    /// Gathers as many sessions as there will be tries, some times as fast as these.
     async fn gather(&mut self, hoard: &Hoard, tls: &Arc<ClientConfig>) -> Result<(), String> {
-        let (begun, mut connections) = (Instant::now(), 0);
+        let (begun, mut served) = (Instant::now(), 0);
+        let mut ticks = tokio::time::interval(self.task.every / FASTER);
         hoard.open(false);
         while !self.stopped()
             && hoard.len() < self.task.tries
-            && (connections < GATHERED || begun.elapsed() < GATHERING)
+            && (served < GATHERED || begun.elapsed() < GATHERING)
         {
+            ticks.tick().await;
             // What comes of these is the other probes' to tell.
-            drop(self.once(tls).await?);
-            connections += 1;
-            if connections == GATHERED && hoard.is_empty() {
+            let (_, sight) = self.once(tls).await?;
+            served += usize::from(sight.is_served());
+            if served == GATHERED && hoard.is_empty() {
                 return Err("the server gives out no TLS sessions".into());
             }
         }

@@ -43,6 +43,8 @@ mod trickle;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// How many answers that serve nothing tell that something is not offered.
+const UNWANTED: usize = 3;
 /// The code of a gate's 503 that is a refusal.
 const STALE: &[u8] = b"revocation_state_stale";
 
@@ -100,13 +102,19 @@ pub(super) enum Part {
     Message,
     /// The end of a request or a WebSocket that went on.
     End,
-    /// The end of a connection on which nothing was asked.
+    /// The end of a connection on which nothing was asked, or before an answer on one that had been used: whoever asks
+    /// for something that can be repeated repeats it (RFC 9110, section 9.2.2).
     Idle,
 }
 
 impl Sight {
     pub(super) fn is_served(&self) -> bool {
         self.outcome == Outcome::Served
+    }
+
+    /// Whether it ends something without saying why.
+    pub(super) fn is_end(&self) -> bool {
+        self.outcome == Outcome::Cut || self.is_outage()
     }
 
     /// Whether it may be a refusal of everybody: of a gate that does not know any more who is revoked.
@@ -145,17 +153,16 @@ impl Probe {
     /// Begins to ask.
     pub(super) fn start(task: Task, place: &Place, visitor: &Visitor) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let asker = Asker {
             task,
             place: place.clone(),
             visitor: visitor.clone(),
             shared: Arc::clone(&shared),
             redirects: None,
+            unwanted: 0,
             log: Log { task, not_offered: None, sights: Vec::new() },
         };
-        let thread =
-            std::thread::Builder::new().name("probe".into()).spawn(move || runtime.block_on(asker.work()))?;
+        let thread = std::thread::Builder::new().name("probe".into()).spawn(move || asker.run())?;
         Ok(Self { task, shared, thread: Some(thread) })
     }
 
@@ -201,10 +208,22 @@ struct Asker {
     shared: Arc<Shared>,
     /// Whether it is redirected as long as it is served.
     redirects: Option<bool>,
+    /// How many answers did not serve.
+    unwanted: usize,
     log: Log,
 }
 
 impl Asker {
+    fn run(mut self) -> Log {
+        match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => runtime.block_on(self.work()),
+            Err(error) => {
+                self.saw(Part::Whole, Instant::now(), Outcome::Failed, error.to_string());
+                self.log
+            }
+        }
+    }
+
     async fn work(mut self) -> Log {
         let told = match self.task.kind {
             Kind::Http1 | Kind::Http2 => self.converse().await,
@@ -225,9 +244,11 @@ impl Asker {
     /// Request after request on one connection; on another when that has ended.
     async fn converse(&mut self) -> Result<(), String> {
         let tls = self.tls();
-        let (mut ticks, mut line) = (self.ticks(), None::<Conversation>);
+        let (mut ticks, mut line, mut repeats) = (self.ticks(), None::<Conversation>, false);
         while !self.stopped() {
-            if let Some(open) = &mut line {
+            if std::mem::take(&mut repeats) {
+                // At once: what came of the last one is not known.
+            } else if let Some(open) = &mut line {
                 tokio::select! {
                     biased;
                     error = open.ended() => {
@@ -240,6 +261,7 @@ impl Asker {
             } else {
                 ticks.tick().await;
             }
+            let was_used = line.is_some();
             let mut open = match line.take() {
                 Some(open) => open,
                 None => match self.connect(&tls).await {
@@ -266,6 +288,10 @@ impl Asker {
                 Ok(answer) => {
                     self.answered(Part::Whole, sent, &answer);
                     line = Some(open);
+                }
+                Err(error @ ClientError::Broken(..)) if was_used && !open.has_begun() => {
+                    self.saw(Part::Idle, sent, Outcome::Cut, error.to_string());
+                    repeats = true;
                 }
                 Err(error) => self.failed(Part::Whole, sent, &error),
             }
@@ -309,6 +335,12 @@ impl Asker {
 
     fn is_called(&self) -> bool {
         self.shared.called.load(Ordering::SeqCst)
+    }
+
+    /// An answer did not serve. Whether it is one of so many, and none did: what is asked for is not offered.
+    fn is_unwanted(&mut self, of: usize) -> bool {
+        self.unwanted += 1;
+        !self.was_served() && self.unwanted >= of
     }
 
     fn was_served(&self) -> bool {

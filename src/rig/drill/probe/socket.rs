@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::Asker;
 use super::PATIENCE;
 use super::Part;
+use super::UNWANTED;
 use super::in_time;
 use crate::rig::client::Conversation;
 use crate::rig::client::WebSocket;
@@ -39,9 +40,6 @@ impl Asker {
             };
             let mut socket = match upgraded {
                 Ok(Ok(socket)) => socket,
-                Ok(Err(answer)) if !self.was_served() && speaks_none(&answer) => {
-                    return Err(format!("no WebSocket is spoken there: {}", super::words(&answer)));
-                }
                 Ok(Err(answer)) => {
                     // Served it may be, but no WebSocket.
                     match super::judge(&answer) {
@@ -51,6 +49,10 @@ impl Asker {
                         _ => {
                             self.answered(Part::Whole, sent, &answer);
                         }
+                    }
+                    // There are servers that say 403 where others say 426.
+                    if self.is_unwanted(if speaks_none(&answer) { 1 } else { UNWANTED }) {
+                        return Err(format!("no WebSocket is spoken there: {}", super::words(&answer)));
                     }
                     continue;
                 }

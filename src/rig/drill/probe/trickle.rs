@@ -18,6 +18,7 @@ use tokio::time::timeout;
 use super::Asker;
 use super::PATIENCE;
 use super::Part;
+use super::UNWANTED;
 use super::in_time;
 use super::speaks_h2;
 use crate::rig::client::ClientError;
@@ -27,9 +28,6 @@ use crate::rig::findings::Outcome;
 
 /// How long a request must have been open for its answer to say that its upstream does not wait for the body's end.
 const EARLY: Duration = Duration::from_secs(1);
-
-/// How often nothing but errors may come of a POST until it is clear that there is none.
-const TRIES: usize = 3;
 
 /// A connection on which a request can go on.
 type Line = Conversation<Channel<Bytes>>;
@@ -91,9 +89,9 @@ impl Asker {
         }
         let ended = Instant::now();
         drop(pieces);
-        // What is held against a body only when all of it is there is hardly about who sent it.
+        // Whatever is held against a body when all of it is there: it was let be until then.
         match in_time(answer).await {
-            Ok(answer) if tells(&answer) => {
+            Ok(answer) if super::judge(&answer) == Outcome::Served => {
                 self.answered(Part::End, ended, &answer);
             }
             Ok(answer) => self.saw(Part::End, ended, Outcome::Failed, super::words(&answer)),
@@ -117,24 +115,21 @@ impl Asker {
                 match self.answered(Part::Whole, sent, &answer) {
                     Outcome::Served => closes(&answer),
                     Outcome::Refused => return self.doubted(words(), 1),
-                    _ => return self.doubted(words(), TRIES),
+                    _ => return self.doubted(words(), UNWANTED),
                 }
             }
             Err(error) => {
                 self.failed(Part::Whole, sent, &error);
-                return self.doubted(format!("a POST is not answered: {error}"), TRIES);
+                return Ok(None);
             }
         };
         // Not every server takes a second request.
         if closes { self.open(tls).await } else { Ok(Some(line)) }
     }
 
-    /// A POST came to nothing; if none ever came to more, that is not offered.
-    fn doubted(&self, words: String, tries: usize) -> Result<Option<Line>, String> {
-        match !self.was_served() && self.log.sights.len() >= tries {
-            true => Err(words),
-            false => Ok(None),
-        }
+    /// An answer that did not serve; if so many came and none that did, none is offered.
+    fn doubted(&mut self, words: String, tries: usize) -> Result<Option<Line>, String> {
+        if self.is_unwanted(tries) { Err(words) } else { Ok(None) }
     }
 
     /// Opens a connection, unless that comes to nothing.
@@ -165,9 +160,4 @@ impl Asker {
 fn closes(answer: &Response<Bytes>) -> bool {
     let close = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
     answer.version() == Version::HTTP_10 || answer.headers().get(CONNECTION).is_some_and(close)
-}
-
-/// Whether the answer to a whole body says what becomes of who sent it.
-fn tells(answer: &Response<Bytes>) -> bool {
-    super::judge(answer) == Outcome::Served || matches!(answer.status().as_u16(), 401 | 403)
 }
