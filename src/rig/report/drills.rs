@@ -350,7 +350,7 @@ fn bystander_table(drill: &Drill) -> Table {
             Cell::Verdict(tone, word.to_owned()),
             figure(count(probes.len() as u64)),
             figure(count(probes.iter().map(|probe| probe.tries.len() as u64).sum())),
-            figure(count(probes.iter().map(|probe| probe.lost).sum())),
+            figure(count(probes.iter().fold(0, |sum: u64, probe| sum.saturating_add(probe.lost)))),
         ]);
     }
     table
