@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use super::DrillError;
 use super::Plan;
-use super::means;
 use super::means::Means;
 use super::party::Files;
 use super::party::Visitor;
+use super::shell;
 use super::visit;
 use crate::rig::findings::Check;
 use crate::rig::findings::Outcome;
@@ -117,7 +117,7 @@ async fn recovered(plan: &Plan, command: &str, said: &mut Vec<String>) -> Result
     let (certificate, key) = (directory.path().join("fresh.pem"), directory.path().join("fresh.key"));
     let (own, of_key) = (certificate.to_string_lossy(), key.to_string_lossy());
     let more = [("DRILL_CERT", &*own), ("DRILL_KEY", &*of_key)];
-    let told = means::run(command, &plan.victim.party, &more, PATIENCE).await;
+    let told = shell::run(command, &plan.victim.party, &more, PATIENCE).await;
     if !told.succeeded {
         said.extend(told.said());
         return Err(format!("the command: {}", told.words));

@@ -1,12 +1,6 @@
 //! How somebody is revoked: over our API, over anybody's, or by a command.
 
-use std::fs::File;
-use std::io;
-use std::io::Read as _;
-use std::io::Seek as _;
 use std::net::SocketAddr;
-use std::os::unix::process::CommandExt as _;
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 use std::time::Instant;
@@ -18,17 +12,14 @@ use http::Response;
 use http::header::CONTENT_TYPE;
 use http::header::HOST;
 use http_body_util::Full;
-use rustix::process::Pid;
-use rustix::process::Signal;
-use rustix::process::kill_process_group;
 use rustls::ClientConfig;
 use serde_json::Value;
 use serde_json::json;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use super::probe;
 use super::probe::Place;
+use super::shell;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 use crate::rig::client::Conversation;
@@ -37,7 +28,7 @@ use crate::rig::setup::shown_command;
 use crate::rig::setup::shown_url;
 
 /// The longest text of a command's or a server's that is repeated.
-const SAID: usize = 400;
+pub(super) const SAID: usize = 400;
 
 /// How somebody is revoked.
 #[derive(Clone)]
@@ -98,7 +89,7 @@ impl Told {
     }
 
     /// A failure of which nothing is known yet.
-    fn nothing(sent: Instant, answered: Option<Instant>) -> Self {
+    pub(super) fn nothing(sent: Instant, answered: Option<Instant>) -> Self {
         let (words, said, document) = (String::new(), String::new(), Value::Null);
         Self { sent, answered, succeeded: false, status: None, shut: false, words, said, document }
     }
@@ -136,7 +127,7 @@ impl Means {
     /// Revokes. Returns after `patience` at the latest.
     pub(super) async fn revoke(&self, ready: Ready, victim: &Party, patience: Duration) -> Told {
         let (api, request) = match self {
-            Self::Command(command) => return run(command, victim, &[], patience).await,
+            Self::Command(command) => return shell::run(command, victim, &[], patience).await,
             Self::Admin(api) => (api, api.revocation(&victim.serial)),
             Self::Url { api, body, headers } => (api, api.posting(body, headers, victim)),
         };
@@ -245,76 +236,8 @@ fn told(sent: Instant, answer: Result<Response<Bytes>, ClientError>) -> Told {
     }
 }
 
-/// Runs a command of the shell, with more in its environment than the victim's names. What it says goes to a file: the
-/// end of a pipe may be held by what it leaves running. All of it is ended with whoever waits for it.
-pub(super) async fn run(command: &str, victim: &Party, more: &[(&str, &str)], patience: Duration) -> Told {
-    let sent = Instant::now();
-    let failed = |words: String| Told { words, ..Told::nothing(sent, Some(Instant::now())) };
-    let (said, shell) = match said_by(command) {
-        Ok((said, shell)) => (said, shell),
-        Err(error) => return failed(format!("cannot be started: {error}")),
-    };
-    let mut shell = Command::from(shell);
-    shell.env("DRILL_SERIAL", &victim.serial).env("DRILL_PRINCIPAL", &victim.name);
-    shell.envs(more.iter().copied());
-    let sent = Instant::now();
-    let mut child = match shell.spawn() {
-        Ok(child) => child,
-        Err(error) => return failed(format!("cannot be started: {error}")),
-    };
-    let mut group = Group(child.id());
-    let ended = timeout(patience, child.wait()).await;
-    let answered = Instant::now();
-    match ended {
-        Ok(Ok(status)) => {
-            // What it has left running is meant to run.
-            group.0 = None;
-            let (words, said) = (status.to_string(), read(said));
-            Told { succeeded: status.success(), words, said, ..Told::nothing(sent, Some(answered)) }
-        }
-        Ok(Err(error)) => failed(error.to_string()),
-        Err(_) => {
-            let words = format!("has not ended within {patience:?}, and was told to end");
-            Told { words, ..Told::nothing(sent, None) }
-        }
-    }
-}
-
-/// A shell whose output goes to files, standard error first.
-fn said_by(command: &str) -> io::Result<([File; 2], std::process::Command)> {
-    let said = [tempfile::tempfile()?, tempfile::tempfile()?];
-    let mut shell = std::process::Command::new("sh");
-    shell.arg("-c").arg(command).stdin(Stdio::null()).process_group(0);
-    shell.stderr(said[0].try_clone()?).stdout(said[1].try_clone()?);
-    Ok((said, shell))
-}
-
-/// What a command said on standard error, else on standard output.
-fn read(said: [File; 2]) -> String {
-    let texts = said.into_iter().map(|mut file| {
-        let mut bytes = Vec::new();
-        // What cannot be read is not shown.
-        let _ = file.rewind().and_then(|()| file.take(SAID as u64 * 4).read_to_end(&mut bytes));
-        self::said(&bytes)
-    });
-    texts.into_iter().find(|text| !text.is_empty()).unwrap_or_default()
-}
-
-/// A command and all that it started, which are ended when this is dropped.
-struct Group(Option<u32>);
-
-impl Drop for Group {
-    fn drop(&mut self) {
-        let leader = self.0.and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        if let Some(leader) = leader {
-            // It may have ended.
-            let _ = kill_process_group(leader, Signal::TERM);
-        }
-    }
-}
-
 /// The beginning of what was said, on one line.
-fn said(bytes: &[u8]) -> String {
+pub(super) fn said(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
     text.chars().take(SAID).collect()

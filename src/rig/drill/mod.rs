@@ -10,6 +10,7 @@ mod judge;
 mod means;
 mod party;
 mod probe;
+mod shell;
 
 use std::io;
 use std::path::PathBuf;

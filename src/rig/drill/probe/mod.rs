@@ -4,6 +4,13 @@
 //! means nothing if the next one is served. Each probe has a thread to itself, so that none sees an outcome late because
 //! another was busy.
 
+mod answer;
+mod converse;
+mod knock;
+mod socket;
+mod trickle;
+
+use std::error::Error;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,7 +27,7 @@ use http::Request;
 use http::Response;
 use http::Uri;
 use http::header::HOST;
-use http_body_util::Full;
+use hyper::body::Body;
 use rustls::ClientConfig;
 use rustls::client::Resumption;
 use tokio::time::Interval;
@@ -36,17 +43,14 @@ use crate::rig::client::Conversation;
 use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
 use crate::rig::findings::Who;
-
-mod knock;
-mod socket;
-mod trickle;
+pub(super) use answer::judge;
+use answer::of_error;
+pub(super) use answer::words;
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How many answers that serve nothing tell that something is not offered.
 const UNWANTED: usize = 3;
-/// The code of a gate's 503 that is a refusal.
-const STALE: &[u8] = b"revocation_state_stale";
 
 /// Where a probe asks.
 #[derive(Clone, Debug)]
@@ -241,62 +245,30 @@ impl Asker {
         self.log
     }
 
-    /// Request after request on one connection; on another when that has ended.
-    async fn converse(&mut self) -> Result<(), String> {
-        let tls = self.tls();
-        let (mut ticks, mut line, mut repeats) = (self.ticks(), None::<Conversation>, false);
-        while !self.stopped() {
-            if std::mem::take(&mut repeats) {
-                // At once: what came of the last one is not known.
-            } else if let Some(open) = &mut line {
-                tokio::select! {
-                    biased;
-                    error = open.ended() => {
-                        self.saw(Part::Idle, Instant::now(), Outcome::Cut, error.to_string());
-                        line = None;
-                        continue;
-                    }
-                    _ = ticks.tick() => {}
-                }
-            } else {
-                ticks.tick().await;
+    /// Opens a connection for requests, unless that comes to nothing.
+    async fn open<B>(&mut self, tls: &Arc<ClientConfig>) -> Result<Option<Conversation<B>>, String>
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let begun = Instant::now();
+        let stream = match self.connect(tls).await {
+            Ok(stream) if matches!(self.task.kind, Kind::Http2 | Kind::Stream) && !speaks_h2(&stream) => {
+                return self.lacks_h2().map(|()| None);
             }
-            let was_used = line.is_some();
-            let mut open = match line.take() {
-                Some(open) => open,
-                None => match self.connect(&tls).await {
-                    Ok(stream) if self.task.kind == Kind::Http2 && !speaks_h2(&stream) => {
-                        self.lacks_h2()?;
-                        continue;
-                    }
-                    Ok(stream) => match Conversation::begin(stream).await {
-                        Ok(open) => open,
-                        Err(error) => {
-                            self.failed(Part::Whole, Instant::now(), &error);
-                            continue;
-                        }
-                    },
-                    Err(seen) => {
-                        self.note(seen);
-                        continue;
-                    }
-                },
-            };
-            let request = self.request(Full::default())?;
-            let sent = Instant::now();
-            match in_time(open.send(request)).await {
-                Ok(answer) => {
-                    self.answered(Part::Whole, sent, &answer);
-                    line = Some(open);
-                }
-                Err(error @ ClientError::Broken(..)) if was_used && !open.has_begun() => {
-                    self.saw(Part::Idle, sent, Outcome::Cut, error.to_string());
-                    repeats = true;
-                }
-                Err(error) => self.failed(Part::Whole, sent, &error),
+            Ok(stream) => stream,
+            Err(seen) => {
+                self.note(seen);
+                return Ok(None);
+            }
+        };
+        match Conversation::begin(stream).await {
+            Ok(line) => Ok(Some(line)),
+            Err(error) => {
+                self.failed(Part::Whole, begun, &error);
+                Ok(None)
             }
         }
-        Ok(())
     }
 
     /// The server chose another protocol than h2: it offers none, unless it did before.
@@ -409,15 +381,6 @@ impl Asker {
     }
 }
 
-/// What a failure says: that a handshake takes too long or ends in an internal error is no refusal.
-fn of_error(error: &ClientError) -> Outcome {
-    match error {
-        ClientError::Refused(..) => Outcome::Refused,
-        ClientError::Broken(..) | ClientError::Dropped(..) => Outcome::Cut,
-        _ => Outcome::Failed,
-    }
-}
-
 /// A request for the URL, in absolute form where that is the protocol's.
 pub(super) fn request(place: &Place, headers: &HeaderMap, http2: bool) -> http::request::Builder {
     let authority = place.url.authority().map_or("", |authority| authority.as_str());
@@ -434,27 +397,6 @@ pub(super) fn request(place: &Place, headers: &HeaderMap, http2: bool) -> http::
 
 fn speaks_h2(stream: &TlsStream<tokio::net::TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(b"h2")
-}
-
-/// What an answer says.
-pub(super) fn judge(answer: &Response<Bytes>) -> Outcome {
-    match answer.status().as_u16() {
-        ..400 => Outcome::Served,
-        // These are about the request, or about how many there are, not about who sends it.
-        405 | 408 | 411 | 413..=417 | 421 | 425 | 426 | 428 | 429 | 431 => Outcome::Failed,
-        400..500 => Outcome::Refused,
-        503 if answer.body().windows(STALE.len()).any(|part| part == STALE) => Outcome::Refused,
-        _ => Outcome::Failed,
-    }
-}
-
-/// An answer in a few words: the status, and the code of a problem document.
-pub(super) fn words(answer: &Response<Bytes>) -> String {
-    let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap_or_default();
-    match problem["code"].as_str() {
-        Some(code) => format!("{} {}", answer.status().as_u16(), code.chars().take(64).collect::<String>()),
-        None => answer.status().as_u16().to_string(),
-    }
 }
 
 /// The answer, unless it takes too long.

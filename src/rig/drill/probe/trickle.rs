@@ -20,10 +20,8 @@ use super::PATIENCE;
 use super::Part;
 use super::UNWANTED;
 use super::in_time;
-use super::speaks_h2;
 use crate::rig::client::ClientError;
 use crate::rig::client::Conversation;
-use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
 
 /// How long a request must have been open for its answer to say that its upstream does not wait for the body's end.
@@ -130,29 +128,6 @@ impl Asker {
     /// An answer that did not serve; if so many came and none that did, none is offered.
     fn doubted(&mut self, words: String, tries: usize) -> Result<Option<Line>, String> {
         if self.is_unwanted(tries) { Err(words) } else { Ok(None) }
-    }
-
-    /// Opens a connection, unless that comes to nothing.
-    async fn open(&mut self, tls: &Arc<ClientConfig>) -> Result<Option<Line>, String> {
-        let begun = Instant::now();
-        let stream = match self.connect(tls).await {
-            Ok(stream) if self.task.kind == Kind::Stream && !speaks_h2(&stream) => {
-                self.lacks_h2()?;
-                return Ok(None);
-            }
-            Ok(stream) => stream,
-            Err(sight) => {
-                self.note(sight);
-                return Ok(None);
-            }
-        };
-        match Conversation::begin(stream).await {
-            Ok(line) => Ok(Some(line)),
-            Err(error) => {
-                self.failed(Part::Whole, begun, &error);
-                Ok(None)
-            }
-        }
     }
 }
 
