@@ -34,7 +34,7 @@ pub(super) fn raise(options: &Options) -> Result<(), Error> {
 /// What the process that needs the most needs: this one, or a gate.
 fn wanted(options: &Options) -> u64 {
     let (window, _) = options.watch();
-    let alive = options.rate * (super::LEAD * 2 + window).as_secs_f64();
+    let alive = options.rate * (super::LEAD * 3 / 2 + window).as_secs_f64();
     // One connection, and one that is tried after the answer.
     let victims = 2 * (alive.ceil() as u64).min(options.revocations as u64).max(1);
     let gates = options.gates.iter().copied().max().unwrap_or(1).max(1) as u64;
@@ -67,8 +67,8 @@ mod tests {
             pace: Duration::ZERO,
             mode: Mode::Strict,
         };
-        assert_eq!(wanted(&options(1, 1000)), KEPT + 4 * (1000 + 2 * 80));
-        assert_eq!(wanted(&options(16, 1000)), BESIDE + 2 * (1000 + 16 * 2 * 80));
+        assert_eq!(wanted(&options(1, 1000)), KEPT + 4 * (1000 + 2 * 100));
+        assert_eq!(wanted(&options(16, 1000)), BESIDE + 2 * (1000 + 16 * 2 * 100));
         assert!(matches!(raise(&options(1, usize::MAX >> 8)), Err(Error::Files { .. })));
     }
 }
