@@ -330,7 +330,7 @@ where
         Ok(Self { sender, peer, begun: false, drive })
     }
 
-    /// Sends one request, and waits for the whole answer, which may be of [`MOST`] bytes.
+    /// Sends one request, and waits for the whole answer, of at most 64 MiB.
     pub async fn send(&mut self, request: Request<B>) -> Result<Response<Bytes>, ClientError> {
         self.begun = false;
         let response = self.request(request).await?;
