@@ -22,7 +22,7 @@ use super::letter::ATTRIBUTES;
 use super::letter::Letter;
 
 /// How many messages one call is about, at most.
-const AT_ONCE: i32 = 10;
+pub(super) const AT_ONCE: u8 = 10;
 /// For an answer, beyond what a long poll waits for messages.
 const ANSWER: Duration = Duration::from_secs(5);
 /// How often a call that is not a poll is made before it counts as failed.
@@ -87,7 +87,7 @@ impl Api {
             aws_sdk_sqs::config::Builder::new().timeout_config(limits).retry_config(RetryConfig::disabled());
         let call = self.client.receive_message().queue_url(&self.queue);
         let call = call
-            .max_number_of_messages(AT_ONCE)
+            .max_number_of_messages(AT_ONCE.into())
             .wait_time_seconds(seconds(wait))
             .visibility_timeout(self.visibility)
             .set_message_system_attribute_names(Some(ATTRIBUTES.to_vec()));

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use tokio::time::timeout;
 
 use super::Sqs;
+use super::api::AT_ONCE;
 use super::api::Api;
 use super::batch::MOST_PUT_OFF;
 use super::fault::Fault;
@@ -31,6 +32,8 @@ use crate::revocation::Asked;
 
 /// How many receives of one receiver are worked on at once.
 const IN_HAND: usize = 16;
+/// The longest that a receiver rests.
+const REST: Duration = Duration::from_millis(50);
 /// How long what is in hand may take once the feed is to stop.
 const FINISH: Duration = Duration::from_secs(10);
 /// How long a poll waits while a backlog is taken in, or somebody waits for the answer.
@@ -61,13 +64,15 @@ pub(super) struct Consumer<'a> {
     /// Ends every wait that a failure began.
     wake: Notify,
     caught_up_told: Cell<bool>,
+    /// Whether a receiver rests: the others poll meanwhile.
+    resting: Cell<bool>,
 }
 
 impl<'a> Consumer<'a> {
     pub(super) fn new(sqs: &'a Sqs, link: &'a Link, api: Api) -> Self {
         let (progress, redrive, wake) = (Progress::new(), Cell::new(Redrive::ByQueue), Notify::new());
-        let (unverified, caught_up_told) = (Cell::new(0), Cell::new(false));
-        Self { sqs, link, api, progress, redrive, unverified, wake, caught_up_told }
+        let (unverified, caught_up_told, resting) = (Cell::new(0), Cell::new(false), Cell::new(false));
+        Self { sqs, link, api, progress, redrive, unverified, wake, caught_up_told, resting }
     }
 
     /// Receives until `stop`, then finishes what is in hand.
@@ -93,9 +98,17 @@ impl<'a> Consumer<'a> {
                 }
             };
             match received {
-                Some((ticket, letters)) => in_hand.push(async move {
-                    let _ = self.take_in(ticket, letters).await;
-                }),
+                Some((ticket, letters)) => {
+                    let rests = self.may_rest(letters.len()) && !self.resting.replace(true);
+                    in_hand.push(async move {
+                        let _ = self.take_in(ticket, letters).await;
+                    });
+                    if rests {
+                        // Until the first of them is done.
+                        let _ = timeout(REST, in_hand.next()).await;
+                        self.resting.set(false);
+                    }
+                }
                 None => break,
             }
         }
@@ -104,6 +117,13 @@ impl<'a> Consumer<'a> {
             let (feed, messages) = (self.link.name(), self.progress.held());
             tracing::warn!(feed, messages, "not everything that was received is done; it will come again");
         }
+    }
+
+    /// Whether a receiver may leave the next poll to the others until what it received is done: what a poll costs then
+    /// takes nothing from the sessions that are being ended. Never where more messages may wait.
+    fn may_rest(&self, received: usize) -> bool {
+        let more = received >= AT_ONCE.into() || !self.progress.is_caught_up();
+        received > 0 && self.sqs.config.receivers > 1 && !more
     }
 
     /// Polls until something or nothing is received, however often that fails.
