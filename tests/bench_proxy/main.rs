@@ -12,6 +12,7 @@ use std::process::ChildStderr;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
@@ -207,6 +208,21 @@ fn a_connection_that_is_closed_between_two_requests_is_no_error() {
     let (code, findings, said) = site.measure(&["--work", "http1,http2", &target]);
     assert_eq!((code, said.as_str()), (Some(0), ""));
     assert!(costs(&findings.unwrap()).iter().all(|cost| cost.errors == 0 && cost.per_second > 0.0));
+}
+
+/// Seen failing where so many answers counted as so many connections: the first was open alone when the time ran.
+#[test]
+fn what_a_proxy_takes_over_the_first_handshakes_is_no_part_of_its_requests() {
+    let site = Site::new();
+    for (work, connections) in [("http1", 4), ("http2", 8)] {
+        let manners = Manners { ponders: Duration::from_millis(300), ..Manners::default() };
+        let stub = Stub::start(site.path(), manners);
+        let target = named("stub", stub.address(), std::process::id());
+        let (code, _, said) = site.measure(&["--rounds", "1", "--work", work, &target]);
+        assert_eq!((code, said.as_str()), (Some(0), ""));
+        // The first is asked whether it offers this.
+        assert_eq!(stub.connections(), 1 + connections, "{work}");
+    }
 }
 
 #[test]

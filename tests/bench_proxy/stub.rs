@@ -6,6 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Condvar;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -32,6 +35,7 @@ use rustls::server::WebPkiClientVerifier;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_rustls::TlsAcceptor;
 
 /// A test that waits longer for anything has failed.
@@ -46,11 +50,13 @@ pub(crate) struct Manners {
     pub(crate) fails_every: Option<u64>,
     /// Every so manieth answer, of all, is the last on its connection.
     pub(crate) closes_every: Option<u64>,
+    /// What it takes over the certificate of a client, of one after the other.
+    pub(crate) ponders: Duration,
 }
 
 impl Default for Manners {
     fn default() -> Self {
-        Self { resumes: true, http2: true, fails_every: None, closes_every: None }
+        Self { resumes: true, http2: true, fails_every: None, closes_every: None, ponders: Duration::ZERO }
     }
 }
 
@@ -66,6 +72,10 @@ pub(crate) struct Stub {
 struct Served {
     count: Mutex<u64>,
     more: Condvar,
+    /// Connections on which something was answered.
+    connections: AtomicU64,
+    /// Held by whoever looks at a certificate.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl Stub {
@@ -104,6 +114,11 @@ impl Stub {
     /// How many requests it has answered.
     pub(crate) fn served(&self) -> u64 {
         *self.served.count.lock().unwrap()
+    }
+
+    /// Over how many connections.
+    pub(crate) fn connections(&self) -> u64 {
+        self.served.connections.load(Ordering::Relaxed)
     }
 
     /// Waits until it has answered so many.
@@ -148,7 +163,13 @@ async fn serve(tls: TlsAcceptor, tcp: TcpStream, manners: Manners, served: Arc<S
     // Who asks whether somebody listens says nothing.
     let Ok(stream) = tls.accept(tcp).await else { return };
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+    {
+        let _turn = served.turn.lock().await;
+        sleep(manners.ponders).await;
+    }
+    let first = AtomicBool::new(true);
     let service = service_fn(|request: Request<Incoming>| {
+        served.connections.fetch_add(u64::from(first.swap(false, Ordering::Relaxed)), Ordering::Relaxed);
         let response = answer(&request, manners, &served);
         async move { Ok::<_, Infallible>(response) }
     });

@@ -4,6 +4,7 @@
 //! many requests.
 
 use std::io;
+use std::mem;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
@@ -34,6 +35,8 @@ const AGAIN: Duration = Duration::from_millis(10);
 /// A running load. Dropping it ends it.
 pub(super) struct Load {
     tally: Arc<Tally>,
+    /// How many connections there are at once.
+    workers: usize,
     stop: Vec<oneshot::Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -62,6 +65,8 @@ impl Counts {
 
 #[derive(Default)]
 struct Tally {
+    /// Workers that have had an answer, or failed to have one.
+    begun: AtomicU64,
     served: AtomicU64,
     failed: AtomicU64,
     full: AtomicU64,
@@ -76,7 +81,7 @@ impl Load {
             Kind::Handshake | Kind::Resumption => HANDSHAKES.min(connections),
             _ => connections,
         };
-        let mut load = Self { tally: Arc::default(), stop: Vec::new(), threads: Vec::new() };
+        let mut load = Self { tally: Arc::default(), workers, stop: Vec::new(), threads: Vec::new() };
         for number in 0..threads.min(workers) {
             let share = workers / threads + usize::from(number < workers % threads);
             let peers: Vec<Peer> = (0..share).map(|_| peer.speaking(kind)).collect();
@@ -96,6 +101,12 @@ impl Load {
             load.stop.push(stop);
         }
         Ok(load)
+    }
+
+    /// Whether each of its connections has been answered once. A connection that is open at this end only is not: with TLS
+    /// 1.3 a server looks at the client's certificate when the client has no more to say (RFC 8446, section 2).
+    pub(super) fn has_begun(&self) -> bool {
+        self.tally.begun.load(Ordering::Relaxed) >= self.workers as u64
     }
 
     /// What came of it so far.
@@ -122,6 +133,13 @@ impl Drop for Load {
 }
 
 impl Tally {
+    /// A worker has its first answer, or none, if it has not begun before.
+    fn begin(&self, begun: &mut bool) {
+        if !mem::replace(begun, true) {
+            self.begun.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     fn serve(&self) {
         self.served.fetch_add(1, Ordering::Relaxed);
     }
@@ -134,12 +152,14 @@ impl Tally {
 
 /// One connection after the other, until it is dropped.
 async fn labour(peer: Peer, kind: Kind, tally: Arc<Tally>) {
+    let mut begun = false;
     loop {
         let done = match kind {
             Kind::Handshake | Kind::Resumption => shake(&peer, kind, &tally).await,
-            Kind::Http2 => share(&peer, &tally).await,
-            _ => keep(&peer, &tally).await,
+            Kind::Http2 => share(&peer, &tally, &mut begun).await,
+            _ => keep(&peer, &tally, &mut begun).await,
         };
+        tally.begin(&mut begun);
         if let Err(failure) = done {
             tally.fail(&failure);
             sleep(AGAIN).await;
@@ -157,26 +177,33 @@ async fn shake(peer: &Peer, kind: Kind, tally: &Tally) -> Result<(), Failure> {
 }
 
 /// An HTTP/1.1 connection for as many requests as it takes.
-async fn keep(peer: &Peer, tally: &Tally) -> Result<(), Failure> {
-    let (line, drive, _) = Line::open(peer).await?;
-    let (done, ()) = tokio::join!(converse(line, peer, tally), drive);
+async fn keep(peer: &Peer, tally: &Tally, begun: &mut bool) -> Result<(), Failure> {
+    let (mut line, drive, _) = Line::open(peer).await?;
+    let work = async {
+        ask(&mut line, peer, tally).await?;
+        tally.begin(begun);
+        converse(line, peer, tally).await
+    };
+    let (done, ()) = tokio::join!(work, drive);
     done
 }
 
 /// An HTTP/2 connection for as many requests as it takes, several at once.
-async fn share(peer: &Peer, tally: &Arc<Tally>) -> Result<(), Failure> {
-    let (line, drive, _) = Line::open(peer).await?;
+async fn share(peer: &Peer, tally: &Arc<Tally>, begun: &mut bool) -> Result<(), Failure> {
+    let (mut line, drive, _) = Line::open(peer).await?;
     let mut streams = JoinSet::new();
+    streams.spawn(async {
+        drive.await;
+        Ok(())
+    });
+    ask(&mut line, peer, tally).await?;
+    tally.begin(begun);
     for line in std::iter::repeat_with(|| line.another()).take(STREAMS).flatten() {
         let (peer, tally) = (peer.clone(), Arc::clone(tally));
         streams.spawn(async move { converse(line, &peer, &tally).await });
     }
     // A connection without senders ends.
     drop(line);
-    streams.spawn(async {
-        drive.await;
-        Ok(())
-    });
     let mut done = Ok(());
     while let Some(ended) = streams.join_next().await {
         match ended {
@@ -189,16 +216,22 @@ async fn share(peer: &Peer, tally: &Arc<Tally>) -> Result<(), Failure> {
     done
 }
 
-/// Request after request, until the connection ends. That it did so before it answered anything is a failure.
+/// Request after request, until a connection that has answered before ends.
 async fn converse(mut line: Line, peer: &Peer, tally: &Tally) -> Result<(), Failure> {
-    let mut answered = false;
     loop {
-        match line.ask(peer.request()).await {
-            Ok(()) => tally.serve(),
-            Err(Failure::Closed) if answered => return Ok(()),
-            Err(failure @ Failure::Status(_)) => tally.fail(&failure),
-            Err(failure) => return Err(failure),
+        match ask(&mut line, peer, tally).await {
+            Err(Failure::Closed) => return Ok(()),
+            done => done?,
         }
-        answered = true;
     }
+}
+
+/// One request, and what came of it; fails if the connection can take no other.
+async fn ask(line: &mut Line, peer: &Peer, tally: &Tally) -> Result<(), Failure> {
+    match line.ask(peer.request()).await {
+        Ok(()) => tally.serve(),
+        Err(failure @ Failure::Status(_)) => tally.fail(&failure),
+        Err(failure) => return Err(failure),
+    }
+    Ok(())
 }

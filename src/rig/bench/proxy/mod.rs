@@ -205,11 +205,9 @@ impl Plan {
         };
         let load = Load::start(&proxy.peer, work, self.connections, self.threads)?;
         sleep(WARM).await;
-        // With a long list in its way, a proxy takes a while over the handshakes alone.
-        let all = u64::try_from(self.connections).unwrap_or(u64::MAX);
+        // With a long list in its way, a proxy takes a while over the handshakes alone, which count for nothing here.
         let warming = Instant::now();
-        let begun = |counts: Counts| counts.served + counts.failed >= all;
-        while !begun(load.counts()) && warming.elapsed() < PATIENCE {
+        while !load.has_begun() && warming.elapsed() < PATIENCE {
             sleep(LOOK).await;
         }
         let mut usage = Usage::open(target.pid).map_err(lost)?;
