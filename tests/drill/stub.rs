@@ -70,6 +70,8 @@ pub(crate) enum Enforces {
     Tired,
     /// At once, but that it says so by sending the victim elsewhere.
     ByRedirect,
+    /// At once; whoever calls may revoke, but once only.
+    Careless,
     /// So long after the call; its WebSockets send all the time.
     Chatty(Duration),
 }
@@ -232,7 +234,11 @@ impl Line {
 
     /// Revokes: the first call sets the clock.
     fn call(&self, body: &str) -> Response<Full<Bytes>> {
-        match (self.is_known, self.shared.is_named(body)) {
+        let careless = self.shared.enforces == Enforces::Careless;
+        if careless && self.is_known && self.is_called() {
+            return status(StatusCode::CONFLICT);
+        }
+        match (self.is_known || careless, self.shared.is_named(body)) {
             (false, _) => return status(StatusCode::UNAUTHORIZED),
             (true, false) => return status(StatusCode::NOT_FOUND),
             (true, true) => {}

@@ -44,7 +44,7 @@ pub(super) fn page(found: &Drill, plan: &Plan) -> Page {
         let tries = probes().map(|probe| probe.tries.len() as u64).sum();
         let lost = probes().map(|probe| probe.lost).sum::<u64>();
         page.field("bystander", &bystander.name);
-        let told = format!("{}, {lost} of them lost since the call", counted(tries, "try"));
+        let told = format!("asked {}, {lost} of them lost since the call", counted(tries, "time"));
         page.field("", &told);
     }
     for said in &found.said {

@@ -62,13 +62,15 @@ async fn idempotent(plan: &Plan, said: &mut Vec<String>) -> Check {
 async fn no_credential(plan: &Plan) -> Check {
     match plan.means.as_nobody(&plan.victim.party, PATIENCE).await {
         Some(told) => {
-            // Who demands a certificate in the handshake refuses before there could be a status.
-            let refused = told.shut || told.status.is_some_and(|status| (300..500).contains(&status));
             let passed = match told.status {
+                Some(401 | 403) => Some(true),
                 // The query of a URL may be a credential.
                 Some(200..300) if plan.means.has_query() => None,
-                Some(500..) => None,
-                _ => (told.shut || told.status.is_some()).then_some(refused),
+                // It was about how many calls there are, or about the server.
+                Some(429 | 500..) => None,
+                Some(_) => Some(false),
+                // Who demands a certificate in the handshake refuses before there could be a status.
+                None => told.shut.then_some(true),
             };
             check(NO_CREDENTIAL, passed, told.words)
         }

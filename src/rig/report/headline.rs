@@ -132,6 +132,9 @@ fn of_drill(drill: &Drill) -> String {
         (_, None) => "the call was not answered".to_owned(),
         _ if !unclear.is_empty() => format!("what became of {unclear} is unclear"),
         (0, Some(_)) if last <= 0.0 => return format!("{served}."),
+        (0, Some(answered)) if last > answered as f64 => {
+            format!("begun before its answer, which came after {}", duration(answered as f64))
+        }
         (0, Some(_)) => "nothing after its answer".to_owned(),
     };
     format!("{served}; {after}.")
@@ -247,6 +250,10 @@ mod tests {
         assert_eq!(
             told(&[refused]),
             "Last request served 0.41 ms after the revoke call; nothing after its answer."
+        );
+        assert_eq!(
+            told(&[(Kind::Stream, Verdict::Refused, Some(3_000_000), 0)]),
+            "Last request served 3 s after the revoke call; begun before its answer, which came after 0.6 ms."
         );
         assert_eq!(
             told(&[refused, (Kind::Http1, Verdict::Served, Some(19_900_000), 99)]),

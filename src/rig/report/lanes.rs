@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use super::timeline::Warp;
+use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
 use crate::rig::findings::Probe;
 use crate::rig::findings::Try;
@@ -24,7 +25,9 @@ impl Mark {
     pub(super) const ALL: [Self; 5] = [Self::Served, Self::Refused, Self::Failed, Self::Late, Self::Cut];
 
     fn of(probe: &Probe, sent: i64, outcome: Outcome, answered: Option<i64>) -> Self {
-        let late = probe.who == Who::Victim && answered.is_some_and(|answered| sent > answered);
+        // The pieces of a body were handed to the kernel: nobody knows what became of them.
+        let told = !matches!(probe.kind, Kind::Stream | Kind::Body);
+        let late = told && probe.who == Who::Victim && answered.is_some_and(|answered| sent > answered);
         match outcome {
             Outcome::Served if late => Self::Late,
             Outcome::Served => Self::Served,

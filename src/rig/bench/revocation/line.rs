@@ -134,14 +134,18 @@ impl Line {
     }
 }
 
-/// One request over a new connection; whether it was served.
-pub(super) async fn is_served_anew(tls: &Arc<ClientConfig>, gate: SocketAddr, path: &str) -> bool {
+/// One request over a new connection; whether it was served. `None` if it came to no answer, and no refusal.
+pub(super) async fn is_served_anew(tls: &Arc<ClientConfig>, gate: SocketAddr, path: &str) -> Option<bool> {
     let asked = async {
         let stream = client::connect(tls, gate, "localhost").await?;
         let mut conversation = Conversation::begin(stream).await?;
         conversation.send(get(path)?).await
     };
-    asked.await.is_ok_and(|answer| answer.status().as_u16() < 400)
+    match asked.await {
+        Ok(answer) => Some(answer.status().as_u16() < 400),
+        Err(ClientError::Refused(..)) => Some(false),
+        Err(_) => None,
+    }
 }
 
 /// In absolute form, as HTTP/2 wants it; the gate takes it over HTTP/1.1, too, with a Host.

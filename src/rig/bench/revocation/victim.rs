@@ -161,14 +161,14 @@ impl Victim {
         Ok((line, tls))
     }
 
-    /// One request over a new connection, after the answer; whether it was served.
-    async fn try_anew(&self, tls: Arc<ClientConfig>, gate: SocketAddr, number: usize) -> bool {
+    /// One request over a new connection, after the answer; whether it was served, if anything came of it.
+    async fn try_anew(&self, tls: Arc<ClientConfig>, gate: SocketAddr, number: usize) -> Option<bool> {
         let mut tls = (*tls).clone();
         if !self.resumes() {
             tls.resumption = Resumption::disabled();
         }
         let anew = timeout(PATIENCE, is_served_anew(&Arc::new(tls), gate, &self.path(number))).await;
-        anew.unwrap_or_default()
+        anew.ok().flatten()
     }
 
     fn judge(
@@ -176,7 +176,7 @@ impl Victim {
         kind: Kind,
         seen: &Seen,
         moments: Moments,
-        (served_anew, piece): (bool, Option<u64>),
+        (served_anew, piece): (Option<bool>, Option<u64>),
     ) -> Result<GateSighting, Error> {
         if let Some(end) = seen.end.filter(|end| *end < moments.sent) {
             let early = moments.sent.saturating_duration_since(end);
@@ -203,7 +203,7 @@ impl Moments {
         self,
         last: Option<Instant>,
         seen: &Seen,
-        served_anew: bool,
+        served_anew: Option<bool>,
         piece: Option<u64>,
     ) -> GateSighting {
         let after = |at: &Instant| *at > self.answered;
@@ -215,8 +215,8 @@ impl Moments {
         GateSighting {
             since_due: last.map(|last| since(self.due, last)),
             since_sent: last.map(|last| since(self.sent, last)),
-            tried_after_answer: late + refused + sent_piece + 1,
-            served_after_answer: late + read_piece + u64::from(served_anew),
+            tried_after_answer: late + refused + sent_piece + u64::from(served_anew.is_some()),
+            served_after_answer: late + read_piece + u64::from(served_anew == Some(true)),
         }
     }
 }
@@ -241,7 +241,7 @@ mod tests {
             end: Some(at(107)),
             piece: None,
         };
-        let found = moments.judge(seen.last_served(Kind::Http1), &seen, false, None);
+        let found = moments.judge(seen.last_served(Kind::Http1), &seen, Some(false), None);
         let ms = |ms| Some(Duration::from_millis(ms));
         assert_eq!((found.since_due, found.since_sent), (ms(5), ms(4)));
         assert_eq!((found.tried_after_answer, found.served_after_answer), (1, 0));
@@ -254,7 +254,7 @@ mod tests {
         // Sent before, answered after: no fault. Sent after: one.
         let served = vec![(at(109), at(120)), (at(120), at(121))];
         let seen = Seen { served, ..Seen::default() };
-        let found = moments.judge(seen.last_served(Kind::Http2), &seen, true, None);
+        let found = moments.judge(seen.last_served(Kind::Http2), &seen, Some(true), None);
         assert_eq!(found.since_due, None, "it was never refused");
         assert_eq!((found.tried_after_answer, found.served_after_answer), (2, 2));
     }
@@ -264,7 +264,7 @@ mod tests {
         let (origin, moments) = moments();
         let at = |ms| origin + Duration::from_millis(ms);
         let seen = Seen { piece: Some(at(111)), end: Some(at(112)), ..Seen::default() };
-        let judge = |piece| moments.judge(seen.last_served(Kind::Body), &seen, false, piece);
+        let judge = |piece| moments.judge(seen.last_served(Kind::Body), &seen, Some(false), piece);
         assert_eq!(judge(None).served_after_answer, 0);
         assert_eq!(judge(Some(109_000)).served_after_answer, 0);
         assert_eq!(judge(Some(111_000)).served_after_answer, 1);
