@@ -113,6 +113,7 @@ pub(super) fn pem_reason(error: &pem::Error) -> String {
     match error {
         pem::Error::Io(e) => e.to_string(),
         pem::Error::NoItemsFound => "holds no private key (PEM)".into(),
+        pem::Error::MissingSectionEnd { .. } => "is cut off: a PEM section has no end".into(),
         e => format!("not PEM: {e}"),
     }
 }

@@ -143,6 +143,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError
 fn unreadable(path: &Path, error: pem::Error) -> ClientError {
     match error {
         pem::Error::Io(error) => unusable(path, &error),
+        pem::Error::MissingSectionEnd { .. } => unusable(path, &"is cut off: a PEM section has no end"),
         error => unusable(path, &format_args!("{error}")),
     }
 }

@@ -161,6 +161,11 @@ impl Kind {
         Self::Resumption,
     ];
 
+    /// Whether it is one long request: there is no answer until it ends.
+    pub const fn goes_on(self) -> bool {
+        matches!(self, Self::Stream | Self::Body)
+    }
+
     /// As people write it.
     pub const fn name(self) -> &'static str {
         match self {

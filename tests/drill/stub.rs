@@ -239,6 +239,7 @@ impl Line {
             return status(StatusCode::CONFLICT);
         }
         match (self.is_known || careless, self.shared.is_named(body)) {
+            (false, _) if self.shared.enforces == Enforces::ByRedirect => return status(StatusCode::FOUND),
             (false, _) => return status(StatusCode::UNAUTHORIZED),
             (true, false) => return status(StatusCode::NOT_FOUND),
             (true, true) => {}

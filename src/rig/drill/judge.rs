@@ -52,7 +52,7 @@ pub(super) fn judge(log: Log, asked: &Asked, vouched: bool) -> Probe {
     let late = |sight: &&Sight| {
         sight.part == Part::Whole && sight.is_served() && asked.answered.is_some_and(|at| sight.sent > at)
     };
-    let lasts = goes_on(task.kind) && verdict == Verdict::Served && asked.answered.is_some();
+    let lasts = task.kind.goes_on() && verdict == Verdict::Served && asked.answered.is_some();
     Probe {
         who: task.who,
         kind: task.kind,
@@ -101,11 +101,6 @@ pub(super) fn since(from: Instant, to: Instant) -> i64 {
     }
 }
 
-/// Whether a kind is one long request: there is no answer until it ends.
-fn goes_on(kind: Kind) -> bool {
-    matches!(kind, Kind::Stream | Kind::Body)
-}
-
 /// What came of whatever was seen since the call. A piece of a body that was handed to the kernel is nothing yet.
 fn since_call<'a>(sights: &'a [Sight], asked: &Asked) -> impl Iterator<Item = &'a Sight> {
     let call = asked.sent;
@@ -115,7 +110,7 @@ fn since_call<'a>(sights: &'a [Sight], asked: &Asked) -> impl Iterator<Item = &'
 /// When the last answer that served was there. A request that goes on began with one that was served, and was open until
 /// its end was seen, whatever that was.
 fn last_served(kind: Kind, sights: &[Sight]) -> Option<Instant> {
-    let open = |sight: &Sight| goes_on(kind) && sight.part == Part::End;
+    let open = |sight: &Sight| kind.goes_on() && sight.part == Part::End;
     let serves = |sight: &&Sight| sight.part != Part::Piece && (sight.is_served() || open(sight));
     sights.iter().filter(serves).map(|sight| sight.at).max()
 }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 
 use super::timeline::Warp;
-use crate::rig::findings::Kind;
 use crate::rig::findings::Outcome;
 use crate::rig::findings::Probe;
 use crate::rig::findings::Try;
@@ -26,8 +25,9 @@ impl Mark {
 
     fn of(probe: &Probe, sent: i64, outcome: Outcome, answered: Option<i64>) -> Self {
         // The pieces of a body were handed to the kernel: nobody knows what became of them.
-        let told = !matches!(probe.kind, Kind::Stream | Kind::Body);
-        let late = told && probe.who == Who::Victim && answered.is_some_and(|answered| sent > answered);
+        let late = !probe.kind.goes_on()
+            && probe.who == Who::Victim
+            && answered.is_some_and(|answered| sent > answered);
         match outcome {
             Outcome::Served if late => Self::Late,
             Outcome::Served => Self::Served,
@@ -123,10 +123,10 @@ mod tests {
     use crate::rig::findings::Kind;
     use crate::rig::findings::Verdict;
 
-    fn probe(who: Who, tries: Vec<Try>) -> Probe {
+    fn probe(who: Who, kind: Kind, tries: Vec<Try>) -> Probe {
         Probe {
             who,
-            kind: Kind::Http1,
+            kind,
             number: 0,
             verdict: Verdict::Refused,
             first_refusal_us: None,
@@ -144,19 +144,21 @@ mod tests {
         let scale = Warp::of(1000.0, (1e6, 1e7), (0.0, 700.0));
         let tries =
             vec![Try(-9, -5, Outcome::Served), Try(900, 950, Outcome::Served), Try(5000, 6000, Outcome::Cut)];
-        let marks = |who| {
-            let lane = Lane::of(&probe(who, tries.clone()), Some(600), &scale, (10.0, 1.0));
+        let marks = |who, kind| {
+            let lane = Lane::of(&probe(who, kind, tries.clone()), Some(600), &scale, (10.0, 1.0));
             lane.paths().map(|(mark, _)| mark).collect::<Vec<_>>()
         };
-        assert_eq!(marks(Who::Victim), [Mark::Served, Mark::Late, Mark::Cut]);
-        assert_eq!(marks(Who::Bystander), [Mark::Served, Mark::Cut]);
+        assert_eq!(marks(Who::Victim, Kind::Http1), [Mark::Served, Mark::Late, Mark::Cut]);
+        assert_eq!(marks(Who::Bystander, Kind::Http1), [Mark::Served, Mark::Cut]);
+        // Whether anybody took a piece of a body is not known.
+        assert_eq!(marks(Who::Victim, Kind::Body), [Mark::Served, Mark::Cut]);
     }
 
     #[test]
     fn a_million_tries_are_no_more_marks_than_there_is_room_for() {
         let scale = Warp::of(1000.0, (1e6, 1e7), (0.0, 700.0));
         let tries = (0..1_000_000).map(|at| Try(at * 10, at * 10 + 5, Outcome::Served)).collect();
-        let lane = Lane::of(&probe(Who::Bystander, tries), None, &scale, (10.0, 1.0));
+        let lane = Lane::of(&probe(Who::Bystander, Kind::Http1, tries), None, &scale, (10.0, 1.0));
         let length: usize = lane.paths().map(|(_, path)| path.len()).sum();
         assert!(length > 100 && length < 5000, "{length}");
     }

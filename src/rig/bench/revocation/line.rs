@@ -89,9 +89,9 @@ impl Seen {
     /// Until when it was served, if that came to an end.
     pub(super) fn last_served(&self, kind: Kind) -> Option<Instant> {
         let end = self.end?;
-        match kind {
-            Kind::Stream | Kind::Body => Some(end),
-            _ => self.served.last().map(|(_, at)| *at).or(Some(end)),
+        match kind.goes_on() {
+            true => Some(end),
+            false => self.served.last().map(|(_, at)| *at).or(Some(end)),
         }
     }
 }

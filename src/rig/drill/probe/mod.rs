@@ -329,7 +329,7 @@ impl Asker {
     }
 
     fn request<B>(&self, body: B) -> Result<Request<B>, String> {
-        let method = if matches!(self.task.kind, Kind::Stream | Kind::Body) { "POST" } else { "GET" };
+        let method = if self.task.kind.goes_on() { "POST" } else { "GET" };
         request(
             &self.place,
             &self.visitor.headers,
