@@ -234,8 +234,8 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let gate = shared.secure_gate()?;
     let threads = threads(&config);
     let bounds = gate_bounds(&config.gate, threads);
-    // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
-    shared.clusters.bound(descriptors() / 8 * 3);
+    // Each connection takes two descriptors, of clients and to upstreams; what is left is for feeds and administrators.
+    shared.clusters.bound(descriptors() / 16 * 3);
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);

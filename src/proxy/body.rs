@@ -24,6 +24,7 @@ use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
 use super::pace::Pace;
+use super::reset::ResetHandle;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -69,6 +70,8 @@ pub(super) struct Sent {
     /// Its client is waited for.
     awaits_client: Cell<bool>,
     ended: Notify,
+    /// Resets the connection that carries it alone, if one does.
+    wire: RefCell<Option<ResetHandle>>,
 }
 
 struct Source {
@@ -108,10 +111,17 @@ impl Sent {
         }
     }
 
-    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either.
+    /// Notes the connection that carries it and nothing else.
+    pub(super) fn goes_over(&self, wire: &ResetHandle) {
+        self.wire.replace(Some(wire.clone()));
+    }
+
+    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either. A connection
+    /// that carries nothing else is reset, before the guard goes.
     pub(super) fn cut(&self) {
         let source = self.source.take();
         if source.is_some() {
+            self.wire.take().iter().for_each(ResetHandle::reset);
             self.cut.set(true);
             self.ended.notify_waiters();
         }
@@ -156,12 +166,12 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, bounds: Bounds) -> Self {
+    pub(super) fn new(incoming: Incoming, guard: Option<&Guard>, bounds: Bounds) -> Self {
         let pace = Pace::new(bounds.idle, bounds.rate);
         let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
-            let source = RefCell::new(Some(Source { incoming, guard }));
+            let source = RefCell::new(Some(Source { incoming, guard: guard.cloned() }));
             Rc::new(Sent {
                 source,
                 frames: Cell::new(0),
@@ -170,6 +180,7 @@ impl RequestBody {
                 failed: Cell::new(None),
                 awaits_client: Cell::new(false),
                 ended: Notify::new(),
+                wire: RefCell::default(),
             })
         });
         Self { sent, pace, left, beginning: None, claims: None, counter: None }
@@ -322,17 +333,15 @@ impl Body {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
-    /// Of a request that may not be through when its answer is.
-    guard: Option<Guard>,
     pace: Pace,
     /// Counts it among what its connection carries.
     flight: Option<Flight>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
+    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
         let pace = Pace::new(lease.body_idle(), 0);
-        Self { incoming, lease: Some(lease), guard, pace, flight: None }
+        Self { incoming, lease: Some(lease), pace, flight: None }
     }
 
     /// The request that it answers, if that has a body.
@@ -345,7 +354,7 @@ impl Drop for UpstreamBody {
     /// Read to its end, the connection may serve another request; else it is torn down with the lease.
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|_| self.incoming.is_end_stream()) {
-            lease.answered(self.guard.take());
+            lease.answered();
         }
     }
 }
@@ -370,7 +379,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
                 Poll::Ready(None) => {
                     if let Some(lease) = body.lease.take() {
-                        lease.answered(body.guard.take());
+                        lease.answered();
                     }
                     Poll::Ready(None)
                 }

@@ -21,6 +21,7 @@ mod presented;
 mod request;
 mod request_id;
 mod route;
+mod reset;
 mod socket;
 mod streams;
 mod tls;

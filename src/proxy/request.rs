@@ -233,7 +233,8 @@ impl Handler for Gate {
             let mode = route.terms.mode;
             exchange.leads_along(&route.name, connection);
             let (tunnel, request) = self.forwarded(request, exchange, connection, &route)?;
-            let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
+            let guard = connection.guard_for(mode);
+            let answered = route.service.upstreams.send(request, tunnel.is_some(), guard).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
             exchange.answered_by(|| lease.endpoint());
             let told = tunnel.as_ref().map(|_| exchange);
@@ -269,7 +270,7 @@ impl Gate {
         let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
         let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
         let guard = connection.guard_for(route.terms.mode);
-        let body = RequestBody::new(incoming, guard, bounds).without(&self.claims);
+        let body = RequestBody::new(incoming, guard.as_ref(), bounds).without(&self.claims);
         let body = body.counted(exchange.counter());
         Ok((tunnel, Request::from_parts(parts, body)))
     }
@@ -293,8 +294,7 @@ fn returned(
         if response.status().is_success() && matches!(tunnel, Some(((Asked::Connect, _), _))) {
             return Err(Refusal::Upstream(UpstreamError::NotUpgraded(lease.endpoint())));
         }
-        let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
-        return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
+        return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease))));
     }
     let Some(((asked, client), exchange)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));

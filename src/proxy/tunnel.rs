@@ -110,26 +110,40 @@ pub(super) struct Ends {
 pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
     let Ends { client, upstream, lease, flight } = ends;
     let carry = async {
-        let (client, upstream) = tokio::join!(client, upstream);
-        let (Ok(client), Ok(upstream)) = (client, upstream) else {
+        // Reset before it is closed, if this ends with the session.
+        let mut upstream = UpstreamEnd { lease, io: upstream };
+        let (client, io) = tokio::join!(client, &mut upstream.io);
+        let (Ok(client), Ok(io)) = (client, io) else {
             return;
         };
         let mut client = Counted { io: TokioIo::new(client), told: &told };
+        let mut upstream = UpstreamEnd { lease: upstream.lease, io: TokioIo::new(io) };
         // Either side may break off at any time; there is nobody left to tell.
-        if copy_bidirectional(&mut client, &mut TokioIo::new(upstream)).await.is_ok() {
+        if copy_bidirectional(&mut client, &mut upstream.io).await.is_ok() {
             told.whole();
         }
     };
-    match &guard {
-        None => carry.await,
-        Some(guard) => tokio::select! {
-            biased;
-            // Whether it is this or its connection that looks first: the socket throws away what it has not delivered.
-            _ = guard.killed() => flight.iter().for_each(Flight::killed),
-            () = carry => {}
-        },
+    let killed = async {
+        match &guard {
+            Some(guard) => drop(guard.killed().await),
+            None => std::future::pending().await,
+        }
+        // Whether it is this or its connection that looks first: the socket throws away what it has not delivered. It is
+        // closed with `carry`, before a branch of `select!` is entered.
+        flight.iter().for_each(Flight::killed);
+    };
+    tokio::select! {
+        biased;
+        () = killed => {}
+        () = carry => {}
     }
-    drop(lease);
+}
+
+/// The upstream's side. Its fields go in this order: the lease resets the connection of a killed session, then the socket is
+/// closed.
+struct UpstreamEnd<T> {
+    lease: Lease,
+    io: T,
 }
 
 /// The client's side, and what was carried over it.

@@ -55,6 +55,7 @@ mod revoke_over_shared_upstreams;
 mod revoke_websocket;
 mod revoke_while_idle;
 mod revoked_administrators_are_out;
+mod revoked_uploads_never_look_whole;
 mod roles_decide;
 mod routes_have_modes;
 mod routes_lead_by_host_and_path;

@@ -35,6 +35,7 @@ use tokio::time::timeout;
 use super::body::BodyError;
 use super::body::RequestBody;
 use super::body::Sent;
+use crate::session::Guard;
 pub use cluster::Cluster;
 pub use cluster::Clusters;
 pub use config::Balance;
@@ -161,8 +162,9 @@ impl Lease {
         async move {
             let endpoint = &self.pool.member.connector.endpoint;
             match &mut self.carrier {
-                Some(Carrier::Own(sender, _)) => {
+                Some(Carrier::Own(sender, wire)) => {
                     to_http1(&mut request);
+                    self.sent.iter().for_each(|sent| sent.goes_over(wire.handle()));
                     let answer = std::pin::pin!(sender.try_send_request(request));
                     awaited(answer, self.sent.as_deref(), &self.pool).await
                 }
@@ -253,11 +255,14 @@ impl Upstreams {
     ///
     /// Sent again, within the budget, only where it is provably unsent, or idempotent and without a body. Free of charge:
     /// once, if the connection was a kept one that closed meanwhile.
+    ///
+    /// `guard` stays with the connection until the upstream has answered, or its side was cut.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     pub(super) fn send(
         &self,
         mut request: Request<RequestBody>,
         tunnel: bool,
+        mut guard: Option<Guard>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>> {
         async move {
             self.budget.earn();
@@ -272,6 +277,7 @@ impl Upstreams {
                 let careful = age.is_some_and(|age| age > DOUBTFUL) || lease.is_shared() || self.has_others();
                 let spare = if careful { copy(&request) } else { None };
                 lease.sent = request.body().sent();
+                lease.guard = guard.take();
                 let Failed { unsent, error } = match lease.exchange(request).await {
                     Ok(response) => {
                         self.cluster.succeeded(&lease.pool.member);
@@ -291,7 +297,7 @@ impl Upstreams {
                 }
                 let Some(again) = again else { return Err(error) };
                 // The lease takes along what it was to send; this is sent by another.
-                lease.sent = None;
+                (lease.sent, guard) = (None, lease.guard.take());
                 if closed_meanwhile {
                     tries.kept = Some(Rc::clone(&lease.pool));
                 } else if !self.may_retry(&mut tries, untouched) {

@@ -10,7 +10,6 @@ use std::time::Duration;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
 use tokio::task::spawn_local;
 use tokio::time::Instant;
 use tokio::time::timeout;
@@ -27,6 +26,7 @@ use super::connect::Wanted;
 use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
 use crate::proxy::body::Sent;
+use crate::proxy::reset::Wire;
 use crate::session::Guard;
 
 /// Unused connections kept to one endpoint, by one thread.
@@ -56,7 +56,7 @@ pub(super) struct Pool {
 /// An HTTP/1.1 connection that waits for a request.
 struct Kept {
     sender: http1::SendRequest<RequestBody>,
-    task: AbortHandle,
+    wire: Wire,
     unused_since: Instant,
 }
 
@@ -64,9 +64,17 @@ struct Kept {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     known: Multiplexed,
-    task: AbortHandle,
+    wire: Wire,
+    /// It was reset. Its sender learns that later.
+    cut: Cell<bool>,
     streams: Cell<usize>,
     unused_since: Cell<Instant>,
+}
+
+impl Shared {
+    fn is_open(&self) -> bool {
+        !self.cut.get() && !self.sender.is_closed()
+    }
 }
 
 impl Pool {
@@ -140,13 +148,13 @@ impl Pool {
 
     fn takes_more(&self, shared: &Shared) -> bool {
         let most = self.cluster.config.streams.min(shared.known.most.get()).max(1);
-        !shared.sender.is_closed() && shared.streams.get() < most
+        shared.is_open() && shared.streams.get() < most
     }
 
     fn take(self: &Rc<Self>, wanted: Wanted) -> Option<(Lease, Option<Duration>)> {
         if wanted == Wanted::Requests && self.multiplexes.get() {
             let mut all = self.shared.borrow_mut();
-            all.retain(|shared| !shared.sender.is_closed());
+            all.retain(|shared| shared.is_open());
             let least =
                 all.iter().filter(|shared| self.takes_more(shared)).min_by_key(|shared| shared.streams.get());
             if let Some(least) = least {
@@ -160,7 +168,7 @@ impl Pool {
         }
         let kept = self.take_idle()?;
         let age = kept.unused_since.elapsed();
-        Some((Lease::new(Carrier::Own(kept.sender, kept.task), self), Some(age)))
+        Some((Lease::new(Carrier::Own(kept.sender, kept.wire), self), Some(age)))
     }
 
     /// The connection used last that can take a request now.
@@ -170,7 +178,7 @@ impl Pool {
         let mut found = None;
         while let Some(kept) = idle.pop_back() {
             if kept.sender.is_closed() || kept.unused_since.elapsed() > self.cluster.waits.idle {
-                kept.task.abort();
+                kept.wire.close();
             } else if kept.sender.is_ready() {
                 found = Some(kept);
                 break;
@@ -189,13 +197,14 @@ impl Pool {
         let connecting = Connecting::new(self);
         let connected = self.member.connector.connect(wanted, self.cluster.waits.connect, open).await;
         drop(connecting);
-        let Connected { sender, task } = connected?;
+        let Connected { sender, wire } = connected?;
         let carrier = match sender {
-            Sender::Http1(sender) => Carrier::Own(sender, task),
+            Sender::Http1(sender) => Carrier::Own(sender, wire),
             Sender::Http2(sender, known) => {
                 self.multiplexes.set(true);
-                let (streams, unused_since) = (Cell::default(), Cell::new(Instant::now()));
-                let shared = Rc::new(Shared { sender, known, task, streams, unused_since });
+                let (cut, streams, unused_since) =
+                    (Cell::default(), Cell::default(), Cell::new(Instant::now()));
+                let shared = Rc::new(Shared { sender, known, wire, cut, streams, unused_since });
                 self.shared.borrow_mut().push(Rc::clone(&shared));
                 // Whoever waited for it shares it.
                 self.freed.notify_waiters();
@@ -205,13 +214,13 @@ impl Pool {
         Ok(Lease::new(carrier, self))
     }
 
-    fn keep(&self, sender: http1::SendRequest<RequestBody>, task: AbortHandle) {
+    fn keep(&self, sender: http1::SendRequest<RequestBody>, wire: Wire) {
         let mut idle = self.idle.borrow_mut();
         if sender.is_closed() || idle.len() >= MAX_IDLE {
-            task.abort();
+            wire.close();
             return;
         }
-        idle.push_back(Kept { sender, task, unused_since: Instant::now() });
+        idle.push_back(Kept { sender, wire, unused_since: Instant::now() });
         drop(idle);
         self.freed.notify_one();
     }
@@ -222,16 +231,16 @@ impl Pool {
         self.idle.borrow_mut().retain(|kept| {
             let keep = !kept.sender.is_closed() && kept.unused_since.elapsed() <= most;
             if !keep {
-                kept.task.abort();
+                kept.wire.close();
             }
             keep
         });
         self.shared.borrow_mut().retain(|shared| {
             let idle = shared.streams.get() == 0 && shared.unused_since.get().elapsed() > most;
             if idle {
-                shared.task.abort();
+                shared.wire.close();
             }
-            !idle && !shared.sender.is_closed()
+            !idle && shared.is_open()
         });
     }
 }
@@ -314,18 +323,21 @@ impl Drop for Place {
 }
 
 /// A connection in use for one request. Given back, it serves another; dropped, whatever of the request it still held is
-/// torn down: an HTTP/1.1 connection with it, of an HTTP/2 connection this stream.
+/// torn down: an HTTP/1.1 connection with it, of an HTTP/2 connection this stream. If the session was killed, or the request
+/// was not sent whole, the connection is reset, so that the upstream never takes half of a request for all of it.
 pub(in crate::proxy) struct Lease {
     pub(super) carrier: Option<Carrier>,
     pub(super) pool: Rc<Pool>,
     _busy: Busy,
     /// How far the request that it is in use for has been sent; absent if it has no body.
     pub(in crate::proxy) sent: Option<Rc<Sent>>,
+    /// Keeps the session in the table until its upstream side was cut; absent where no revocation may end the request.
+    pub(super) guard: Option<Guard>,
 }
 
 /// What carries a request.
 pub(super) enum Carrier {
-    Own(http1::SendRequest<RequestBody>, AbortHandle),
+    Own(http1::SendRequest<RequestBody>, Wire),
     Shared(http2::SendRequest<RequestBody>, Stream),
 }
 
@@ -343,6 +355,14 @@ impl Stream {
     pub(super) fn beginning(&self) -> &Beginning {
         &self.0.known.beginning
     }
+
+    /// Resets the connection under a killed stream, unless others use it.
+    fn kill(&self) {
+        if self.0.streams.get() <= 1 {
+            self.0.cut.set(true);
+            self.0.wire.reset();
+        }
+    }
 }
 
 impl Drop for Stream {
@@ -354,7 +374,13 @@ impl Drop for Stream {
 
 impl Lease {
     fn new(carrier: Carrier, pool: &Rc<Pool>) -> Self {
-        Self { carrier: Some(carrier), pool: Rc::clone(pool), _busy: Busy::new(pool), sent: None }
+        Self {
+            carrier: Some(carrier),
+            pool: Rc::clone(pool),
+            _busy: Busy::new(pool),
+            sent: None,
+            guard: None,
+        }
     }
 
     /// Whether a failure is its endpoint's: of a connection that many share it counts once, and a stream that was reset may
@@ -388,35 +414,41 @@ impl Lease {
         self.sent.as_ref().is_some_and(|sent| !sent.is_whole())
     }
 
+    /// Whether the session of its request was killed.
+    fn is_killed(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.cause().is_some())
+    }
+
     /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
-    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill. There is
-    /// none where no revocation may end the request.
-    pub(in crate::proxy) fn answered(self, guard: Option<Guard>) {
+    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill.
+    pub(in crate::proxy) fn answered(mut self) {
+        if self.is_killed() {
+            return;
+        }
         if !self.is_sending() {
             return self.give_back();
         }
         spawn_local(async move {
-            let mut lease = self;
-            let limit = lease.body_idle();
+            let limit = self.body_idle();
+            let session = self.guard.as_ref().map(Guard::watched);
             let killed = async {
-                match &guard {
-                    Some(guard) => drop(guard.killed().await),
+                match &session {
+                    Some(session) => drop(session.killed().await),
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
                 () = killed => {}
-                () = async { drop(timeout(limit, lease.sent_whole()).await) } => {}
+                () = async { drop(timeout(limit, self.sent_whole()).await) } => {}
             }
             // Still busy, it is torn down.
-            let done = match &lease.carrier {
+            let done = match &self.carrier {
                 Some(Carrier::Own(sender, _)) => sender.is_ready(),
-                _ => !lease.is_sending(),
+                _ => !self.is_sending(),
             };
-            match done {
-                true => lease.give_back(),
-                false => drop(lease),
+            if done && !self.is_killed() {
+                self.give_back();
             }
         });
     }
@@ -435,7 +467,7 @@ impl Lease {
         // What was read of it may still go out.
         self.sent = None;
         match self.carrier.take() {
-            Some(Carrier::Own(sender, task)) => self.pool.keep(sender, task),
+            Some(Carrier::Own(sender, wire)) => self.pool.keep(sender, wire),
             Some(Carrier::Shared(_, stream)) => {
                 drop(stream);
                 self.pool.freed.notify_one();
@@ -449,9 +481,14 @@ impl Drop for Lease {
     fn drop(&mut self) {
         // On a shared connection nobody might ask the body again: an upstream that takes no more of it would keep it.
         self.sent.iter().for_each(|sent| sent.abandon());
+        let killed = self.is_killed();
         match self.carrier.take() {
-            Some(Carrier::Own(_, task)) => task.abort(),
+            Some(Carrier::Own(_, wire)) if killed => wire.reset(),
+            Some(Carrier::Own(_, wire)) => wire.close(),
             Some(Carrier::Shared(_, stream)) => {
+                if killed {
+                    stream.kill();
+                }
                 drop(stream);
                 self.pool.freed.notify_one();
             }
