@@ -23,6 +23,7 @@ use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
 use portcullis::identity::Claim;
 use portcullis::identity::ClaimSource;
+use portcullis::identity::ClaimScope;
 use portcullis::identity::Config;
 use portcullis::identity::DnsName;
 use portcullis::identity::Identity;
@@ -464,7 +465,8 @@ fn binding() -> Binding {
             template("spiffe://lab.test/task/{task}/agent/{agent}"),
             template("dns:{agent}.lab.test"),
         ],
-        claim: ClaimSource::Header { name: http::HeaderName::from_static("x-agent-id"), optional: false },
+        claim: ClaimSource::Header { name: HeaderName::from_static("x-agent-id"), optional: false },
+        claim_scope: ClaimScope::default(),
     })
 }
 

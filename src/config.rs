@@ -376,10 +376,20 @@ impl Config {
         let own = own.filter_map(|(i, route)| Some((format!("route[{i}].claim"), route.claim.as_ref()?)));
         let mut claims = own.chain([("identity.claim".to_owned(), &self.identity.claim)]);
         let by_path = claims.find(|(_, claim)| matches!(claim, ClaimSource::Path { .. }));
-        match by_path.filter(|_| domains.len() > 1) {
-            Some((key, _)) => Err(self.error(
+        let Some((key, _)) = by_path else { return Ok(()) };
+        if domains.len() > 1 {
+            return Err(self.error(
                 &key,
                 "with several trust domains an agent id is not unique: claim the SPIFFE ID in a header",
+            ));
+        }
+        match self.identity.scoped_templates().find(|template| template.reads_spiffe()) {
+            Some(template) => Err(self.error(
+                &key,
+                format!(
+                    "two agents under `{template}` may have the same agent id: claim the SPIFFE ID in a header, \
+                     or vouch with `identity.claim_scope = \"agent\"` that no two do"
+                ),
             )),
             None => Ok(()),
         }

@@ -10,6 +10,7 @@ use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
+use portcullis::identity::ClaimScope;
 use portcullis::identity::ClaimSource;
 use portcullis::identity::Template;
 use portcullis::identity::Trust;
@@ -122,6 +123,7 @@ impl Fleet {
             trust_domains: vec![TrustDomain::parse(trust_domain).unwrap()],
             templates: vec![Template::parse("spiffe://{trust_domain}/task/{task}/agent/{agent}").unwrap()],
             claim: ClaimSource::None,
+            claim_scope: ClaimScope::default(),
         };
         Self { trust, binding: Binding::new(&config), issuer }
     }

@@ -16,6 +16,7 @@ use std::time::Duration;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::identity::Binding;
+use portcullis::identity::ClaimScope;
 use portcullis::identity::ClaimSource;
 use portcullis::identity::Template;
 use portcullis::identity::Trust;
@@ -121,6 +122,7 @@ impl Family {
             trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
             templates: vec![Template::parse("spiffe://{trust_domain}/task/{task}/agent/{agent}").unwrap()],
             claim: ClaimSource::None,
+            claim_scope: ClaimScope::default(),
         };
         Self {
             chain: chain(0x0a1b, "spiffe://lab.test/task/t1/agent/a", "a.lab.test"),

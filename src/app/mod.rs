@@ -48,6 +48,7 @@ use crate::config::ConfigError;
 use crate::feed;
 use crate::feed::Intake;
 use crate::identity::Binding;
+use crate::identity::ClaimSource;
 use crate::identity::DnsName;
 use crate::identity::Trust;
 use crate::problem::Disclose;
@@ -193,6 +194,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     warn_of_routes(config);
+    warn_of_scopes(config);
     gate_bounds(&config.gate, threads(config));
     if let Some(access) = &config.log.access {
         access.check().map_err(|e| shared.no_access_log(access, &e))?;
@@ -217,6 +219,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
     warn_of_routes(&config);
+    warn_of_scopes(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
@@ -520,6 +523,24 @@ fn warn_of_routes(config: &Config) {
     for name in config.upstream.keys().filter(|name| !config.route.iter().any(|route| leads_to(route, name)))
     {
         tracing::warn!(upstream = name, "no route leads to this upstream");
+    }
+}
+
+/// Warns of the templates under which a claim must be the whole name of the principal.
+fn warn_of_scopes(config: &Config) {
+    let mut claims =
+        config.route.iter().filter_map(|route| route.claim.as_ref()).chain([&config.identity.claim]);
+    if claims.all(|claim| matches!(claim, ClaimSource::None)) {
+        return;
+    }
+    for template in config.identity.scoped_templates() {
+        let variable = template.scope().unwrap_or_default();
+        tracing::warn!(
+            %template,
+            variable,
+            "two agents under this template may have the same agent id, so that a claim of the agent id alone is refused: \
+             claim the SPIFFE ID or DNS name, or vouch with identity.claim_scope = \"agent\" that no two do"
+        );
     }
 }
 

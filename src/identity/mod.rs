@@ -44,6 +44,28 @@ pub struct Config {
     pub templates: Vec<Template>,
     /// Where a request says which agent it speaks for.
     pub claim: ClaimSource,
+    /// What a claim names where a template has variables beside trust domain, agent and task.
+    #[serde(default)]
+    pub claim_scope: ClaimScope,
+}
+
+impl Config {
+    /// The templates under which a claim of an agent id alone is refused.
+    pub fn scoped_templates(&self) -> impl Iterator<Item = &Template> {
+        let vouched = self.claim_scope == ClaimScope::Agent;
+        self.templates.iter().filter(move |template| !vouched && template.scope().is_some())
+    }
+}
+
+/// What a claim names where a template has variables beside `{trust_domain}`, `{agent}` and `{task}`, such as `{tenant}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimScope {
+    /// The principal: its SPIFFE ID or DNS name. Two tenants may have agents of the same id.
+    #[default]
+    Principal,
+    /// The agent id as well: the configuration vouches that no two agents of a trust domain share one.
+    Agent,
 }
 
 /// Why a certificate's names, or a request's claim, were not accepted.

@@ -200,6 +200,23 @@ async fn state_that_cannot_be_read() {
     assert!(run.err.contains(site.path("state").to_str().unwrap()), "{}", run.err);
 }
 
+/// Two tenants may have agents of the same id: what that does to claims is said before the first of them is refused.
+#[tokio::test]
+async fn tenants_are_warned_of() {
+    let site = Site::new();
+    let warns = async |scope: &str| {
+        let mut command = site.command("validate");
+        command
+            .env("PORTCULLIS__IDENTITY__TEMPLATES", "[\"spiffe://{trust_domain}/{tenant}/agent/{agent}\"]");
+        command.env("PORTCULLIS__IDENTITY__CLAIM_SCOPE", scope);
+        let ended = ended(command).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.err.contains("a claim of the agent id alone is refused") && ended.err.contains("{tenant}")
+    };
+    assert!(warns("principal").await);
+    assert!(!warns("agent").await);
+}
+
 #[tokio::test]
 async fn what_is_right_is_said_to_be() {
     let site = Site::new();
