@@ -32,6 +32,7 @@ use tokio::io::copy_bidirectional;
 
 use super::exchange::Tunnelled;
 use super::flight::Flight;
+use super::headers;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -57,11 +58,11 @@ pub(super) fn asked<B>(request: &Request<B>) -> Option<Asked> {
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let websocket =
-        headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let mut connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    websocket
-        && connection.any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+    let holds = |name: HeaderName, wanted: &[u8]| {
+        let mut lines = headers.get_all(name).iter();
+        lines.any(|line| headers::members(line).any(|member| member.eq_ignore_ascii_case(wanted)))
+    };
+    holds(UPGRADE, b"websocket") && holds(CONNECTION, b"upgrade")
 }
 
 /// Names the upgrade for the next hop.
@@ -116,8 +117,8 @@ pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
         let (Ok(client), Ok(io)) = (client, io) else {
             return;
         };
-        let mut client = Counted { io: TokioIo::new(client), told: &told };
         let mut upstream = UpstreamEnd { lease: upstream.lease, io: TokioIo::new(io) };
+        let mut client = Counted { io: TokioIo::new(client), told: &told };
         // Either side may break off at any time; there is nobody left to tell.
         if copy_bidirectional(&mut client, &mut upstream.io).await.is_ok() {
             told.whole();
