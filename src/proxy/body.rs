@@ -155,6 +155,8 @@ pub(super) type Beginning = Rc<Cell<Option<Rc<Sent>>>>;
 pub(super) struct RequestBody {
     /// Absent where there is nothing to send.
     sent: Option<Rc<Sent>>,
+    /// For the lease of the connection that is going to carry it.
+    guard: Option<Guard>,
     pace: Pace,
     /// How many bytes may come yet.
     left: u64,
@@ -166,12 +168,12 @@ pub(super) struct RequestBody {
 }
 
 impl RequestBody {
-    pub(super) fn new(incoming: Incoming, guard: Option<&Guard>, bounds: Bounds) -> Self {
+    pub(super) fn new(incoming: Incoming, guard: Option<Guard>, bounds: Bounds) -> Self {
         let pace = Pace::new(bounds.idle, bounds.rate);
         let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
-            let source = RefCell::new(Some(Source { incoming, guard: guard.cloned() }));
+            let source = RefCell::new(Some(Source { incoming, guard: guard.clone() }));
             Rc::new(Sent {
                 source,
                 frames: Cell::new(0),
@@ -183,7 +185,7 @@ impl RequestBody {
                 wire: RefCell::default(),
             })
         });
-        Self { sent, pace, left, beginning: None, claims: None, counter: None }
+        Self { sent, guard, pace, left, beginning: None, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -201,6 +203,7 @@ impl RequestBody {
     pub(super) fn empty() -> Self {
         Self {
             sent: None,
+            guard: None,
             pace: Pace::new(Duration::ZERO, 0),
             left: 0,
             beginning: None,
@@ -212,6 +215,11 @@ impl RequestBody {
     /// Tells a connection whose body it is when it is first asked.
     pub(super) fn tell(&mut self, beginning: &Beginning) {
         self.beginning = self.sent.as_ref().map(|_| Rc::clone(beginning));
+    }
+
+    /// Hands its guard over to the connection that is going to carry it.
+    pub(super) fn take_guard(&mut self) -> Option<Guard> {
+        self.guard.take()
     }
 
     pub(super) fn sent(&self) -> Option<Rc<Sent>> {

@@ -233,8 +233,7 @@ impl Handler for Gate {
             let mode = route.terms.mode;
             exchange.leads_along(&route.name, connection);
             let (tunnel, request) = self.forwarded(request, exchange, connection, &route)?;
-            let guard = connection.guard_for(mode);
-            let answered = route.service.upstreams.send(request, tunnel.is_some(), guard).await;
+            let answered = route.service.upstreams.send(request, tunnel.is_some()).await;
             let (response, lease) = answered.map_err(Refusal::of_upstream)?;
             exchange.answered_by(|| lease.endpoint());
             let told = tunnel.as_ref().map(|_| exchange);
@@ -275,7 +274,7 @@ impl Gate {
         let Limits { body_rate: rate, body_bytes: bytes, .. } = self.limits;
         let bounds = Bounds { idle: service.upstreams.body_idle(), rate, bytes };
         let guard = connection.guard_for(route.terms.mode);
-        let body = RequestBody::new(incoming, guard.as_ref(), bounds).without(&self.claims);
+        let body = RequestBody::new(incoming, guard, bounds).without(&self.claims);
         let body = body.counted(exchange.counter());
         Ok((tunnel, Request::from_parts(parts, body)))
     }

@@ -35,7 +35,6 @@ use tokio::time::timeout;
 use super::body::BodyError;
 use super::body::RequestBody;
 use super::body::Sent;
-use crate::session::Guard;
 pub use cluster::Cluster;
 pub use cluster::Clusters;
 pub use config::Balance;
@@ -256,17 +255,17 @@ impl Upstreams {
     /// Sent again, within the budget, only where it is provably unsent, or idempotent and without a body. Free of charge:
     /// once, if the connection was a kept one that closed meanwhile.
     ///
-    /// `guard` stays with the connection until the upstream has answered, or its side was cut.
+    /// The request's guard stays with the connection until the upstream has answered, or its side was cut.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     pub(super) fn send(
         &self,
         mut request: Request<RequestBody>,
         tunnel: bool,
-        mut guard: Option<Guard>,
     ) -> impl Future<Output = Result<(Response<Incoming>, Lease), UpstreamError>> {
         async move {
             self.budget.earn();
             let wanted = if tunnel { Wanted::Tunnel } else { Wanted::Requests };
+            let mut guard = request.body_mut().take_guard();
             let mut tries = Tries { made: 1, avoid: None, kept: None };
             loop {
                 let (mut lease, age) = match self.lease(wanted, &mut tries).await {
