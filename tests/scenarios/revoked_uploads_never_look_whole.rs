@@ -208,6 +208,32 @@ async fn through_a_tunnel() {
     drop(within(sent).await.unwrap());
 }
 
+/// The answer is through, and the rest of the upload still belongs to the session. Seen failing with a connection that is closed
+/// instead of reset.
+#[tokio::test]
+async fn that_was_answered_early() {
+    let (upstream, address) = slow();
+    let mut lab = Lab::plan().routes(&format!("[[route]]\nupstream = [\"http://{address}\"]")).start().await;
+    let cert = lab.root.agent("a");
+    let mut stream = lab.client(&cert).dial(b"http/1.1").await.unwrap();
+    let length = 2 * UPLOAD;
+    let request =
+        format!("POST / HTTP/1.1\r\nhost: localhost\r\nx-agent-id: a\r\ncontent-length: {length}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.write_all(&vec![b'x'; UPLOAD]).await.unwrap();
+    let (mut socket, _) = within(upstream.accept()).await.unwrap();
+    head(&mut socket).await;
+    socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"early") {
+        answer.push(within(stream.read_u8()).await.unwrap());
+    }
+    until_handed_over(&socket).await;
+    assert_eq!(lab.revoke("principal", "a").await, 1);
+    let arrived = arrived(&socket);
+    assert_cut(socket, arrived).await;
+}
+
 /// A client that breaks off cuts its upload as well: what it had sent is no whole request. Seen failing with a connection that
 /// is closed instead of reset.
 #[tokio::test]
