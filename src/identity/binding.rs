@@ -170,6 +170,28 @@ impl Binding {
         &self.source
     }
 
+    /// The trust domains whose SPIFFE IDs are accepted.
+    pub fn trust_domains(&self) -> &[TrustDomain] {
+        &self.trust_domains
+    }
+
+    /// Whether task ids are read from DNS names alone, which fold case.
+    pub fn reads_tasks_of_dns_only(&self) -> bool {
+        let reads = |dns: bool| self.templates.iter().any(|one| one.reads_tasks() && one.is_dns() == dns);
+        reads(true) && !reads(false)
+    }
+
+    /// Whether agent ids are read from DNS names alone.
+    pub fn reads_agents_of_dns_only(&self) -> bool {
+        !self.templates.is_empty() && self.templates.iter().all(Template::is_dns)
+    }
+
+    /// Whether a principal that is a DNS name in `domain` could be accepted. No trust domain has it.
+    pub fn accepts_dns_names_in(&self, domain: &str) -> bool {
+        self.templates.iter().any(|template| template.reaches(domain))
+            || self.names.iter().any(|name| name.is_below(domain))
+    }
+
     /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority, and
     /// DNS names to what lies in them.
     ///

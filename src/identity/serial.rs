@@ -206,7 +206,9 @@ mod tests {
     #[test]
     fn a_decimal_number_is_a_serial() {
         let decimal = |text: &str| Serial::from_decimal(text).map(|serial| serial.to_string());
-        for (text, hex) in [("0", "00"), ("10", "0a"), ("255", "ff"), ("256", "0100"), ("-1", "-01"), ("007", "07")] {
+        for (text, hex) in
+            [("0", "00"), ("10", "0a"), ("255", "ff"), ("256", "0100"), ("-1", "-01"), ("007", "07")]
+        {
             assert_eq!(decimal(text).as_deref(), Some(hex), "{text}");
         }
         let most = "340282366920938463463374607431768211455";

@@ -99,6 +99,29 @@ impl Template {
         }
     }
 
+    /// Whether it reads names from DNS names.
+    pub(super) fn is_dns(&self) -> bool {
+        matches!(self.form, Form::Dns { .. })
+    }
+
+    /// Whether it reads a task id.
+    pub(super) fn reads_tasks(&self) -> bool {
+        let (Form::Spiffe { segments: parts, .. } | Form::Dns { labels: parts }) = &self.form;
+        parts.iter().any(|part| part.is("task"))
+    }
+
+    /// Whether a DNS name in `domain` could fit it.
+    pub(super) fn reaches(&self, domain: &str) -> bool {
+        let Form::Dns { labels } = &self.form else {
+            return false;
+        };
+        let fits = |(part, label): (&Part, &str)| match part {
+            Part::Literal(literal) => literal == label,
+            Part::Variable(_) => true,
+        };
+        domain.split('.').count() <= labels.len() && labels.iter().rev().zip(domain.rsplit('.')).all(fits)
+    }
+
     pub(super) fn match_spiffe(&self, id: &SpiffeId) -> Option<Captures> {
         let Form::Spiffe { trust_domain, segments } = &self.form else {
             return None;
@@ -243,6 +266,18 @@ mod tests {
             (dns.kind(), Template::parse("spiffe://td/agent/{agent}").unwrap().kind()),
             ("dns", "agent")
         );
+    }
+
+    #[test]
+    fn a_template_reaches_the_domains_that_its_names_may_be_in() {
+        let reaches = |template: &str, domain| Template::parse(template).unwrap().reaches(domain);
+        assert!(reaches("dns:{agent}.lab.test", "lab.test") && reaches("dns:{agent}.Lab.Test", "test"));
+        assert!(
+            reaches("dns:{agent}.{zone}.test", "lab.test") && reaches("dns:{agent}.lab.test", "a.lab.test")
+        );
+        assert!(!reaches("dns:{agent}.lab.test", "prod.test"));
+        assert!(!reaches("dns:{agent}.lab.test", "x.a.lab.test"));
+        assert!(!reaches("spiffe://lab.test/{agent}", "lab.test"));
     }
 
     #[test]

@@ -180,15 +180,19 @@ impl Certificates {
         let (certificates, paths) = self.reading()?;
         let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
         let targets = transaction.open_table(TARGETS).map_err(of_table)?;
-        let entry = row::entry(target.level(), target.name());
-        let (mut found, whole) = (Vec::new(), (&entry, &[0; 32])..=(&entry, &[0xff; 32]));
-        for entry in targets.range(whole).map_err(of_storage)? {
-            if found.len() >= limit {
-                break;
+        let mut found: Vec<Seen> = Vec::new();
+        for entry in row::entries(target) {
+            let whole = (&entry, &[0; 32])..=(&entry, &[0xff; 32]);
+            for entry in targets.range(whole).map_err(of_storage)? {
+                if found.len() >= limit {
+                    break;
+                }
+                let (entry, _) = entry.map_err(of_storage)?;
+                let seen = load(&certificates, &paths, entry.value().1)?;
+                let new = |seen: &Seen| !found.iter().any(|known| known.sha256 == seen.sha256);
+                let seen = seen.filter(|seen| seen.owns(target) && seen.is_hit_by(target) && new(seen));
+                found.extend(seen);
             }
-            let (entry, _) = entry.map_err(of_storage)?;
-            let seen = load(&certificates, &paths, entry.value().1)?;
-            found.extend(seen.filter(|seen| seen.owns(target) && seen.is_hit_by(target)));
         }
         Ok(found)
     }

@@ -31,10 +31,12 @@ use super::LayerBuilder;
 use super::Level;
 use super::ListOutcome;
 use super::Listed;
+use super::NamePrints;
 use super::Outcome;
 use super::Preview;
 use super::Registers;
 use super::Resumed;
+use super::Spelling;
 use super::Standing;
 use super::State;
 use super::Target;
@@ -250,6 +252,7 @@ impl Engine {
     /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Journal`] for a reinstatement that could
     /// not be written, which then has no effect. A revocation never fails: what is not on disk is said in the outcome.
     pub async fn apply(&self, mut event: Event) -> Result<Outcome, Error> {
+        self.name_as_kept(&mut event.target);
         // Clamped once, here, and journalled clamped: no message from the future blocks a later one.
         event.at = self.clamped(event.at);
         let started = Instant::now();
@@ -314,8 +317,10 @@ impl Engine {
 
     /// What [`Self::apply`] would do with an event. Changes nothing.
     pub fn preview(&self, event: &Event) -> Preview {
-        let fingerprint = self.fingerprinter.target(&event.target);
-        let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
+        let mut target = event.target.clone();
+        self.name_as_kept(&mut target);
+        let print = self.fingerprinter.target(&target);
+        let known = self.ledger().find(print).map(|(_, registers)| registers.clone());
         let mut registers = known.unwrap_or_default();
         if event.is_refused(&registers) {
             return Preview { changes: false, refused: true, sessions: Vec::new() };
@@ -326,8 +331,8 @@ impl Engine {
         let mut sessions = Vec::new();
         if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
             let denied = |session: &Session| entry.denies(session.credential().issued_at).is_some();
-            sessions = self.sessions.matching(fingerprint, denied);
-            sessions.retain(|session| session.cause().is_none() && !self.spares(session));
+            sessions = self.sessions_of(&target);
+            sessions.retain(|session| denied(session) && session.cause().is_none() && !self.spares(session));
         }
         Preview { changes: after != before, refused: false, sessions }
     }
@@ -366,7 +371,7 @@ impl Engine {
         let terms = self.terms();
         self.let_others_in();
         let mut ledger = self.ledger();
-        let lapsed = ledger.expire(part, &terms);
+        let lapsed = ledger.expire(part, &terms, |target| self.fingerprinter.published(target));
         if !lapsed.entries.is_empty() {
             self.set.publish(lapsed.entries);
         }
@@ -405,6 +410,28 @@ impl Engine {
         self.ledger().find(self.fingerprinter.target(target)).map(|(_, registers)| registers.clone())
     }
 
+    /// All that is known of the targets whose events hit a credential that carries `carried`.
+    pub fn standings_against(&self, carried: &Target) -> Vec<(Target, Registers)> {
+        let ledger = self.ledger();
+        let prints = self.fingerprinter.carried(carried);
+        prints.iter().flat_map(|print| ledger.published(print)).cloned().collect()
+    }
+
+    /// The live sessions that an event of `target` hits, those that are ending included, the oldest first.
+    pub fn sessions_of(&self, target: &Target) -> Vec<Arc<Session>> {
+        let prints = self.fingerprinter.published(target);
+        let hit = prints.iter().flat_map(|print| self.sessions.matching(print, |_| true));
+        let mut sessions: Vec<Arc<Session>> = hit.collect();
+        sessions.sort_unstable_by_key(|session| session.id());
+        sessions.dedup_by_key(|session| session.id());
+        sessions
+    }
+
+    /// Whether a live session carries a name that an event of `target` hits.
+    pub fn has_sessions(&self, target: &Target) -> bool {
+        self.fingerprinter.published(target).iter().any(|print| self.sessions.has(print))
+    }
+
     /// What `pick` makes of the targets that anything is known of, in no order; without those it makes nothing of.
     ///
     /// A revocation that comes meanwhile waits for a small part of this, and may be seen or not. `pick` compares and
@@ -425,14 +452,14 @@ impl Engine {
     }
 
     async fn revoke(&self, event: Event, started: Instant) -> Outcome {
-        let fingerprint = self.fingerprinter.target(&event.target);
+        let prints = self.fingerprinter.published(&event.target);
         let published = Cell::new((Merged::default(), Duration::ZERO));
         let (killed, enforced) = protocol::revoke(
-            || published.set((self.publish(fingerprint, &event), started.elapsed())),
+            || published.set((self.publish(prints, &event), started.elapsed())),
             || {
                 // Read after the set was published: the end of break-glass stores first, and then looks at the set.
                 let enforced = !self.break_glass.is_on();
-                (self.kill(fingerprint, &event, published.get().0.after, enforced), enforced)
+                (self.kill(prints, &event, published.get().0.after, enforced), enforced)
             },
         );
         let (merged, effective_after) = published.get();
@@ -445,6 +472,7 @@ impl Engine {
             id,
             at,
             changed: merged.is_change(),
+            was_known: merged.was_known,
             generation,
             enforced,
             sessions_ended: killed.count(),
@@ -457,19 +485,20 @@ impl Engine {
     }
 
     async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
-        let fingerprint = self.fingerprinter.target(&event.target);
-        if self.ledger().find(fingerprint).is_some_and(|(_, registers)| event.is_refused(registers)) {
+        let prints = self.fingerprinter.published(&event.target);
+        if self.ledger().find(prints.exact).is_some_and(|(_, registers)| event.is_refused(registers)) {
             return Err(Error::Revoked(event.target));
         }
         self.journal.append(event.clone()).await.map_err(Error::Journal)?;
         let durable_after = started.elapsed();
-        let changed = self.publish(fingerprint, &event).is_change();
+        let merged = self.publish(prints, &event);
         let generation = self.generation();
         let effective_after = started.elapsed();
         Ok(Outcome {
             id: event.id,
             at: event.at,
-            changed,
+            changed: merged.is_change(),
+            was_known: merged.was_known,
             generation,
             enforced: !self.break_glass.is_on(),
             sessions_ended: 0,
@@ -482,33 +511,45 @@ impl Engine {
     }
 
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
-    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Merged {
+    fn publish(&self, prints: NamePrints, event: &Event) -> Merged {
         let mut ledger = self.ledger();
-        let merged = ledger.merge(fingerprint, event);
+        let merged = ledger.merge(prints, event);
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
         if merged.is_change() {
-            self.set.publish([(fingerprint, merged.after)]);
+            self.set.publish(merged.entries(prints.exact));
             drop(ledger);
             self.tell_if_late(event);
         }
         merged
     }
 
-    fn kill(
-        &self,
-        fingerprint: Fingerprint,
-        event: &Event,
-        published: Option<Entry>,
-        enforced: bool,
-    ) -> Killed {
+    fn kill(&self, prints: NamePrints, event: &Event, published: Option<Entry>, enforced: bool) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions.kill(fingerprint, |session| {
+        let denied = |session: &Session| {
             let suspended = published?.denies(session.credential().issued_at)?;
             if !enforced && BreakGlass::concerns(session) {
                 return None;
             }
             Some(Cause { code: code(event.target.level(), suspended), reason: reason.clone() })
-        })
+        };
+        let killed = self.sessions.kill(prints.exact, denied);
+        match prints.alias {
+            Some(alias) => killed.and(self.sessions.kill(alias, denied)),
+            None => killed,
+        }
+    }
+
+    /// Names a target as an earlier version kept it, where something of that is left: both are one row of the journal.
+    fn name_as_kept(&self, target: &mut Target) {
+        if !target.is_bare() {
+            return;
+        }
+        let print = self.fingerprinter.target(target);
+        if let Some((kept, _)) =
+            self.ledger().find(print).filter(|(kept, _)| kept.spelling() == Spelling::AnyCase)
+        {
+            target.clone_from(kept);
+        }
     }
 
     /// Ends every session that is denied, whatever denies it.
@@ -542,13 +583,14 @@ impl Engine {
         let mut entries = LayerBuilder::default();
         let mut lapsed = Vec::new();
         for row in contents {
-            let fingerprint = self.fingerprinter.target(&row.0);
-            let (entry, outdated) = ledger.load(fingerprint, row, &terms);
+            let prints = self.fingerprinter.published(&row.0);
+            let (entry, outdated) = ledger.load(prints, row, &terms);
             if let Some(entry) = entry {
-                entries.push(fingerprint, entry);
+                entries.push(prints.exact, entry);
             }
             lapsed.extend(outdated);
         }
+        ledger.aliased().for_each(|(alias, entry)| entries.push(alias, entry));
         self.set.load(entries.build());
         if let Some(room) = self.journal.room() {
             room.expire(lapsed, terms);
@@ -596,12 +638,18 @@ impl Engine {
         issued_at: i64,
     ) -> Option<(Level, Option<Standing>)> {
         let ledger = self.ledger();
-        let (target, registers) = ledger.find(fingerprint)?;
         let state = if suspended { State::Suspended } else { State::Revoked };
         let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
-        let mut standings = registers.standings();
-        let standing = standings.find(|(found, standing)| *found == state && hits(standing));
-        Some((target.level(), standing.map(|(_, standing)| standing.clone())))
+        let mut level = None;
+        for (target, registers) in ledger.published(fingerprint) {
+            let mut standings = registers.standings();
+            let standing = standings.find(|(found, standing)| *found == state && hits(standing));
+            if let Some((_, standing)) = standing {
+                return Some((target.level(), Some(standing.clone())));
+            }
+            level = Some(target.level());
+        }
+        level.map(|level| (level, None))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -682,8 +682,9 @@ fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Resul
 
 fn read_json(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> {
     let row: Row = serde_json::from_slice(row).map_err(|_| bad_row(key, "it is not well formed"))?;
-    match record::key(&row.target) == key {
-        true => Ok((row.target, row.registers)),
+    let target = row.target.of_earlier_version();
+    match record::key(&target) == key {
+        true => Ok((target, row.registers)),
         false => Err(bad_row(key, "it is of another target")),
     }
 }

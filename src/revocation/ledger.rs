@@ -10,6 +10,8 @@ use super::Event;
 use super::Level;
 use super::Registers;
 use super::Target;
+use super::aliases::Aliases;
+use super::fingerprint::NamePrints;
 use super::registers::Due;
 use super::registers::Entry;
 use super::registers::Forgotten;
@@ -23,6 +25,8 @@ pub(super) const PARTS: usize = 4096;
 /// What every target that anything is known of is up to.
 pub(super) struct Ledger {
     parts: Vec<Part>,
+    /// The targets that are published under a second fingerprint as well.
+    aliases: Aliases,
     /// Targets that are revoked or suspended, by the level's place in [`Level::ALL`].
     counts: [usize; Level::ALL.len()],
 }
@@ -58,12 +62,21 @@ pub(super) struct Merged {
     before: Option<Entry>,
     /// What stands for it now.
     pub(super) after: Option<Entry>,
+    /// What stands now for the second fingerprint of the target, if it has one.
+    alias: Option<(Fingerprint, Option<Entry>)>,
+    /// Whether anything was known of the target before.
+    pub(super) was_known: bool,
 }
 
 impl Merged {
     /// Whether what the target's credentials are allowed is another than before.
     pub(super) fn is_change(self) -> bool {
         self.before != self.after
+    }
+
+    /// What stands now, for each fingerprint under which the target is published.
+    pub(super) fn entries(self, exact: Fingerprint) -> impl Iterator<Item = (Fingerprint, Option<Entry>)> {
+        std::iter::once((exact, self.after)).chain(self.alias)
     }
 }
 
@@ -81,7 +94,11 @@ pub(super) struct Lapsed {
 impl Default for Ledger {
     fn default() -> Self {
         let part = || Part { known: HashMap::default(), due: Due::NEVER };
-        Self { parts: std::iter::repeat_with(part).take(PARTS).collect(), counts: [0; Level::ALL.len()] }
+        Self {
+            parts: std::iter::repeat_with(part).take(PARTS).collect(),
+            aliases: Aliases::default(),
+            counts: [0; Level::ALL.len()],
+        }
     }
 }
 
@@ -89,6 +106,23 @@ impl Ledger {
     /// What is known of a target.
     pub(super) fn find(&self, fingerprint: Fingerprint) -> Option<&(Target, Registers)> {
         self.parts.get(part_of(fingerprint))?.known.get(&fingerprint)
+    }
+
+    /// The targets that are published under a fingerprint, their own or their second one.
+    pub(super) fn published(&self, fingerprint: Fingerprint) -> impl Iterator<Item = &(Target, Registers)> {
+        let aliased = self.aliases.of(fingerprint).iter().filter_map(|exact| self.find(*exact));
+        self.find(fingerprint).into_iter().chain(aliased)
+    }
+
+    /// What stands for each second fingerprint.
+    pub(super) fn aliased(&self) -> impl Iterator<Item = (Fingerprint, Entry)> {
+        self.aliases.all().filter_map(|alias| Some((alias, self.union(alias)?)))
+    }
+
+    /// What stands for a fingerprint, whichever of its targets says so.
+    fn union(&self, fingerprint: Fingerprint) -> Option<Entry> {
+        let entries = self.published(fingerprint).filter_map(|(_, registers)| registers.entry());
+        entries.reduce(Entry::union)
     }
 
     /// What one part knows.
@@ -102,16 +136,19 @@ impl Ledger {
     }
 
     /// Merges an event into the registers of its target.
-    pub(super) fn merge(&mut self, fingerprint: Fingerprint, event: &Event) -> Merged {
+    pub(super) fn merge(&mut self, prints: NamePrints, event: &Event) -> Merged {
+        let part = &mut self.parts[part_of(prints.exact)];
+        let was_known = part.known.contains_key(&prints.exact);
         let blank = || (event.target.clone(), Registers::default());
-        let part = &mut self.parts[part_of(fingerprint)];
-        let (_, registers) = part.known.entry(fingerprint).or_insert_with(blank);
+        let (_, registers) = part.known.entry(prints.exact).or_insert_with(blank);
         let before = registers.entry();
         registers.merge(event);
         let after = registers.entry();
         part.due = part.due.min(registers.due());
         recount(&mut self.counts, event.target.level(), before, after);
-        Merged { before, after }
+        self.aliases.note(prints);
+        let alias = prints.alias.map(|alias| (alias, self.union(alias)));
+        Merged { before, after, alias, was_known }
     }
 
     /// Makes room for so many targets.
@@ -122,7 +159,7 @@ impl Ledger {
     /// Takes in what a journal held of a target. Returns what stands of it, and the target if anything had lapsed.
     pub(super) fn load(
         &mut self,
-        fingerprint: Fingerprint,
+        prints: NamePrints,
         row: (Target, Registers),
         terms: &Terms,
     ) -> (Option<Entry>, Option<Target>) {
@@ -131,9 +168,10 @@ impl Ledger {
         let entry = registers.entry();
         if !registers.is_blank() {
             recount(&mut self.counts, target.level(), None, entry);
-            let part = &mut self.parts[part_of(fingerprint)];
+            let part = &mut self.parts[part_of(prints.exact)];
             part.due = part.due.min(registers.due());
-            part.known.insert(fingerprint, (target, registers));
+            part.known.insert(prints.exact, (target, registers));
+            self.aliases.note(prints);
         }
         (entry, lapsed)
     }
@@ -145,8 +183,13 @@ impl Ledger {
     }
 
     /// Forgets what has had its time in one part.
-    pub(super) fn expire(&mut self, part: usize, terms: &Terms) -> Lapsed {
-        let mut lapsed = Lapsed::default();
+    pub(super) fn expire(
+        &mut self,
+        part: usize,
+        terms: &Terms,
+        published: impl Fn(&Target) -> NamePrints,
+    ) -> Lapsed {
+        let (mut lapsed, mut moved) = (Lapsed::default(), Vec::new());
         let Some(part) = self.parts.get_mut(part) else {
             return lapsed;
         };
@@ -159,6 +202,11 @@ impl Ledger {
                 recount(&mut self.counts, target.level(), before, after);
                 lapsed.entries.extend((before != after).then_some((*fingerprint, after)));
                 lapsed.count += usize::from(forgotten == Forgotten::Standings);
+                let prints = published(target);
+                if registers.is_blank() {
+                    self.aliases.forget(prints);
+                }
+                moved.extend(prints.alias);
                 lapsed.targets.push(target.clone());
             }
             part.due = part.due.min(registers.due());
@@ -168,6 +216,7 @@ impl Ledger {
         if part.known.len() < part.known.capacity() / 4 {
             part.known.shrink_to_fit();
         }
+        lapsed.entries.extend(moved.into_iter().map(|alias| (alias, self.union(alias))));
         lapsed
     }
 }

@@ -3,6 +3,7 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod aliases;
 mod break_glass;
 mod builder;
 mod certificates;
@@ -25,6 +26,8 @@ mod registry;
 mod row;
 mod seen;
 mod set;
+mod sightings;
+mod spelling;
 mod storage;
 mod sync;
 mod table;
@@ -57,6 +60,7 @@ pub use feeds::State as FeedState;
 pub use feeds::Terms as FeedTerms;
 pub use fingerprint::CertificateFingerprinter;
 pub use fingerprint::Fingerprinter;
+pub use fingerprint::NamePrints;
 pub use journal::Journal;
 pub use journal::JournalError;
 pub use lists::ListOutcome;
@@ -75,6 +79,8 @@ pub use registry::Registry;
 pub use seen::Seen;
 #[doc(hidden)]
 pub use set::Set;
+pub use sightings::Sightings;
+pub use spelling::Spelling;
 pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;

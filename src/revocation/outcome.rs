@@ -37,6 +37,8 @@ pub struct Outcome {
     pub at: Timestamp,
     /// Whether what the target's credentials are allowed is another than before.
     pub changed: bool,
+    /// Whether the engine knew anything of the target before.
+    pub was_known: bool,
     /// The generation of the set that holds it; starts anew with each process.
     pub generation: u64,
     /// False if it came while break-glass lasts, whose end enforces it: no session of the gate was ended.

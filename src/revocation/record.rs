@@ -1,6 +1,7 @@
 //! How the journal's file keeps a target: one row each, which says by itself whether it is whole.
 //!
-//! Key: `LEVEL NUL ISSUER NUL NAME`, text. Value: a checksum (SipHash-1-3 of key and rest, 8 bytes) and then
+//! Key: `LEVEL NUL ISSUER NUL NAME`, text. In the place of the issuer a bare name of a principal or chain has `=`, since
+//! versions that kept it in lower case left that empty: such a name hits every spelling. Value: a checksum (SipHash-1-3 of key and rest, 8 bytes) and then
 //!
 //! ```text
 //! count (1 byte), revocations…
@@ -21,15 +22,21 @@ use siphasher::sip::SipHasher13;
 
 use super::Level;
 use super::Registers;
+use super::Spelling;
 use super::Standing;
 use super::Target;
 use super::registers::Parts;
 use super::registers::Stamp;
 use crate::clock::Timestamp;
 
+/// Stands in a key where an issuer would: the name counts as it is written.
+const EXACT: &str = "=";
+
 /// By what a target is found.
 pub(super) fn key(target: &Target) -> String {
-    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
+    let is_marked = target.is_bare() && target.spelling() != Spelling::AnyCase;
+    let issuer = if is_marked { EXACT } else { target.issuer().unwrap_or_default() };
+    format!("{}\0{issuer}\0{}", target.level(), target.name())
 }
 
 /// The row of a target.
@@ -63,7 +70,12 @@ fn target(key: &str) -> Option<Target> {
     let mut parts = key.splitn(3, '\0');
     let level: Level = parts.next()?.parse().ok()?;
     let issuer = parts.next()?;
-    let target = Target::of(level, (!issuer.is_empty()).then_some(issuer), parts.next()?);
+    let name = parts.next()?;
+    let target = match issuer {
+        EXACT => Target::of(level, None, name),
+        "" => Target::of(level, None, name).of_earlier_version(),
+        issuer => Target::of(level, Some(issuer), name),
+    };
     (self::key(&target) == key).then_some(target)
 }
 

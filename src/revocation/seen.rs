@@ -105,7 +105,7 @@ impl Seen {
 
     /// Whether a revocation of `target` hits it.
     pub fn is_hit_by(&self, target: &Target) -> bool {
-        self.targets.contains(target)
+        self.targets.iter().any(|carried| target.hits(carried))
     }
 
     /// The SHA-256 of the certificate itself; `None` if the text is none.

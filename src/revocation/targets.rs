@@ -4,7 +4,6 @@ use std::collections::HashSet;
 
 use super::Level;
 use super::Target;
-use super::target::canonical_principal;
 use crate::identity::Authority;
 use crate::identity::Identity;
 use crate::identity::KeyId;
@@ -37,16 +36,21 @@ impl Targets {
         Self { own, mass }
     }
 
-    /// Those of whoever has this identity, whatever the certificate.
+    /// The targets of an identity, whatever the certificate.
     pub fn of_identity(identity: &Identity) -> Self {
-        let names = std::iter::once(identity.principal.as_str())
-            .chain(identity.agent.as_deref())
-            .chain(identity.dns.iter().map(|name| name.as_str()));
-        let names = names.map(|name| Target::of(Level::Principal, None, &canonical_principal(name)));
-        let task = identity.task.as_deref().map(|task| Target::of(Level::Task, None, task));
+        // The names of a certificate without a SPIFFE ID are read from its DNS name.
+        let is_dns = identity.trust_domain.is_none();
+        let read = |level, name: &str| match is_dns {
+            true => Target::of_dns(level, name),
+            false => Target::of(level, None, name),
+        };
+        let names = std::iter::once(identity.principal.as_str()).chain(identity.agent.as_deref());
+        let names = names.map(|name| read(Level::Principal, name));
+        let dns = identity.dns.iter().map(|name| Target::of_dns(Level::Principal, name.as_str()));
+        let task = identity.task.as_deref().map(|task| read(Level::Task, task));
         let domain = identity.trust_domain.as_deref();
         let domain = domain.map(|name| Target::of(Level::TrustDomain, None, name));
-        Self { own: names.chain(task).collect(), mass: domain.into_iter().collect() }
+        Self { own: names.chain(dns).chain(task).collect(), mass: domain.into_iter().collect() }
     }
 
     /// Those of an authority: the first of `authorities`, the others being its own issuers, nearest first.

@@ -47,6 +47,10 @@ pub(super) struct Wanted {
     target: Option<String>,
     /// Of this issuer's key id.
     issuer: Option<String>,
+    /// The target, once it is read.
+    #[serde(skip)]
+    #[param(ignore)]
+    named: Option<Target>,
     /// In this state.
     state: Option<StateName>,
     /// From this feed, such as `admin`.
@@ -220,6 +224,7 @@ pub(super) async fn list(
         let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
         wanted.issuer = target.issuer().map(str::to_owned);
         wanted.target = Some(target.name().to_owned());
+        wanted.named = Some(target);
     } else if let Some(issuer) = &wanted.issuer {
         let issuer = Target::parse(Level::Issuer, issuer, None);
         wanted.issuer =
@@ -313,7 +318,10 @@ impl Api {
         let most = wanted.offset.saturating_add(wanted.limit.0);
         self.engine.select(|target, registers| {
             let is_wanted = wanted.level.is_none_or(|level| level == target.level())
-                && fits(wanted.target.as_deref(), Some(target.name()))
+                && match &wanted.named {
+                    Some(named) => named.name() == target.name() || named.is_spelling_of(target),
+                    None => fits(wanted.target.as_deref(), Some(target.name())),
+                }
                 && fits(wanted.issuer.as_deref(), target.issuer());
             let standings = registers.standings().filter(|_| is_wanted);
             for (state, standing) in standings.filter(|(state, standing)| wanted.takes(*state, standing)) {
