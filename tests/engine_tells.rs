@@ -203,7 +203,7 @@ fn what_stands_is_listed_with_its_own_events_and_where_they_came_from() {
         let _ = apply(&engine, event, &mut Vec::new());
     }
     let check = |engine: &Engine| {
-        let registers = engine.standing(&agent("A")).unwrap();
+        let registers = engine.standing(&agent("a")).unwrap();
         let all: Vec<_> = registers.standings().map(|(state, s)| (state, s.stamp.1.as_str())).collect();
         assert_eq!(all, [(State::Revoked, "narrow"), (State::Revoked, "wide"), (State::Suspended, "pause")]);
         for (_, standing) in registers.standings() {

@@ -72,6 +72,7 @@ use crate::revocation;
 use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Sightings;
 use crate::revocation::Timelines;
 use crate::telemetry::AccessConfig;
 use crate::telemetry::AccessLog;
@@ -371,7 +372,13 @@ impl Shared {
     fn begin_feeds(&mut self, audit: Option<Audit>) -> Result<feed::Running, ConfigError> {
         let plan = self.plan_feeds()?;
         let (engine, timelines) = (Arc::clone(&self.engine), Arc::clone(&self.timelines));
-        let mut intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let sightings = Sightings::new(
+            Arc::clone(&engine),
+            Arc::clone(&self.registry),
+            &self.config.identity.trust_domains,
+        );
+        let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let mut intake = intake.sighting(sightings);
         if let Some(audit) = audit {
             intake = intake.witnessed(witness::on_record(audit, Arc::clone(&self.registry)));
         }

@@ -65,6 +65,7 @@ use crate::revocation::FeedState;
 use crate::revocation::FeedStatus;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Sightings;
 use crate::telemetry;
 use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
@@ -386,7 +387,9 @@ impl Shared {
         let names =
             section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
         let roles = names.map(|(name, role)| (name.clone(), role)).collect();
+        let (engine, registry) = (Arc::clone(&self.engine), Arc::clone(&self.registry));
         Ok(Arc::new(Api {
+            sightings: Sightings::new(engine, registry, binding.trust_domains()),
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
             feeds: Arc::clone(&self.feeds),

@@ -136,6 +136,7 @@ See `portcullis revoke --help` for what a target may be.";
 const REINSTATE: &str = "Examples:
   portcullis reinstate --level task --target t-42
   portcullis reinstate --level principal --target spiffe://lab.test/agent/a --force --reason 'false alarm'
+  portcullis reinstate --level principal --target agent-7 --all-names
   portcullis reinstate --file lifted.txt --dry-run
 See `portcullis revoke --help` for what a target may be.";
 
@@ -233,6 +234,10 @@ enum Command {
         /// Lift a revocation too.
         #[arg(long)]
         force: bool,
+        /// Lift what stands under the other names of the same principal too: its SPIFFE ID, its agent id, its DNS names,
+        /// as far as the gate has seen its certificates.
+        #[arg(long)]
+        all_names: bool,
         #[command(flatten)]
         change: Box<ChangeArgs>,
     },
@@ -324,7 +329,9 @@ impl Cli {
             Command::Demo(demo) => demo.run(),
             Command::Revoke(deny) => deny.change.run(Order::Revoke(deny.unseen())),
             Command::Suspend(deny) => deny.change.run(Order::Suspend(deny.unseen())),
-            Command::Reinstate { force, change } => change.run(Order::Reinstate { force }),
+            Command::Reinstate { force, all_names, change } => {
+                change.run(Order::Reinstate { force, all_names })
+            }
             Command::Revocations(revocations) => revocations.run(),
             Command::Sessions(sessions) => sessions.run(),
             Command::Status(status) => status.run(),

@@ -34,6 +34,8 @@ pub(super) struct Change {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) force: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) all_names: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) preemptive: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) dry_run: bool,
@@ -113,6 +115,8 @@ pub(super) enum Order {
     Reinstate {
         /// Lift a revocation too.
         force: bool,
+        /// Lift what stands under the other names of the same principal too.
+        all_names: bool,
     },
 }
 
@@ -158,7 +162,8 @@ impl ChangeArgs {
             reason: self.reason.clone(),
             issued_before: self.issued_before.clone(),
             expires_at: self.expires_at.clone(),
-            force: matches!(order, Order::Reinstate { force: true }),
+            force: matches!(order, Order::Reinstate { force: true, .. }),
+            all_names: matches!(order, Order::Reinstate { all_names: true, .. }),
             preemptive: matches!(order, Order::Revoke(Unseen::Denied) | Order::Suspend(Unseen::Denied)),
             dry_run: false,
         }

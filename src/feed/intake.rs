@@ -16,6 +16,7 @@ use crate::revocation::Engine;
 use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Outcome;
+use crate::revocation::Sightings;
 use crate::revocation::State;
 use crate::revocation::Target;
 use crate::revocation::Timeline;
@@ -45,6 +46,7 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     witness: Option<Witness>,
+    sightings: Option<Sightings>,
     skew: Duration,
 }
 
@@ -123,13 +125,19 @@ pub struct TakenTokens {
 impl Intake {
     /// The way into an engine.
     pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
-        Self { engine, timelines, clock, metrics, witness: None, skew: SKEW }
+        Self { engine, timelines, clock, metrics, witness: None, sightings: None, skew: SKEW }
     }
 
     /// The same, with everything that is taken in put on record.
     #[must_use]
     pub fn witnessed(self, witness: Witness) -> Self {
         Self { witness: Some(witness), ..self }
+    }
+
+    /// The same, with the targets counted that the gate has never seen.
+    #[must_use]
+    pub fn sighting(self, sightings: Sightings) -> Self {
+        Self { sightings: Some(sightings), ..self }
     }
 
     /// What time it is, for who has received something just now.
@@ -181,8 +189,12 @@ impl Intake {
             return Err(NotTaken::Sessions(outcome.sessions_pending));
         }
         self.metrics.events.with_label_values(&[feed, action.name(), target.level().name()]).inc();
+        let known = self.is_known(&target, &outcome).await;
+        if !known {
+            self.metrics.unknown_targets.with_label_values(&[feed, target.level().name()]).inc();
+        }
         if outcome.changed {
-            tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
+            tracing::info!(feed, id, what, known, sessions_ended = outcome.sessions_ended, "taken in");
         }
         if let Some(witness) = &self.witness
             && let Some(timeline) = self.timelines.unrecorded(&id, &target)
@@ -190,6 +202,17 @@ impl Intake {
             witness(Record::Event { event: Box::new(told), generation: outcome.generation, timeline }).await;
         }
         Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
+    }
+
+    /// Whether the gate knew a target before this event. Asked once the event is in effect. An unknown target is no fault:
+    /// with a fan-out to many gates each of them is told of agents that only others see.
+    async fn is_known(&self, target: &Target, outcome: &Outcome) -> bool {
+        let Some(sightings) = self.sightings.clone() else { return true };
+        if outcome.was_known || outcome.sessions_ended > 0 {
+            return true;
+        }
+        let of = target.clone();
+        tokio::task::spawn_blocking(move || sightings.include(&of)).await.unwrap_or(true)
     }
 
     /// Why an event of a feed does not count. Only what is signed lifts or replaces what an administrator suspended; and a

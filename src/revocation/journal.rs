@@ -506,6 +506,8 @@ fn read_row(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> 
 
 /// The key on one line, and not too long.
 fn bad_row(key: &str, why: &'static str) -> JournalError {
+    // The marker of a name that counts as it is written tells a reader nothing.
+    let key = key.replace("\0=\0", "\0\0");
     let shown = key.chars().take(200).map(|c| if c.is_control() { ' ' } else { c });
     JournalError::Row { row: shown.collect(), why }
 }

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub traffic: TrafficMetrics,
     /// `portcullis_revocation_events_total{feed, action, level}`.
     pub events: IntCounterVec,
+    /// `portcullis_revocation_unknown_targets_total{feed, level}`: events of targets that the gate had never seen.
+    pub unknown_targets: IntCounterVec,
     /// `portcullis_revocation_entries`: targets revoked or suspended.
     pub entries: IntGauge,
     /// `portcullis_revocation_generation`.
@@ -129,6 +131,11 @@ impl Metrics {
                 "portcullis_revocation_events_total",
                 "Revocation events taken in.",
                 &["feed", "action", "level"],
+            )?,
+            unknown_targets: maker.counters(
+                "portcullis_revocation_unknown_targets_total",
+                "Events of targets that the gate had never seen.",
+                &["feed", "level"],
             )?,
             entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
             generation: maker

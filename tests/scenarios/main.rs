@@ -42,6 +42,7 @@ mod operators_see;
 mod refusals_speak_dialects;
 mod refuses_to_start;
 mod registries_are_polled;
+mod reinstatements_let_in;
 mod requests_are_logged;
 #[cfg(feature = "otel")]
 mod requests_are_traced;
@@ -63,6 +64,7 @@ mod sessions_say_whose_they_are;
 mod slow_clients_are_cut;
 mod stale_feeds_refuse;
 mod strangers_are_let_in;
+mod targets_are_known_or_not;
 mod the_api_answers;
 mod threads_share_the_load;
 mod upstream_connections_are_kept;

@@ -45,6 +45,7 @@ use super::gatekeeper::Administrator;
 use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::listing::Moment;
+use super::names::Names;
 use super::refusal::BodyRefusals;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
@@ -95,6 +96,9 @@ pub(super) struct Change {
     /// Of a reinstatement: lifts a revocation too.
     #[serde(default)]
     force: bool,
+    /// Of a reinstatement: lifts what stands under the other names of the same principal too.
+    #[serde(default)]
+    all_names: bool,
     /// Revokes a certificate that nobody has seen yet.
     #[serde(default)]
     preemptive: bool,
@@ -175,7 +179,7 @@ struct Answer {
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "`revoked`: only a forced reinstatement lifts it. `still_refused`: nothing stands under this name, and others refuse the same principal.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
@@ -224,6 +228,8 @@ pub(super) struct Revoked {
     target: String,
     /// How many live sessions ended.
     count: usize,
+    /// False where the gate had neither seen the target nor been told of it.
+    known: bool,
 }
 
 /// Revoke one target for good: `POST /v1/revocations` for AgentWrit's clients.
@@ -255,6 +261,7 @@ pub(super) async fn post_revoke(
         issued_before: None,
         expires_at: None,
         force: false,
+        all_names: false,
         preemptive: false,
         dry_run: false,
     };
@@ -267,6 +274,7 @@ pub(super) async fn post_revoke(
                 level: asked,
                 target: applied.target,
                 count: applied.sessions_ended,
+                known: applied.known,
             })),
         },
         Done::DryRun(_) => Err(Refusal::internal("no dry run was asked")),
@@ -282,6 +290,9 @@ impl Api {
         }
         if change.force && change.action != Action::Reinstate {
             return Err(Refusal::bad_request("force: goes with `reinstate` alone"));
+        }
+        if change.all_names && change.action != Action::Reinstate {
+            return Err(Refusal::bad_request("all_names: goes with `reinstate` alone"));
         }
         if change.expires_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(Refusal::bad_request("expires_at: in the past, so that nothing would be hit"));
@@ -303,7 +314,8 @@ impl Api {
             force: change.force,
             ..Event::new(change.action, target, at)
         };
-        Ok(Decision { event, dry_run: change.dry_run, refused })
+        let names = if change.all_names { Names::All } else { Names::Own };
+        Ok(Decision { event, dry_run: change.dry_run, refused, names })
     }
 
     /// Whether a caller may ask this, and it names something.
@@ -348,13 +360,13 @@ impl Api {
         let mut guards = Some(guards);
         let mut answers: Vec<Option<Answer>> = changes.iter().map(|_| None).collect();
         let mut in_hand = FuturesUnordered::new();
-        let mut lifts = HashSet::new();
+        let (mut lifts, mut lifts_more) = (HashSet::new(), false);
         for (i, change) in changes.iter().enumerate() {
             let change = body::parse_object::<Change>(change.get().as_bytes());
             let target = change.as_ref().ok().filter(|change| !lifts.is_empty() || change.lifts());
             let target = target.and_then(|change| change.target().ok());
             // What lets somebody in again takes effect late: whatever comes after it and is of its target, later.
-            let waits = target.as_ref().is_some_and(|target| lifts.contains(target));
+            let waits = lifts_more || target.as_ref().is_some_and(|target| lifts.contains(target));
             let most = if waits { 1 } else { IN_HAND };
             while in_hand.len() >= most {
                 tokio::select! {
@@ -375,7 +387,10 @@ impl Api {
             }
             if in_hand.is_empty() {
                 lifts.clear();
+                lifts_more = false;
             }
+            // Of whose other names it is, is not known before.
+            lifts_more |= change.as_ref().is_ok_and(|change| change.lifts() && change.all_names);
             lifts.extend(target.filter(|_| change.as_ref().is_ok_and(Change::lifts)));
             let (api, actor, strength) = (&self, &actor, guards.clone());
             let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });

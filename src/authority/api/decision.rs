@@ -18,6 +18,9 @@ use super::change::FEED;
 use super::gatekeeper::Actor;
 use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
+use super::names::Lifted;
+use super::names::Names;
+use super::names::Obstacle;
 use super::refusal::Refusal;
 use crate::authority::Entry;
 use crate::clock::Timestamp;
@@ -48,15 +51,17 @@ pub(super) struct Decision {
     pub(super) dry_run: bool,
     /// Of a dry run: why it would be refused.
     pub(super) refused: Option<Refusal>,
+    /// Of a reinstatement: which names it lifts.
+    pub(super) names: Names,
 }
 
 /// A change that is in effect.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Applied {
     /// The id of the event.
-    id: String,
+    pub(super) id: String,
     action: Action,
-    level: Level,
+    pub(super) level: Level,
     /// The canonical name.
     pub(super) target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,21 @@ pub(super) struct Applied {
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     reinstated_at: Option<Timestamp>,
     /// Whether what the target's credentials are allowed is another than before.
-    changed: bool,
+    pub(super) changed: bool,
+    /// False where the gate had neither seen the target nor been told of it: the entry stands, and hits nothing so far.
+    pub(super) known: bool,
+    /// What the target does not hit although it may look so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<String>,
+    /// Of a reinstatement: the entries that still refuse the same principal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) still_refused: Vec<Obstacle>,
+    /// Of a reinstatement with `all_names`: what was lifted beside the target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) lifted: Vec<Lifted>,
     /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
     /// When break-glass ends, while it lasts: then it is enforced.
@@ -106,6 +125,13 @@ pub(super) struct Applied {
     pub(super) error: Option<String>,
 }
 
+/// What the gate has seen of a target: whether anything, and whose it is where that is exactly one.
+struct Sighting {
+    known: bool,
+    principal: Option<String>,
+    serial: Option<String>,
+}
+
 impl Applied {
     pub(super) fn status(&self) -> StatusCode {
         if self.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
@@ -128,6 +154,10 @@ pub(super) struct DryRun {
     would_change: bool,
     /// Whether the gate has seen the target, or was told of it.
     known: bool,
+    /// What the target does not hit although it may look so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<String>,
     /// Live sessions that would end.
     sessions: usize,
     /// Different certificates among them.
@@ -163,8 +193,14 @@ impl Api {
         actor: &Actor,
         guards: Vec<Guard>,
     ) -> Result<Done, Refusal> {
-        let Decision { event, dry_run, refused } = decision;
+        let Decision { event, dry_run, refused, names } = decision;
         if dry_run {
+            let refused = match event.action {
+                Action::Reinstate if refused.is_none() => {
+                    self.refuses(&event, names, &self.obstacles(&event.target).await)
+                }
+                _ => refused,
+            };
             return Ok(Done::DryRun(self.preview(&event, refused, &guards).await));
         }
         if !stand(&guards) {
@@ -172,7 +208,7 @@ impl Api {
         }
         let (action, target, id) = (event.action, event.target.clone(), event.id.clone());
         let applied = match action {
-            Action::Reinstate => self.lift(event, actor, guards).await,
+            Action::Reinstate => self.reinstate(event, names, actor, guards).await,
             Action::Revoke | Action::Suspend => self.apply(event, actor, guards).await.map_err(Refusal::from),
         };
         applied
@@ -182,7 +218,12 @@ impl Api {
 
     /// What lets somebody in again is on record first, or it does not happen. That takes a while, after which the caller
     /// must still be one who may.
-    async fn lift(&self, event: Event, actor: &Actor, guards: Vec<Guard>) -> Result<Applied, Refusal> {
+    pub(super) async fn lift(
+        &self,
+        event: Event,
+        actor: &Actor,
+        guards: Vec<Guard>,
+    ) -> Result<Applied, Refusal> {
         let asked = Entry { outcome: "asked".into(), ..event_line(&event, actor) };
         let asked = self.aimed(asked, &event.target).await;
         let failed = |e| revocation::Error::Journal(JournalError::Write(format!("audit: {e}")));
@@ -208,6 +249,10 @@ impl Api {
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
         let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
         line = self.aimed(line, &target).await;
+        let known = outcome.was_known || outcome.sessions_ended > 0 || self.has_seen(&target).await;
+        if !known {
+            self.metrics.unknown_targets.with_label_values(&[FEED, target.level().name()]).inc();
+        }
         line.at = Some(outcome.at);
         line.generation = Some(outcome.generation);
         line.sessions_ended = Some(outcome.sessions_ended);
@@ -220,7 +265,7 @@ impl Api {
                 "sessions have not let go in time"
             );
         }
-        let (principal, serial) = (line.principal.clone(), line.serial.clone());
+        let about = Sighting { known, principal: line.principal.clone(), serial: line.serial.clone() };
         if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
             outcome.durable = Err(JournalError::Write(error));
         }
@@ -233,7 +278,7 @@ impl Api {
             };
             timeline.stages().for_each(observe);
         }
-        Ok(self.applied((action, &target), outcome, principal, serial))
+        Ok(self.applied((action, &target), outcome, about))
     }
 
     /// Lets go of the caller's credential as soon as the event is in effect.
@@ -283,8 +328,7 @@ impl Api {
         &self,
         (action, target): (Action, &Target),
         outcome: Outcome,
-        principal: Option<String>,
-        serial: Option<String>,
+        Sighting { known, principal, serial }: Sighting,
     ) -> Applied {
         let at = |of| (action == of).then_some(outcome.at);
         let error = match (&outcome.durable, outcome.sessions_pending) {
@@ -303,6 +347,10 @@ impl Api {
             suspended_at: at(Action::Suspend),
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
+            known,
+            note: self.note(target),
+            still_refused: Vec::new(),
+            lifted: Vec::new(),
             enforced: outcome.enforced && self.modes != ADVISORY,
             break_glass_until: lasting.filter(|_| !outcome.enforced).map(|declared| declared.until),
             mode: if outcome.enforced { self.modes } else { ADVISORY },
@@ -319,7 +367,9 @@ impl Api {
 
     async fn preview(&self, event: &Event, refused: Option<Refusal>, guards: &[Guard]) -> DryRun {
         let seen = self.seen_of(&event.target).await;
-        let known = !seen.is_empty() || self.engine.standing(&event.target).is_some();
+        let known = !seen.is_empty()
+            || self.engine.standing(&event.target).is_some()
+            || self.has_seen(&event.target).await;
         let preview = self.engine.preview(event);
         let refused = refused
             .or_else(|| preview.refused.then(|| revocation::Error::Revoked(event.target.clone()).into()));
@@ -341,6 +391,7 @@ impl Api {
             issuer: event.target.issuer().map(str::to_owned),
             would_change: preview.changes,
             known,
+            note: self.note(&event.target),
             sessions: preview.sessions.len(),
             certificates: certificates.len(),
             certificates_known: hit().count(),
@@ -353,6 +404,23 @@ impl Api {
             }),
             includes_caller: preview.sessions.iter().any(|session| own(session.id())),
         }
+    }
+
+    /// What a target does not hit although it may look so.
+    fn note(&self, target: &Target) -> Option<String> {
+        let is_dns = target.level() == Level::TrustDomain && self.binding.accepts_dns_names_in(target.name());
+        is_dns.then(|| {
+            format!(
+                "agents with DNS names in {} are in no trust domain and are not hit: name each as a principal, or their issuer",
+                target.name()
+            )
+        })
+    }
+
+    /// Whether the gate has seen a credential that an event of `target` hits. Asked once the event is in effect.
+    async fn has_seen(&self, target: &Target) -> bool {
+        let (sightings, of) = (self.sightings.clone(), target.clone());
+        spawn_blocking(move || sightings.include(&of)).await.unwrap_or(true)
     }
 
     /// Whether the gate has seen a certificate, or was told of it. A few reads of a file that is in memory: it is asked

@@ -133,7 +133,8 @@ impl<'a> Fields<'a> {
         match self.raw(name) {
             Some(text) if kind_of(text) == "a number" => {
                 let serial = Serial::from_decimal(text);
-                let serial = serial.ok_or_else(|| bad(name, "a number that is no serial: whole, 64 bytes at most"))?;
+                let serial =
+                    serial.ok_or_else(|| bad(name, "a number that is no serial: whole, 64 bytes at most"))?;
                 Ok(Some(serial.to_string()))
             }
             _ => match self.text(name, MAX_NAME)? {
@@ -167,7 +168,8 @@ pub(super) fn hexadecimal(name: &str, text: &str) -> Result<(), Poison> {
     if digits.len() <= MAX_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         return Ok(());
     }
-    let decimal = Serial::from_decimal(digits).map_or_else(|| "over 64 bytes".to_owned(), |serial| serial.to_string());
+    let decimal =
+        Serial::from_decimal(digits).map_or_else(|| "over 64 bytes".to_owned(), |serial| serial.to_string());
     let why = format!(
         "{} digits without a letter: in hexadecimal {} bytes, where 20 are the most; in decimal {decimal}, which is sent \
          like this or as a number",

@@ -185,9 +185,14 @@ fn serials() {
 fn a_serial_has_one_reading() {
     let serial = |serial: Value| one(&json!({ "serial": serial })).1.target.name().to_owned();
     let most = "1234567890123456789012345678901234567890";
-    assert_eq!((serial(json!("10")), serial(json!(most))), ("10".into(), most.into()), "hexadecimal, though all digits");
+    assert_eq!(
+        (serial(json!("10")), serial(json!(most))),
+        ("10".into(), most.into()),
+        "hexadecimal, though all digits"
+    );
     assert_eq!((serial(json!(10)), serial(json!(4096))), ("0a".into(), "1000".into()), "a number is decimal");
-    let long: Value = serde_json::from_str("{\"serial\": 1461501637330902918203684832716283019655932542975}").unwrap();
+    let long: Value =
+        serde_json::from_str("{\"serial\": 1461501637330902918203684832716283019655932542975}").unwrap();
     assert!(why(&long).contains("no serial"), "serde_json makes a float of it");
     let body = "{\"serial\": 1461501637330902918203684832716283019655932542975}";
     assert_eq!(read(body).events.first().unwrap().target.name(), "ff".repeat(20));
