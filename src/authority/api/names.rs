@@ -20,6 +20,8 @@ use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Event;
 use crate::revocation::Level;
+use crate::revocation::Registers;
+use crate::revocation::Standing;
 use crate::revocation::Target;
 use crate::revocation::Targets;
 use crate::session::Guard;
@@ -41,6 +43,8 @@ pub(super) enum Names {
 /// An entry that still refuses the same principal.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(super) struct Obstacle {
+    /// The id of the event.
+    id: String,
     pub(super) level: Level,
     /// The canonical name.
     pub(super) target: String,
@@ -96,6 +100,7 @@ impl Api {
         let template = event.clone();
         let mut applied = self.lift(event, actor, guards.clone()).await?;
         others.retain(|other| names == Names::All && other.level == Level::Principal);
+        others.sort_by(|one, other| one.of.cmp(&other.of));
         others.dedup_by(|one, other| one.of == other.of);
         for other in others {
             if !stand(&guards) {
@@ -158,39 +163,43 @@ impl Api {
     }
 
     fn entries_against(&self, known: &[Holding], target: &Target, is_shut: bool) -> Vec<Obstacle> {
-        let (mut found, mut told) = (Vec::new(), HashSet::new());
-        for Holding { targets, issued_at } in known {
-            let counts = |carried: &&Target| is_shut || carried.level() == Level::Principal;
-            for carried in targets.iter().filter(counts) {
-                for (of, registers) in self.engine.standings_against(carried) {
-                    let is_own = (of.level(), of.issuer(), of.name())
-                        == (target.level(), target.issuer(), target.name());
-                    let hits = registers.standings().filter(|(_, standing)| {
-                        standing.issued_before.is_none_or(|before| *issued_at < before)
-                    });
-                    for (state, standing) in hits.filter(|_| !is_own) {
-                        if found.len() < MAX_ENTRIES && told.insert((of.clone(), standing.stamp.clone())) {
-                            found.push(Obstacle {
-                                level: of.level(),
-                                target: of.name().to_owned(),
-                                issuer: of.issuer().map(str::to_owned),
-                                state: state.into(),
-                                since: standing.stamp.0,
-                                reason: standing.reason.clone(),
-                                of: of.clone(),
-                            });
-                        }
-                    }
-                }
-            }
-        }
-        found
+        let counts = |carried: &&Target| is_shut || carried.level() == Level::Principal;
+        let is_other = |(of, _): &(Target, Registers)| {
+            (of.level(), of.issuer(), of.name()) != (target.level(), target.issuer(), target.name())
+        };
+        let against = |holding: &Holding| -> Vec<Obstacle> {
+            let carried = holding.targets.iter().filter(counts);
+            let entries = carried.flat_map(|carried| self.engine.standings_against(carried)).filter(is_other);
+            entries.flat_map(|(of, registers)| Obstacle::of(&of, &registers, holding.issued_at)).collect()
+        };
+        let mut told = HashSet::new();
+        let all = known.iter().flat_map(against);
+        all.filter(|one| told.insert((one.of.clone(), one.id.clone()))).take(MAX_ENTRIES).collect()
     }
 
     /// Whether anything is revoked or suspended under this name.
     fn stands(&self, target: &Target) -> bool {
         let registers = self.engine.standing(target);
         registers.is_some_and(|registers| registers.is_revoked() || registers.is_suspended())
+    }
+}
+
+impl Obstacle {
+    /// What stands of a target against a credential that was issued then.
+    fn of(of: &Target, registers: &Registers, issued_at: i64) -> Vec<Self> {
+        let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
+        let standings = registers.standings().filter(|(_, standing)| hits(standing));
+        let obstacle = |(state, standing): (revocation::State, &Standing)| Self {
+            id: standing.stamp.1.clone(),
+            level: of.level(),
+            target: of.name().to_owned(),
+            issuer: of.issuer().map(str::to_owned),
+            state: state.into(),
+            since: standing.stamp.0,
+            reason: standing.reason.clone(),
+            of: of.clone(),
+        };
+        standings.map(obstacle).collect()
     }
 }
 
