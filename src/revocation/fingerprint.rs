@@ -51,7 +51,10 @@ impl Fingerprinter {
     pub fn published(&self, target: &Target) -> NamePrints {
         let alias = match target.spelling() {
             Spelling::Exact => target.folded().map(|folded| self.alias(target.level(), &folded, FOLDED)),
-            Spelling::AnyCase => Some(self.alias(target.level(), target.name(), ANY_CASE)),
+            Spelling::AnyCase => {
+                let folded = target.folded();
+                Some(self.alias(target.level(), folded.as_deref().unwrap_or(target.name()), ANY_CASE))
+            }
             Spelling::Dns => None,
         };
         NamePrints { exact: self.target(target), alias }

@@ -27,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Level;
 use crate::revocation::Registry;
+use crate::revocation::Spelling;
 use crate::revocation::Standing;
 use crate::revocation::Target;
 
@@ -100,6 +101,10 @@ pub(super) struct Revocation {
     pub(super) level: Level,
     /// The canonical name.
     pub(super) target: String,
+    /// True of an entry that an earlier version kept in lower case: it hits every spelling of the name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    any_case: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     issuer: Option<String>,
@@ -143,6 +148,7 @@ impl Revocation {
             state: state.into(),
             level: target.level(),
             target: target.name().to_owned(),
+            any_case: target.spelling() == Spelling::AnyCase,
             issuer: target.issuer().map(str::to_owned),
             reason: standing.reason.clone(),
             actor: standing.actor.clone(),
