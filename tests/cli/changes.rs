@@ -214,7 +214,10 @@ fn what_is_still_refused_is_not_called_reinstated() {
     for reply in [Reply::Json(409, refused), Reply::Json(200, partly), Reply::Json(200, idle)] {
         told.push(run("reinstate --level principal --target a", vec![reply]));
     }
-    let all = Reply::Json(200, done("reinstate", "principal", "a"));
+    let mut all = done("reinstate", "principal", "a");
+    all["lifted"] = json!([{"id": "0192f0c2", "level": "principal", "target": "spiffe://lab.test/agent/a"}]);
+    all["known"] = false.into();
+    let all = Reply::Json(200, all);
     let stub = Stub::start(vec![all]);
     told.push(stub.run("reinstate --level principal --target a --all-names"));
     told.push(stub.asked().concat());

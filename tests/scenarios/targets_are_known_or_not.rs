@@ -76,6 +76,25 @@ async fn agents_with_dns_names_are_in_no_trust_domain() {
     assert_eq!(other.get("note"), None, "no template has names in it");
 }
 
+#[tokio::test]
+async fn what_no_credential_can_carry_is_refused() {
+    let lab = Lab::start().await;
+    let mut caller = Caller::http1(&lab.administrator("ops")).await;
+    for (level, target, why) in [
+        ("principal", "*.lab.test", "no credential carries a pattern"),
+        ("principal", "DNS:a.lab.test", "neither a SPIFFE ID"),
+        ("principal", "SPIFFE://lab.test/agent/a", "scheme"),
+        ("trust_domain", "*.lab.test", "trust domain"),
+    ] {
+        let answer = caller.change(&change("revoke", level, target)).await;
+        answer.assert_refused(400, "bad_request");
+        assert!(answer.json()["error"].as_str().unwrap().contains(why), "{target}: {:?}", answer.body);
+        let asked = json!({"level": level, "target": target});
+        caller.call("POST", "/v1/revoke", Some(&asked)).await.assert_refused(400, "bad_request");
+    }
+    assert_eq!(caller.read("/v1/revocations").await["total"], 0);
+}
+
 /// Seen failing with the task of a DNS name under its exact text alone: the answer is 200, the agent is served, and
 /// `check` says that it is refused.
 #[tokio::test]
