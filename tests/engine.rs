@@ -206,8 +206,10 @@ fn the_targets_of_a_certificate_are_those_that_its_fingerprints_are_of() {
     }
     let levels: Vec<Level> = targets.own.iter().map(Target::level).collect();
     let [certificate, key, principal, task] = [Level::Certificate, Level::Key, Level::Principal, Level::Task];
-    // The serial alone and under two names of its issuer; the SPIFFE ID, the agent id and the DNS name.
-    assert_eq!(levels, [certificate, certificate, certificate, key, principal, principal, principal, task]);
+    // The serial alone and under three names of its issuer (the SHA-256 and the SHA-1 of its key, its key id); the
+    // SPIFFE ID, the agent id and the DNS name.
+    let serials = [certificate; 4];
+    assert_eq!(levels, [&serials[..], &[key, principal, principal, principal, task]].concat());
 }
 
 #[test]

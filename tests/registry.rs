@@ -175,7 +175,7 @@ fn a_serial_is_known_under_either_name_of_its_issuer() {
             }
             let authorities = [(issuer, Some(root.key.as_str())), (root, None)];
             for (authority, above) in authorities {
-                let found = registry.by_serial(authority.serial.as_str(), above);
+                let found = registry.by_serial(authority.certificates[0].serial.as_str(), above);
                 assert!(matches!(found.as_slice(), [seen] if seen.authority), "{when}: {found:?}");
             }
         },
@@ -203,7 +203,7 @@ fn each_level_finds_what_it_would_hit() {
         (target(Level::Issuer, issuer.key.as_str()), &both, 1),
         (target(Level::Issuer, root.id().as_str()), &both, 2),
         (target(Level::Key, root.key.as_str()), &both, 2),
-        (target(Level::Certificate, issuer.serial.as_str()), &both, 1),
+        (target(Level::Certificate, issuer.certificates[0].serial.as_str()), &both, 1),
     ];
     in_every_state(
         |registry| {

@@ -94,6 +94,7 @@ struct Object {
     level: Option<Level>,
     target: String,
     issuer: Option<String>,
+    sha256: Option<String>,
     reason: Option<String>,
     issued_before: Option<Timestamp>,
     expires_at: Option<Timestamp>,
@@ -115,6 +116,7 @@ fn object(args: &ChangeArgs, order: Order, line: &str) -> Result<Change, String>
     let change = args.change(order, level, &read.target);
     Ok(Change {
         issuer: read.issuer,
+        sha256: read.sha256,
         reason: read.reason.or(change.reason),
         issued_before: read.issued_before.map(|at| at.to_string()).or(change.issued_before),
         expires_at: read.expires_at.map(|at| at.to_string()).or(change.expires_at),

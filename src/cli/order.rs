@@ -25,6 +25,9 @@ pub(super) struct Change {
     pub(super) target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issuer: Option<String>,
+    /// The SHA-256 of the certificate, if it was read from a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -155,6 +158,7 @@ impl ChangeArgs {
             level,
             target: target.trim().to_owned(),
             issuer: None,
+            sha256: None,
             reason: self.reason.clone(),
             issued_before: self.issued_before.clone(),
             expires_at: self.expires_at.clone(),
@@ -174,8 +178,11 @@ impl ChangeArgs {
         };
         let level = self.level.unwrap_or(Level::Certificate);
         let (target, issuer) = certificate::target(file, level)?;
+        let is_named = self.issuer.is_some();
         let issuer = self.issuer.clone().or(issuer);
-        Change { issuer, ..self.change(order, level, &target) }.checked()
+        let is_one = level == Level::Certificate && !is_named;
+        let sha256 = is_one.then(|| certificate::sha256(file)).transpose()?;
+        Change { issuer, sha256, ..self.change(order, level, &target) }.checked()
     }
 }
 

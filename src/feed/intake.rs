@@ -11,6 +11,7 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Action;
+use crate::revocation::AmbiguousIssuer;
 use crate::revocation::Arrival;
 use crate::revocation::Engine;
 use crate::revocation::Event;
@@ -95,6 +96,9 @@ pub enum NotTaken {
     /// It is not on disk.
     #[error("the journal did not take it: {0}")]
     Journal(JournalError),
+    /// Its issuer's name leads to several authorities.
+    #[error("issuer: {0}")]
+    Ambiguous(AmbiguousIssuer),
     /// So many sessions that it ended have not let go. They serve nothing any more.
     #[error("{0} sessions have not let go yet")]
     Sessions(usize),
@@ -154,6 +158,7 @@ impl Intake {
     /// It must come again. A revocation is in effect all the same.
     pub async fn take(&self, feed: &str, mut event: Event, arrival: Arrival) -> Result<Taken, NotTaken> {
         event.source = Some(feed.to_owned());
+        event.target = self.resolve(&event.target)?;
         let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
         let what = format!("{} {target}", action.name());
         let settled = |why: &dyn std::fmt::Display| {
@@ -192,6 +197,11 @@ impl Intake {
         Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
     }
 
+    /// The target that counts, see [`Engine::resolve`].
+    pub fn resolve(&self, target: &Target) -> Result<Target, NotTaken> {
+        self.engine.resolve(target).map_err(NotTaken::Ambiguous)
+    }
+
     /// Why an event of a feed does not count. Only what is signed lifts or replaces what an administrator suspended; and a
     /// reinstatement from the future would count anew each time that it comes.
     fn outranked(&self, event: &Event) -> Option<String> {
@@ -202,9 +212,10 @@ impl Intake {
         if event.action == Action::Revoke || event.force {
             return None;
         }
-        let registers = self.engine.standing(&event.target)?;
-        let suspended = registers.standings().find(|(state, _)| *state == State::Suspended);
-        let by_admin = suspended.is_some_and(|(_, standing)| standing.source.as_deref() == Some(ADMIN));
+        let by_admin = self.engine.standing_by_any_name(&event.target).iter().any(|(_, registers)| {
+            let suspended = registers.standings().find(|(state, _)| *state == State::Suspended);
+            suspended.is_some_and(|(_, standing)| standing.source.as_deref() == Some(ADMIN))
+        });
         by_admin.then(|| "an administrator has suspended it, and alone lifts or changes that".to_owned())
     }
 

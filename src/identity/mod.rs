@@ -3,6 +3,8 @@
 //! Pure and synchronous: bytes in, a verdict out. **Invariant:** ambiguity is refused, never resolved; a name that
 //! leaves this room is canonical, so that two spellings of one name compare equal.
 
+mod anchor;
+mod authority;
 mod binding;
 mod certificate;
 mod chain;
@@ -13,6 +15,10 @@ mod template;
 
 use serde::Deserialize;
 
+pub use anchor::Anchor;
+pub use anchor::AnchorUse;
+pub use authority::Authority;
+pub use authority::AuthorityCertificate;
 pub use binding::Binding;
 pub use binding::Claim;
 pub use binding::ClaimSource;
@@ -21,7 +27,6 @@ pub use certificate::Certificate;
 pub use certificate::KeyId;
 pub use certificate::Subject;
 pub use certificate::name_text;
-pub use chain::Authority;
 pub use chain::Trust;
 pub use chain::VerifiedChain;
 pub use dns::DnsName;
@@ -80,6 +85,25 @@ pub enum ChainError {
     /// The same authority again, for other trust domains.
     #[error("the same authority is configured twice, for different trust domains")]
     Conflict,
+    /// A configured authority that is none: its certificate is of an old version, or lacks basic constraints that say
+    /// `CA:TRUE` (RFC 5280, section 4.2.1.9).
+    #[error("not the certificate of an authority: it lacks basic constraints with CA:TRUE")]
+    NotAnAuthority,
+    /// A configured authority with an extension that must be understood (RFC 5280, section 4.2).
+    #[error("the critical extension {0} is not known here")]
+    CriticalExtension(String),
+    /// A configured authority whose key usage lacks keyCertSign (RFC 5280, section 4.2.1.3).
+    #[error("may not sign certificates: its key usage lacks keyCertSign")]
+    AnchorUsage,
+    /// A configured authority that is for another use (RFC 5280, section 4.2.1.12).
+    #[error("its extended key usage lacks {0}")]
+    AnchorPurpose(&'static str),
+    /// More authorities stand below a configured one than it allows (RFC 5280, section 4.2.1.9).
+    #[error("{0} authorities stand between the leaf and its anchor: more than the anchor's path length allows")]
+    PathLength(usize),
+    /// A leaf whose key usage lacks digitalSignature (RFC 8446, section 4.4.2.2).
+    #[error("the leaf may not sign handshakes: its key usage lacks digitalSignature")]
+    LeafUsage,
     /// A leaf that may sign certificates or revocation lists (SPIFFE X.509-SVID, section 4.1).
     #[error("the leaf may sign certificates or revocation lists")]
     LeafSigns,

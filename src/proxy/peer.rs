@@ -115,6 +115,7 @@ impl Peers {
         let cache_hits = metrics.cache_hits.with_label_values(&["certificate"]);
         let reuses = metrics.cache_hits.with_label_values(&["principal"]);
         let chains = Cache::new(CHAINS);
+        engine.learn(trust.authorities());
         Self {
             trust,
             binding,
@@ -162,7 +163,7 @@ impl Peers {
         let now = self.clock.now();
         let anchors = self.trust.authorities();
         anchors
-            .filter_map(|anchor| Seen::authority(std::slice::from_ref(anchor), now))
+            .flat_map(|anchor| Seen::authority(std::slice::from_ref(anchor), now))
             .for_each(|seen| registry.note(seen));
         self.registry = Some(registry);
         self
@@ -280,7 +281,7 @@ impl Peers {
         let subject = chain.leaf.subject.clone();
         let identity =
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
-        let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
+        let credential = Arc::new(self.engine.credential(&chain, &identity));
         if let Some(registry) = &self.registry {
             let seen = Seen::all(&chain, identity.as_ref().ok(), self.clock.now());
             seen.for_each(|seen| registry.note(seen));

@@ -19,6 +19,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::Action;
+use super::AuthorityDirectory;
 use super::BreakGlass;
 use super::Config;
 use super::Denial;
@@ -90,6 +91,7 @@ pub struct Engine {
     waiting: AtomicUsize,
     lists: InForce,
     break_glass: BreakGlass,
+    authorities: AuthorityDirectory,
 }
 
 impl Engine {
@@ -149,6 +151,7 @@ impl Engine {
             waiting: AtomicUsize::new(0),
             lists: InForce::default(),
             break_glass: BreakGlass::default(),
+            authorities: AuthorityDirectory::default(),
         };
         engine.load(contents);
         Ok(engine)
@@ -254,8 +257,8 @@ impl Engine {
         event.at = self.clamped(event.at);
         let started = Instant::now();
         match event.action {
-            Action::Revoke | Action::Suspend => Ok(self.revoke(event, started).await),
-            Action::Reinstate => self.reinstate(event, started).await,
+            Action::Revoke | Action::Suspend => Ok(self.deny(event, started).await),
+            Action::Reinstate => self.lift(event, started).await,
         }
     }
 
@@ -317,19 +320,22 @@ impl Engine {
         let fingerprint = self.fingerprinter.target(&event.target);
         let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
         let mut registers = known.unwrap_or_default();
-        if event.is_refused(&registers) {
+        let others = self.standing_by_any_name(&event.target);
+        if others.iter().any(|(_, registers)| event.is_refused(registers)) {
             return Preview { changes: false, refused: true, sessions: Vec::new() };
         }
         let before = registers.entry();
         registers.merge(&Event { at: self.clamped(event.at), ..event.clone() });
         let after = registers.entry();
         let mut sessions = Vec::new();
-        if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
+        let lifts = event.action == Action::Reinstate;
+        if let (Some(entry), false) = (after, lifts) {
             let denied = |session: &Session| entry.denies(session.credential().issued_at).is_some();
             sessions = self.sessions.matching(fingerprint, denied);
             sessions.retain(|session| session.cause().is_none() && !self.spares(session));
         }
-        Preview { changes: after != before, refused: false, sessions }
+        let lifts_others = lifts && others.iter().any(|(target, _)| *target != event.target);
+        Preview { changes: after != before || lifts_others, refused: false, sessions }
     }
 
     /// Ends one session, whatever its credential, which is not denied and may come again. Returns how many sessions
@@ -342,8 +348,7 @@ impl Engine {
     /// When something that is decided here and now about a target happens: now, or just after the latest that is known
     /// of it, so that neither a clock that was set back nor a message from the near future makes it count for nothing.
     pub fn now_for(&self, target: &Target) -> Timestamp {
-        let latest = self.ledger().find(self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
-        let after = latest.map(|latest| latest.plus(Duration::from_millis(1)));
+        let after = self.latest_of(target).map(|latest| latest.plus(Duration::from_millis(1)));
         after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
     }
 
@@ -378,6 +383,11 @@ impl Engine {
     /// Makes the fingerprints of credentials.
     pub fn fingerprinter(&self) -> &Fingerprinter {
         &self.fingerprinter
+    }
+
+    /// The authorities that are known, and their names.
+    pub fn authorities(&self) -> &AuthorityDirectory {
+        &self.authorities
     }
 
     /// The live sessions.
@@ -424,7 +434,7 @@ impl Engine {
         self.journal.is_durable()
     }
 
-    async fn revoke(&self, event: Event, started: Instant) -> Outcome {
+    pub(super) async fn revoke(&self, event: Event, started: Instant) -> Outcome {
         let fingerprint = self.fingerprinter.target(&event.target);
         let published = Cell::new((Merged::default(), Duration::ZERO));
         let (killed, enforced) = protocol::revoke(
@@ -456,7 +466,7 @@ impl Engine {
         }
     }
 
-    async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
+    pub(super) async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
         if self.ledger().find(fingerprint).is_some_and(|(_, registers)| event.is_refused(registers)) {
             return Err(Error::Revoked(event.target));
@@ -479,6 +489,25 @@ impl Engine {
             durable_after,
             durable: Ok(()),
         })
+    }
+
+    /// Takes in what was decided before under another name of its target: **publish, kill**; the journal gets it as soon
+    /// as it can. The caller waits for neither the disk nor the sessions.
+    pub(super) fn carry_over(&self, event: Event) {
+        let fingerprint = self.fingerprinter.target(&event.target);
+        let published = Cell::new(Merged::default());
+        let killed = protocol::revoke(
+            || published.set(self.publish(fingerprint, &event)),
+            || self.kill(fingerprint, &event, published.get().after, !self.break_glass.is_on()),
+        );
+        if published.get().is_change() {
+            tracing::warn!(
+                target = %event.target, id = event.id, sessions_ended = killed.count(),
+                "an authority was met under a name that was revoked or suspended before: it holds for its key"
+            );
+        }
+        drop(killed);
+        self.journal.submit(event);
     }
 
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
@@ -542,6 +571,7 @@ impl Engine {
         let mut entries = LayerBuilder::default();
         let mut lapsed = Vec::new();
         for row in contents {
+            row.0.authority().into_iter().for_each(|name| self.authorities.mention(name));
             let fingerprint = self.fingerprinter.target(&row.0);
             let (entry, outdated) = ledger.load(fingerprint, row, &terms);
             if let Some(entry) = entry {

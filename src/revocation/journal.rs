@@ -247,6 +247,16 @@ impl Journal {
         }
     }
 
+    /// Hands over a revocation or suspension that no caller waits for. It is written with the next commit, or kept and
+    /// tried again while the process lives.
+    pub(super) fn submit(&self, event: Event) {
+        let room = self.commands.as_ref().and_then(|commands| commands.try_reserve().ok());
+        match room {
+            Some(room) => room.send(Command::Append(Append { event, done: oneshot::channel().0 })),
+            None => keep(&mut lock(&self.missed), &event),
+        }
+    }
+
     fn hung(&self) -> JournalError {
         self.durable.store(false, Ordering::Release);
         JournalError::Hung

@@ -3,6 +3,7 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod authorities;
 mod break_glass;
 mod builder;
 mod certificates;
@@ -16,6 +17,7 @@ mod journal;
 mod layer;
 mod ledger;
 mod lists;
+mod naming;
 mod outcome;
 pub mod protocol;
 mod rebuild;
@@ -38,6 +40,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use authorities::AmbiguousIssuer;
+pub use authorities::AuthorityDirectory;
 pub use break_glass::BreakGlass;
 pub use break_glass::Declared;
 pub use break_glass::Which;

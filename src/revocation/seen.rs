@@ -11,6 +11,7 @@ use super::Targets;
 use super::certificates::Digest;
 use crate::clock::Timestamp;
 use crate::identity::Authority;
+use crate::identity::AuthorityCertificate;
 use crate::identity::Identity;
 use crate::identity::VerifiedChain;
 
@@ -72,24 +73,26 @@ impl Seen {
         }
     }
 
-    /// The first of `path`, the others being its own issuers, nearest first; `None` for no path.
-    pub fn authority(path: &[Authority], now: Timestamp) -> Option<Self> {
-        let (authority, above) = path.split_first()?;
-        Some(Self {
-            serial: authority.serial.to_string(),
-            sha256: authority.sha256.to_string(),
+    /// Each certificate of the first of `path`, the others being its own issuers, nearest first; none for no path.
+    pub fn authority(path: &[Authority], now: Timestamp) -> Vec<Self> {
+        let Some((authority, above)) = path.split_first() else { return Vec::new() };
+        let targets = once(Targets::of_authority(path));
+        let seen = |own: &AuthorityCertificate| Self {
+            serial: own.serial.to_string(),
+            sha256: own.sha256.to_string(),
             key: authority.key.to_string(),
             principal: None,
             agent: None,
             issuers: ids(above),
-            issued_at: authority.not_before.secs(),
-            not_before: authority.not_before,
-            not_after: authority.not_after,
+            issued_at: own.not_before.secs(),
+            not_before: own.not_before,
+            not_after: own.not_after,
             first_seen: now,
             last_seen: now,
-            targets: once(Targets::of_authority(path)),
+            targets: targets.clone(),
             authority: true,
-        })
+        };
+        authority.certificates.iter().map(seen).collect()
     }
 
     /// Everything that a verified chain shows: its leaf, and each of its authorities.
@@ -99,8 +102,20 @@ impl Seen {
         now: Timestamp,
     ) -> impl Iterator<Item = Self> {
         let issuers = &chain.issuers;
-        let paths = (0..issuers.len()).filter_map(move |i| Self::authority(issuers.get(i..)?, now));
+        let paths = (0..issuers.len()).filter_map(|i| issuers.get(i..));
+        let paths = paths.flat_map(move |path| Self::authority(path, now));
         std::iter::once(Self::leaf(chain, identity, now)).chain(paths)
+    }
+
+    /// The SHA-256 of its issuer's key, where what can revoke it says so and names no other.
+    pub fn issuer_key(&self) -> Option<&str> {
+        let own = self.targets.iter().filter(|target| {
+            target.level() == Level::Certificate && target.name() == self.serial
+        });
+        let mut keys: Vec<&str> = own.filter_map(Target::issuer).filter(|id| id.len() == self.key.len()).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys.first().filter(|_| keys.len() == 1).copied()
     }
 
     /// Whether a revocation of `target` hits it.

@@ -124,6 +124,22 @@ impl Target {
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
+
+    /// The name of the authority that it is about: of an issuer, or of the issuer of a certificate.
+    pub fn authority(&self) -> Option<&str> {
+        match self.level {
+            Level::Issuer => Some(&self.name),
+            _ => self.issuer(),
+        }
+    }
+
+    /// The same target with another name for that authority.
+    pub(super) fn under(&self, name: &str) -> Self {
+        match self.level {
+            Level::Issuer => Self { name: name.to_owned(), ..self.clone() },
+            _ => Self { issuer: self.issuer.as_ref().map(|_| name.to_owned()), ..self.clone() },
+        }
+    }
 }
 
 impl fmt::Display for Target {

@@ -51,6 +51,7 @@ use super::refusal::Refusal;
 use super::refusal::Refusals;
 use crate::authority::Role;
 use crate::clock::Timestamp;
+use crate::identity::KeyId;
 use crate::revocation::Action;
 use crate::revocation::Event;
 use crate::revocation::Level;
@@ -65,6 +66,8 @@ const MAX_ONE: usize = 64 * 1024;
 const MAX_BATCH: usize = 10_000;
 /// How many of them wait for the journal at once.
 const IN_HAND: usize = 1024;
+/// The length of a SHA-256, hexadecimal.
+const SHA256_LENGTH: usize = 64;
 /// The longest reason, bytes.
 const MAX_REASON: usize = 1024;
 /// The feed, in events and metrics.
@@ -83,6 +86,10 @@ pub(super) struct Change {
     target: String,
     /// The issuer's key id, where the target is a serial.
     issuer: Option<String>,
+    /// The SHA-256 of the certificate, where the target is a serial. If the gate has seen that certificate, its issuer
+    /// is the one that signed it.
+    #[schema(min_length = 64, max_length = 64)]
+    sha256: Option<String>,
     /// Why; it is logged, audited and, where configured, told to the client.
     #[schema(max_length = 1024)]
     reason: Option<String>,
@@ -175,7 +182,7 @@ struct Answer {
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "Revoked: only a forced reinstatement lifts it. Or the issuer's name belongs to several authorities.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
@@ -232,6 +239,7 @@ pub(super) struct Revoked {
     responses(
         (status = 200, description = "Done.", body = Revoked),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The issuer's name belongs to several authorities.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
         BodyRefusals,
@@ -251,6 +259,7 @@ pub(super) async fn post_revoke(
         level,
         target,
         issuer: None,
+        sha256: None,
         reason: None,
         issued_before: None,
         expires_at: None,
@@ -276,7 +285,7 @@ pub(super) async fn post_revoke(
 impl Api {
     /// What a caller asks, as far as it may.
     fn decide(&self, change: Change, who: &Actor) -> Result<Decision, Refusal> {
-        let target = change.target()?;
+        let target = self.target_of(&change)?;
         if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
         }
@@ -304,6 +313,38 @@ impl Api {
             ..Event::new(change.action, target, at)
         };
         Ok(Decision { event, dry_run: change.dry_run, refused })
+    }
+
+    /// The target that counts: its issuer is named by its key, as far as the gate knows it.
+    fn target_of(&self, change: &Change) -> Result<Target, Refusal> {
+        let target = change.target()?;
+        let about = |refusal: Refusal| refusal.about(change.action.name(), Some(&target));
+        let signed = match &change.sha256 {
+            Some(sha256) => self.signed_by_its_issuer(&target, sha256).map_err(about)?,
+            None => None,
+        };
+        let resolved = self.engine.resolve(signed.as_ref().unwrap_or(&target));
+        resolved.map_err(|ambiguous| about(Refusal::ambiguous_issuer(&ambiguous)))
+    }
+
+    /// The target of one certificate, by the key of the authority that signed it, if the gate has seen it.
+    fn signed_by_its_issuer(&self, target: &Target, sha256: &str) -> Result<Option<Target>, Refusal> {
+        let digest = KeyId::parse(sha256).filter(|id| id.as_str().len() == SHA256_LENGTH);
+        let digest = digest.ok_or_else(|| Refusal::bad_request("sha256: 64 hexadecimal digits"))?;
+        if target.level() != Level::Certificate {
+            return Err(Refusal::bad_request("sha256: goes with level `certificate` alone"));
+        }
+        let mut seen = self.registry.by_serial(target.name(), None).into_iter();
+        match seen.find(|seen| seen.sha256 == digest.as_str()) {
+            Some(seen) => {
+                let under = |key| Target::parse(Level::Certificate, target.name(), Some(key));
+                let signed = seen.issuer_key().map(under).transpose();
+                signed.map_err(|e| Refusal::bad_request(e.to_string()))
+            }
+            // By its serial alone it would hit others of the same serial under other authorities.
+            None if target.issuer().is_none() => Err(Refusal::nameless_issuer(target.name())),
+            None => Ok(None),
+        }
     }
 
     /// Whether a caller may ask this, and it names something.
@@ -352,7 +393,7 @@ impl Api {
         for (i, change) in changes.iter().enumerate() {
             let change = body::parse_object::<Change>(change.get().as_bytes());
             let target = change.as_ref().ok().filter(|change| !lifts.is_empty() || change.lifts());
-            let target = target.and_then(|change| change.target().ok());
+            let target = target.and_then(|change| self.target_of(change).ok());
             // What lets somebody in again takes effect late: whatever comes after it and is of its target, later.
             let waits = target.as_ref().is_some_and(|target| lifts.contains(target));
             let most = if waits { 1 } else { IN_HAND };

@@ -213,12 +213,15 @@ impl Api {
         at: Option<Timestamp>,
     ) -> Result<Verdict, Refusal> {
         let target = target(Level::Certificate, serial, issuer)?;
-        let seen = self.registry.by_serial(target.name(), target.issuer());
+        let target = self.engine.resolve(&target).map_err(|e| Refusal::ambiguous_issuer(&e))?;
+        let spellings = self.engine.spellings(&target);
+        let by = |target: &Target| self.registry.by_serial(target.name(), target.issuer());
+        let seen = spellings.iter().map(by).find(|seen| !seen.is_empty()).unwrap_or_default();
         if seen.is_empty() {
             // Told of, but never seen.
             let listed = self.engine.listed(std::slice::from_ref(&target)).into_iter();
             let mut targets: Vec<Target> = listed.map(|listed| listed.target).collect();
-            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
+            targets.extend(self.engine.standing_by_any_name(&target).into_iter().map(|(target, _)| target));
             // An event and a list may name it alike.
             targets.sort();
             targets.dedup();

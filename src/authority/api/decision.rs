@@ -319,7 +319,7 @@ impl Api {
 
     async fn preview(&self, event: &Event, refused: Option<Refusal>, guards: &[Guard]) -> DryRun {
         let seen = self.seen_of(&event.target).await;
-        let known = !seen.is_empty() || self.engine.standing(&event.target).is_some();
+        let known = !seen.is_empty() || !self.engine.standing_by_any_name(&event.target).is_empty();
         let preview = self.engine.preview(event);
         let refused = refused
             .or_else(|| preview.refused.then(|| revocation::Error::Revoked(event.target.clone()).into()));
@@ -358,8 +358,10 @@ impl Api {
     /// Whether the gate has seen a certificate, or was told of it. A few reads of a file that is in memory: it is asked
     /// before a revocation takes effect.
     pub(super) fn knows_certificate(&self, target: &Target) -> bool {
-        self.engine.standing(target).is_some()
-            || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
+        self.engine.spellings(target).iter().any(|target| {
+            self.engine.standing(target).is_some()
+                || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
+        })
     }
 
     /// Whether a target is an authority's own certificate or key, as far as it is configured, was seen or is in use: what

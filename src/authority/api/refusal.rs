@@ -18,6 +18,7 @@ use crate::problem;
 use crate::problem::Disclose;
 use crate::problem::Problem;
 use crate::revocation;
+use crate::revocation::AmbiguousIssuer;
 use crate::revocation::Target;
 
 /// The longest reason in words, characters: it is answered, logged and audited.
@@ -179,6 +180,20 @@ impl Refusal {
              `preemptive` revokes it all the same"
         );
         Self::new(StatusCode::NOT_FOUND, "unknown_certificate", reason)
+    }
+
+    /// A certificate that was not seen, and that does not say who issued it.
+    pub(super) fn nameless_issuer(serial: &str) -> Self {
+        let reason = format!(
+            "serial {serial}: the certificate has no key id of its issuer and this gate has not seen it; nothing was \
+             changed; name its issuer, or its key at level `key`"
+        );
+        Self::new(StatusCode::NOT_FOUND, "nameless_issuer", reason)
+    }
+
+    /// A name of an authority that leads to several.
+    pub(super) fn ambiguous_issuer(ambiguous: &AmbiguousIssuer) -> Self {
+        Self::new(StatusCode::CONFLICT, "ambiguous_issuer", format!("issuer: {ambiguous}"))
     }
 
     pub(super) fn unknown(code: &'static str, id: &str) -> Self {

@@ -225,7 +225,13 @@ pub(super) async fn list(
         wanted.issuer =
             Some(issuer.map_err(|e| Refusal::bad_request(format!("query: {e}")))?.name().to_owned());
     }
-    api.at_leisure(move |api| api.page(&wanted)).await.map(Json)
+    let spellings = match (&wanted.target, &wanted.issuer, wanted.level) {
+        (Some(name), issuer, Some(level)) => Target::parse(level, name, issuer.as_deref()).ok(),
+        (_, Some(issuer), _) => Target::parse(Level::Issuer, issuer, None).ok(),
+        _ => None,
+    };
+    let spellings = spellings.map(|target| api.engine.spellings(&target)).unwrap_or_default();
+    api.at_leisure(move |api| api.page(&wanted, &spellings)).await.map(Json)
 }
 
 /// What became of one event: its timeline, and all that happened to its target.
@@ -268,6 +274,18 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
 }
 
 impl Wanted {
+    /// Whether a target is the one that is wanted, under any name of its issuer.
+    fn is_about(&self, target: &Target, spellings: &[Target]) -> bool {
+        let is_issuer = |issuer: &Target| Some(issuer.name()) == target.issuer();
+        match (&self.target, &self.issuer, self.level) {
+            (Some(_), _, Some(_)) => spellings.contains(target),
+            (name, Some(_), _) => {
+                fits(name.as_deref(), Some(target.name())) && spellings.iter().any(is_issuer)
+            }
+            (name, None, _) => fits(name.as_deref(), Some(target.name())),
+        }
+    }
+
     fn takes(&self, state: revocation::State, standing: &Standing) -> bool {
         let at = standing.stamp.0;
         self.state.is_none_or(|wanted| wanted == state.into())
@@ -308,13 +326,13 @@ impl Ord for Newest {
 
 impl Api {
     /// A page of entries, the newest first. Keeps no more of them in memory than the page and those before it.
-    fn page(&self, wanted: &Wanted) -> Revocations {
+    /// `spellings` are those of the target that is wanted, or of its issuer.
+    fn page(&self, wanted: &Wanted, spellings: &[Target]) -> Revocations {
         let (mut total, mut newest) = (0, BinaryHeap::new());
         let most = wanted.offset.saturating_add(wanted.limit.0);
         self.engine.select(|target, registers| {
             let is_wanted = wanted.level.is_none_or(|level| level == target.level())
-                && fits(wanted.target.as_deref(), Some(target.name()))
-                && fits(wanted.issuer.as_deref(), target.issuer());
+                && wanted.is_about(target, spellings);
             let standings = registers.standings().filter(|_| is_wanted);
             for (state, standing) in standings.filter(|(state, standing)| wanted.takes(*state, standing)) {
                 total += 1;
