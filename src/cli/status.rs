@@ -50,6 +50,9 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     for feed in document["feeds"].as_array().into_iter().flatten() {
         page.field("feed", &told(feed));
     }
+    for warning in document["warnings"].as_array().into_iter().flatten() {
+        page.field("WARNING", &shown(warning));
+    }
     let audit = &document["audit"];
     page.field_if("audit", [cell(audit, "sequence"), cell(audit, "hash")].join(":").trim_matches(':'));
     page.field_if("AUDIT FAULT", &cell(audit, "fault"));

@@ -3,6 +3,7 @@
 
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
+use webpki::VerifiedPath;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::x509::X509Version;
@@ -66,6 +67,13 @@ impl Anchor {
         Ok(Self { certificate, self_signed, path_length })
     }
 
+    /// Whether it allows a path that ends at it.
+    pub(super) fn judge(&self, path: &VerifiedPath<'_>, now: Timestamp) -> Result<(), ChainError> {
+        // Self-issued ones do not count (RFC 5280, section 6.1.4, step l).
+        let below = path.intermediate_certificates().filter(|above| above.subject() != above.issuer());
+        self.allows(below.count(), now)
+    }
+
     /// Whether it is valid at `now` and lets so many authorities, self-issued ones not counted, stand below it.
     pub(super) fn allows(&self, below: usize, now: Timestamp) -> Result<(), ChainError> {
         let Certificate { not_before, not_after, .. } = self.certificate;
@@ -113,5 +121,78 @@ fn signs_itself(der: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> bool 
         certificate.is_some_and(|own| {
             own.authority_key_id.as_ref().is_none_or(|id| Some(id) == own.key_id.as_ref() || *id == own.key_sha1)
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::BasicConstraints;
+    use rcgen::CertificateParams;
+    use rcgen::CustomExtension;
+    use rcgen::ExtendedKeyUsagePurpose;
+    use rcgen::IsCa;
+    use rcgen::KeyPair;
+    use rcgen::KeyUsagePurpose;
+
+    use super::*;
+
+    fn read(usage: AnchorUse, shape: impl FnOnce(&mut CertificateParams)) -> Option<ChainError> {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        shape(&mut params);
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        Anchor::read(&der, usage).err()
+    }
+
+    /// Seen failing with `webpki::anchor_from_trusted_cert` alone: all of them were trusted.
+    #[test]
+    fn what_could_never_vouch_is_refused() {
+        use ExtendedKeyUsagePurpose::Any;
+        use ExtendedKeyUsagePurpose::ClientAuth;
+        use ExtendedKeyUsagePurpose::ServerAuth;
+        let both = [(AnchorUse::Clients, ClientAuth, ServerAuth), (AnchorUse::Servers, ServerAuth, ClientAuth)];
+        for (usage, own, other) in both {
+            let is_refused = |shape: fn(&mut CertificateParams)| read(usage, shape);
+            assert_eq!(is_refused(|_| ()), None);
+            assert_eq!(is_refused(|params| params.is_ca = IsCa::NoCa), Some(ChainError::NotAnAuthority));
+            let explicit = is_refused(|params| params.is_ca = IsCa::ExplicitNoCa);
+            assert_eq!(explicit, Some(ChainError::NotAnAuthority));
+            let lists_only = is_refused(|params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+            assert_eq!(lists_only, Some(ChainError::AnchorUsage));
+            let unknown = is_refused(|params| {
+                let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![0x05, 0x00]);
+                extension.set_criticality(true);
+                params.custom_extensions.push(extension);
+            });
+            assert_eq!(unknown, Some(ChainError::CriticalExtension("1.2.3.4".into())));
+            for (purposes, fits) in [(vec![own.clone()], true), (vec![other.clone(), Any], true), (vec![other], false)] {
+                let refused = read(usage, |params| params.extended_key_usages = purposes);
+                assert_eq!(matches!(refused, Some(ChainError::AnchorPurpose(_))), !fits, "{refused:?}");
+            }
+        }
+        let old = CertificateDer::from(&include_bytes!("../../fuzz/corpus/certificate/version_1.der")[..]);
+        assert_eq!(Anchor::read(&old, AnchorUse::Clients).err(), Some(ChainError::NotAnAuthority));
+    }
+
+    #[test]
+    fn what_signs_lists_need_not_sign_certificates() {
+        let lists = |params: &mut CertificateParams| params.key_usages = vec![KeyUsagePurpose::CrlSign];
+        assert_eq!(read(AnchorUse::Lists, lists), None);
+        let leaf = |params: &mut CertificateParams| params.is_ca = IsCa::NoCa;
+        assert_eq!(read(AnchorUse::Lists, leaf), Some(ChainError::NotAnAuthority));
+    }
+
+    #[test]
+    fn who_signed_it_is_told_by_the_signature() {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let keys = [KeyPair::generate().unwrap(), KeyPair::generate().unwrap()];
+        let [own, other] = keys.each_ref();
+        // The same name, signed by another key: a key that took over (RFC 4210, section 4.4).
+        params.use_authority_key_identifier_extension = true;
+        let rolled = params.signed_by(own, &rcgen::Issuer::from_params(&params, other)).unwrap();
+        let itself = params.self_signed(own).unwrap();
+        let self_signed = |der| Anchor::read(der, AnchorUse::Clients).unwrap().self_signed;
+        assert_eq!((self_signed(itself.der()), self_signed(rolled.der())), (true, false));
     }
 }

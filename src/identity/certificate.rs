@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::KeyUsage;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::objects::oid_registry;
 use x509_parser::objects::oid2abbrev;
@@ -94,6 +95,8 @@ pub struct Certificate {
     pub signs: bool,
     /// Whether its key usage, if it has one, lets it sign certificates (RFC 5280, section 4.2.1.3).
     pub issues: bool,
+    /// Whether its key usage, if it has one, lets it sign revocation lists (RFC 5280, section 4.2.1.3).
+    pub signs_lists: bool,
     /// Whether its key usage, if it has one, lets its holder sign a handshake (RFC 8446, section 4.4.2.2).
     pub authenticates: bool,
     /// Whether its basic constraints say that it is an authority (RFC 5280, section 4.2.1.9).
@@ -132,8 +135,9 @@ impl Certificate {
             not_before: Timestamp::from_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
             signs: signs(&parsed),
-            issues: issues(&parsed),
-            authenticates: authenticates(&parsed),
+            issues: may(&parsed, KeyUsage::key_cert_sign),
+            signs_lists: may(&parsed, KeyUsage::crl_sign),
+            authenticates: may(&parsed, KeyUsage::digital_signature),
             is_authority: parsed.basic_constraints().is_ok_and(|found| found.is_some_and(|found| found.value.ca)),
             constrains_uris: constrains_uris(&parsed),
             der: der.clone().into_owned(),
@@ -182,14 +186,10 @@ fn signs(parsed: &X509Certificate<'_>) -> bool {
     }
 }
 
-fn issues(parsed: &X509Certificate<'_>) -> bool {
+/// Whether the key usage allows something, or there is none.
+fn may(parsed: &X509Certificate<'_>, allows: fn(&KeyUsage) -> bool) -> bool {
     // Given twice or unreadable: assume the worst.
-    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
-}
-
-fn authenticates(parsed: &X509Certificate<'_>) -> bool {
-    // Given twice or unreadable: assume the worst.
-    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.digital_signature()))
+    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| allows(usage.value)))
 }
 
 fn constrains_uris(parsed: &X509Certificate<'_>) -> bool {

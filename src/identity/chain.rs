@@ -150,14 +150,11 @@ impl Trust {
 
     /// Holds a path whose signatures are good against what its authorities and its anchor may do.
     fn judge(&self, path: &VerifiedPath<'_>, now: Timestamp) -> Result<(), ChainError> {
-        let mut below = 0;
-        for above in path.intermediate_certificates() {
-            if !Certificate::parse(&above.der()).is_ok_and(|above| above.issues) {
-                return Err(ChainError::IssuerUsage);
-            }
-            below += usize::from(above.subject() != above.issuer());
+        let issues = |der: &CertificateDer<'_>| Certificate::parse(der).is_ok_and(|above| above.issues);
+        match path.intermediate_certificates().all(|above| issues(&above.der())) {
+            true => self.root(path)?.anchor.judge(path, now),
+            false => Err(ChainError::IssuerUsage),
         }
-        self.root(path)?.anchor.allows(below, now)
     }
 
     fn root(&self, path: &VerifiedPath<'_>) -> Result<&Root, ChainError> {
@@ -250,6 +247,99 @@ mod tests {
             let leaf = leaf_params.signed_by(&leaf_key, &Issuer::new(params, key)).unwrap().der().clone();
             let verdict = trust.verify(&leaf, &[below], Timestamp::from_secs(1_792_000_000));
             assert_eq!(verdict.err(), expected, "{usages:?}");
+        }
+    }
+
+    /// A root with a path length and a validity, an authority below it, and one below that.
+    fn ladder(below: u8, from_to: [i64; 2]) -> (Trust, [CertificateDer<'static>; 2], CertificateDer<'static>) {
+        let (mut params, key) = authority("root", &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+        let moment = |secs| time::OffsetDateTime::from_unix_timestamp(secs).unwrap();
+        (params.not_before, params.not_after) = (moment(from_to[0]), moment(from_to[1]));
+        let mut trust = Trust::new();
+        trust.add(params.self_signed(&key).unwrap().der(), None).unwrap();
+        let root = Issuer::new(params, key);
+        let (params, key) = authority("upper", &[]);
+        let upper = params.signed_by(&key, &root).unwrap().der().clone();
+        let above = Issuer::new(params, key);
+        let (params, key) = authority("lower", &[]);
+        let lower = params.signed_by(&key, &above).unwrap().der().clone();
+        let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(params, key)).unwrap();
+        (trust, [lower, upper], leaf.der().clone())
+    }
+
+    const NOW: i64 = 1_792_000_000;
+
+    /// Seen failing with the path of webpki taken as it is: an anchor limited nothing.
+    #[test]
+    fn an_anchor_limits_what_is_below_it() {
+        let now = Timestamp::from_secs(NOW);
+        for (below, fault) in [(2, None), (1, Some(ChainError::PathLength(2))), (0, Some(ChainError::PathLength(2)))] {
+            let (trust, presented, leaf) = ladder(below, [NOW - 10, NOW + 10]);
+            assert_eq!(trust.verify(&leaf, &presented, now).err(), fault, "{below}");
+        }
+        let (trust, presented, leaf) = ladder(2, [NOW - 10, NOW + 10]);
+        let verify = |secs| trust.verify(&leaf, &presented, Timestamp::from_secs(secs));
+        let early = verify(NOW - 11).unwrap_err();
+        assert!(matches!(early, ChainError::Path(webpki::Error::CertNotValidYet { .. })), "{early}");
+        let late = verify(NOW + 10).unwrap_err();
+        assert!(matches!(late, ChainError::Path(webpki::Error::CertExpired { .. })), "{late}");
+        assert_eq!(verify(NOW).unwrap().not_after, Timestamp::from_secs(NOW + 10));
+    }
+
+    /// Seen failing with the limits of the certificate that was read first.
+    #[test]
+    fn of_several_certificates_of_an_anchor_any_that_allows_it_will_do() {
+        let (params, key) = authority("root", &[]);
+        let moment = |secs| time::OffsetDateTime::from_unix_timestamp(secs).unwrap();
+        let certify = |from: i64, to: i64, is_ca| {
+            let mut params = params.clone();
+            params.is_ca = IsCa::Ca(is_ca);
+            (params.not_before, params.not_after) = (moment(from), moment(to));
+            params.self_signed(&key).unwrap().der().clone()
+        };
+        let anchors = [
+            certify(NOW - 20, NOW + 30, BasicConstraints::Constrained(0)),
+            certify(NOW - 20, NOW + 10, BasicConstraints::Unconstrained),
+            certify(NOW + 5, NOW + 20, BasicConstraints::Unconstrained),
+        ];
+        let root = Issuer::from_params(&params, &key);
+        let (below_params, below_key) = authority("below", &[]);
+        let below = below_params.signed_by(&below_key, &root).unwrap().der().clone();
+        let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(below_params, below_key)).unwrap();
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
+            let mut trust = Trust::new();
+            order.iter().for_each(|i: &usize| drop(trust.add(&anchors[*i], None).unwrap()));
+            let until = |secs| {
+                let chain = trust.verify(leaf.der(), std::slice::from_ref(&below), Timestamp::from_secs(secs));
+                chain.ok().map(|chain| chain.not_after.secs() - NOW)
+            };
+            let untils = [NOW - 21, NOW, NOW + 6, NOW + 12, NOW + 20].map(until);
+            assert_eq!(untils, [None, Some(10), Some(20), Some(20), None], "{order:?}");
+        }
+    }
+
+    /// Seen failing without the look at it: a certificate for key agreement authenticated its holder.
+    #[test]
+    fn a_leaf_that_may_not_sign_is_refused() {
+        let (params, key) = authority("root", &[]);
+        let mut trust = Trust::new();
+        trust.add(params.self_signed(&key).unwrap().der(), None).unwrap();
+        let root = Issuer::new(params, key);
+        for (usages, fault) in [
+            (vec![], None),
+            (vec![KeyUsagePurpose::DigitalSignature], None),
+            (vec![KeyUsagePurpose::KeyAgreement, KeyUsagePurpose::DigitalSignature], None),
+            (vec![KeyUsagePurpose::KeyAgreement], Some(ChainError::LeafUsage)),
+            (vec![KeyUsagePurpose::ContentCommitment], Some(ChainError::LeafUsage)),
+        ] {
+            let mut leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+            leaf.key_usages.clone_from(&usages);
+            let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &root).unwrap();
+            let verdict = trust.verify(leaf.der(), &[], Timestamp::from_secs(NOW));
+            assert_eq!(verdict.err(), fault, "{usages:?}");
         }
     }
 }

@@ -10,6 +10,7 @@ mod certificate;
 mod chain;
 mod dns;
 mod serial;
+mod servers;
 mod spiffe;
 mod template;
 
@@ -33,6 +34,7 @@ pub use dns::DnsName;
 pub use serial::Serial;
 pub use serial::SerialRef;
 pub use serial::SerialText;
+pub use servers::ServerTrust;
 pub use spiffe::SpiffeId;
 pub use spiffe::TrustDomain;
 pub use template::PathClaim;

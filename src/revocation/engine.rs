@@ -280,6 +280,9 @@ impl Engine {
             || self.kill_denied(),
         );
         let (verdict, effective_after) = accepted?;
+        for why in crl.warnings.iter().filter(|_| verdict == Verdict::New) {
+            tracing::warn!(list = crl.title(), why, "a revocation list counts although it breaks RFC 5280");
+        }
         Ok(ListOutcome { crl, verdict, generation: self.generation(), effective_after, killed })
     }
 

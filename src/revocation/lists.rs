@@ -154,7 +154,7 @@ impl InForce {
         let crls: Vec<&Crl> = lists.iter().flat_map(|lists| lists.crls()).collect();
         let reason = match crls.as_slice() {
             [] => "a revocation list".to_owned(),
-            [one] => title(one),
+            [one] => one.title(),
             [one, ..] => format!("a revocation list of {}", one.issuer.name),
         };
         Denial { level: Level::Certificate, suspended, reason }
@@ -253,7 +253,7 @@ fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
         if serials.contains(entry.serial.write(&mut text)) {
             let serial = Serial::from(entry.serial);
             let standing = Standing {
-                stamp: (entry.revoked_at(), title(crl)),
+                stamp: (entry.revoked_at(), crl.title()),
                 reason: Some(entry.reason.name().to_owned()),
                 actor: Some(crl.issuer.name.clone()),
                 source: Some("crl".to_owned()),
@@ -265,13 +265,4 @@ fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
             found.push(Listed { target, state, standing });
         }
     });
-}
-
-/// A list in a few words.
-fn title(crl: &Crl) -> String {
-    let signer = &crl.issuer.name;
-    match crl.number {
-        Some(number) => format!("revocation list {number} of {signer}"),
-        None => format!("revocation list of {signer}, issued at {}", crl.this_update),
-    }
 }

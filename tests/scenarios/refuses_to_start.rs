@@ -62,6 +62,32 @@ async fn one_bad_certificate_among_good_ones() {
     assert_refused(&site, &["portcullis.toml:7: gate.tls.client_ca: ", "ca.pem", "not a certificate"]).await;
 }
 
+/// Seen failing with every certificate in these files taken for an authority.
+#[tokio::test]
+async fn certificates_of_no_authority() {
+    let feed = |line: &str| format!("[[feed.crl]]\nurl = \"https://127.0.0.1:1/list\"\n{line}\n[state]\n");
+    let upstream = "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"https://127.0.0.1:1\"]\n\
+                    tls = { ca = \"bad.pem\" }\n";
+    for (old, new, key) in [
+        ("[\"ca.pem\"]", "[\"bad.pem\"]", "gate.tls.client_ca: "),
+        (
+            "allow = [",
+            "tls = { cert = \"server.pem\", key = \"server.key\", client_ca = [\"bad.pem\"] }\nallow = [",
+            "admin.tls.client_ca: ",
+        ),
+        ("[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n", upstream, "upstream.app.tls.ca: "),
+        ("[state]\n", &feed("ca = \"bad.pem\""), "feed.crl[0].ca: "),
+        ("[state]\n", &feed("issuer = \"bad.pem\""), "feed.crl[0].issuer: "),
+    ] {
+        let site = Site::new();
+        let leaf = site.root.agent("a");
+        site.write("bad.pem", &format!("{}{}", site.root.pem(), leaf.pem));
+        site.edit(old, new);
+        let reason = "bad.pem: certificate 2: not the certificate of an authority";
+        assert_refused(&site, &[key, reason]).await;
+    }
+}
+
 #[tokio::test]
 async fn a_key_of_another_certificate() {
     let site = Site::new();

@@ -391,6 +391,7 @@ async fn the_status_says_how_the_gate_is() {
         ("durable", json!(true)),
         ("sessions", json!(2)),
         ("feeds", json!([])),
+        ("warnings", json!([])),
         ("caller", json!({"actor": "ops.admin.test", "role": "admin"})),
     ] {
         assert_eq!(status[member], expected, "{member}");

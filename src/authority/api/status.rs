@@ -17,6 +17,7 @@ use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::FeedStatus;
 use crate::revocation::Level;
+use crate::revocation::crl::Crl;
 
 /// How the gate is.
 #[derive(Serialize, ToSchema)]
@@ -52,6 +53,8 @@ pub(super) struct Status {
     entries: Entries,
     /// The feeds, and how fresh each is.
     feeds: Vec<FeedStatus>,
+    /// What an operator should know of lists that are in force: which list, and what it lacks.
+    warnings: Vec<String>,
     audit: AuditStatus,
     /// Certificates that the gate has seen and not forgotten.
     certificates_known: usize,
@@ -125,6 +128,7 @@ pub(super) async fn status(
             by_layer: by_layer(&api, total),
         },
         feeds: api.feeds.status(api.clock.now()),
+        warnings: warnings(&api),
         audit: AuditStatus {
             sequence: head.sequence,
             hash: head.hash,
@@ -134,6 +138,11 @@ pub(super) async fn status(
         certificates_known: api.registry.len(),
         caller: CallerStatus { actor: who.actor.name, role: who.actor.role },
     })
+}
+
+fn warnings(api: &Api) -> Vec<String> {
+    let of = |crl: Crl| crl.warnings.iter().map(|why| format!("{}: {why}", crl.title())).collect::<Vec<_>>();
+    api.engine.lists().into_iter().flat_map(of).collect()
 }
 
 fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {

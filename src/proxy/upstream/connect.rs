@@ -29,6 +29,7 @@ use super::Endpoint;
 use super::Protocol;
 use super::UpstreamError;
 use super::UpstreamTls;
+use crate::identity::ServerTrust;
 use crate::proxy::TlsError;
 use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
@@ -69,12 +70,19 @@ impl Tls {
             parsed.map_err(|e| tls::failure("name", name.as_ref(), &e))
         });
         let name = name.transpose()?;
-        let roots = roots(config)?;
         let failed = |e| tls::failure("cert", config.cert.as_deref().unwrap_or("cert".as_ref()), &e);
-        let builder = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
+        let provider = Arc::new(tls::provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(failed)?
-            .with_root_certificates(roots);
+            .map_err(failed)?;
+        let builder = match &config.ca {
+            Some(file) => {
+                let trust = ServerTrust::new(&tls::certificates(file, "ca")?, provider);
+                let trust = trust.map_err(|e| tls::failure("ca", file, &e))?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(trust))
+            }
+            None => builder.with_root_certificates(system_roots()?),
+        };
         let mut secured = match (&config.cert, &config.key) {
             (Some(cert), Some(key)) => {
                 let chain = tls::certificates(cert, "cert")?;
@@ -91,26 +99,13 @@ impl Tls {
     }
 }
 
-fn roots(config: &UpstreamTls) -> Result<RootCertStore, TlsError> {
+fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    match &config.ca {
-        Some(file) => {
-            for der in tls::certificates(file, "ca")? {
-                roots.add(der).map_err(|e| tls::failure("ca", file, &e))?;
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            if roots.add_parsable_certificates(found.certs).0 == 0 {
-                return Err(tls::failure(
-                    "ca",
-                    "the system's authorities".as_ref(),
-                    &"none found: name a `ca`",
-                ));
-            }
-        }
+    let found = rustls_native_certs::load_native_certs();
+    match roots.add_parsable_certificates(found.certs).0 {
+        0 => Err(tls::failure("ca", "the system's authorities".as_ref(), &"none found: name a `ca`")),
+        _ => Ok(roots),
     }
-    Ok(roots)
 }
 
 /// A way to one endpoint.
