@@ -79,6 +79,7 @@ fn seen(number: u64, days: i64) -> Seen {
         principal: Some(format!("agent-{number}")),
         agent: None,
         issuers: vec!["abcd".into()],
+        issuer_key: None,
         issued_at: START,
         not_before: at(0),
         not_after: at(days * 86_400),

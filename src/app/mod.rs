@@ -224,6 +224,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     let engine = Engine::open(&state, &config.revocation, clock.clone())?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
+    engine.recall(&registry.authorities());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
@@ -314,6 +315,7 @@ impl Running {
             tracing::error!("the operations thread failed");
         }
         self.registry.flush();
+        self.registry.keep_authorities(self.engine.authorities());
         self.access_log.into_iter().for_each(AccessLogWriter::finish);
         tracing::info!(cut, "portcullis is down");
         cut

@@ -147,7 +147,7 @@ impl Operations {
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
-            spawn_local(keep_registry(Arc::clone(&shared.registry)));
+            spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
             let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
             spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
             match admin {
@@ -340,14 +340,18 @@ async fn sum_up(api: Arc<Api>) {
     }
 }
 
-async fn keep_registry(registry: Arc<Registry>) {
+async fn keep_registry(registry: Arc<Registry>, engine: Arc<Engine>) {
     let mut turns = tokio::time::interval(FLUSH);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        let registry = Arc::clone(&registry);
+        let (registry, engine) = (Arc::clone(&registry), Arc::clone(&engine));
         // It waits for the disk, which nothing else of this runtime may.
-        if let Err(error) = tokio::task::spawn_blocking(move || registry.flush()).await {
+        let keep = move || {
+            registry.flush();
+            registry.keep_authorities(engine.authorities());
+        };
+        if let Err(error) = tokio::task::spawn_blocking(keep).await {
             tracing::error!(%error, "the registry's housekeeping failed");
         }
     }

@@ -14,8 +14,7 @@ use crate::clock::Timestamp;
 
 /// The critical extensions that path validation enforces (RFC 5280, section 4.2): key usage, subject alternative name,
 /// basic constraints, name constraints, distribution points, extended key usage.
-const ENFORCED: [&str; 6] =
-    ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"];
+const ENFORCED: [&str; 6] = ["2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.30", "2.5.29.31", "2.5.29.37"];
 
 /// What an anchor is trusted to vouch for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,8 +46,7 @@ impl Anchor {
     /// (4.2.1.12), or has a critical extension that nothing here enforces (4.2).
     pub fn read(der: &CertificateDer<'_>, usage: AnchorUse) -> Result<Self, ChainError> {
         let certificate = Certificate::parse(der)?;
-        let (_, parsed) =
-            X509Certificate::from_der(der).map_err(|e| ChainError::Malformed(e.to_string()))?;
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|e| ChainError::Malformed(e.to_string()))?;
         if parsed.version() != X509Version::V3 || !certificate.is_authority {
             return Err(ChainError::NotAnAuthority);
         }
@@ -119,7 +117,9 @@ fn signs_itself(der: &CertificateDer<'_>, parsed: &X509Certificate<'_>) -> bool 
     verifies || {
         let certificate = Certificate::parse(der).ok();
         certificate.is_some_and(|own| {
-            own.authority_key_id.as_ref().is_none_or(|id| Some(id) == own.key_id.as_ref() || *id == own.key_sha1)
+            own.authority_key_id
+                .as_ref()
+                .is_none_or(|id| Some(id) == own.key_id.as_ref() || *id == own.key_sha1)
         })
     }
 }
@@ -150,7 +150,8 @@ mod tests {
         use ExtendedKeyUsagePurpose::Any;
         use ExtendedKeyUsagePurpose::ClientAuth;
         use ExtendedKeyUsagePurpose::ServerAuth;
-        let both = [(AnchorUse::Clients, ClientAuth, ServerAuth), (AnchorUse::Servers, ServerAuth, ClientAuth)];
+        let both =
+            [(AnchorUse::Clients, ClientAuth, ServerAuth), (AnchorUse::Servers, ServerAuth, ClientAuth)];
         for (usage, own, other) in both {
             let is_refused = |shape: fn(&mut CertificateParams)| read(usage, shape);
             assert_eq!(is_refused(|_| ()), None);
@@ -165,7 +166,9 @@ mod tests {
                 params.custom_extensions.push(extension);
             });
             assert_eq!(unknown, Some(ChainError::CriticalExtension("1.2.3.4".into())));
-            for (purposes, fits) in [(vec![own.clone()], true), (vec![other.clone(), Any], true), (vec![other], false)] {
+            for (purposes, fits) in
+                [(vec![own.clone()], true), (vec![other.clone(), Any], true), (vec![other], false)]
+            {
                 let refused = read(usage, |params| params.extended_key_usages = purposes);
                 assert_eq!(matches!(refused, Some(ChainError::AnchorPurpose(_))), !fits, "{refused:?}");
             }

@@ -125,8 +125,11 @@ impl Certificate {
             sha256: sha256(der),
             key: sha256(parsed.public_key().raw),
             key_sha1: KeyId::from_bytes(
-                digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &parsed.public_key().subject_public_key.data)
-                    .as_ref(),
+                digest::digest(
+                    &digest::SHA1_FOR_LEGACY_USE_ONLY,
+                    &parsed.public_key().subject_public_key.data,
+                )
+                .as_ref(),
             ),
             key_id: key_id(&parsed),
             authority_key_id: authority_key_id(&parsed),
@@ -138,7 +141,9 @@ impl Certificate {
             issues: may(&parsed, KeyUsage::key_cert_sign),
             signs_lists: may(&parsed, KeyUsage::crl_sign),
             authenticates: may(&parsed, KeyUsage::digital_signature),
-            is_authority: parsed.basic_constraints().is_ok_and(|found| found.is_some_and(|found| found.value.ca)),
+            is_authority: parsed
+                .basic_constraints()
+                .is_ok_and(|found| found.is_some_and(|found| found.value.ca)),
             constrains_uris: constrains_uris(&parsed),
             der: der.clone().into_owned(),
         })

@@ -251,7 +251,10 @@ mod tests {
     }
 
     /// A root with a path length and a validity, an authority below it, and one below that.
-    fn ladder(below: u8, from_to: [i64; 2]) -> (Trust, [CertificateDer<'static>; 2], CertificateDer<'static>) {
+    fn ladder(
+        below: u8,
+        from_to: [i64; 2],
+    ) -> (Trust, [CertificateDer<'static>; 2], CertificateDer<'static>) {
         let (mut params, key) = authority("root", &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
         let moment = |secs| time::OffsetDateTime::from_unix_timestamp(secs).unwrap();
@@ -275,7 +278,9 @@ mod tests {
     #[test]
     fn an_anchor_limits_what_is_below_it() {
         let now = Timestamp::from_secs(NOW);
-        for (below, fault) in [(2, None), (1, Some(ChainError::PathLength(2))), (0, Some(ChainError::PathLength(2)))] {
+        for (below, fault) in
+            [(2, None), (1, Some(ChainError::PathLength(2))), (0, Some(ChainError::PathLength(2)))]
+        {
             let (trust, presented, leaf) = ladder(below, [NOW - 10, NOW + 10]);
             assert_eq!(trust.verify(&leaf, &presented, now).err(), fault, "{below}");
         }
@@ -308,12 +313,14 @@ mod tests {
         let (below_params, below_key) = authority("below", &[]);
         let below = below_params.signed_by(&below_key, &root).unwrap().der().clone();
         let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
-        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(below_params, below_key)).unwrap();
+        let leaf =
+            leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(below_params, below_key)).unwrap();
         for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
             let mut trust = Trust::new();
             order.iter().for_each(|i: &usize| drop(trust.add(&anchors[*i], None).unwrap()));
             let until = |secs| {
-                let chain = trust.verify(leaf.der(), std::slice::from_ref(&below), Timestamp::from_secs(secs));
+                let chain =
+                    trust.verify(leaf.der(), std::slice::from_ref(&below), Timestamp::from_secs(secs));
                 chain.ok().map(|chain| chain.not_after.secs() - NOW)
             };
             let untils = [NOW - 21, NOW, NOW + 6, NOW + 12, NOW + 20].map(until);

@@ -101,7 +101,9 @@ pub enum ChainError {
     #[error("its extended key usage lacks {0}")]
     AnchorPurpose(&'static str),
     /// More authorities stand below a configured one than it allows (RFC 5280, section 4.2.1.9).
-    #[error("{0} authorities stand between the leaf and its anchor: more than the anchor's path length allows")]
+    #[error(
+        "{0} authorities stand between the leaf and its anchor: more than the anchor's path length allows"
+    )]
     PathLength(usize),
     /// A leaf whose key usage lacks digitalSignature (RFC 8446, section 4.4.2.2).
     #[error("the leaf may not sign handshakes: its key usage lacks digitalSignature")]

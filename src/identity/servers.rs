@@ -70,7 +70,8 @@ impl ServerTrust {
         let fault = std::cell::Cell::new(None);
         let judge = |path: &VerifiedPath<'_>| {
             let place = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
-            let anchor = place.and_then(|place| self.limits.get(place)).ok_or(webpki::Error::UnknownIssuer)?;
+            let anchor =
+                place.and_then(|place| self.limits.get(place)).ok_or(webpki::Error::UnknownIssuer)?;
             anchor.judge(path, at).map_err(|found| {
                 fault.set(Some(found));
                 webpki::Error::UnknownIssuer

@@ -53,6 +53,15 @@ struct KnownAuthorities {
     keys: HashMap<String, Vec<String>>,
 }
 
+/// An authority's key and its further names, as they are kept for the next start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AuthorityNames {
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    pub key: String,
+    /// The SHA-1 of its key first.
+    pub names: Vec<String>,
+}
+
 /// A name that has come to lead to a key, and under which something was decided before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct LearnedName {
@@ -69,6 +78,18 @@ impl AuthorityDirectory {
     /// The further names of a key.
     pub fn names_of(&self, key: &str) -> Vec<String> {
         self.known.load().names.get(key).cloned().unwrap_or_default()
+    }
+
+    /// How many names are known; none is ever forgotten.
+    pub(super) fn count(&self) -> usize {
+        self.known.load().names.values().map(|names| names.len() + 1).sum()
+    }
+
+    /// All that is known.
+    pub(super) fn all(&self) -> Vec<AuthorityNames> {
+        let known = self.known.load();
+        let all = known.names.iter();
+        all.map(|(key, names)| AuthorityNames { key: key.clone(), names: names.clone() }).collect()
     }
 
     /// Takes in the names of authorities. Returns those that are new and under which something was decided.

@@ -42,6 +42,7 @@ use serde::Deserialize;
 
 pub use authorities::AmbiguousIssuer;
 pub use authorities::AuthorityDirectory;
+pub use authorities::AuthorityNames;
 pub use break_glass::BreakGlass;
 pub use break_glass::Declared;
 pub use break_glass::Which;

@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use super::Action;
 use super::AmbiguousIssuer;
+use super::AuthorityNames;
 use super::Engine;
 use super::Error;
 use super::Event;
@@ -19,6 +20,7 @@ use crate::clock::Timestamp;
 use crate::identity::Authority;
 use crate::identity::Error as IdentityError;
 use crate::identity::Identity;
+use crate::identity::KeyId;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 
@@ -27,7 +29,11 @@ const KEY_LENGTH: usize = 64;
 
 impl Engine {
     /// The credential of a verified chain. The names of its authorities lead to them from now on.
-    pub fn credential(&self, chain: &VerifiedChain, identity: &Result<Identity, IdentityError>) -> Credential {
+    pub fn credential(
+        &self,
+        chain: &VerifiedChain,
+        identity: &Result<Identity, IdentityError>,
+    ) -> Credential {
         self.learn(chain.issuers.iter());
         self.fingerprinter().credential(chain, identity)
     }
@@ -49,6 +55,12 @@ impl Engine {
             tracing::debug!(target = %event.target, id = event.id, "carried over to the key of its authority");
             self.carry_over(event);
         }
+    }
+
+    /// Takes in what was known of authorities before this process began.
+    pub fn recall(&self, known: &[AuthorityNames]) {
+        let authorities: Vec<Authority> = known.iter().filter_map(authority).collect();
+        self.learn(authorities.iter());
     }
 
     /// The target that counts: its issuer is named by the SHA-256 of its key, as far as the name leads to one. A name
@@ -137,6 +149,18 @@ impl Engine {
         let outcome = self.reinstate(event, started).await?;
         Ok(Outcome { changed: outcome.changed | changed, ..outcome })
     }
+}
+
+/// An authority of which nothing but its names is known.
+fn authority(known: &AuthorityNames) -> Option<Authority> {
+    let mut names = known.names.iter().filter_map(|name| KeyId::parse(name));
+    Some(Authority {
+        key: KeyId::parse(&known.key).filter(|key| key.as_str().len() == KEY_LENGTH)?,
+        key_sha1: names.next()?,
+        key_id: None,
+        names: names.collect(),
+        certificates: Vec::new(),
+    })
 }
 
 /// What stands of a target, as the events that would make it stand of `target`.

@@ -24,6 +24,9 @@ pub(super) struct Row {
     principal: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
+    /// The key that signed it, absent in rows of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer_key: Option<String>,
     issued_at: i64,
     not_before: i64,
     not_after: i64,
@@ -67,6 +70,7 @@ impl Row {
             key: seen.key.clone(),
             principal: seen.principal.clone(),
             agent: seen.agent.clone(),
+            issuer_key: seen.issuer_key.clone(),
             issued_at: seen.issued_at,
             not_before: seen.not_before.millis(),
             not_after: seen.not_after.millis(),
@@ -94,6 +98,7 @@ impl Row {
             principal: self.principal,
             agent: self.agent,
             issuers,
+            issuer_key: self.issuer_key,
             issued_at: self.issued_at,
             not_before: Timestamp::from_millis(self.not_before),
             not_after: Timestamp::from_millis(self.not_after),

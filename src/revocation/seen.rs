@@ -36,6 +36,10 @@ pub struct Seen {
     /// The authorities above it, nearest first, as it was last seen: the subject key identifier of each, or the SHA-256
     /// of its key where it has none. Empty for a trusted authority.
     pub issuers: Vec<String>,
+    /// SHA-256 of the key that signed it; `None` where that is not known: of a trusted authority that did not sign itself,
+    /// and of what an older version noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<String>,
     /// When it was issued, whole Unix seconds: what `issued_before` is held against.
     pub issued_at: i64,
     /// The start of its validity.
@@ -63,6 +67,7 @@ impl Seen {
             principal: identity.map(|known| known.principal.clone()),
             agent: identity.and_then(|known| known.agent.clone()),
             issuers: ids(&chain.issuers),
+            issuer_key: chain.issuers.first().map(|issuer| issuer.key.to_string()),
             issued_at: leaf.not_before.secs(),
             not_before: leaf.not_before,
             not_after: leaf.not_after,
@@ -84,6 +89,10 @@ impl Seen {
             principal: None,
             agent: None,
             issuers: ids(above),
+            issuer_key: match above.first() {
+                Some(issuer) => Some(issuer.key.to_string()),
+                None => own.self_signed.then(|| authority.key.to_string()),
+            },
             issued_at: own.not_before.secs(),
             not_before: own.not_before,
             not_after: own.not_after,
@@ -105,17 +114,6 @@ impl Seen {
         let paths = (0..issuers.len()).filter_map(|i| issuers.get(i..));
         let paths = paths.flat_map(move |path| Self::authority(path, now));
         std::iter::once(Self::leaf(chain, identity, now)).chain(paths)
-    }
-
-    /// The SHA-256 of its issuer's key, where what can revoke it says so and names no other.
-    pub fn issuer_key(&self) -> Option<&str> {
-        let own = self.targets.iter().filter(|target| {
-            target.level() == Level::Certificate && target.name() == self.serial
-        });
-        let mut keys: Vec<&str> = own.filter_map(Target::issuer).filter(|id| id.len() == self.key.len()).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys.first().filter(|_| keys.len() == 1).copied()
     }
 
     /// Whether a revocation of `target` hits it.
@@ -155,6 +153,7 @@ impl Seen {
         self.last_seen = self.last_seen.max(before.last_seen);
         self.principal = self.principal.take().or_else(|| before.principal.clone());
         self.agent = self.agent.take().or_else(|| before.agent.clone());
+        self.issuer_key = self.issuer_key.take().or_else(|| before.issuer_key.clone());
         self.authority |= before.authority;
         if self.issuers.is_empty() {
             self.issuers.clone_from(&before.issuers);

@@ -18,7 +18,7 @@ pub struct Targets {
     /// Those that few certificates share: certificate, key, principal, task. Once each, narrowest level first: where
     /// several are revoked, the answer always names the same one.
     pub own: Vec<Target>,
-    /// Those that most share: its authorities' certificates and keys, issuers, trust domain. One may be in it twice.
+    /// Those that most share: its authorities' certificates and keys, issuers, trust domain.
     pub mass: Vec<Target>,
 }
 

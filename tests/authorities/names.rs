@@ -88,8 +88,7 @@ impl Holder {
     /// Whether it is under what was typed, if the issuer's name leads to `key`.
     fn is_under(&self, typed: &Typed, key: Option<&str>) -> bool {
         let is_it = |certificate: &Issued| {
-            certificate.serial == typed.name
-                && key.is_none_or(|key| keys()[certificate.issuer].sha256 == key)
+            certificate.serial == typed.name && key.is_none_or(|key| keys()[certificate.issuer].sha256 == key)
         };
         let mut above = self.above.iter().flatten();
         match typed.level {
@@ -238,7 +237,7 @@ async fn lift(world: &mut World, engine: &Engine, names: &Names, (target, key): 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_spelling_hits_every_path_and_nobody_else(seed in any::<u64>()) {

@@ -163,7 +163,8 @@ impl World {
     /// Every configured certificate.
     pub(crate) fn anchors(&self) -> impl Iterator<Item = &Issued> {
         self.roots.iter().flat_map(|root| self.certificates[*root].iter()).filter_map(|(issuer, issued)| {
-            let of_root = self.roots.iter().any(|root| root == issuer && self.parties[*root].key == issued.key);
+            let of_root =
+                self.roots.iter().any(|root| root == issuer && self.parties[*root].key == issued.key);
             of_root.then_some(issued).filter(|issued| issued.issuer == issued.key)
         })
     }
@@ -176,9 +177,8 @@ impl World {
     /// The configured certificates of the authority of this one.
     pub(crate) fn renewals<'a>(&'a self, anchor: &'a Issued) -> impl Iterator<Item = &'a Issued> {
         let of = |sought: &Issued| {
-            let has = |root: &&usize| {
-                self.certificates[**root].iter().any(|(_, issued)| issued.der == sought.der)
-            };
+            let has =
+                |root: &&usize| self.certificates[**root].iter().any(|(_, issued)| issued.der == sought.der);
             self.roots.iter().find(has).copied()
         };
         let root = of(anchor);
@@ -327,7 +327,8 @@ impl Names {
 
     /// Notes a name of a key.
     pub(crate) fn call(&mut self, key: usize, name: Option<&String>) {
-        let claimed = |name: &String| self.claimed.entry(name.clone()).or_default().insert(keys()[key].sha256.clone());
+        let claimed =
+            |name: &String| self.claimed.entry(name.clone()).or_default().insert(keys()[key].sha256.clone());
         name.map(claimed);
     }
 

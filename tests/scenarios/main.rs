@@ -16,6 +16,7 @@ mod an_incident_is_handled;
 mod answers_come_as_they_are;
 mod answers_have_one_reading;
 mod attackers_get_nowhere;
+mod authorities_are_their_keys;
 mod bad_calls_are_refused;
 mod break_glass;
 mod bystanders_go_on;

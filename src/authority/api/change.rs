@@ -335,11 +335,11 @@ impl Api {
             return Err(Refusal::bad_request("sha256: goes with level `certificate` alone"));
         }
         let mut seen = self.registry.by_serial(target.name(), None).into_iter();
-        match seen.find(|seen| seen.sha256 == digest.as_str()) {
-            Some(seen) => {
-                let under = |key| Target::parse(Level::Certificate, target.name(), Some(key));
-                let signed = seen.issuer_key().map(under).transpose();
-                signed.map_err(|e| Refusal::bad_request(e.to_string()))
+        let issuer_key = seen.find(|seen| seen.sha256 == digest.as_str()).and_then(|seen| seen.issuer_key);
+        match issuer_key {
+            Some(key) => {
+                let signed = Target::parse(Level::Certificate, target.name(), Some(&key));
+                signed.map(Some).map_err(|e| Refusal::bad_request(e.to_string()))
             }
             // By its serial alone it would hit others of the same serial under other authorities.
             None if target.issuer().is_none() => Err(Refusal::nameless_issuer(target.name())),

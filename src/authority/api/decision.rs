@@ -367,11 +367,15 @@ impl Api {
     /// Whether a target is an authority's own certificate or key, as far as it is configured, was seen or is in use: what
     /// hits it hits everything under it.
     pub(super) fn is_of_authority(&self, target: &Target) -> bool {
-        let is_it = |authority| Targets::of_authority(std::slice::from_ref(authority)).own.contains(target);
-        matches!(target.level(), Level::Certificate | Level::Key)
-            && (self.trust.authorities().chain(self.admins.authorities()).any(is_it)
+        let is_it = |target: &Target| {
+            let has = |authority| Targets::of_authority(std::slice::from_ref(authority)).own.contains(target);
+            self.trust.authorities().chain(self.admins.authorities()).any(has)
                 || self.engine.sessions().is_shared(self.engine.fingerprinter().target(target))
-                || self.registry.is_of_authority(target))
+                || self.registry.is_of_authority(target)
+        };
+        // Under any name of its issuer: what is decided under one counts for the key.
+        matches!(target.level(), Level::Certificate | Level::Key)
+            && self.engine.spellings(target).iter().any(is_it)
     }
 
     /// The certificates that a target names, as far as the gate has seen them.
