@@ -90,7 +90,7 @@ impl Authority {
     }
 
     /// Adds a name.
-    pub(super) fn call(&mut self, name: &KeyId) {
+    pub fn call(&mut self, name: &KeyId) {
         if self.all_names().all(|known| known != name) {
             self.names.push(name.clone());
         }

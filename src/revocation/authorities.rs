@@ -14,6 +14,8 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwap;
 
@@ -43,6 +45,8 @@ pub struct AuthorityDirectory {
     known: ArcSwap<KnownAuthorities>,
     /// Names that stand for an issuer in a decision and that led to no known key. Held by writers to `known`.
     mentioned: Mutex<HashSet<String>>,
+    /// Credentials have been made, which lack the names that are learned later. Written under the lock above.
+    is_in_use: AtomicBool,
 }
 
 #[derive(Clone, Default)]
@@ -92,7 +96,17 @@ impl AuthorityDirectory {
         all.map(|(key, names)| AuthorityNames { key: key.clone(), names: names.clone() }).collect()
     }
 
-    /// Takes in the names of authorities. Returns those that are new and under which something was decided.
+    /// To be called before a credential is made with the names that are known: those that are learned later have to be
+    /// carried over, because it lacks them.
+    pub(super) fn begin(&self) {
+        if !self.is_in_use.load(Ordering::Acquire) {
+            let _turn = self.mentioned();
+            self.is_in_use.store(true, Ordering::Release);
+        }
+    }
+
+    /// Takes in the names of authorities. Returns those that are new, under which something was decided, and that
+    /// credentials lack: none but those that no credential has, before the first is made.
     pub(super) fn learn<'a>(
         &self,
         authorities: impl Iterator<Item = &'a Authority> + Clone,
@@ -105,7 +119,8 @@ impl AuthorityDirectory {
         let mut news = Vec::new();
         authorities.for_each(|authority| known.add(authority, &mut news));
         self.known.store(known.into());
-        news.retain(|news| mentioned.contains(&news.name));
+        let all = self.is_in_use.load(Ordering::Acquire);
+        news.retain(|news| mentioned.contains(&news.name) && (all || news.name.len() == news.key.len()));
         news
     }
 

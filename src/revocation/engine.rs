@@ -424,12 +424,24 @@ impl Engine {
     /// copies, and does nothing else: it must not call the engine.
     pub fn select<T>(&self, mut pick: impl FnMut(&Target, &Registers) -> Option<T>) -> Vec<T> {
         let mut picked = Vec::new();
+        self.each_part(&mut pick, |one| picked.push(one));
+        picked
+    }
+
+    /// The same, part by part: what was picked of one is handed to `act`, which may call the engine, before the next.
+    pub(super) fn each_part<T>(
+        &self,
+        mut pick: impl FnMut(&Target, &Registers) -> Option<T>,
+        mut act: impl FnMut(T),
+    ) {
         for part in 0..PARTS {
             self.let_others_in();
             let ledger = self.ledger();
-            picked.extend(ledger.part(part).filter_map(|(target, registers)| pick(target, registers)));
+            let picked: Vec<T> =
+                ledger.part(part).filter_map(|(target, registers)| pick(target, registers)).collect();
+            drop(ledger);
+            picked.into_iter().for_each(&mut act);
         }
-        picked
     }
 
     /// Whether everything in effect is on disk.

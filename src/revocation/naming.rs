@@ -34,8 +34,17 @@ impl Engine {
         chain: &VerifiedChain,
         identity: &Result<Identity, IdentityError>,
     ) -> Credential {
+        let directory = self.authorities();
+        directory.begin();
         self.learn(chain.issuers.iter());
-        self.fingerprinter().credential(chain, identity)
+        // Under all names that are known: what an older version decided under one of them, or was decided before it led
+        // to a key, hits over every path.
+        let mut chain = chain.clone();
+        for issuer in &mut chain.issuers {
+            let names = directory.names_of(issuer.key.as_str());
+            names.iter().filter_map(|name| KeyId::parse(name)).for_each(|name| issuer.call(&name));
+        }
+        self.fingerprinter().credential(&chain, identity)
     }
 
     /// Takes in the names of authorities that are configured or stood on a verified path. What was decided under one of
@@ -45,16 +54,13 @@ impl Engine {
         if learned.is_empty() {
             return;
         }
-        let carried = self.select(|target, registers| {
+        let pick = |target: &Target, registers: &Registers| {
             let name = target.authority()?;
             let keys = learned.iter().filter(|learned| learned.name == name).map(|learned| &*learned.key);
             let events: Vec<Event> = keys.flat_map(|key| events(&target.under(key), registers)).collect();
             (!events.is_empty()).then_some(events)
-        });
-        for event in carried.into_iter().flatten() {
-            tracing::debug!(target = %event.target, id = event.id, "carried over to the key of its authority");
-            self.carry_over(event);
-        }
+        };
+        self.each_part(pick, |events| events.into_iter().for_each(|event| self.carry_over(event)));
     }
 
     /// Takes in what was known of authorities before this process began.

@@ -145,6 +145,35 @@ async fn a_row_under_a_key_identifier_counts_after_a_restart() {
     assert!(admit(&engine, &other).is_none());
 }
 
+/// Names that are known before the first credential is made are in each credential: no row is written twice.
+/// Seen failing with credentials of the names of their own path alone: the holder was let in.
+#[tokio::test]
+async fn a_row_under_a_name_that_is_known_at_the_start_stays_as_it_is() {
+    let (engine, root) = (engine(), party("root", 0));
+    let row = Target::parse(Level::Certificate, "07", Some("aa")).unwrap();
+    let event = Event::new(Action::Revoke, row, Timestamp::from_secs(NOW));
+    engine.apply(event).await.unwrap().durable.unwrap();
+    // The authority is known by one name from an earlier run, and trusted under another.
+    let mut trusts = [Trust::new(), Trust::new()];
+    for (trust, id) in trusts.iter_mut().zip([0xaa, 0xbb]) {
+        let anchor = issue(&root, &root, &Wish { serial: id, ski: Some(vec![id]), ..Wish::default() });
+        trust.add(&anchor.der, None).unwrap();
+        engine.learn(trust.authorities());
+    }
+    let wish = Wish { serial: 7, agent: Some("a".to_owned()), ..Wish::default() };
+    let leaf = issue(&party("leaf", 3), &root, &wish);
+    let own = trusts.map(|trust| trust.verify(&leaf.der, &[], Timestamp::from_secs(NOW)).unwrap());
+    let own = own.each_ref().map(|chain| credential(&engine, chain));
+    assert!(own.iter().all(|own| admit(&engine, own).is_none()));
+    assert_eq!(engine.entries(), 1);
+    let by_other = Target::parse(Level::Certificate, "07", Some("bb")).unwrap();
+    let target = engine.resolve(&by_other).unwrap();
+    let at = engine.now_for(&target);
+    let lifted = Event { force: true, ..Event::new(Action::Reinstate, target, at) };
+    assert!(engine.apply(lifted).await.unwrap().changed);
+    assert!(own.iter().all(|own| admit(&engine, own).is_some()));
+}
+
 /// Seen failing with a registry that keeps no names: the name led nowhere after the restart.
 #[test]
 fn names_are_kept_for_the_next_start() {
