@@ -579,7 +579,7 @@ fn rows_of_the_first_format_are_read_and_rewritten() {
     let database = redb::Database::open(&journal).unwrap();
     let meta =
         database.begin_read().unwrap().open_table(redb::TableDefinition::<&str, u64>::new("meta")).unwrap();
-    assert_eq!(meta.get("format").unwrap().unwrap().value(), 2);
+    assert_eq!(meta.get("format").unwrap().unwrap().value(), 3);
     drop((meta, database));
     write(&[("principal\0\0a", rows[1].1)]);
     let error = open(directory.path()).err().unwrap().to_string();
@@ -710,10 +710,10 @@ fn a_newer_format_is_refused() {
         let database = redb::Database::open(journal).unwrap();
         let transaction = database.begin_write().unwrap();
         let meta = redb::TableDefinition::<&str, u64>::new("meta");
-        transaction.open_table(meta).unwrap().insert("format", 3).unwrap();
+        transaction.open_table(meta).unwrap().insert("format", 4).unwrap();
         transaction.commit().unwrap();
     });
-    assert!(error.contains("format 3 is newer"), "{error}");
+    assert!(error.contains("format 4 is newer"), "{error}");
 }
 
 #[test]

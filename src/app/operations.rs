@@ -321,6 +321,7 @@ async fn keep_house(engine: Arc<Engine>) {
     loop {
         turns.tick().await;
         let mut lapsed = 0;
+        engine.note_uptime();
         for part in engine.due() {
             lapsed += engine.expire_part(part);
             // Millions may lapse at once, and this thread also takes revocations in.

@@ -21,6 +21,7 @@ use super::change::NOTHING_TO_LIFT;
 use super::change::REVOCATIONS;
 use super::change::UNKNOWN;
 use super::change::unenforced;
+use super::change::warnings;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
@@ -213,6 +214,10 @@ impl Batch<'_> {
     fn complain_of_lines(&self, sent: &Sent) {
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for (line, (status, document)) in self.lines.iter().zip(&sent.answers) {
+            for warning in warnings(document) {
+                let (name, number, target) = (&self.name, line.number, &line.change.target);
+                complain(&format_args!("{name}:{number} {target}: warning: {warning}"));
+            }
             let (told, kind) = match Fate::of(*status, document) {
                 Fate::Done => continue,
                 Fate::Idle => {

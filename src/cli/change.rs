@@ -143,6 +143,7 @@ impl ChangeArgs {
         if answer.document["enforced"] == Value::Bool(false) {
             complain(&unenforced(&answer.document["break_glass_until"]));
         }
+        warnings(&answer.document).for_each(|warning| complain(&format_args!("warning: {warning}")));
         if is_done && ahead.is_unknown() && is_of_connections(change.level) {
             let subject = change.subject();
             complain(&format_args!(
@@ -167,6 +168,11 @@ impl ChangeArgs {
             ));
         }
     }
+}
+
+/// The warnings of an answer: done as asked, but perhaps not as meant.
+pub(super) fn warnings(document: &Value) -> impl Iterator<Item = &str> {
+    document["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 /// Said when what is denied is let in all the same: until when, if break-glass lasts.

@@ -16,7 +16,6 @@ use crate::revocation::Engine;
 use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Outcome;
-use crate::revocation::State;
 use crate::revocation::Target;
 use crate::revocation::Timeline;
 use crate::revocation::Timelines;
@@ -30,10 +29,6 @@ use crate::revocation::token_list;
 use crate::revocation::token_list::TokenList;
 use crate::telemetry::Metrics;
 
-/// How far ahead of this clock a reinstatement may be dated.
-const SKEW: Duration = Duration::from_secs(60);
-/// What the admin API calls itself as a source.
-const ADMIN: &str = "admin";
 /// How long the sessions that a list has hit are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -45,7 +40,6 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     witness: Option<Witness>,
-    skew: Duration,
 }
 
 /// Puts on record what was taken in, before it is acknowledged. Fails loudly, and by itself.
@@ -123,7 +117,7 @@ pub struct TakenTokens {
 impl Intake {
     /// The way into an engine.
     pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
-        Self { engine, timelines, clock, metrics, witness: None, skew: SKEW }
+        Self { engine, timelines, clock, metrics, witness: None }
     }
 
     /// The same, with everything that is taken in put on record.
@@ -167,7 +161,11 @@ impl Intake {
         let outcome = match self.engine.apply(event).await {
             Ok(outcome) => outcome,
             Err(revocation::Error::Journal(error)) => return Err(NotTaken::Journal(error)),
-            Err(error @ (revocation::Error::Revoked(_) | revocation::Error::Open { .. })) => {
+            Err(
+                error @ (revocation::Error::Revoked(_)
+                | revocation::Error::Administered(_)
+                | revocation::Error::Open { .. }),
+            ) => {
                 return settled(&error);
             }
         };
@@ -181,6 +179,10 @@ impl Intake {
             return Err(NotTaken::Sessions(outcome.sessions_pending));
         }
         self.metrics.events.with_label_values(&[feed, action.name(), target.level().name()]).inc();
+        if !outcome.as_asked {
+            self.metrics.overtaken.with_label_values(&[feed, action.name()]).inc();
+            tracing::info!(feed, id, what, at = %outcome.at, "overtaken: a later event of the target outranks it");
+        }
         if outcome.changed {
             tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
         }
@@ -192,20 +194,10 @@ impl Intake {
         Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
     }
 
-    /// Why an event of a feed does not count. Only what is signed lifts or replaces what an administrator suspended; and a
-    /// reinstatement from the future would count anew each time that it comes.
+    /// Why an event of a feed does not count: a reinstatement from the future would count anew each time that it comes.
     fn outranked(&self, event: &Event) -> Option<String> {
-        let latest = self.now().plus(self.skew);
-        if event.action == Action::Reinstate && event.at > latest {
-            return Some(format!("a reinstatement that is dated {}, in the future", event.at));
-        }
-        if event.action == Action::Revoke || event.force {
-            return None;
-        }
-        let registers = self.engine.standing(&event.target)?;
-        let suspended = registers.standings().find(|(state, _)| *state == State::Suspended);
-        let by_admin = suspended.is_some_and(|(_, standing)| standing.source.as_deref() == Some(ADMIN));
-        by_admin.then(|| "an administrator has suspended it, and alone lifts or changes that".to_owned())
+        let is_early = event.action == Action::Reinstate && self.engine.is_ahead(event);
+        is_early.then(|| format!("a reinstatement that is dated {}, in the future", event.at))
     }
 
     /// The sources of these events were told: their timelines end.

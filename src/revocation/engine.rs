@@ -1,6 +1,7 @@
 //! The engine: admit, check, revoke and reinstate, side by side.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -26,6 +27,7 @@ use super::Error;
 use super::Event;
 use super::Fingerprinter;
 use super::Journal;
+use super::JournalEntry;
 use super::JournalError;
 use super::LayerBuilder;
 use super::Level;
@@ -44,6 +46,7 @@ use super::crl;
 use super::crl::Crl;
 use super::crl::Verdict;
 use super::crl::Verified;
+use super::event::ADMIN;
 use super::journal::Contents;
 use super::ledger::Ledger;
 use super::ledger::Merged;
@@ -56,6 +59,8 @@ use super::registers::Terms;
 use super::set::Set;
 use super::token_list;
 use super::token_list::TokenList;
+use super::uptime::Uptime;
+use super::uptime::UptimeCounter;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Cause;
@@ -75,6 +80,18 @@ const JOURNAL: &str = "revocations.redb";
 /// How often housekeeping gives its turn away before it takes one.
 const MOST_YIELDS: usize = 1000;
 
+/// How often the journal notes how long the gate has run.
+const NOTE: Duration = Duration::from_secs(60);
+
+/// Where an event was decided: by which clock its time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Decider {
+    /// Here, by the clock of this gate.
+    Administrator,
+    /// Elsewhere.
+    Feed,
+}
+
 /// The revocation engine. Shared by every listener of a process.
 pub struct Engine {
     set: Set,
@@ -82,6 +99,7 @@ pub struct Engine {
     fingerprinter: Fingerprinter,
     journal: Journal,
     clock: Clock,
+    uptime: UptimeCounter,
     skew: Duration,
     remember: Duration,
     /// Why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
@@ -102,7 +120,7 @@ impl Engine {
             .mode(0o700)
             .create(directory)
             .map_err(|e| JournalError::Write(e.to_string()))
-            .and_then(|()| Journal::open(&path));
+            .and_then(|()| Journal::open(&path, clock.now()));
         opened
             .and_then(|opened| Self::new(opened, config, clock))
             .map_err(|error| Error::Open { path, error })
@@ -116,7 +134,7 @@ impl Engine {
         config: &Config,
         clock: Clock,
     ) -> Result<Self, Error> {
-        Journal::on(storage)
+        Journal::on(storage, clock.now())
             .and_then(|opened| Self::new(opened, config, clock))
             .map_err(|error| Error::Open { path: JOURNAL.into(), error })
     }
@@ -142,6 +160,7 @@ impl Engine {
             sessions: Arc::new(Sessions::starting_at(first)),
             fingerprinter,
             journal,
+            uptime: UptimeCounter::new(clock.clone(), contents.uptime),
             clock,
             skew: config.skew,
             remember: config.remember,
@@ -150,7 +169,7 @@ impl Engine {
             lists: InForce::default(),
             break_glass: BreakGlass::default(),
         };
-        engine.load(contents);
+        engine.load(contents.rows);
         Ok(engine)
     }
 
@@ -243,20 +262,22 @@ impl Engine {
         }
     }
 
-    /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
+    /// Takes an event of a feed in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
     /// reinstatement: persist, publish, acknowledge.
     ///
     /// # Errors
-    /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Journal`] for a reinstatement that could
-    /// not be written, which then has no effect. A revocation never fails: what is not on disk is said in the outcome.
-    pub async fn apply(&self, mut event: Event) -> Result<Outcome, Error> {
-        // Clamped once, here, and journalled clamped: no message from the future blocks a later one.
-        event.at = self.clamped(event.at);
-        let started = Instant::now();
-        match event.action {
-            Action::Revoke | Action::Suspend => Ok(self.revoke(event, started).await),
-            Action::Reinstate => self.reinstate(event, started).await,
-        }
+    /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Administered`] for one of what an
+    /// administrator has suspended; [`Error::Journal`] for a reinstatement that could not be written, which then has no
+    /// effect. A revocation never fails: the outcome says if it is not on disk.
+    pub async fn apply(&self, event: Event) -> Result<Outcome, Error> {
+        self.carry_out(event, Decider::Feed).await
+    }
+
+    /// The same for what is decided here. It happens now, whatever its `at`, and after everything that is known of its
+    /// target or on its way to the journal, so that neither a clock that was set back nor an entry from the future
+    /// outranks it.
+    pub async fn decide(&self, event: Event) -> Result<Outcome, Error> {
+        self.carry_out(Event { source: Some(ADMIN.into()), ..event }, Decider::Administrator).await
     }
 
     /// Takes a revocation list in: **publish, kill**, and nothing else: who fetched the list keeps it. It replaces what
@@ -312,16 +333,25 @@ impl Engine {
         self.lists.find(targets)
     }
 
-    /// What [`Self::apply`] would do with an event. Changes nothing.
+    /// Whether an event of a feed is dated further ahead of the present than the skew allows.
+    pub fn is_ahead(&self, event: &Event) -> bool {
+        event.at > self.latest_of_feeds()
+    }
+
+    /// What [`Self::decide`] would do with an event. Changes nothing.
     pub fn preview(&self, event: &Event) -> Preview {
         let fingerprint = self.fingerprinter.target(&event.target);
-        let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
-        let mut registers = known.unwrap_or_default();
+        let mut event = event.clone();
+        let mut registers = {
+            let ledger = self.ledger();
+            self.stamp(&ledger, fingerprint, &mut event, Decider::Administrator);
+            ledger.find(fingerprint).map(|(_, registers)| registers.clone()).unwrap_or_default()
+        };
         if event.is_refused(&registers) {
             return Preview { changes: false, refused: true, sessions: Vec::new() };
         }
         let before = registers.entry();
-        registers.merge(&Event { at: self.clamped(event.at), ..event.clone() });
+        registers.merge(&event, Uptime::MAX);
         let after = registers.entry();
         let mut sessions = Vec::new();
         if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
@@ -339,17 +369,10 @@ impl Engine {
         Some(killed.ended(PATIENCE).await)
     }
 
-    /// When something that is decided here and now about a target happens: now, or just after the latest that is known
-    /// of it, so that neither a clock that was set back nor a message from the near future makes it count for nothing.
-    pub fn now_for(&self, target: &Target) -> Timestamp {
-        let latest = self.ledger().find(self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
-        let after = latest.map(|latest| latest.plus(Duration::from_millis(1)));
-        after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
-    }
-
     /// Forgets what has had its time, but for what the journal has no room to hear of. Returns of how many targets
     /// something that stood has lapsed.
     pub fn expire(&self) -> usize {
+        self.note_uptime();
         self.due().into_iter().map(|part| self.expire_part(part)).sum()
     }
 
@@ -373,6 +396,15 @@ impl Engine {
         // Under the lock: a suspension that comes next must not reach the journal before.
         room.expire(lapsed.targets, terms);
         lapsed.count
+    }
+
+    /// Has the journal note each minute how long the gate has run: for a caller that comes by more often.
+    pub fn note_uptime(&self) {
+        if let Some(room) = self.journal.room()
+            && let Some(uptime) = self.uptime.note(NOTE)
+        {
+            room.note(uptime);
+        }
     }
 
     /// Makes the fingerprints of credentials.
@@ -424,26 +456,40 @@ impl Engine {
         self.journal.is_durable()
     }
 
-    async fn revoke(&self, event: Event, started: Instant) -> Outcome {
+    async fn carry_out(&self, event: Event, decider: Decider) -> Result<Outcome, Error> {
+        let started = Instant::now();
+        match event.action {
+            Action::Revoke | Action::Suspend => Ok(self.revoke(event, decider, started).await),
+            Action::Reinstate => self.reinstate(event, decider, started).await,
+        }
+    }
+
+    async fn revoke(&self, event: Event, decider: Decider, started: Instant) -> Outcome {
         let fingerprint = self.fingerprinter.target(&event.target);
-        let published = Cell::new((Merged::default(), Duration::ZERO));
+        let event = RefCell::new(event);
+        let published = Cell::new((Merged::default(), Uptime::MAX, Duration::ZERO));
         let (killed, enforced) = protocol::revoke(
-            || published.set((self.publish(fingerprint, &event), started.elapsed())),
+            || {
+                let (merged, lapses) = self.publish(fingerprint, &mut event.borrow_mut(), decider);
+                published.set((merged, lapses, started.elapsed()));
+            },
             || {
                 // Read after the set was published: the end of break-glass stores first, and then looks at the set.
                 let enforced = !self.break_glass.is_on();
-                (self.kill(fingerprint, &event, published.get().0.after, enforced), enforced)
+                (self.kill(fingerprint, &event.borrow(), published.get().0.after, enforced), enforced)
             },
         );
-        let (merged, effective_after) = published.get();
+        let (merged, lapses, effective_after) = published.get();
+        let event = event.into_inner();
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
         let enforced_after = started.elapsed();
         let (id, at) = (event.id.clone(), event.at);
-        let durable = self.journal.append(event).await;
+        let durable = self.journal.append(JournalEntry { event, lapses }).await;
         Outcome {
             id,
             at,
+            as_asked: merged.as_asked,
             changed: merged.is_change(),
             generation,
             enforced,
@@ -456,20 +502,28 @@ impl Engine {
         }
     }
 
-    async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
+    async fn reinstate(
+        &self,
+        mut event: Event,
+        decider: Decider,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
         let fingerprint = self.fingerprinter.target(&event.target);
-        if self.ledger().find(fingerprint).is_some_and(|(_, registers)| event.is_refused(registers)) {
-            return Err(Error::Revoked(event.target));
-        }
-        self.journal.append(event.clone()).await.map_err(Error::Journal)?;
+        self.begin_lift(fingerprint, &mut event, decider)?;
+        let entry = JournalEntry { event: event.clone(), lapses: Uptime::MAX };
+        let journalled = self.journal.append(entry).await;
         let durable_after = started.elapsed();
-        let changed = self.publish(fingerprint, &event).is_change();
+        let mut ledger = self.ledger();
+        ledger.end_lift(fingerprint);
+        journalled.map_err(Error::Journal)?;
+        let merged = self.merge(ledger, fingerprint, &event, Uptime::MAX);
         let generation = self.generation();
         let effective_after = started.elapsed();
         Ok(Outcome {
             id: event.id,
             at: event.at,
-            changed,
+            as_asked: merged.as_asked,
+            changed: merged.is_change(),
             generation,
             enforced: !self.break_glass.is_on(),
             sessions_ended: 0,
@@ -481,10 +535,47 @@ impl Engine {
         })
     }
 
-    /// Merges an event into the registers of its target, and makes the result visible to every reader.
-    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Merged {
+    /// Refuses a reinstatement, or settles its place among the events of its target: what is decided here from now on, and
+    /// takes effect while the journal writes, comes after it and is not lifted by it.
+    fn begin_lift(
+        &self,
+        fingerprint: Fingerprint,
+        event: &mut Event,
+        decider: Decider,
+    ) -> Result<(), Error> {
         let mut ledger = self.ledger();
-        let merged = ledger.merge(fingerprint, event);
+        if let Some((_, registers)) = ledger.find(fingerprint) {
+            if event.is_refused(registers) {
+                return Err(Error::Revoked(event.target.clone()));
+            }
+            if decider == Decider::Feed && event.lifts_an_administrators(registers) {
+                return Err(Error::Administered(event.target.clone()));
+            }
+        }
+        self.stamp(&ledger, fingerprint, event, decider);
+        ledger.begin_lift(fingerprint, event.at);
+        Ok(())
+    }
+
+    /// Settles an event's place among those of its target, merges it into the registers, and makes the result visible to
+    /// every reader. Returns with it the uptime before which the event does not lapse.
+    fn publish(&self, fingerprint: Fingerprint, event: &mut Event, decider: Decider) -> (Merged, Uptime) {
+        let ledger = self.ledger();
+        self.stamp(&ledger, fingerprint, event, decider);
+        let end = event.expires_at.map(|at| at.plus(self.skew));
+        let lapses = self.uptime.now().at_expiry(end, self.clock.now());
+        (self.merge(ledger, fingerprint, event, lapses), lapses)
+    }
+
+    /// Merges an event into the registers of its target, and makes the result visible to every reader.
+    fn merge(
+        &self,
+        mut ledger: MutexGuard<'_, Ledger>,
+        fingerprint: Fingerprint,
+        event: &Event,
+        lapses: Uptime,
+    ) -> Merged {
+        let merged = ledger.merge(fingerprint, event, lapses);
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
         if merged.is_change() {
             self.set.publish([(fingerprint, merged.after)]);
@@ -492,6 +583,33 @@ impl Engine {
             self.tell_if_late(event);
         }
         merged
+    }
+
+    /// Gives an event the time by which it is ordered. One that is decided here comes after everything that is known of
+    /// its target: a hybrid logical clock. The time of a feed's event is its own, clamped so that no message from the
+    /// future blocks a later one.
+    fn stamp(&self, ledger: &Ledger, fingerprint: Fingerprint, event: &mut Event, decider: Decider) {
+        let next = |at: Timestamp| at.plus(Duration::from_millis(1));
+        let latest = self.latest_of_feeds();
+        if decider == Decider::Administrator {
+            event.at = ledger.latest(fingerprint).map_or(Timestamp::MIN, next).max(self.clock.now());
+            return;
+        }
+        event.at = event.at.min(latest);
+        // A reinstatement from the future was made while this clock was ahead, or the clock is behind by now. The times
+        // then do not tell which of the two was decided first. In doubt the target is denied.
+        if let Some(lifted) = ledger.outranked_by(fingerprint, event).filter(|at| *at > latest) {
+            tracing::warn!(
+                id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
+                "takes effect although the target was reinstated at a later time, which lies in the future: the clock of                  this gate was or is wrong; if the event is an old one, reinstate the target again"
+            );
+            event.at = next(lifted);
+        }
+    }
+
+    /// The latest time that an event of a feed may have.
+    fn latest_of_feeds(&self) -> Timestamp {
+        self.clock.now().plus(self.skew)
     }
 
     fn kill(
@@ -535,7 +653,7 @@ impl Engine {
         suspended.map(|fingerprint| self.explain(fingerprint, true, issued_at))
     }
 
-    fn load(&self, contents: Contents) {
+    fn load(&self, contents: Vec<(Target, Registers)>) {
         let terms = self.terms();
         let mut ledger = self.ledger();
         ledger.reserve(contents.len());
@@ -556,7 +674,12 @@ impl Engine {
     }
 
     fn terms(&self) -> Terms {
-        Terms { now: self.clock.now(), skew: self.skew, remember: self.remember }
+        Terms {
+            now: self.clock.now(),
+            uptime: self.uptime.now(),
+            skew: self.skew,
+            remember: self.remember,
+        }
     }
 
     /// What comes so late may have been lifted by a reinstatement that is forgotten. It stands all the same.
@@ -567,10 +690,6 @@ impl Engine {
                 "took effect although it is older than what is remembered; if it was lifted before, lift it again"
             );
         }
-    }
-
-    fn clamped(&self, at: Timestamp) -> Timestamp {
-        at.min(self.clock.now().plus(self.skew))
     }
 
     /// Why a fingerprint is denied to what was issued then. Whatever said so may be gone by now.
@@ -618,6 +737,18 @@ impl Engine {
                 return;
             }
             std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Notes how long the gate has run: an orderly end loses none of it.
+    fn drop(&mut self) {
+        if self.journal.is_durable()
+            && let Some(room) = self.journal.room()
+            && let Some(uptime) = self.uptime.note(Duration::from_secs(1))
+        {
+            room.note(uptime);
         }
     }
 }

@@ -3,6 +3,7 @@
 //! **Invariant:** the counts are those of a recount, after every step.
 
 use std::collections::HashMap;
+use std::collections::hash_map;
 use std::hash::BuildHasherDefault;
 use std::hash::Hasher;
 
@@ -14,6 +15,8 @@ use super::registers::Due;
 use super::registers::Entry;
 use super::registers::Forgotten;
 use super::registers::Terms;
+use super::uptime::Uptime;
+use crate::clock::Timestamp;
 use crate::session::Fingerprint;
 
 /// In how many parts the ledger is: whoever looks at all of it lets others in between, and a part that grows is moved
@@ -25,6 +28,16 @@ pub(super) struct Ledger {
     parts: Vec<Part>,
     /// Targets that are revoked or suspended, by the level's place in [`Level::ALL`].
     counts: [usize; Level::ALL.len()],
+    /// Reinstatements on their way to the journal. One that is given up on stays: the journal may write it all the same.
+    lifting: HashMap<Fingerprint, Lifting>,
+}
+
+/// The reinstatements of one target that the journal has not answered yet.
+#[derive(Clone, Copy)]
+struct Lifting {
+    count: usize,
+    /// The greatest time of them.
+    latest: Timestamp,
 }
 
 struct Part {
@@ -58,6 +71,8 @@ pub(super) struct Merged {
     before: Option<Entry>,
     /// What stands for it now.
     pub(super) after: Option<Entry>,
+    /// Whether that is what the event asks for.
+    pub(super) as_asked: bool,
 }
 
 impl Merged {
@@ -81,7 +96,8 @@ pub(super) struct Lapsed {
 impl Default for Ledger {
     fn default() -> Self {
         let part = || Part { known: HashMap::default(), due: Due::NEVER };
-        Self { parts: std::iter::repeat_with(part).take(PARTS).collect(), counts: [0; Level::ALL.len()] }
+        let parts = std::iter::repeat_with(part).take(PARTS).collect();
+        Self { parts, counts: [0; Level::ALL.len()], lifting: HashMap::new() }
     }
 }
 
@@ -101,17 +117,50 @@ impl Ledger {
         self.counts
     }
 
+    /// The greatest time of any event of a target, of those too that are on their way to the journal.
+    pub(super) fn latest(&self, fingerprint: Fingerprint) -> Option<Timestamp> {
+        let lifting = self.lifting.get(&fingerprint).map(|lifting| lifting.latest);
+        lifting.max(self.find(fingerprint).and_then(|(_, registers)| registers.latest()))
+    }
+
+    /// The time of the reinstatement that an event of a target must come after, of those too that are on their way to the
+    /// journal; `None` if it comes after it, or there is none.
+    pub(super) fn outranked_by(&self, fingerprint: Fingerprint, event: &Event) -> Option<Timestamp> {
+        let tombstone = self.find(fingerprint).and_then(|(_, registers)| registers.tombstone(event.action));
+        let tombstone = tombstone.filter(|(at, id)| (event.at, &event.id) <= (*at, id)).map(|(at, _)| *at);
+        let lifting = self.lifting.get(&fingerprint).map(|lifting| lifting.latest);
+        tombstone.max(lifting.filter(|at| event.at <= *at))
+    }
+
+    /// Notes that a reinstatement is on its way to the journal: what is decided from here on sorts after it.
+    pub(super) fn begin_lift(&mut self, fingerprint: Fingerprint, at: Timestamp) {
+        let lifting = self.lifting.entry(fingerprint).or_insert(Lifting { count: 0, latest: at });
+        lifting.count += 1;
+        lifting.latest = lifting.latest.max(at);
+    }
+
+    /// Notes that the journal has answered.
+    pub(super) fn end_lift(&mut self, fingerprint: Fingerprint) {
+        if let hash_map::Entry::Occupied(mut lifting) = self.lifting.entry(fingerprint) {
+            lifting.get_mut().count -= 1;
+            if lifting.get().count == 0 {
+                lifting.remove();
+            }
+        }
+    }
+
     /// Merges an event into the registers of its target.
-    pub(super) fn merge(&mut self, fingerprint: Fingerprint, event: &Event) -> Merged {
+    pub(super) fn merge(&mut self, fingerprint: Fingerprint, event: &Event, lapses: Uptime) -> Merged {
         let blank = || (event.target.clone(), Registers::default());
         let part = &mut self.parts[part_of(fingerprint)];
         let (_, registers) = part.known.entry(fingerprint).or_insert_with(blank);
         let before = registers.entry();
-        registers.merge(event);
+        registers.merge(event, lapses);
         let after = registers.entry();
+        let as_asked = registers.are_as_asked(event);
         part.due = part.due.min(registers.due());
         recount(&mut self.counts, event.target.level(), before, after);
-        Merged { before, after }
+        Merged { before, after, as_asked }
     }
 
     /// Makes room for so many targets.

@@ -24,6 +24,7 @@ use super::crl::Verdict;
 use super::crl::Verified;
 use super::token_list;
 use super::token_list::TokenList;
+use super::uptime::Uptime;
 use crate::identity::KeyId;
 use crate::identity::Serial;
 use crate::identity::SerialText;
@@ -198,6 +199,7 @@ impl InForce {
                     source: Some("crl".to_owned()),
                     issued_before: None,
                     expires_at: None,
+                    lapses: Uptime::MAX,
                 },
             });
             listed.collect::<Vec<_>>()
@@ -259,6 +261,7 @@ fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
                 source: Some("crl".to_owned()),
                 issued_before: None,
                 expires_at: None,
+                lapses: Uptime::MAX,
             };
             let target = Target::of(Level::Certificate, Some(crl.issuer.key.as_str()), serial.as_str());
             let state = if entry.is_held() { State::Suspended } else { State::Revoked };

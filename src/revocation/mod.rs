@@ -20,11 +20,13 @@ mod outcome;
 pub mod protocol;
 mod rebuild;
 mod record;
+mod register;
 mod registers;
 mod registry;
 mod row;
 mod seen;
 mod set;
+mod standing;
 mod storage;
 mod sync;
 mod table;
@@ -32,6 +34,7 @@ mod target;
 mod targets;
 mod timeline;
 pub mod token_list;
+mod uptime;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +49,7 @@ pub use builder::NewLayer;
 pub use engine::Engine;
 pub use event::Action;
 pub use event::Event;
+use event::JournalEntry;
 pub use feeds::About;
 pub use feeds::Asked;
 pub use feeds::FeedStatus;
@@ -69,12 +73,12 @@ pub use outcome::Resumed;
 #[doc(hidden)]
 pub use registers::Entry;
 pub use registers::Registers;
-pub use registers::Standing;
 pub use registers::State;
 pub use registry::Registry;
 pub use seen::Seen;
 #[doc(hidden)]
 pub use set::Set;
+pub use standing::Standing;
 pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;
@@ -82,6 +86,7 @@ pub use targets::Targets;
 pub use timeline::Arrival;
 pub use timeline::Timeline;
 pub use timeline::Timelines;
+pub use uptime::Uptime;
 
 /// `[revocation]`: how events are taken in.
 #[derive(Clone, Debug, Deserialize)]
@@ -109,6 +114,9 @@ pub enum Error {
     /// The target is revoked, and only a forced reinstatement lifts a revocation.
     #[error("{0} is revoked, not suspended; a revocation is lifted only by a forced reinstatement")]
     Revoked(Target),
+    /// An administrator has suspended the target, and a feed wants to reinstate it without force.
+    #[error("an administrator has suspended {0}, and alone lifts that")]
+    Administered(Target),
     /// The journal did not take the event.
     #[error("the journal did not take it: {0}")]
     Journal(#[source] JournalError),

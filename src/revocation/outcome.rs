@@ -33,8 +33,11 @@ impl Denial {
 pub struct Outcome {
     /// The event's id.
     pub id: String,
-    /// When it was decided, clamped.
+    /// The time by which it is ordered.
     pub at: Timestamp,
+    /// Whether the target stands as the event asks: revoked or suspended at least as wide and as long; of a reinstatement,
+    /// neither. False if a later event outranks this one.
+    pub as_asked: bool,
     /// Whether what the target's credentials are allowed is another than before.
     pub changed: bool,
     /// The generation of the set that holds it; starts anew with each process.

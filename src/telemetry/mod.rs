@@ -66,6 +66,8 @@ pub struct Metrics {
     pub traffic: TrafficMetrics,
     /// `portcullis_revocation_events_total{feed, action, level}`.
     pub events: IntCounterVec,
+    /// `portcullis_revocation_events_overtaken_total{feed, action}`: events that a later one of their target outranks.
+    pub overtaken: IntCounterVec,
     /// `portcullis_revocation_entries`: targets revoked or suspended.
     pub entries: IntGauge,
     /// `portcullis_revocation_generation`.
@@ -129,6 +131,11 @@ impl Metrics {
                 "portcullis_revocation_events_total",
                 "Revocation events taken in.",
                 &["feed", "action", "level"],
+            )?,
+            overtaken: maker.counters(
+                "portcullis_revocation_events_overtaken_total",
+                "Revocation events that a later event of their target outranks.",
+                &["feed", "action"],
             )?,
             entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
             generation: maker

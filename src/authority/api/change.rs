@@ -175,7 +175,9 @@ struct Answer {
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "Revoked: only a forced reinstatement lifts it. Or done, but outranked by a later decision (`overtaken`).", content(
+            (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
+        )),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
@@ -292,7 +294,6 @@ impl Api {
             true => may.err(),
             false => may.map(|()| None)?,
         };
-        let at = self.engine.now_for(&target);
         let event = Event {
             reason: change.reason,
             // Whole seconds, as certificates have them; a part of one counts as one.
@@ -301,7 +302,7 @@ impl Api {
             actor: Some(who.name.clone()),
             source: Some(FEED.into()),
             force: change.force,
-            ..Event::new(change.action, target, at)
+            ..Event::new(change.action, target, self.clock.now())
         };
         Ok(Decision { event, dry_run: change.dry_run, refused })
     }

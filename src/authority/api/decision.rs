@@ -94,7 +94,7 @@ pub(super) struct Applied {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     serial: Option<String>,
-    /// Always true.
+    /// False if a later decision outranks it: then the target does not stand as asked.
     effective: bool,
     /// Whether it is on disk, and will be in effect after a restart.
     durable: bool,
@@ -104,11 +104,23 @@ pub(super) struct Applied {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) error: Option<String>,
+    /// `overtaken` if it is not effective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    code: Option<&'static str>,
+    /// Done as asked, but perhaps not as meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    warnings: Vec<String>,
 }
 
 impl Applied {
     pub(super) fn status(&self) -> StatusCode {
-        if self.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+        match (self.effective, &self.error) {
+            (false, _) => StatusCode::CONFLICT,
+            (true, Some(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            (true, None) => StatusCode::OK,
+        }
     }
 }
 
@@ -202,7 +214,7 @@ impl Api {
         guards: Vec<Guard>,
     ) -> Result<Applied, revocation::Error> {
         let arrival = Arrival { at: self.clock.now(), instant: Instant::now() };
-        let (action, target) = (event.action, event.target.clone());
+        let (action, target, expires_at) = (event.action, event.target.clone(), event.expires_at);
         let mut line = event_line(&event, actor);
         let mut outcome = self.take_in(event, guards).await?;
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
@@ -233,17 +245,35 @@ impl Api {
             };
             timeline.stages().for_each(observe);
         }
-        Ok(self.applied((action, &target), outcome, principal, serial))
+        let warnings = match expires_at {
+            Some(expires_at) if action != Action::Reinstate => self.warnings(&target, expires_at).await,
+            _ => Vec::new(),
+        };
+        Ok(Applied { warnings, ..self.applied((action, &target), outcome, principal, serial) })
+    }
+
+    /// Warns of an entry that ends before the certificates that it hits.
+    async fn warnings(&self, target: &Target, expires_at: Timestamp) -> Vec<String> {
+        let seen = self.seen_of(target).await;
+        let outliving = || seen.iter().map(|seen| seen.not_after).filter(|end| *end > expires_at);
+        let warning = outliving().max().map(|last| {
+            let count = outliving().count();
+            format!(
+                "expires_at {expires_at} is before the notAfter of certificates that this hits ({count}, the last at {last}): \
+                 from then on the gate lets them in again"
+            )
+        });
+        warning.into_iter().collect()
     }
 
     /// Lets go of the caller's credential as soon as the event is in effect.
     async fn take_in(&self, event: Event, guards: Vec<Guard>) -> Result<Outcome, revocation::Error> {
         if event.action == Action::Reinstate {
-            let outcome = self.engine.apply(event).await;
+            let outcome = self.engine.decide(event).await;
             drop(guards);
             return outcome;
         }
-        let mut applying = Box::pin(self.engine.apply(event));
+        let mut applying = Box::pin(self.engine.decide(event));
         // The first step publishes and kills. The caller's own session may be among the killed, which end when their
         // guards are gone.
         let first = (&mut applying).now_or_never();
@@ -288,6 +318,7 @@ impl Api {
     ) -> Applied {
         let at = |of| (action == of).then_some(outcome.at);
         let error = match (&outcome.durable, outcome.sessions_pending) {
+            _ if !outcome.as_asked => Some(overtaken(action).to_owned()),
             (Err(error), _) => Some(error.to_string()),
             (Ok(()), 0) => None,
             (Ok(()), _) => Some("sessions have not let go in time; ask again".to_owned()),
@@ -310,10 +341,12 @@ impl Api {
             sessions_ended: outcome.sessions_ended,
             principal,
             serial,
-            effective: true,
+            effective: outcome.as_asked,
             durable: outcome.durable.is_ok(),
             sessions_pending: outcome.sessions_pending,
             error,
+            code: (!outcome.as_asked).then_some("overtaken"),
+            warnings: Vec::new(),
         }
     }
 
@@ -390,6 +423,16 @@ impl Api {
             serial,
             ..line
         }
+    }
+}
+
+/// Why the target does not stand as asked.
+const fn overtaken(action: Action) -> &'static str {
+    match action {
+        Action::Reinstate => {
+            "the target is denied: a later decision revoked or suspended it while this one was written"
+        }
+        Action::Revoke | Action::Suspend => "the target is not denied: a later reinstatement lifts this",
     }
 }
 
