@@ -49,6 +49,7 @@ use super::crl::Verified;
 use super::event::ADMIN;
 use super::journal::Contents;
 use super::ledger::Ledger;
+use super::ledger::Lift;
 use super::ledger::Merged;
 use super::ledger::PARTS;
 use super::lists::InForce;
@@ -537,12 +538,7 @@ impl Engine {
 
     /// Refuses a reinstatement, or settles its place among the events of its target: what is decided here from now on, and
     /// takes effect while the journal writes, comes after it and is not lifted by it.
-    fn begin_lift(
-        &self,
-        fingerprint: Fingerprint,
-        event: &mut Event,
-        decider: Decider,
-    ) -> Result<(), Error> {
+    fn begin_lift(&self, fingerprint: Fingerprint, event: &mut Event, decider: Decider) -> Result<(), Error> {
         let mut ledger = self.ledger();
         if let Some((_, registers)) = ledger.find(fingerprint) {
             if event.is_refused(registers) {
@@ -553,7 +549,7 @@ impl Engine {
             }
         }
         self.stamp(&ledger, fingerprint, event, decider);
-        ledger.begin_lift(fingerprint, event.at);
+        ledger.begin_lift(fingerprint, event);
         Ok(())
     }
 
@@ -596,9 +592,12 @@ impl Engine {
             return;
         }
         event.at = event.at.min(latest);
-        // A reinstatement from the future was made while this clock was ahead, or the clock is behind by now. The times
-        // then do not tell which of the two was decided first. In doubt the target is denied.
-        if let Some(lifted) = ledger.outranked_by(fingerprint, event).filter(|at| *at > latest) {
+        // A reinstatement from the future was decided while this clock was ahead, or the clock is behind by now. The times
+        // then do not tell which of the two was decided first. In doubt the target is denied. The clock of a feed may be
+        // ahead by the skew, so the times of its own events do tell.
+        let now = self.clock.now();
+        let in_doubt = |lift: &Lift| lift.at > latest || (lift.is_local && lift.at > now && event.at <= now);
+        if let Some(Lift { at: lifted, .. }) = ledger.outranked_by(fingerprint, event).filter(in_doubt) {
             tracing::warn!(
                 id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
                 "takes effect although the target was reinstated at a later time, which lies in the future: the clock of                  this gate was or is wrong; if the event is an old one, reinstate the target again"
@@ -674,12 +673,7 @@ impl Engine {
     }
 
     fn terms(&self) -> Terms {
-        Terms {
-            now: self.clock.now(),
-            uptime: self.uptime.now(),
-            skew: self.skew,
-            remember: self.remember,
-        }
+        Terms { now: self.clock.now(), uptime: self.uptime.now(), skew: self.skew, remember: self.remember }
     }
 
     /// What comes so late may have been lifted by a reinstatement that is forgotten. It stands all the same.

@@ -95,6 +95,11 @@ impl Event {
         }
     }
 
+    /// Whether it was decided here, so that its time is by the clock of this gate.
+    pub(super) fn is_local(&self) -> bool {
+        self.source.as_deref() == Some(ADMIN)
+    }
+
     /// Whether a target in this state refuses it: a reinstatement without the force that a revocation asks for.
     pub(super) fn is_refused(&self, registers: &Registers) -> bool {
         self.action == Action::Reinstate && !self.force && registers.is_revoked()

@@ -60,6 +60,7 @@ use super::record::Layout;
 use super::register::Register;
 use super::registers::Terms;
 use super::standing::Stamp;
+use super::standing::Tombstone;
 use super::storage;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
@@ -155,10 +156,11 @@ impl From<JsonRegisters> for Registers {
     fn from(json: JsonRegisters) -> Self {
         let suspended = match json.suspension {
             Some((standing, true)) => Register::of(vec![standing], None),
-            Some((standing, false)) => Register::of(Vec::new(), Some(standing.stamp)),
+            Some((reinstatement, false)) => Register::of(Vec::new(), Some(reinstatement.into())),
             None => Register::default(),
         };
-        Self { revoked: Register::of(json.revoked, json.cleared), suspended }
+        let cleared = json.cleared.map(|stamp| Tombstone { stamp, is_local: true });
+        Self { revoked: Register::of(json.revoked, cleared), suspended }
     }
 }
 

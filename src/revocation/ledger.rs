@@ -36,8 +36,15 @@ pub(super) struct Ledger {
 #[derive(Clone, Copy)]
 struct Lifting {
     count: usize,
-    /// The greatest time of them.
-    latest: Timestamp,
+    last: Lift,
+}
+
+/// When a reinstatement was decided.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Lift {
+    pub(super) at: Timestamp,
+    /// By the clock of this gate.
+    pub(super) is_local: bool,
 }
 
 struct Part {
@@ -119,24 +126,28 @@ impl Ledger {
 
     /// The greatest time of any event of a target, of those too that are on their way to the journal.
     pub(super) fn latest(&self, fingerprint: Fingerprint) -> Option<Timestamp> {
-        let lifting = self.lifting.get(&fingerprint).map(|lifting| lifting.latest);
+        let lifting = self.lifting.get(&fingerprint).map(|lifting| lifting.last.at);
         lifting.max(self.find(fingerprint).and_then(|(_, registers)| registers.latest()))
     }
 
-    /// The time of the reinstatement that an event of a target must come after, of those too that are on their way to the
-    /// journal; `None` if it comes after it, or there is none.
-    pub(super) fn outranked_by(&self, fingerprint: Fingerprint, event: &Event) -> Option<Timestamp> {
+    /// The reinstatement that outranks an event of its target, of those too that are on their way to the journal.
+    pub(super) fn outranked_by(&self, fingerprint: Fingerprint, event: &Event) -> Option<Lift> {
         let tombstone = self.find(fingerprint).and_then(|(_, registers)| registers.tombstone(event.action));
-        let tombstone = tombstone.filter(|(at, id)| (event.at, &event.id) <= (*at, id)).map(|(at, _)| *at);
-        let lifting = self.lifting.get(&fingerprint).map(|lifting| lifting.latest);
-        tombstone.max(lifting.filter(|at| event.at <= *at))
+        let tombstone =
+            tombstone.filter(|tombstone| (event.at, &event.id) <= (tombstone.stamp.0, &tombstone.stamp.1));
+        let tombstone =
+            tombstone.map(|tombstone| Lift { at: tombstone.stamp.0, is_local: tombstone.is_local });
+        let lifting =
+            self.lifting.get(&fingerprint).map(|lifting| lifting.last).filter(|lift| event.at <= lift.at);
+        tombstone.max(lifting)
     }
 
     /// Notes that a reinstatement is on its way to the journal: what is decided from here on sorts after it.
-    pub(super) fn begin_lift(&mut self, fingerprint: Fingerprint, at: Timestamp) {
-        let lifting = self.lifting.entry(fingerprint).or_insert(Lifting { count: 0, latest: at });
+    pub(super) fn begin_lift(&mut self, fingerprint: Fingerprint, event: &Event) {
+        let lift = Lift { at: event.at, is_local: event.is_local() };
+        let lifting = self.lifting.entry(fingerprint).or_insert(Lifting { count: 0, last: lift });
         lifting.count += 1;
-        lifting.latest = lifting.latest.max(at);
+        lifting.last = lifting.last.max(lift);
     }
 
     /// Notes that the journal has answered.

@@ -6,7 +6,7 @@
 //! register                           what is revoked
 //! register                           what is suspended
 //!
-//! register: count (1 byte), standings…, then 0 or, behind 1, the stamp of the reinstatement
+//! register: count (1 byte), standings…, then 0 or, behind 1 (by a feed) or 2 (decided here), the stamp of the reinstatement
 //! standing: stamp, flags (1 reason, 2 actor, 4 source, 8 issued_before, 16 expires_at and lapses), those of them in that
 //!           order
 //! stamp:    at, text (id)
@@ -28,6 +28,7 @@ use super::Standing;
 use super::Target;
 use super::register::Register;
 use super::standing::Stamp;
+use super::standing::Tombstone;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
 
@@ -87,8 +88,8 @@ fn write_register(row: &mut Vec<u8>, register: &Register) {
     let standings = register.standings();
     row.push(u8::try_from(standings.len()).unwrap_or(u8::MAX));
     standings.iter().for_each(|standing| write_standing(row, standing));
-    row.push(u8::from(register.tombstone().is_some()));
-    register.tombstone().iter().for_each(|stamp| write_stamp(row, stamp));
+    row.push(register.tombstone().map_or(0, |tombstone| 1 + u8::from(tombstone.is_local)));
+    register.tombstone().iter().for_each(|tombstone| write_stamp(row, &tombstone.stamp));
 }
 
 fn write_standing(row: &mut Vec<u8>, standing: &Standing) {
@@ -138,18 +139,22 @@ impl Reader<'_> {
     fn register(&mut self) -> Option<Register> {
         let count = self.byte()?;
         let standings = (0..count).map(|_| self.standing()).collect::<Option<Vec<_>>>()?;
-        let tombstone = match self.byte()? {
-            0 => None,
-            1 => Some(self.stamp()?),
+        let is_local = match (self.byte()?, self.layout) {
+            (0, _) => None,
+            (1, Layout::Third) => Some(false),
+            // Of format 2 that is not known: in doubt an event of a feed is not outranked.
+            (1, Layout::Second) | (2, Layout::Third) => Some(true),
             _ => return None,
         };
+        let tombstone = self.given(is_local.is_some(), Self::stamp)?;
+        let tombstone = tombstone.zip(is_local).map(|(stamp, is_local)| Tombstone { stamp, is_local });
         Some(Register::of(standings, tombstone))
     }
 
     fn one_suspension(&mut self) -> Option<Register> {
         Some(match self.byte()? {
             0 => Register::default(),
-            1 => Register::of(Vec::new(), Some(self.standing()?.stamp)),
+            1 => Register::of(Vec::new(), Some(self.standing()?.into())),
             2 => Register::of(vec![self.standing()?], None),
             _ => return None,
         })
@@ -287,14 +292,17 @@ mod tests {
     #[test]
     fn rows_of_the_second_format_are_read() {
         let (_, mut suspended) = read("principal\0\0a", &second(2), Layout::Second).unwrap();
-        let stamps: Vec<_> = suspended.standings().map(|(state, standing)| (state, standing.stamp.0.millis())).collect();
+        let stamps: Vec<_> =
+            suspended.standings().map(|(state, standing)| (state, standing.stamp.0.millis())).collect();
         assert_eq!(stamps, [(State::Revoked, 1000), (State::Suspended, 2000)]);
         suspended.measure(Timestamp::from_secs(5), Uptime::from_millis(100));
         let lapses: Vec<_> = suspended.standings().map(|(_, standing)| standing.lapses).collect();
         assert_eq!(lapses, [Uptime::MAX, Uptime::from_millis(4100)]);
         let (_, lifted) = read("principal\0\0a", &second(1), Layout::Second).unwrap();
         assert!(lifted.is_revoked() && !lifted.is_suspended());
-        let tombstone = lifted.tombstone(Action::Suspend).map(|(at, id)| (at.millis(), id.as_str()));
+        let tombstone = lifted
+            .tombstone(Action::Suspend)
+            .map(|tombstone| (tombstone.stamp.0.millis(), tombstone.stamp.1.as_str()));
         assert_eq!((tombstone, lifted.tombstone(Action::Revoke)), (Some((2000, "2")), None));
     }
 }

@@ -8,8 +8,8 @@ use super::registers::Due;
 use super::registers::Forgotten;
 use super::registers::Terms;
 use super::standing::Extent;
-use super::standing::Stamp;
 use super::standing::Standing;
+use super::standing::Tombstone;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
 
@@ -23,12 +23,12 @@ pub(super) struct Register {
     standings: Vec<Standing>,
     /// The greatest reinstatement: everything up to it is void, what is here already and what is still to come. Boxed: most
     /// targets have none, and there may be millions.
-    tombstone: Option<Box<Stamp>>,
+    tombstone: Option<Box<Tombstone>>,
 }
 
 impl Register {
     /// A register that was written.
-    pub(super) fn of(standings: Vec<Standing>, tombstone: Option<Stamp>) -> Self {
+    pub(super) fn of(standings: Vec<Standing>, tombstone: Option<Tombstone>) -> Self {
         let mut register = Self { standings: Vec::new(), tombstone: tombstone.map(Box::new) };
         standings.into_iter().for_each(|standing| register.merge(standing));
         register
@@ -40,13 +40,13 @@ impl Register {
     }
 
     /// The greatest reinstatement.
-    pub(super) fn tombstone(&self) -> Option<&Stamp> {
+    pub(super) fn tombstone(&self) -> Option<&Tombstone> {
         self.tombstone.as_deref()
     }
 
     /// Merges a standing in, unless a reinstatement has lifted it or another covers it.
     pub(super) fn merge(&mut self, mut new: Standing) {
-        if self.tombstone().is_some_and(|tombstone| new.stamp <= *tombstone) {
+        if self.tombstone().is_some_and(|tombstone| new.stamp <= tombstone.stamp) {
             return;
         }
         let mut is_covered = false;
@@ -74,11 +74,11 @@ impl Register {
         }
     }
 
-    /// Lifts everything up to `stamp`.
-    pub(super) fn lift(&mut self, stamp: &Stamp) {
-        if self.tombstone().is_none_or(|tombstone| tombstone < stamp) {
-            self.standings.retain(|standing| standing.stamp > *stamp);
-            self.tombstone = Some(Box::new(stamp.clone()));
+    /// Lifts everything up to a reinstatement.
+    pub(super) fn lift(&mut self, new: &Tombstone) {
+        if self.tombstone().is_none_or(|tombstone| tombstone.stamp < new.stamp) {
+            self.standings.retain(|standing| standing.stamp > new.stamp);
+            self.tombstone = Some(Box::new(new.clone()));
         }
     }
 
@@ -101,7 +101,7 @@ impl Register {
     /// The greatest time in it.
     pub(super) fn latest(&self) -> Option<Timestamp> {
         let standing = self.standings.first().map(|standing| standing.stamp.0);
-        standing.max(self.tombstone().map(|tombstone| tombstone.0))
+        standing.max(self.tombstone().map(|tombstone| tombstone.stamp.0))
     }
 
     /// Gives each standing that expires the uptime at which it may lapse: for registers of journals that kept none.
@@ -115,7 +115,7 @@ impl Register {
     pub(super) fn expire(&mut self, terms: &Terms) -> Forgotten {
         let count = self.standings.len();
         self.standings.retain(|standing| !terms.lapsed(standing));
-        let tombstone = self.tombstone.take_if(|tombstone| terms.outlived(tombstone.0));
+        let tombstone = self.tombstone.take_if(|tombstone| terms.outlived(tombstone.stamp.0));
         match (self.standings.len() == count, tombstone) {
             (false, _) => Forgotten::Standings,
             (true, Some(_)) => Forgotten::Tombstones,
@@ -129,7 +129,7 @@ impl Register {
         Due {
             expiry: expiry.unwrap_or(Timestamp::MAX),
             uptime: self.standings.iter().map(|standing| standing.lapses).min().unwrap_or(Uptime::MAX),
-            tombstone: self.tombstone().map_or(Timestamp::MAX, |tombstone| tombstone.0),
+            tombstone: self.tombstone().map_or(Timestamp::MAX, |tombstone| tombstone.stamp.0),
         }
     }
 

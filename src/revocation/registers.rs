@@ -18,8 +18,8 @@ use super::Action;
 use super::Event;
 use super::register::Register;
 use super::standing::Extent;
-use super::standing::Stamp;
 use super::standing::Standing;
+use super::standing::Tombstone;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
 
@@ -155,10 +155,10 @@ impl Registers {
             Action::Revoke => self.revoked.merge(Standing::of(event, lapses)),
             Action::Suspend => self.suspended.merge(Standing::of(event, lapses)),
             Action::Reinstate => {
-                let stamp = (event.at, event.id.clone());
-                self.suspended.lift(&stamp);
+                let tombstone = Tombstone::of(event);
+                self.suspended.lift(&tombstone);
                 if event.force {
-                    self.revoked.lift(&stamp);
+                    self.revoked.lift(&tombstone);
                 }
             }
         }
@@ -197,7 +197,7 @@ impl Registers {
     }
 
     /// The reinstatement that an event which denies something must come after.
-    pub(super) fn tombstone(&self, action: Action) -> Option<&Stamp> {
+    pub(super) fn tombstone(&self, action: Action) -> Option<&Tombstone> {
         match action {
             Action::Revoke => self.revoked.tombstone(),
             Action::Suspend => self.suspended.tombstone(),
@@ -417,7 +417,8 @@ mod tests {
     #[test]
     fn an_entry_that_lapses_leaves_no_tombstone() {
         let until = |secs| Some(Timestamp::from_secs(secs));
-        let [old, new] = [(1, 2), (2, 3)].map(|(secs, end)| Event { expires_at: until(end), ..at(Action::Suspend, secs) });
+        let [old, new] =
+            [(1, 2), (2, 3)].map(|(secs, end)| Event { expires_at: until(end), ..at(Action::Suspend, secs) });
         let mut registers = merged(&[old.clone(), new]);
         registers.expire(&terms(3));
         assert!(registers.is_blank());
@@ -442,7 +443,8 @@ mod tests {
     /// Seen failing with [`Terms::lapsed`] by the wall clock alone.
     #[test]
     fn a_wall_clock_that_runs_ahead_expires_nothing() {
-        let mut registers = merged(&[Event { expires_at: Some(Timestamp::from_secs(10)), ..at(Action::Revoke, 1) }]);
+        let mut registers =
+            merged(&[Event { expires_at: Some(Timestamp::from_secs(10)), ..at(Action::Revoke, 1) }]);
         let ahead = Terms { now: Timestamp::from_secs(1_000_000), ..terms(9) };
         assert!(!registers.due().has_come(&ahead));
         assert_eq!(registers.expire(&ahead), Forgotten::Nothing);

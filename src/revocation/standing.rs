@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::Event;
+use super::event::ADMIN;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
 
@@ -34,6 +35,28 @@ pub struct Standing {
     pub(super) lapses: Uptime,
 }
 
+/// What a reinstatement leaves behind: everything up to it is void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tombstone {
+    pub(super) stamp: Stamp,
+    /// Whether it was decided here, so that its time is by the clock of this gate.
+    pub(super) is_local: bool,
+}
+
+impl Tombstone {
+    pub(super) fn of(event: &Event) -> Self {
+        Self { stamp: (event.at, event.id.clone()), is_local: event.is_local() }
+    }
+}
+
+/// A reinstatement, as it was kept when registers had one place for it and for a suspension.
+impl From<Standing> for Tombstone {
+    fn from(reinstatement: Standing) -> Self {
+        let is_local = reinstatement.source.as_deref() == Some(ADMIN);
+        Self { stamp: reinstatement.stamp, is_local }
+    }
+}
+
 /// How far a standing reaches.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Extent {
@@ -44,10 +67,7 @@ pub(super) struct Extent {
 
 impl Extent {
     pub(super) fn of(issued_before: Option<i64>, expires_at: Option<Timestamp>) -> Self {
-        Self {
-            before: issued_before.unwrap_or(i64::MAX),
-            until: expires_at.unwrap_or(Timestamp::MAX),
-        }
+        Self { before: issued_before.unwrap_or(i64::MAX), until: expires_at.unwrap_or(Timestamp::MAX) }
     }
 
     /// Whether it is at least as wide as `other`, and lasts at least as long.
