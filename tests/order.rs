@@ -78,8 +78,8 @@ fn open(state: &Path, clock: &Clock) -> Engine {
     Engine::open(state, &Config::default(), clock.clone()).unwrap()
 }
 
-/// Seen failing with decisions that happen at the time of the wall clock, clamped or not: from "ahead by 3600 s" on the second
-/// revocation was done in name alone.
+/// Seen failing with decisions that happen at the time of the wall clock, and with decisions clamped to the present and the
+/// skew.
 #[test]
 fn a_change_takes_effect_although_the_clock_was_wrong_before() {
     for (before, target) in
@@ -117,8 +117,8 @@ fn a_change_takes_effect_although_the_clock_was_wrong_before() {
     }
 }
 
-/// Seen failing with events of feeds that any later reinstatement outranks: from "ahead by 61 s" on the event of the feed had no
-/// effect; with a doubt about those alone that are past the skew, at "ahead by 61 s".
+/// Seen failing with events of feeds that any later reinstatement outranks, and with a doubt only about reinstatements that lie
+/// past the skew: both at "ahead by 61 s, at 5 s".
 #[test]
 fn an_event_of_a_feed_takes_effect_although_the_clock_was_ahead_before() {
     for (ahead, action) in
@@ -147,7 +147,7 @@ fn an_event_of_a_feed_takes_effect_although_the_clock_was_ahead_before() {
     }
 }
 
-/// Seen failing with entries that lapse by the wall clock alone, at each of the three places.
+/// Seen failing with entries that lapse by the wall clock alone, and with an uptime that begins anew with each life.
 #[test]
 fn a_wall_clock_that_runs_ahead_expires_nothing() {
     let state = tempfile::tempdir().unwrap();
@@ -508,9 +508,9 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Seen failing with decisions stamped by the wall clock, with suspensions of which the last counts, with entries that lapse
-    /// by the wall clock alone, with feeds whose events any later reinstatement outranks, with an uptime that a restart forgets
-    /// only to go on from its start, and with `<=` for `<` in either half of [`portcullis::revocation::Entry::denies`].
+    /// Seen failing with decisions at the time of the wall clock, with suspensions of which the last counts, with entries that
+    /// lapse by the wall clock alone, with events of feeds that any later reinstatement outranks, with outcomes that are always as
+    /// asked, and with `<=` for `<` in either half of `Entry::denies`.
     #[test]
     fn what_was_answered_stands_whatever_the_clock_does(
         levels in [0..8_usize, 0..8_usize],

@@ -61,6 +61,11 @@ mod tests {
             (failed, json!({"effective": true, "durable": true, "sessions_pending": 2}), Fate::Incomplete),
             (failed, json!({"effective": false}), Fate::Refused),
             (StatusCode::CONFLICT, json!({"code": "revoked"}), Fate::Refused),
+            (
+                StatusCode::CONFLICT,
+                json!({"code": "overtaken", "effective": false, "durable": true}),
+                Fate::Refused,
+            ),
         ] {
             assert_eq!(Fate::of(status, &document), fate, "{document}");
         }

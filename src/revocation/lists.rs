@@ -97,6 +97,13 @@ impl InForce {
         let verdict = lists.accept(verified)?;
         if verdict == Verdict::New {
             let layer = layer(&lists, prints);
+            for crl in lists.twins() {
+                let (list, this_update, entries) = (title(crl), crl.this_update, crl.entries);
+                tracing::warn!(
+                    list, %this_update, entries,
+                    "another list has the same number and time, and other content; the entries of both count until a newer one comes"
+                );
+            }
             // Before anything can hit it: whoever is asked why finds it.
             let old = self.by_signer().insert(signer.clone(), Arc::new(lists));
             // Not under the lock: to free a large one takes a while, and whoever is denied asks for the lock.

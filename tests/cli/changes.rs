@@ -271,3 +271,18 @@ fn a_server_that_asks_for_patience_gets_it() {
         vec![ahead(json!({})), busy, Reply::Json(200, done("revoke", "task", "t"))]
     ));
 }
+
+#[test]
+fn a_warning_is_told_and_so_is_a_later_decision() {
+    let mut warned = done("revoke", "task", "t-42");
+    warned["warnings"] = json!(["expires_at X is before the notAfter of certificates that this hits"]);
+    let mut told = vec![sent("revoke --level task --target t-42", Reply::Json(200, warned))];
+    let mut overtaken = done("reinstate", "task", "t-42");
+    overtaken.as_object_mut().unwrap().extend([
+        ("effective".to_owned(), json!(false)),
+        ("code".to_owned(), json!("overtaken")),
+        ("error".to_owned(), json!("the target is denied: a later decision revoked or suspended it")),
+    ]);
+    told.push(run("reinstate --level task --target t-42", vec![Reply::Json(409, overtaken)]));
+    insta::assert_snapshot!(told.join("\n"));
+}

@@ -222,3 +222,18 @@ async fn what_an_administrator_suspended_no_unsigned_event_lifts() {
         assert!(site.denies(agent), "{agent}");
     }
 }
+
+/// Seen failing with a feed that says nothing of events without effect.
+#[tokio::test]
+async fn an_event_that_a_later_one_outranks_is_counted_and_logged() {
+    let queue = Queue::start(Settings::default()).unwrap();
+    let site = Site::start(&queue);
+    let target = Target::parse(Level::Principal, "a", None).unwrap();
+    let lift = Event { force: true, ..Event::new(Action::Reinstate, target, Clock::system().now()) };
+    assert!(site.engine.decide(lift).await.unwrap().as_asked);
+    // Decided long before.
+    queue.push(message(Action::Revoke, "a", 0));
+    until(|| queue.left() == 0).await;
+    assert_eq!(site.overtaken(), 1);
+    assert!(site.log().contains("overtaken") && !site.denies("a"), "{}", site.log());
+}

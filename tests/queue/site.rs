@@ -134,6 +134,14 @@ impl Site {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
     }
 
+    /// How many revocations of the queue a later event outranked.
+    pub(crate) fn overtaken(&self) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let series = "portcullis_revocation_events_overtaken_total{action=\"revoke\",feed=\"sqs\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
     /// How many parts of messages were not understood for this reason.
     pub(crate) fn poison(&self, kind: &str) -> usize {
         let text = String::from_utf8(self.metrics.render()).unwrap();

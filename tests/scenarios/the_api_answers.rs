@@ -232,6 +232,27 @@ async fn each_event_has_its_fate() {
 }
 
 #[tokio::test]
+async fn an_entry_that_ends_before_its_certificates_is_warned_of() {
+    let lab = Lab::start().await;
+    lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
+    let mut caller = ops(&lab).await;
+    let asked = |action: &str, secs: u64| {
+        let until = Clock::system().now().plus(Duration::from_secs(secs)).to_string();
+        with(change(action, "agent", "a"), "expires_at", until)
+    };
+    for action in ["suspend", "revoke"] {
+        let done = caller.done(&asked(action, 5)).await;
+        let warning = done["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("is before the notAfter of certificates that this hits (1,"), "{warning}");
+    }
+    // One that outlives them all is fine, and so is one that never ends.
+    let decades = 100 * 365 * 86_400;
+    for change in [asked("revoke", decades), change("revoke", "agent", "a")] {
+        assert_eq!(caller.done(&change).await.get("warnings"), None);
+    }
+}
+
+#[tokio::test]
 async fn the_short_form_revokes() {
     let lab = Lab::start().await;
     let cert = lab.root.agent("a");

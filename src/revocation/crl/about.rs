@@ -83,3 +83,10 @@ pub struct Mark {
     /// The hash over what is signed, see [`Crl::digest`].
     pub digest: [u8; 32],
 }
+
+impl Mark {
+    /// What makes a list newer than another: two with the same rank and other content contradict each other.
+    pub(super) fn rank(self) -> (Option<Number>, Timestamp) {
+        (self.number, self.this_update)
+    }
+}
