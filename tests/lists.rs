@@ -127,6 +127,19 @@ fn sources_never_erase_each_other() {
 }
 
 #[test]
+fn lists_that_contradict_each_other_both_deny_and_the_status_knows() {
+    let (engine, ca) = (engine(), Ca::root("A"));
+    enforce(&engine, &ca, &Forge::number(7).revokes(1));
+    assert!(engine.contradicting_lists().is_empty());
+    enforce(&engine, &ca, &Forge::number(7).revokes(2));
+    assert!(denied(&engine, &certificate(&ca, 1)) && denied(&engine, &certificate(&ca, 2)));
+    assert_eq!(engine.contradicting_lists().len(), 2);
+    enforce(&engine, &ca, &Forge::number(8).revokes(2));
+    assert!(!denied(&engine, &certificate(&ca, 1)) && denied(&engine, &certificate(&ca, 2)));
+    assert!(engine.contradicting_lists().is_empty());
+}
+
+#[test]
 fn why_can_be_told_of_every_hit() {
     let (engine, ca) = (engine(), Ca::root("A"));
     enforce(&engine, &ca, &Forge::number(41).revokes_for(1, 1).revokes_for(2, HOLD));

@@ -328,6 +328,11 @@ impl Engine {
         self.lists.crls()
     }
 
+    /// The revocation lists that another one with the same number and time contradicts: the entries of both count.
+    pub fn contradicting_lists(&self) -> Vec<Crl> {
+        self.lists.twins()
+    }
+
     /// Every entry of a revocation list for one of these targets, of certificates and tokens; of a serial
     /// without an issuer, in the lists of every signer. Reads the lists from start to end.
     pub fn listed(&self, targets: &[Target]) -> Vec<Listed> {

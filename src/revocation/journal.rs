@@ -932,6 +932,30 @@ mod tests {
         contents
     }
 
+    /// What was left to an entry is measured once, by the clock of the first start, and kept.
+    #[test]
+    fn a_journal_of_the_second_format_is_rewritten_with_what_its_entries_have_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", UNMEASURED).unwrap();
+        let row = record::second(2);
+        transaction.open_table(TARGETS).unwrap().insert("principal\0\0a", row.as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        // At the second start the clock is a day ahead.
+        for now in [5, 86_400] {
+            let (journal, contents) = Journal::open(&path, Timestamp::from_secs(now)).unwrap();
+            let [(target, registers)] = contents.rows.as_slice() else { panic!("{contents:?}") };
+            assert_eq!((target.name(), contents.uptime), ("a", Uptime::default()));
+            let lapses: Vec<_> =
+                registers.standings().map(|(_, standing)| standing.lapses.millis()).collect();
+            assert_eq!(lapses, [u64::MAX, 4000], "it expires at 9 s");
+            drop(journal);
+        }
+    }
+
     #[test]
     fn what_lapses_goes_by_and_by_and_nobody_waits_for_all_of_it() {
         let mut writer = writer();

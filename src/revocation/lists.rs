@@ -153,6 +153,12 @@ impl InForce {
         lists.iter().flat_map(|lists| lists.crls().cloned()).collect()
     }
 
+    /// The lists that another one with the same number and time contradicts.
+    pub(super) fn twins(&self) -> Vec<Crl> {
+        let lists: Vec<Arc<Lists>> = self.by_signer().values().map(Arc::clone).collect();
+        lists.iter().flat_map(|lists| lists.twins().cloned()).collect()
+    }
+
     /// Why the layer of this name denies a certificate, as far as it can be said without reading the list.
     pub(super) fn explain(&self, layer: &str, suspended: bool) -> Denial {
         if let Some(issuer) = layer.strip_prefix(TOKENS) {

@@ -223,6 +223,16 @@ impl Reader<'_> {
     }
 }
 
+/// A row of format 2 of `principal a`: revoked by 1 and suspended by 2, which expires, or reinstated by it.
+#[cfg(test)]
+pub(super) fn second(state: u8) -> Vec<u8> {
+    let stamp = |at: i64, id: u8| [&at.to_le_bytes()[..], &[1, id]].concat();
+    let revoked = [stamp(1000, b'1'), vec![0]].concat();
+    let other = [stamp(2000, b'2'), vec![16], 9000_i64.to_le_bytes().to_vec()].concat();
+    let rest = [vec![1], revoked, vec![0, state], other].concat();
+    [&checksum("principal\0\0a", &rest).to_le_bytes(), rest.as_slice()].concat()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -278,15 +288,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    /// A row of format 2 of `principal a`: revoked by 1 and suspended by 2, which expires, or reinstated by it.
-    fn second(state: u8) -> Vec<u8> {
-        let stamp = |at: i64, id: u8| [&at.to_le_bytes()[..], &[1, id]].concat();
-        let revoked = [stamp(1000, b'1'), vec![0]].concat();
-        let other = [stamp(2000, b'2'), vec![16], 9000_i64.to_le_bytes().to_vec()].concat();
-        let rest = [vec![1], revoked, vec![0, state], other].concat();
-        [&checksum("principal\0\0a", &rest).to_le_bytes(), rest.as_slice()].concat()
     }
 
     #[test]

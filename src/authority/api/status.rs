@@ -67,6 +67,11 @@ struct Entries {
     /// By layer: `live` holds what events said, of which `total` and `by_level` are; the others what the revocation lists of
     /// one authority say, under its name.
     by_layer: BTreeMap<String, u64>,
+    /// Revocation lists that another one with the same number and time contradicts, by authority: the entries of both count
+    /// until a newer one comes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    contradicting_lists: BTreeMap<String, usize>,
 }
 
 /// How the audit is.
@@ -123,6 +128,7 @@ pub(super) async fn status(
             total,
             by_level: Level::ALL.iter().map(|level| level.name()).zip(counts).collect(),
             by_layer: by_layer(&api, total),
+            contradicting_lists: contradicting_lists(&api),
         },
         feeds: api.feeds.status(api.clock.now()),
         audit: AuditStatus {
@@ -145,4 +151,11 @@ fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {
         *layers.entry(registry).or_default() += tokens as u64;
     }
     layers
+}
+
+fn contradicting_lists(api: &Api) -> BTreeMap<String, usize> {
+    api.engine.contradicting_lists().into_iter().fold(BTreeMap::new(), |mut counts, crl| {
+        *counts.entry(crl.issuer.name).or_default() += 1;
+        counts
+    })
 }
