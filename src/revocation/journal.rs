@@ -932,7 +932,8 @@ mod tests {
         contents
     }
 
-    /// What was left to an entry is measured once, by the clock of the first start, and kept.
+    /// What was left to an entry is measured once, by the clock of the first start, and kept. Seen failing where the file was
+    /// not rewritten.
     #[test]
     fn a_journal_of_the_second_format_is_rewritten_with_what_its_entries_have_left() {
         let directory = tempfile::tempdir().unwrap();

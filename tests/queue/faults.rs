@@ -191,7 +191,7 @@ async fn an_id_that_was_given_out_twice_hides_nothing() {
 }
 
 /// A sender to the queue may revoke, and lift what the queue suspended; never what an administrator did. A suspension of the
-/// queue joins the administrator's, and narrows nothing. Seen failing without that rule, by each of the three.
+/// queue joins the administrator's, and narrows nothing. Seen failing without that rule.
 #[tokio::test]
 async fn what_an_administrator_suspended_no_unsigned_event_lifts() {
     let queue = Queue::start(Settings::default()).unwrap();
