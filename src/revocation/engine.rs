@@ -605,7 +605,8 @@ impl Engine {
         if let Some(Lift { at: lifted, .. }) = ledger.outranked_by(fingerprint, event).filter(in_doubt) {
             tracing::warn!(
                 id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
-                "takes effect although the target was reinstated at a later time, which lies in the future: the clock of                  this gate was or is wrong; if the event is an old one, reinstate the target again"
+                "takes effect although the target was reinstated at a later time: that lies in the future, so \
+                 the clock of this gate was or is wrong; if the event is an old one, reinstate the target again"
             );
             event.at = next(lifted);
         }
