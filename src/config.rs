@@ -129,6 +129,9 @@ pub struct Listen {
 pub struct State {
     /// The directory of the journal and the audit, relative to the configuration file. One process alone uses it.
     pub dir: PathBuf,
+    /// Feeds rebuild the state at each start: a start makes a missing one, where it otherwise refuses.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 /// `[log]`.

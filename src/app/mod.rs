@@ -6,6 +6,7 @@
 
 mod inherited;
 mod operations;
+mod state;
 mod supervisor;
 mod witness;
 
@@ -13,7 +14,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Weak;
@@ -37,6 +37,8 @@ use tokio_rustls::TlsAcceptor;
 
 use operations::Operations;
 use operations::load_secrets;
+pub use state::StateError;
+pub use state::init as init_state;
 use supervisor::Notices;
 pub use supervisor::Supervisor;
 
@@ -95,6 +97,9 @@ pub enum Error {
     /// The configuration, or a file that it names.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The journal.
     #[error(transparent)]
     Revocation(#[from] revocation::Error),
@@ -193,6 +198,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     warn_of_routes(config);
+    state::warn(config);
     gate_bounds(&config.gate, threads(config));
     if let Some(access) = &config.log.access {
         access.check().map_err(|e| shared.no_access_log(access, &e))?;
@@ -204,8 +210,8 @@ pub fn check(config: &Config) -> Result<(), Error> {
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
 }
 
-/// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
-/// listener is bound.
+/// Starts everything that a configuration names, on the state that [`init_state`] made. When this returns, everything in
+/// the journal is refused and every listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     start_under(Supervisor::none(), config, clock)
 }
@@ -217,18 +223,19 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
     warn_of_routes(&config);
+    state::warn(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
-    warn_of_lost_journal(&state);
-    let engine = Engine::open(&state, &config.revocation, clock.clone())?;
+    let engine = state::open(&config, &clock)?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
     let has_news = config.admin.is_some() || !config.feed.is_empty();
-    let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
+    let audit =
+        has_news.then(|| state::open_audit(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
@@ -498,16 +505,6 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
     let each = |count: usize| (count / threads).max(1);
     let (connections, handshakes) = (each(connections), each(handshakes));
     Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
-}
-
-/// Says what is lost, where only the audit remembers it.
-fn warn_of_lost_journal(state: &Path) {
-    if Audit::tells_of_changes(state) && !Engine::has_journal(state) {
-        tracing::warn!(
-            state = %state.display(),
-            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
-        );
-    }
 }
 
 /// Says what is allowed, and may not be meant.

@@ -265,6 +265,7 @@ impl Health for Condition {
         self.clusters.all().iter().for_each(|cluster| cluster.show());
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
+        metrics.audit_damages.set(number(self.audit.as_ref().map_or(0, Audit::damages)));
         let lasting = self.engine.break_glass().lasting();
         metrics.advisory.set(i64::from(lasting.is_some()));
         let remaining = lasting.map_or(0, |declared| declared.remaining().as_secs());
@@ -277,8 +278,8 @@ impl Health for Condition {
         if *self.gate_drains.borrow() {
             return Err("draining".into());
         }
-        if !self.engine.is_durable() {
-            return Err("the journal cannot be written; revocations stand in memory only".into());
+        if let Some(fault) = self.engine.journal_fault() {
+            return Err(format!("the journal cannot be written; revocations stand in memory only: {fault}"));
         }
         match self.audit.as_ref().is_none_or(Audit::is_durable) {
             // Whoever depends on a stale feed is served all the same.

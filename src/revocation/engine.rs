@@ -71,7 +71,6 @@ use crate::session::Sessions;
 /// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
 /// kill before it does anything else.
 const PATIENCE: Duration = Duration::from_secs(1);
-const JOURNAL: &str = "revocations.redb";
 /// How often housekeeping gives its turn away before it takes one.
 const MOST_YIELDS: usize = 1000;
 
@@ -93,19 +92,37 @@ pub struct Engine {
 }
 
 impl Engine {
+    /// The name of the journal's file in a state directory.
+    pub const JOURNAL: &str = "revocations.redb";
+
     /// Opens the engine on a state directory, which is made if missing; everything in its journal is in effect when
     /// this returns.
     pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
-        let path = directory.join(JOURNAL);
-        let opened = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|e| JournalError::Write(e.to_string()))
-            .and_then(|()| Journal::open(&path));
-        opened
-            .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open { path, error })
+        if !Self::has_journal(directory) {
+            Self::make_directory(directory)?;
+            Self::make_journal(directory)?;
+        }
+        Self::reopen(directory, config, clock)
+    }
+
+    /// The same on a state directory whose journal must be there: a missing one was lost.
+    pub fn reopen(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
+        let path = directory.join(Self::JOURNAL);
+        let opened = Journal::open(&path).and_then(|opened| Self::new(opened, config, clock));
+        opened.map_err(|error| Error::Open { path, error })
+    }
+
+    /// Makes a state directory, for its user alone.
+    pub fn make_directory(directory: &Path) -> Result<(), Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        let failed = |e: io::Error| JournalError::Write(e.to_string());
+        made.map_err(failed).map_err(|error| Error::Open { path: directory.join(Self::JOURNAL), error })
+    }
+
+    /// Makes the empty journal of a state directory.
+    pub fn make_journal(directory: &Path) -> Result<(), Error> {
+        let path = directory.join(Self::JOURNAL);
+        Journal::make(&path).map_err(|error| Error::Open { path, error })
     }
 
     /// An engine whose journal is on the storage that `storage` returns; it is asked again after each failed write.
@@ -118,7 +135,7 @@ impl Engine {
     ) -> Result<Self, Error> {
         Journal::on(storage)
             .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open { path: JOURNAL.into(), error })
+            .map_err(|error| Error::Open { path: Self::JOURNAL.into(), error })
     }
 
     /// An engine that forgets everything with the process. For dry runs, tests and benches.
@@ -156,7 +173,7 @@ impl Engine {
 
     /// Whether a state directory has a journal.
     pub fn has_journal(directory: &Path) -> bool {
-        directory.join(JOURNAL).exists()
+        directory.join(Self::JOURNAL).exists()
     }
 
     /// A session begins: **register, then check.** While break-glass lasts it begins although it is denied, which its
@@ -422,6 +439,11 @@ impl Engine {
     /// Whether everything in effect is on disk.
     pub fn is_durable(&self) -> bool {
         self.journal.is_durable()
+    }
+
+    /// Why not everything in effect is on disk; `None` while it is.
+    pub fn journal_fault(&self) -> Option<JournalError> {
+        self.journal.fault()
     }
 
     async fn revoke(&self, event: Event, started: Instant) -> Outcome {

@@ -9,7 +9,9 @@
 //! has no checksum: which of the last two roots counts.
 //!
 //! One thread owns the file; all events that wait when it turns to them share one commit (two syncs, see [`begin`]).
-//! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
+//! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk, in the
+//! file that the journal's path leads to. A file that was removed or replaced is looked for after each commit, and
+//! once a second.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -54,6 +56,7 @@ use super::Action;
 use super::Event;
 use super::Registers;
 use super::Target;
+use super::place::FilePlace;
 use super::record;
 use super::registers::Terms;
 use super::storage;
@@ -70,6 +73,8 @@ const NEW: &str = ".new";
 const QUEUE: usize = 16_384;
 /// Events that share a commit, at most.
 const BATCH: usize = 4096;
+/// How often the thread looks for a file that was removed or replaced.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a caller waits for a disk that neither writes nor fails.
@@ -87,7 +92,8 @@ const SLACK: u64 = 6;
 const TELL: Duration = Duration::from_secs(1);
 
 /// What to do about a journal that is not whole.
-const REMEDY: &str = "restore it from a backup, or move it away and have everything revoked anew";
+const REMEDY: &str =
+    "restore it from a backup, or rebuild it from the audit with `portcullis audit replay --config FILE`";
 
 /// What is wrong with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +101,18 @@ pub enum JournalError {
     /// Another process has it open.
     #[error("in use by another process; two gates never share a state directory")]
     InUse,
+    /// There is no file.
+    #[error("there is no journal")]
+    Missing,
+    /// There is a readable journal where one was to be made.
+    #[error("there is a readable journal; `--merge` adds to it what the audit records")]
+    Readable,
+    /// The file was removed, moved or replaced while it was open, alone or with its directory.
+    #[error(
+        "the journal's file was removed or replaced under the running gate: revocations stand in memory only; put the \
+         file back, or restart and `portcullis audit replay --config FILE`"
+    )]
+    Displaced,
     /// It is torn, or was never a journal.
     #[error("not a readable journal: {0}; {REMEDY}")]
     Unreadable(String),
@@ -151,12 +169,15 @@ enum Command {
 }
 
 type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
+/// Fails if the file is not where it was opened.
+type Watch = Box<dyn Fn() -> Result<(), JournalError> + Send>;
 type Targets<'t> = Table<'t, &'static str, &'static [u8]>;
 
 /// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
 pub struct Journal {
     commands: Option<mpsc::Sender<Command>>,
     durable: Arc<AtomicBool>,
+    fault: Arc<Mutex<Option<JournalError>>>,
     missed: Arc<Mutex<Rows>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -165,17 +186,53 @@ pub struct Journal {
 pub(super) type Contents = Vec<(Target, Registers)>;
 
 impl Journal {
-    /// Opens the journal file, or makes it, and reads all of it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Contents), JournalError> {
-        if !path.try_exists().map_err(write_error)? {
-            create(path)?;
+    /// Makes an empty journal file. Another process may be faster: then its file is the journal.
+    pub(super) fn make(path: &Path) -> Result<(), JournalError> {
+        create(path, &Contents::new())?;
+        sync_directory(path).map_err(write_error)
+    }
+
+    /// Makes a journal file that holds these rows, where there is none.
+    pub(super) fn make_with(path: &Path, contents: &Contents) -> Result<(), JournalError> {
+        if path.symlink_metadata().is_ok() {
+            return Err(JournalError::Readable);
         }
+        create(path, contents)?;
+        sync_directory(path).map_err(write_error)
+    }
+
+    /// Reads a journal that no engine has open; it is not to be opened until the database is dropped.
+    pub(super) fn read(path: &Path) -> Result<(Database, Contents), JournalError> {
+        if !path.try_exists().map_err(write_error)? {
+            return Err(JournalError::Missing);
+        }
+        let (path, size) = (path.to_owned(), || 0);
+        let mut open: Opener = Box::new(move || open_file(&path));
+        caught(|| load(&mut open, &size)).map_err(as_unreadable)
+    }
+
+    /// Puts these rows in the place of those of the same targets.
+    pub(super) fn extend(database: &Database, contents: &Contents) -> Result<(), JournalError> {
+        caught(|| rewrite(database, contents))
+    }
+
+    /// Opens the journal file, which must be there, and reads all of it.
+    pub(super) fn open(path: &Path) -> Result<(Self, Contents), JournalError> {
+        let place = Arc::new(FilePlace::of(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => JournalError::Missing,
+            _ => write_error(e),
+        })?);
         remove_leftovers(path);
         // At each start: whoever made the file may have been killed before it came to this.
         sync_directory(path).map_err(write_error)?;
         let (path, same) = (path.to_owned(), path.to_owned());
         let size = move || std::fs::metadata(&same).map_or(0, |file| file.len());
-        Self::with(Box::new(move || open_file(&path)), &size)
+        let watched = Arc::clone(&place);
+        let open = move || {
+            check_place(&place)?;
+            open_file(&path)
+        };
+        Self::with(Box::new(open), Box::new(move || check_place(&watched)), &size)
     }
 
     /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
@@ -195,21 +252,24 @@ impl Journal {
             }
             Ok(database)
         };
-        Self::with(Box::new(open), &|| 0)
+        Self::with(Box::new(open), Box::new(|| Ok(())), &|| 0)
     }
 
     /// Opens a journal wherever `open` says, which is called again after each failure. `size` is that of its file.
-    fn with(mut open: Opener, size: &dyn Fn() -> u64) -> Result<(Self, Contents), JournalError> {
-        let (database, contents) = caught(|| load(&mut open, size)).map_err(|e| match e {
-            JournalError::Damaged(what) => JournalError::Unreadable(what),
-            e => e,
-        })?;
+    fn with(
+        mut open: Opener,
+        watch: Watch,
+        size: &dyn Fn() -> u64,
+    ) -> Result<(Self, Contents), JournalError> {
+        let (database, contents) = caught(|| load(&mut open, size)).map_err(as_unreadable)?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
-        let missed = Arc::<Mutex<Rows>>::default();
+        let (missed, fault) = (Arc::<Mutex<Rows>>::default(), Arc::default());
         let writer = Writer {
             database: Some(database),
             open,
+            watch,
+            fault: Arc::clone(&fault),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
             doubtful: Doubtful::new(),
@@ -219,12 +279,18 @@ impl Journal {
         let runtime = Builder::new_current_thread().enable_time().build().map_err(write_error)?;
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("journal".into()).spawn(run).map_err(write_error)?;
-        Ok((Self { commands: Some(commands), durable, missed, thread: Some(thread) }, contents))
+        Ok((Self { commands: Some(commands), durable, fault, missed, thread: Some(thread) }, contents))
     }
 
     /// Whether the last commit reached the disk.
     pub fn is_durable(&self) -> bool {
         self.durable.load(Ordering::Acquire)
+    }
+
+    /// Why the last commit did not reach the disk; `None` if it did.
+    pub fn fault(&self) -> Option<JournalError> {
+        let fault = || lock(&self.fault).clone().unwrap_or(JournalError::Hung);
+        (!self.is_durable()).then(fault)
     }
 
     /// Writes an event, and returns once it is on disk.
@@ -248,6 +314,7 @@ impl Journal {
     }
 
     fn hung(&self) -> JournalError {
+        *lock(&self.fault) = Some(JournalError::Hung);
         self.durable.store(false, Ordering::Release);
         JournalError::Hung
     }
@@ -293,6 +360,9 @@ type Doubtful = BTreeMap<String, Option<Vec<u8>>>;
 struct Writer {
     database: Option<Database>,
     open: Opener,
+    watch: Watch,
+    /// Why the last turn failed.
+    fault: Arc<Mutex<Option<JournalError>>>,
     /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
     unwritten: Rows,
     /// Some of it goes with each commit; what an event is for goes before that event is merged.
@@ -310,18 +380,40 @@ impl Writer {
             let mut batch = Vec::new();
             let is_well = self.unwritten.is_empty() && self.durable.load(Ordering::Acquire);
             let received = match (is_well, self.lapsing.is_empty()) {
-                (true, true) => Ok(inbox.recv_many(&mut batch, BATCH).await),
+                (true, true) => timeout(LOOK, inbox.recv_many(&mut batch, BATCH)).await,
                 (true, false) => timeout(Duration::ZERO, inbox.recv_many(&mut batch, BATCH)).await,
                 (false, _) => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
             };
             if received == Ok(0) {
                 break;
             }
-            self.turn(batch);
+            match received {
+                Err(_) if is_well && self.lapsing.is_empty() => self.look(),
+                _ => self.turn(batch),
+            }
         }
         if !self.unwritten.is_empty() || !self.doubtful.is_empty() {
             self.turn(Vec::new());
         }
+    }
+
+    /// Notices a file that was removed or replaced, without writing to it.
+    fn look(&mut self) {
+        if let Err(error) = (self.watch)() {
+            self.fail(&error);
+            self.durable.store(false, Ordering::Release);
+        }
+    }
+
+    /// Closes the database: an I/O error poisons it, and the next turn opens it anew.
+    fn fail(&mut self, error: &JournalError) {
+        let closed = self.database.take();
+        let _ = caught(|| {
+            drop(closed);
+            Ok(())
+        });
+        *lock(&self.fault) = Some(error.clone());
+        tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
     }
 
     fn turn(&mut self, batch: Vec<Command>) {
@@ -331,13 +423,7 @@ impl Writer {
         }
         let result = caught(|| self.commit(&batch));
         if let Err(error) = &result {
-            // An I/O error poisons the open database: the next turn opens it anew.
-            let closed = self.database.take();
-            let _ = caught(|| {
-                drop(closed);
-                Ok(())
-            });
-            tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
+            self.fail(error);
         } else {
             if !self.durable.load(Ordering::Acquire) {
                 tracing::info!("journal: writes again; everything in effect is on disk");
@@ -404,6 +490,8 @@ impl Writer {
         step.forget()?;
         let lapsed = step.finish();
         transaction.commit().map_err(write_error)?;
+        // What a file holds that no path leads to is lost with the process.
+        (self.watch)()?;
         lapsed.iter().for_each(|key| drop(self.lapsing.remove(key)));
         Ok(())
     }
@@ -492,8 +580,23 @@ fn keep(rows: &mut Rows, event: &Event) {
     row.registers.merge(event);
 }
 
-fn lock(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
-    rows.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn as_unreadable(error: JournalError) -> JournalError {
+    match error {
+        JournalError::Damaged(what) => JournalError::Unreadable(what),
+        error => error,
+    }
+}
+
+fn check_place(place: &FilePlace) -> Result<(), JournalError> {
+    match place.is_kept() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(JournalError::Displaced),
+        Err(error) => Err(write_error(error)),
+    }
 }
 
 fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
@@ -512,10 +615,13 @@ fn bad_row(key: &str, why: &'static str) -> JournalError {
 
 /// Makes the file under a name of its own first: a journal that exists is a whole one. If another process was faster,
 /// its file is the journal.
-fn create(path: &Path) -> Result<(), JournalError> {
+fn create(path: &Path, contents: &Contents) -> Result<(), JournalError> {
     let new = PathBuf::from(format!("{}{NEW}-{:016x}", path.display(), RandomState::new().hash_one(())));
     let database = builder().create(&new).map_err(open_error)?;
     initialize(&database)?;
+    if !contents.is_empty() {
+        rewrite(&database, contents)?;
+    }
     drop(database);
     match std::fs::hard_link(&new, path) {
         // Whoever finds a journal removes the leftovers, this one with them.
@@ -748,6 +854,8 @@ mod tests {
         Writer {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
+            watch: Box::new(|| Ok(())),
+            fault: Arc::default(),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
             doubtful: Doubtful::new(),
@@ -895,7 +1003,7 @@ mod tests {
         writer.turn(vec![append(suspension("a", None))]);
         assert!(!writer.durable.load(Ordering::Acquire));
         assert_eq!(writer.unwritten.len(), 1);
-        let opened = Journal::with(Box::new(|| panic!("page {}", 7)), &|| 0);
+        let opened = Journal::with(Box::new(|| panic!("page {}", 7)), Box::new(|| Ok(())), &|| 0);
         assert_eq!(opened.err(), Some(JournalError::Unreadable("page 7".into())));
     }
 }

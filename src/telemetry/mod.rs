@@ -77,6 +77,8 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
+    /// `portcullis_audit_damages`: places where the audit is damaged, without those that are accepted.
+    pub audit_damages: IntGauge,
     /// `portcullis_advisory`: 1 while break-glass lasts.
     pub advisory: IntGauge,
     /// `portcullis_advisory_remaining_seconds`: until it ends by itself.
@@ -136,6 +138,10 @@ impl Metrics {
             enforced: maker.enforced()?,
             feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
+            audit_damages: maker.gauge(
+                "portcullis_audit_damages",
+                "Places where the audit is damaged, without those that are accepted.",
+            )?,
             advisory: maker.gauge("portcullis_advisory", "1 while break-glass lasts: nothing is refused.")?,
             advisory_remaining: maker
                 .gauge("portcullis_advisory_remaining_seconds", "Until break-glass ends by itself.")?,

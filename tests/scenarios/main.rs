@@ -11,6 +11,7 @@ mod process;
 mod strict;
 mod upstream;
 
+mod a_lost_state_is_refused;
 mod administrators_decide;
 mod an_incident_is_handled;
 mod answers_come_as_they_are;

@@ -183,7 +183,6 @@ async fn the_state_of_another_gate() {
 #[tokio::test]
 async fn state_that_cannot_be_read() {
     let site = Site::new();
-    fs::create_dir(site.path("state")).unwrap();
     site.write("state/revocations.redb", "these are no revocations");
     let run = ended(site.command("run")).await;
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -194,6 +193,7 @@ async fn state_that_cannot_be_read() {
     );
     // Nor may the state be anything but a directory.
     let site = Site::new();
+    fs::remove_dir_all(site.path("state")).unwrap();
     site.write("state", "");
     let run = ended(site.command("run")).await;
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -203,6 +203,7 @@ async fn state_that_cannot_be_read() {
 #[tokio::test]
 async fn what_is_right_is_said_to_be() {
     let site = Site::new();
+    fs::remove_dir_all(site.path("state")).unwrap();
     let ended = ended(site.command("validate")).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.out, format!("{}: ok\n", site.path("portcullis.toml").display()));

@@ -78,7 +78,7 @@ struct AuditStatus {
     hash: String,
     /// Whether every line is on disk.
     durable: bool,
-    /// The first damage that was found in it, as `FILE:LINE: reason`.
+    /// The first damage in it that is not accepted, as `FILE:LINE: reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     fault: Option<String>,
