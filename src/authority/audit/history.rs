@@ -1,6 +1,5 @@
 //! The changes that an audit records, as the events that they were: what a lost journal is rebuilt from.
 
-use std::fs::File;
 use std::io;
 use std::io::BufReader;
 use std::io::Read as _;
@@ -10,9 +9,7 @@ use serde::Deserialize;
 
 use super::AuditError;
 use super::files;
-use super::files::CURRENT;
 use super::files::Source;
-use super::files::found;
 use super::line::Lines;
 use super::line::Link;
 use super::line::Next;
@@ -24,8 +21,9 @@ use crate::revocation::Target;
 
 /// How much of a file is read at once, bytes.
 const BUFFER: usize = 256 * 1024;
-/// How much of the newest file [`newest_changes`] reads, bytes.
+/// How much [`newest_changes`] reads at first, and how much of all files at most, bytes.
 const NEWEST: u64 = 256 * 1024;
+const FURTHEST: u64 = 64 * 1024 * 1024;
 
 /// A change that took effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,24 +51,28 @@ pub fn changes(directory: &Path, found: &mut dyn FnMut(PastChange)) -> Result<u6
     Ok(count)
 }
 
-/// The changes in the last quarter of a MiB of a directory's audit, oldest first, without damaged lines. Blocks.
+/// The newest changes of a directory's audit, oldest first, without damaged lines: those in the last quarter of a MiB, or
+/// further back if there is none. Blocks.
 pub fn newest_changes(directory: &Path) -> Result<Vec<PastChange>, AuditError> {
-    let failed = |e: io::Error| AuditError::Read { path: directory.to_owned(), error: e.to_string() };
-    let lines = || -> io::Result<Vec<u8>> {
-        let current = found(File::open(directory.join(CURRENT)))?;
-        if let Some(file) = current.filter(|file| file.metadata().is_ok_and(|file| file.len() > 0)) {
-            return tail::newest(&file, NEWEST);
-        }
-        match files::list(directory)?.0.last() {
-            Some(newest) => tail::newest(&File::open(directory.join(newest.name()))?, NEWEST),
-            None => Ok(Vec::new()),
-        }
+    let failed = |path: &Path, e: io::Error| AuditError::Read { path: path.to_owned(), error: e.to_string() };
+    let (sources, _) = match files::view(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        view => view.map_err(|e| failed(directory, e))?,
     };
-    let lines = match lines() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        lines => lines.map_err(failed)?,
-    };
-    Ok(lines.split(|byte| *byte == b'\n').filter_map(PastChange::parse).collect())
+    let mut budget = FURTHEST;
+    for source in sources.iter().rev() {
+        let file = source.open().map_err(|e| failed(&source.path, e))?;
+        for size in [NEWEST, FURTHEST] {
+            let lines = tail::newest(&file, size.min(budget)).map_err(|e| failed(&source.path, e))?;
+            let changes: Vec<PastChange> =
+                lines.split(|byte| *byte == b'\n').filter_map(PastChange::parse).collect();
+            if !changes.is_empty() {
+                return Ok(changes);
+            }
+        }
+        budget = budget.saturating_sub(source.len);
+    }
+    Ok(Vec::new())
 }
 
 fn changes_of(source: &Source, found: &mut dyn FnMut(PastChange)) -> io::Result<u64> {
@@ -147,9 +149,13 @@ impl PastChange {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Config;
+    use super::super::Entry;
     use super::super::Head;
     use super::super::line::seal;
+    use super::super::record;
     use super::*;
+    use crate::clock::Clock;
 
     const TIME: &str = "2027-01-15T08:00:00.000Z";
 
@@ -175,6 +181,30 @@ mod tests {
         let texts = (event.reason.as_deref(), event.actor.as_deref(), event.source.as_deref());
         assert_eq!(texts, (Some("lost"), Some("secret:ops"), Some("sqs")));
         assert_eq!(PastChange::parse(text.replace("lost", "LOST").as_bytes()), None, "a damaged line");
+    }
+
+    /// Seen failing with a look at the last quarter of a MiB alone, and with one at the newest file alone.
+    #[test]
+    fn the_newest_change_is_found_behind_many_other_lines() {
+        for max_bytes in [1 << 24, 1 << 16] {
+            let directory = tempfile::tempdir().unwrap();
+            let change = Entry {
+                action: "revoke".into(),
+                outcome: "applied".into(),
+                id: Some("x".into()),
+                level: Some("task".into()),
+                target: Some("t".into()),
+                at: Timestamp::parse(TIME),
+                ..Entry::default()
+            };
+            let call = Entry { action: "call".into(), reason: Some("r".repeat(500)), ..Entry::default() };
+            let entries = std::iter::once(change).chain(std::iter::repeat_n(call, 1000)).collect();
+            let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+            record(directory.path(), &Config { max_bytes }, clock, entries).unwrap();
+            let sequences = newest_changes(directory.path()).unwrap();
+            assert_eq!(sequences.iter().map(|change| change.sequence).collect::<Vec<_>>(), [1]);
+        }
+        assert_eq!(newest_changes(Path::new("/nowhere")).unwrap(), []);
     }
 
     #[test]
