@@ -139,7 +139,11 @@ upstream = ["http://127.0.0.1:{self.up}"]
 [state]
 dir = "{name}-state"
 {more}""")
+        self.make_state(binary, f"{name}.toml")
         self.start(name, str(binary), "run", "--config", f"{name}.toml")
+
+    def make_state(self, binary, config):
+        subprocess.run([str(binary), "state", "init", "--config", config], cwd=self.d, check=True, stdout=subprocess.DEVNULL)
 
     def wait(self, name, port):
         for _ in range(200):

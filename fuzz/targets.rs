@@ -15,6 +15,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use http::HeaderName;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::feed::message::Origin;
@@ -22,6 +23,7 @@ use portcullis::feed::message::Reader;
 use portcullis::identity::Binding;
 use portcullis::identity::Certificate;
 use portcullis::identity::Claim;
+use portcullis::identity::ClaimScope;
 use portcullis::identity::ClaimSource;
 use portcullis::identity::Config;
 use portcullis::identity::DnsName;
@@ -36,6 +38,9 @@ use portcullis::identity::Subject;
 use portcullis::identity::Template;
 use portcullis::identity::TrustDomain;
 use portcullis::identity::ambiguous_path;
+use portcullis::proxy::ClaimHeaders;
+use portcullis::proxy::Section;
+use portcullis::proxy::may_pass;
 use portcullis::revocation::Action;
 use portcullis::revocation::Engine;
 use portcullis::revocation::Event;
@@ -105,6 +110,81 @@ pub(crate) fn spiffe_id(bytes: &[u8]) {
     assert_eq!(revocable(Level::TrustDomain, id.trust_domain()), id.trust_domain());
     assert_eq!(revocable(Level::Principal, text), text);
     assert!(text.len() <= 2048 && text.bytes().all(|byte| byte.is_ascii_graphic()));
+}
+
+/// The name of a header or trailer: none that is the variable of the gate's own, of a claim or of the framing passes.
+pub(crate) fn header_name(bytes: &[u8]) {
+    let Ok(name) = HeaderName::from_bytes(bytes) else {
+        return;
+    };
+    let all = CLAIMED.map(HeaderName::from_static);
+    let claims = ClaimHeaders { own: Some(&all[0]), all: &all };
+    let passes = |section| may_pass(&name, section, claims);
+    let is_guarded = |known: &[&str]| known.iter().any(|known| is_one_variable(name.as_str(), known));
+    let is_family = FAMILIES.iter().any(|family| is_below(name.as_str(), family));
+    let is_own = name == all[0];
+    let is_never = is_family || is_guarded(&OWN) || is_guarded(&HOP);
+    let is_framing = is_guarded(&FRAMING) && !FRAMING.contains(&name.as_str());
+    if is_never || is_framing || (is_guarded(&CLAIMED) && !is_own) {
+        assert!(!passes(Section::Header), "{name}");
+    }
+    if is_never || is_guarded(&CLAIMED) || is_guarded(&FRAMING) {
+        assert!(!passes(Section::Trailer), "{name}");
+    }
+    assert!(!is_own || passes(Section::Header));
+    // What has nothing to do with any of them passes.
+    let starts = |known: &&str| known.bytes().next() == name.as_str().bytes().next();
+    let known = || OWN.iter().chain(&CLAIMED).chain(&FRAMING).chain(&HOP).chain(&FAMILIES);
+    assert!(known().any(starts) || passes(Section::Header) && passes(Section::Trailer), "{name}");
+}
+
+/// Headers in which some route expects a claim; the gate has bound the first.
+const CLAIMED: [&str; 2] = ["x-agent-id", "agent"];
+/// Headers that the gate sets, and those by which upstreams learn the same from other proxies.
+const OWN: [&str; 10] = [
+    "client-cert",
+    "client-cert-chain",
+    "forwarded",
+    "proxy",
+    "remote-user",
+    "ssl-cert",
+    "x-forwarded-client-cert",
+    "x-portcullis-principal",
+    "x-real-ip",
+    "x-request-id",
+];
+/// Headers that frame a request: in a header each is the gate's to read, in its own spelling.
+const FRAMING: [&str; 6] = ["content-length", "content-type", "expect", "host", "te", "trailer"];
+/// Headers of one hop: none of them passes in any spelling.
+const HOP: [&str; 6] =
+    ["connection", "keep-alive", "proxy-authorization", "proxy-connection", "transfer-encoding", "upgrade"];
+/// Families of headers that the gate speaks for.
+const FAMILIES: [&str; 4] = ["x-forwarded-", "x-portcullis-", "x-ssl-client", "ssl-client"];
+
+/// The variables that common servers and languages make of a header's name.
+fn variables(name: &str) -> [String; 5] {
+    let each = |fold: fn(char) -> char| name.chars().map(fold).collect::<String>();
+    let cgi = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' };
+    [
+        // CGI (RFC 3875, section 4.1.18), as Apache and lighttpd make it, for PHP-FPM too.
+        format!("HTTP_{}", each(cgi)),
+        // WSGI (PEP 3333) and Rack: dashes alone.
+        format!("HTTP_{}", each(|c| if c == '-' { '_' } else { c.to_ascii_uppercase() })),
+        // nginx's $http_name, and its FastCGI.
+        format!("http_{}", each(|c| if c == '-' { '_' } else { c.to_ascii_lowercase() })),
+        // PHP's own names of variables: dots and spaces are underscores as well.
+        format!("php_{}", each(|c| if "-. ".contains(c) { '_' } else { c.to_ascii_uppercase() })),
+        // Servers that keep names as they are, in any case.
+        format!("as-is {}", each(|c| c.to_ascii_lowercase())),
+    ]
+}
+
+fn is_one_variable(name: &str, known: &str) -> bool {
+    variables(name).iter().zip(variables(known)).any(|(one, other)| *one == other)
+}
+
+fn is_below(name: &str, family: &str) -> bool {
+    variables(name).iter().zip(variables(family)).any(|(name, family)| name.starts_with(&family))
 }
 
 /// The claim in a request's path.
@@ -464,7 +544,8 @@ fn binding() -> Binding {
             template("spiffe://lab.test/task/{task}/agent/{agent}"),
             template("dns:{agent}.lab.test"),
         ],
-        claim: ClaimSource::Header { name: http::HeaderName::from_static("x-agent-id"), optional: false },
+        claim: ClaimSource::Header { name: HeaderName::from_static("x-agent-id"), optional: false },
+        claim_scope: ClaimScope::default(),
     })
 }
 

@@ -1,9 +1,11 @@
-//! Wall time. **Invariant:** nothing else in the crate reads the wall clock.
+//! Wall time, and the time that has passed. **Invariant:** nothing else in the crate reads the wall clock.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
+use std::time::Instant;
 use std::time::SystemTime;
 use std::time::UNIX_EPOCH;
 
@@ -22,6 +24,8 @@ use time::format_description::well_known::Rfc3339;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The beginning of time: earlier than every other timestamp.
+    pub const MIN: Self = Self(i64::MIN);
     /// The end of time: later than every other timestamp.
     pub const MAX: Self = Self(i64::MAX);
 
@@ -121,33 +125,70 @@ impl<'de> Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where `now` comes from: the system, or a test's hand.
-#[derive(Clone, Debug, Default)]
-pub struct Clock(Option<Arc<AtomicI64>>);
+/// The system's clock, or one that a test moves.
+#[derive(Clone, Debug)]
+pub struct Clock(TimeSource);
+
+#[derive(Clone, Debug)]
+enum TimeSource {
+    /// Since when this clock counts the time that passes.
+    System(Instant),
+    Manual(Arc<ClockHands>),
+}
+
+/// Both readings of a manual clock, milliseconds.
+#[derive(Debug)]
+struct ClockHands {
+    wall: AtomicI64,
+    elapsed: AtomicU64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::system()
+    }
+}
 
 impl Clock {
-    /// The system's wall clock.
+    /// The system's clocks.
     pub fn system() -> Self {
-        Self(None)
+        Self(TimeSource::System(Instant::now()))
     }
 
-    /// A clock that stands at `start` until [`Clock::advance`] moves it. For tests.
+    /// A clock that stands at `start` until [`Clock::advance`] or [`Clock::set`] moves it. For tests.
     pub fn manual(start: Timestamp) -> Self {
-        Self(Some(Arc::new(AtomicI64::new(start.millis()))))
+        let hands = ClockHands { wall: AtomicI64::new(start.millis()), elapsed: AtomicU64::new(0) };
+        Self(TimeSource::Manual(Arc::new(hands)))
     }
 
-    /// Moves a manual clock forward; does nothing to the system's.
+    /// Lets time pass on a manual clock, by both readings; does nothing to the system's.
     pub fn advance(&self, by: Duration) {
-        if let Some(millis) = &self.0 {
-            millis.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        if let TimeSource::Manual(hands) = &self.0 {
+            hands.wall.fetch_add(i64::try_from(by.as_millis()).unwrap_or(i64::MAX), Ordering::SeqCst);
+            hands.elapsed.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        }
+    }
+
+    /// Sets the wall time of a manual clock, as an administrator or NTP does: no time passes. Does nothing to the system's.
+    pub fn set(&self, now: Timestamp) {
+        if let TimeSource::Manual(hands) = &self.0 {
+            hands.wall.store(now.millis(), Ordering::SeqCst);
         }
     }
 
     /// The present.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Some(millis) => Timestamp(millis.load(Ordering::SeqCst)),
-            None => system_now(),
+            TimeSource::Manual(hands) => Timestamp(hands.wall.load(Ordering::SeqCst)),
+            TimeSource::System(_) => system_now(),
+        }
+    }
+
+    /// The time that has passed since the clock was made, by the monotonic clock: setting the wall clock does not move it.
+    pub fn elapsed(&self) -> Duration {
+        match &self.0 {
+            TimeSource::Manual(hands) => Duration::from_millis(hands.elapsed.load(Ordering::SeqCst)),
+            TimeSource::System(since) => since.elapsed(),
         }
     }
 }
@@ -181,6 +222,8 @@ mod tests {
         let clock = Clock::manual(Timestamp::from_secs(10));
         assert_eq!(clock.now(), Timestamp::from_secs(10));
         clock.advance(Duration::from_secs(5));
-        assert_eq!(clock.now(), Timestamp::from_secs(15));
+        assert_eq!((clock.now(), clock.elapsed()), (Timestamp::from_secs(15), Duration::from_secs(5)));
+        clock.set(Timestamp::from_secs(3));
+        assert_eq!((clock.now(), clock.elapsed()), (Timestamp::from_secs(3), Duration::from_secs(5)));
     }
 }

@@ -129,6 +129,9 @@ pub struct Listen {
 pub struct State {
     /// The directory of the journal and the audit, relative to the configuration file. One process alone uses it.
     pub dir: PathBuf,
+    /// Feeds rebuild the state at each start: a start makes a missing one, where it otherwise refuses.
+    #[serde(default)]
+    pub ephemeral: bool,
 }
 
 /// `[log]`.
@@ -376,10 +379,20 @@ impl Config {
         let own = own.filter_map(|(i, route)| Some((format!("route[{i}].claim"), route.claim.as_ref()?)));
         let mut claims = own.chain([("identity.claim".to_owned(), &self.identity.claim)]);
         let by_path = claims.find(|(_, claim)| matches!(claim, ClaimSource::Path { .. }));
-        match by_path.filter(|_| domains.len() > 1) {
-            Some((key, _)) => Err(self.error(
+        let Some((key, _)) = by_path else { return Ok(()) };
+        if domains.len() > 1 {
+            return Err(self.error(
                 &key,
                 "with several trust domains an agent id is not unique: claim the SPIFFE ID in a header",
+            ));
+        }
+        match self.identity.scoped_templates().find(|template| template.reads_spiffe()) {
+            Some(template) => Err(self.error(
+                &key,
+                format!(
+                    "two agents under `{template}` may have the same agent id: claim the SPIFFE ID in a header, \
+                     or vouch with `identity.claim_scope = \"agent\"` that no two do"
+                ),
             )),
             None => Ok(()),
         }

@@ -2,6 +2,7 @@
 
 use http::StatusCode;
 use serde::Deserialize;
+use serde::Serialize;
 use serde_json::Value;
 use serde_json::json;
 
@@ -37,6 +38,17 @@ pub struct Problem {
 impl Problem {
     /// The document as a line of JSON (RFC 8259), with as much of it as `disclose` allows.
     pub fn to_json(&self, disclose: Disclose) -> Vec<u8> {
+        format!("{}\n", self.document(disclose)).into_bytes()
+    }
+
+    /// The whole document with one more member.
+    pub fn to_json_with(&self, name: &str, value: &impl Serialize) -> Vec<u8> {
+        let mut document = self.document(Disclose::Reason);
+        document[name] = serde_json::to_value(value).unwrap_or_default();
+        format!("{document}\n").into_bytes()
+    }
+
+    fn document(&self, disclose: Disclose) -> Value {
         let title = self.status.canonical_reason().unwrap_or("Error");
         let mut document = json!({
             "type": "about:blank",
@@ -54,7 +66,7 @@ impl Problem {
             document["detail"] = Value::from(self.reason.as_str());
             document["error"] = Value::from(self.reason.as_str());
         }
-        format!("{document}\n").into_bytes()
+        document
     }
 }
 

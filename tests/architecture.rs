@@ -74,6 +74,11 @@ fn judge(name: &str, source: &str) -> Vec<String> {
     if source.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with("//")) {
         faults.push(format!("src/{name}: the module holds nothing"));
     }
+    if room == "feed" && decides_here(source) {
+        faults.push(format!(
+            "src/{name}: a feed hands its events to `Engine::apply`, never to `Engine::decide`"
+        ));
+    }
     match uses(&module, source) {
         Ok(uses) => faults.extend(uses.iter().filter_map(|used| used.fault(name, room))),
         Err(error) => faults.push(format!("src/{name}: does not parse: {error}")),
@@ -97,6 +102,11 @@ fn opens_with_docs(room: &str, source: &str) -> bool {
 
 fn layer(room: &str) -> Option<usize> {
     LAYERS.iter().position(|rooms| rooms.contains(&room))
+}
+
+/// Whether a source has an event stamped as one that was decided here, which no clock clamps.
+fn decides_here(source: &str) -> bool {
+    source.replace(char::is_whitespace, "").contains(".decide(")
 }
 
 fn uses(module: &[String], source: &str) -> syn::Result<Vec<Use>> {
@@ -402,6 +412,14 @@ fn a_way_around_is_reported() {
     only_fault("session.rs", "use portcullis::proxy::Gate;");
     only_fault("session.rs", "use crate::Gate;");
     only_fault("main.rs", "use portcullis::rig::Drill;");
+}
+
+#[test]
+fn a_feed_that_decides_is_reported() {
+    let fault = only_fault("feed/intake.rs", "fn take(&self) { self.engine\n.decide(event); }");
+    assert!(fault.contains("never to `Engine::decide`"), "{fault}");
+    assert_clean("feed/intake.rs", "fn take(&self) { self.engine.apply(event); }");
+    assert_clean("authority/api/decision.rs", "fn take(&self) { self.engine.decide(event); }");
 }
 
 #[test]

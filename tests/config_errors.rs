@@ -43,6 +43,16 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "{ header = \"a b\" }",
         "dir/gate.toml:10: identity.claim: `a b` is not a header",
     ),
+    (
+        "claim = {",
+        "claim_scope = \"tenant\"\nclaim = {",
+        "dir/gate.toml:10: identity.claim_scope: unknown variant `tenant`",
+    ),
+    (
+        "/agent/{agent}\"]\nclaim = { header = \"x-agent-id\" }",
+        "/{tenant}/agent/{agent}\"]\nclaim = { path = \"/agents/{agent}/\" }",
+        "dir/gate.toml:10: identity.claim: two agents under `spiffe://{trust_domain}/{tenant}/agent/{agent}` may have",
+    ),
     ("{ header = \"x-agent-id\" }", "\"nothing\"", "dir/gate.toml:10: identity.claim: invalid value"),
     ("http://127", "ftp://127", "dir/gate.toml:12: route[0].upstream[0]: `ftp://127.0.0.1:9000`"),
     (

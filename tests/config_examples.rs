@@ -196,6 +196,7 @@ fn the_units_say_what_the_program_goes_by() {
         limit
     };
     let sidecar = load("sidecar.toml", include_str!("../config/sidecar.toml"));
+    assert!(service.contains("portcullis state init --config /etc/portcullis/gate.toml"));
     assert!(seconds("TimeoutStopSec") > sidecar.gate.drain);
     seconds("WatchdogSec");
     for line in service.lines().chain(socket.lines()).filter(|line| !line.is_empty()) {

@@ -111,6 +111,9 @@ fn json_is_one_object_in_which_everything_was_seen() {
     assert!(number("bystander_requests") > 300, "{told}");
     assert_eq!(seen["resumed"], "refused");
     assert_eq!(seen["code"], "principal_revoked");
+    // The same, as the upstream meets it. Seen failing with an upstream connection that is closed instead of reset.
+    assert_eq!(seen["upload"]["end"], "reset", "{told}");
+    assert!(seen["upload"]["read"].as_u64() < seen["upload"]["bytes"].as_u64(), "{told}");
     assert_eq!(seen["not_seen"], Value::Array(Vec::new()));
 }
 
@@ -133,6 +136,8 @@ fn taken_ports_are_replaced_and_every_kind_of_connection_has_its_line() {
         let line = |line: &&str| line.contains("alice") && line.contains(kind) && line.contains(" ms ");
         assert_eq!(told.lines().filter(line).count(), 1, "{kind}: {told}");
     }
+    let upload = told.lines().find(|line| line.contains("upload ")).unwrap();
+    assert!(upload.contains("then a reset"), "{upload}");
     assert!(!told.contains("NOT SEEN"), "{told}");
     assert!(!told.contains('\x1b'), "no colours into a pipe: {told}");
 }

@@ -11,8 +11,10 @@ use portcullis::clock::Timestamp;
 use portcullis::revocation::Action;
 use portcullis::revocation::Config;
 use portcullis::revocation::Engine;
+use portcullis::revocation::Error;
 use portcullis::revocation::Event;
 use portcullis::revocation::Level;
+use portcullis::revocation::Outcome;
 use portcullis::revocation::Registers;
 use portcullis::revocation::State;
 use portcullis::revocation::Target;
@@ -87,19 +89,27 @@ fn recount(engine: &Engine) -> [usize; 8] {
     Level::ALL.map(|level| levels.iter().filter(|found| **found == level).count())
 }
 
-/// Applies an event while whoever it kills lets go. Returns the ids of those, whether it was taken in, and whether it
-/// changed anything.
+/// Applies an event of a feed, see [`carried_out`].
 fn apply(engine: &Engine, event: Event, guards: &mut Vec<Guard>) -> (Vec<SessionId>, Option<bool>) {
+    carried_out(engine.apply(event), guards)
+}
+
+/// Carries an event out while the sessions that it kills let go. Returns their ids, and whether it changed anything, if it
+/// was taken in.
+fn carried_out(
+    outcome: impl Future<Output = Result<Outcome, Error>>,
+    guards: &mut Vec<Guard>,
+) -> (Vec<SessionId>, Option<bool>) {
     runtime().block_on(async {
         let let_go = async {
-            // The first poll of `apply` publishes and kills.
+            // The first poll publishes and kills.
             tokio::task::yield_now().await;
             let (ended, live) = std::mem::take(guards).into_iter().partition(|guard| guard.cause().is_some());
             *guards = live;
             let ended: Vec<Guard> = ended;
             ended.iter().map(|guard| guard.session().id()).collect()
         };
-        let (outcome, ended) = tokio::join!(engine.apply(event), let_go);
+        let (outcome, ended) = tokio::join!(outcome, let_go);
         (ended, outcome.ok().map(|outcome| outcome.changed))
     })
 }
@@ -146,7 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Seen failing with a preview that does not clamp the event, that merges into the registers themselves, and with
+    /// Seen failing with a preview that gives the event another time, that merges into the registers themselves, and with
     /// counts that expiry or a restart leaves as they are.
     #[test]
     fn a_preview_says_what_happens_and_changes_nothing_and_the_counts_are_right(
@@ -166,7 +176,7 @@ proptest! {
                     let preview = engine.preview(&event);
                     prop_assert_eq!(&before, &picture(&engine), "{:?}", &event);
                     let mut foretold: Vec<SessionId> = preview.sessions.iter().map(|s| s.id()).collect();
-                    let (mut ended, changed) = apply(&engine, event.clone(), &mut guards);
+                    let (mut ended, changed) = carried_out(engine.decide(event.clone()), &mut guards);
                     foretold.sort_unstable();
                     ended.sort_unstable();
                     prop_assert_eq!((preview.changes, foretold), (changed.unwrap_or(false), ended), "{:?}", event);
@@ -203,7 +213,7 @@ fn what_stands_is_listed_with_its_own_events_and_where_they_came_from() {
         let _ = apply(&engine, event, &mut Vec::new());
     }
     let check = |engine: &Engine| {
-        let registers = engine.standing(&agent("A")).unwrap();
+        let registers = engine.standing(&agent("a")).unwrap();
         let all: Vec<_> = registers.standings().map(|(state, s)| (state, s.stamp.1.as_str())).collect();
         assert_eq!(all, [(State::Revoked, "narrow"), (State::Revoked, "wide"), (State::Suspended, "pause")]);
         for (_, standing) in registers.standings() {

@@ -36,6 +36,8 @@ use portcullis::session::Credential;
 const STATE: &str = "PORTCULLIS_TEST_STATE";
 const FIRST: &str = "PORTCULLIS_TEST_FIRST";
 const START: i64 = 1_800_000_000;
+/// By how much the clock of a helper is wrong, seconds.
+const OFFSETS: [i64; 5] = [0, -86_400, 86_400, -3600, 61];
 const KILLS: u64 = 300;
 /// After so many kills it is begun anew: what grows takes longer to open, and is killed less often.
 const LIFE: u64 = 30;
@@ -44,8 +46,10 @@ const AT_ONCE: u64 = 8;
 /// Each helper's numbers are its own.
 const NUMBERS: u64 = 1_000_000;
 
-fn open(directory: &Path) -> Engine {
-    let clock = Clock::manual(Timestamp::from_secs(START));
+/// Opens the engine under a clock that is wrong by another time at each kill.
+fn open(directory: &Path, kill: u64) -> Engine {
+    let offset = OFFSETS[usize::try_from(kill).unwrap() % OFFSETS.len()];
+    let clock = Clock::manual(Timestamp::from_secs(START + offset));
     Engine::open(directory, &Config::default(), clock).expect("it must open whenever it was killed")
 }
 
@@ -124,10 +128,10 @@ fn what_was_acknowledged_survives_three_hundred_kills() {
             kill_one(directory.path(), kill, &mut told);
             // Now and then the next one starts on what this one left, without anybody having looked.
             if kill % 3 == 0 {
-                verify(&open(directory.path()), &told, kill);
+                verify(&open(directory.path(), kill + 1), &told, kill);
             }
         }
-        verify(&open(directory.path()), &told, KILLS);
+        verify(&open(directory.path(), life), &told, KILLS);
         acknowledged += told.values().map(|told| told.acknowledged).sum::<usize>();
     }
     assert!(acknowledged > 5000, "{acknowledged} is too few to tell");
@@ -152,7 +156,7 @@ fn kill_one(directory: &Path, kill: u64, told: &mut BTreeMap<u64, Told>) {
 fn helper_takes_in_whatever_comes() {
     let Some(state) = std::env::var_os(STATE).map(PathBuf::from) else { return };
     let first: u64 = std::env::var(FIRST).unwrap().parse().unwrap();
-    let engine = open(&state);
+    let engine = open(&state, first / NUMBERS);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     say("");
     for round in 0..NUMBERS / AT_ONCE {
@@ -162,8 +166,12 @@ fn helper_takes_in_whatever_comes() {
             async move {
                 for event in events(number) {
                     say(&format!("+ {number};"));
-                    let outcome = engine.apply(event).await.unwrap();
-                    assert_eq!(outcome.durable, Ok(()));
+                    // Half of them are told by a feed.
+                    let outcome = match number % 2 {
+                        0 => engine.decide(event).await.unwrap(),
+                        _ => engine.apply(event).await.unwrap(),
+                    };
+                    assert_eq!((outcome.durable, outcome.as_asked), (Ok(()), true));
                     say(&format!("= {number};"));
                 }
             }

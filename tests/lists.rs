@@ -112,16 +112,31 @@ fn sources_never_erase_each_other() {
     // A list without it lifts what the list said, and not what was told.
     enforce(&engine, &ca, &Forge::number(2));
     assert!(denied(&engine, &target));
-    let lift =
-        |force| Event { force, ..Event::new(Action::Reinstate, target.clone(), engine.now_for(&target)) };
-    apply(&engine, lift(false));
+    let lift = |force| {
+        let event = Event { force, ..Event::new(Action::Reinstate, target.clone(), forge::now()) };
+        assert!(runtime().block_on(engine.decide(event)).is_ok());
+    };
+    lift(false);
     assert!(!denied(&engine, &target));
     // Nor the reverse, whatever the force.
     enforce(&engine, &ca, &Forge::number(3).revokes(1));
-    apply(&engine, lift(true));
+    lift(true);
     assert!(denied(&engine, &target) && denied(&engine, &certificate(&other, 7)));
     let lists: Vec<_> = engine.lists().iter().map(|crl| (crl.issuer.name.clone(), crl.entries)).collect();
     assert_eq!(lists.len(), 2, "{lists:?}");
+}
+
+#[test]
+fn lists_that_contradict_each_other_both_deny_and_the_status_knows() {
+    let (engine, ca) = (engine(), Ca::root("A"));
+    enforce(&engine, &ca, &Forge::number(7).revokes(1));
+    assert!(engine.contradicting_lists().is_empty());
+    enforce(&engine, &ca, &Forge::number(7).revokes(2));
+    assert!(denied(&engine, &certificate(&ca, 1)) && denied(&engine, &certificate(&ca, 2)));
+    assert_eq!(engine.contradicting_lists().len(), 2);
+    enforce(&engine, &ca, &Forge::number(8).revokes(2));
+    assert!(!denied(&engine, &certificate(&ca, 1)) && denied(&engine, &certificate(&ca, 2)));
+    assert!(engine.contradicting_lists().is_empty());
 }
 
 #[test]

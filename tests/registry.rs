@@ -16,6 +16,7 @@ use std::time::Duration;
 use portcullis::clock::Clock;
 use portcullis::clock::Timestamp;
 use portcullis::identity::Binding;
+use portcullis::identity::ClaimScope;
 use portcullis::identity::ClaimSource;
 use portcullis::identity::Template;
 use portcullis::identity::Trust;
@@ -79,6 +80,7 @@ fn seen(number: u64, days: i64) -> Seen {
         principal: Some(format!("agent-{number}")),
         agent: None,
         issuers: vec!["abcd".into()],
+        issuer_key: None,
         issued_at: START,
         not_before: at(0),
         not_after: at(days * 86_400),
@@ -121,6 +123,7 @@ impl Family {
             trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
             templates: vec![Template::parse("spiffe://{trust_domain}/task/{task}/agent/{agent}").unwrap()],
             claim: ClaimSource::None,
+            claim_scope: ClaimScope::default(),
         };
         Self {
             chain: chain(0x0a1b, "spiffe://lab.test/task/t1/agent/a", "a.lab.test"),
@@ -175,7 +178,7 @@ fn a_serial_is_known_under_either_name_of_its_issuer() {
             }
             let authorities = [(issuer, Some(root.key.as_str())), (root, None)];
             for (authority, above) in authorities {
-                let found = registry.by_serial(authority.serial.as_str(), above);
+                let found = registry.by_serial(authority.certificates[0].serial.as_str(), above);
                 assert!(matches!(found.as_slice(), [seen] if seen.authority), "{when}: {found:?}");
             }
         },
@@ -203,7 +206,7 @@ fn each_level_finds_what_it_would_hit() {
         (target(Level::Issuer, issuer.key.as_str()), &both, 1),
         (target(Level::Issuer, root.id().as_str()), &both, 2),
         (target(Level::Key, root.key.as_str()), &both, 2),
-        (target(Level::Certificate, issuer.serial.as_str()), &both, 1),
+        (target(Level::Certificate, issuer.certificates[0].serial.as_str()), &both, 1),
     ];
     in_every_state(
         |registry| {

@@ -99,6 +99,7 @@ dir = "state"
             spiffe_id("admin/ops")
         );
         let config = Config::parse(&directory.path().join("gate.toml"), text, &[]).unwrap();
+        app::init_state(&config, &clock).unwrap();
         let running = app::start(config, clock).unwrap();
         Self { directory, pki, admin, running }
     }

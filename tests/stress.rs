@@ -49,7 +49,7 @@ fn mixed(seed: u32) -> u32 {
 }
 
 /// Decides about his own targets, and looks after each decision.
-async fn decide(engine: &Engine, decider: u32) {
+async fn decide(engine: &Engine, clock: &Clock, decider: u32) {
     let mut denied = vec![false; TARGETS as usize];
     let mut lapsing = denied.clone();
     for round in 0..DECISIONS {
@@ -61,12 +61,13 @@ async fn decide(engine: &Engine, decider: u32) {
             (false, _) => (Action::Suspend, false),
             (true, _) => (Action::Reinstate, true),
         };
-        let at = engine.now_for(&target);
+        let at = clock.now();
         // Every now and then a suspension that lapses at once, whenever somebody looks.
         let lapses = action == Action::Suspend && mixed(round).is_multiple_of(7);
         let event =
             Event { force, expires_at: lapses.then_some(at), ..Event::new(action, target.clone(), at) };
-        let outcome = engine.apply(event).await.unwrap();
+        let outcome = engine.decide(event).await.unwrap();
+        assert!(outcome.as_asked, "{outcome:?}");
         *is_denied = !*is_denied;
         let verdict = engine.judge(&credential(engine, &[&target]));
         assert!(verdict.is_err() == *is_denied || lapses, "{action:?} {target}: {outcome:?}");
@@ -145,11 +146,12 @@ fn runtime() -> tokio::runtime::Runtime {
 fn everything_at_once_holds() {
     // What has had its time is forgotten at once.
     let config = Config { skew: Duration::ZERO, remember: Duration::ZERO };
-    let engine = Engine::in_memory(&config, Clock::default()).unwrap();
+    let clock = Clock::default();
+    let engine = Engine::in_memory(&config, clock.clone()).unwrap();
     let ca = forge::Ca::root("A");
     let gone = task(u32::MAX, 1);
-    let event = Event::new(Action::Revoke, gone.clone(), engine.now_for(&gone));
-    assert!(runtime().block_on(engine.apply(event)).is_ok());
+    let event = Event::new(Action::Revoke, gone.clone(), clock.now());
+    assert!(runtime().block_on(engine.decide(event)).is_ok());
     let first = forge::Forge::number(0).revokes(1).sign(&ca);
     let first = Verified::read(&first, &ca.issuers(), &Limits::default(), forge::now()).unwrap();
     let _ = engine.take_in(first).unwrap();
@@ -173,8 +175,8 @@ fn everything_at_once_holds() {
         });
         let deciders: Vec<_> = (0..DECIDERS)
             .map(|decider| {
-                let engine = &engine;
-                scope.spawn(move || runtime().block_on(decide(engine, decider)))
+                let (engine, clock) = (&engine, &clock);
+                scope.spawn(move || runtime().block_on(decide(engine, clock, decider)))
             })
             .collect();
         let ended: Vec<_> = deciders.into_iter().map(std::thread::ScopedJoinHandle::join).collect();

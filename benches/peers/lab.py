@@ -187,6 +187,7 @@ class Lab(side.Lab):
         self.admin = side.free_port()
         text = PORTCULLIS.format(d=self.d, port=port, up=self.up, admin=self.admin)
         (self.d / "portcullis.toml").write_text(text)
+        self.make_state(self.binary, "portcullis.toml")
         self.start("portcullis", str(self.binary), "run", "--config", "portcullis.toml")
 
     def until(self, name, what, done):

@@ -6,6 +6,7 @@
 
 mod inherited;
 mod operations;
+mod state;
 mod supervisor;
 mod witness;
 
@@ -13,7 +14,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Weak;
@@ -37,6 +37,8 @@ use tokio_rustls::TlsAcceptor;
 
 use operations::Operations;
 use operations::load_secrets;
+pub use state::StateError;
+pub use state::init as init_state;
 use supervisor::Notices;
 pub use supervisor::Supervisor;
 
@@ -48,6 +50,7 @@ use crate::config::ConfigError;
 use crate::feed;
 use crate::feed::Intake;
 use crate::identity::Binding;
+use crate::identity::ClaimSource;
 use crate::identity::DnsName;
 use crate::identity::Trust;
 use crate::problem::Disclose;
@@ -72,6 +75,7 @@ use crate::revocation;
 use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Sightings;
 use crate::revocation::Timelines;
 use crate::telemetry::AccessConfig;
 use crate::telemetry::AccessLog;
@@ -95,6 +99,9 @@ pub enum Error {
     /// The configuration, or a file that it names.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// The journal.
     #[error(transparent)]
     Revocation(#[from] revocation::Error),
@@ -193,6 +200,8 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
     warn_of_routes(config);
+    warn_of_scopes(config);
+    state::warn(config);
     gate_bounds(&config.gate, threads(config));
     if let Some(access) = &config.log.access {
         access.check().map_err(|e| shared.no_access_log(access, &e))?;
@@ -204,8 +213,8 @@ pub fn check(config: &Config) -> Result<(), Error> {
     admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
 }
 
-/// Starts everything that a configuration names. When this returns, everything in the journal is refused and every
-/// listener is bound.
+/// Starts everything that a configuration names, on the state that [`init_state`] made. When this returns, everything in
+/// the journal is refused and every listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
     start_under(Supervisor::none(), config, clock)
 }
@@ -217,25 +226,28 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
     warn_of_routes(&config);
+    warn_of_scopes(&config);
+    state::warn(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
-    warn_of_lost_journal(&state);
-    let engine = Engine::open(&state, &config.revocation, clock.clone())?;
+    let engine = state::open(&config, &clock)?;
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
+    engine.recall(&registry.authorities());
     let mut shared = Shared::new(config, clock, engine, registry)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
     let has_news = config.admin.is_some() || !config.feed.is_empty();
-    let audit = has_news.then(|| Audit::open(&state, &config.audit, shared.clock.clone())).transpose()?;
+    let audit =
+        has_news.then(|| state::open_audit(&state, &config.audit, shared.clock.clone())).transpose()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
     let threads = threads(&config);
     let bounds = gate_bounds(&config.gate, threads);
-    // Each client's connection takes two descriptors; what is left then is for feeds and administrators.
-    shared.clusters.bound(descriptors() / 8 * 3);
+    // Each connection takes two descriptors, of clients and to upstreams; what is left is for feeds and administrators.
+    shared.clusters.bound(descriptors() / 16 * 3);
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -314,6 +326,7 @@ impl Running {
             tracing::error!("the operations thread failed");
         }
         self.registry.flush();
+        self.registry.keep_authorities(self.engine.authorities());
         self.access_log.into_iter().for_each(AccessLogWriter::finish);
         tracing::info!(cut, "portcullis is down");
         cut
@@ -371,7 +384,13 @@ impl Shared {
     fn begin_feeds(&mut self, audit: Option<Audit>) -> Result<feed::Running, ConfigError> {
         let plan = self.plan_feeds()?;
         let (engine, timelines) = (Arc::clone(&self.engine), Arc::clone(&self.timelines));
-        let mut intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let sightings = Sightings::new(
+            Arc::clone(&engine),
+            Arc::clone(&self.registry),
+            &self.config.identity.trust_domains,
+        );
+        let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
+        let mut intake = intake.sighting(sightings);
         if let Some(audit) = audit {
             intake = intake.witnessed(witness::on_record(audit, Arc::clone(&self.registry)));
         }
@@ -500,16 +519,6 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
     Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
 }
 
-/// Says what is lost, where only the audit remembers it.
-fn warn_of_lost_journal(state: &Path) {
-    if Audit::tells_of_changes(state) && !Engine::has_journal(state) {
-        tracing::warn!(
-            state = %state.display(),
-            "the audit tells of changes, but there is no journal: whatever was revoked is forgotten"
-        );
-    }
-}
-
 /// Says what is allowed, and may not be meant.
 fn warn_of_routes(config: &Config) {
     for route in config.route.iter().filter(|route| route.demand == Demand::None) {
@@ -520,6 +529,24 @@ fn warn_of_routes(config: &Config) {
     for name in config.upstream.keys().filter(|name| !config.route.iter().any(|route| leads_to(route, name)))
     {
         tracing::warn!(upstream = name, "no route leads to this upstream");
+    }
+}
+
+/// Warns of the templates under which a claim must be the whole name of the principal.
+fn warn_of_scopes(config: &Config) {
+    let mut claims =
+        config.route.iter().filter_map(|route| route.claim.as_ref()).chain([&config.identity.claim]);
+    if claims.all(|claim| matches!(claim, ClaimSource::None)) {
+        return;
+    }
+    for template in config.identity.scoped_templates() {
+        let variable = template.scope().unwrap_or_default();
+        tracing::warn!(
+            %template,
+            variable,
+            "two agents under this template may have the same agent id, so that a claim of the agent id alone is refused: \
+             claim the SPIFFE ID or DNS name, or vouch with identity.claim_scope = \"agent\" that no two do"
+        );
     }
 }
 

@@ -65,6 +65,7 @@ use crate::revocation::FeedState;
 use crate::revocation::FeedStatus;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Sightings;
 use crate::telemetry;
 use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
@@ -147,7 +148,7 @@ impl Operations {
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
-            spawn_local(keep_registry(Arc::clone(&shared.registry)));
+            spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
             let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
             spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
             match admin {
@@ -265,6 +266,7 @@ impl Health for Condition {
         self.clusters.all().iter().for_each(|cluster| cluster.show());
         let durable = self.engine.is_durable() && self.audit.as_ref().is_none_or(Audit::is_durable);
         metrics.durable.set(i64::from(durable));
+        metrics.audit_damages.set(number(self.audit.as_ref().map_or(0, Audit::damages)));
         let lasting = self.engine.break_glass().lasting();
         metrics.advisory.set(i64::from(lasting.is_some()));
         let remaining = lasting.map_or(0, |declared| declared.remaining().as_secs());
@@ -277,8 +279,8 @@ impl Health for Condition {
         if *self.gate_drains.borrow() {
             return Err("draining".into());
         }
-        if !self.engine.is_durable() {
-            return Err("the journal cannot be written; revocations stand in memory only".into());
+        if let Some(fault) = self.engine.journal_fault() {
+            return Err(format!("the journal cannot be written; revocations stand in memory only: {fault}"));
         }
         match self.audit.as_ref().is_none_or(Audit::is_durable) {
             // Whoever depends on a stale feed is served all the same.
@@ -321,6 +323,7 @@ async fn keep_house(engine: Arc<Engine>) {
     loop {
         turns.tick().await;
         let mut lapsed = 0;
+        engine.note_uptime();
         for part in engine.due() {
             lapsed += engine.expire_part(part);
             // Millions may lapse at once, and this thread also takes revocations in.
@@ -340,14 +343,18 @@ async fn sum_up(api: Arc<Api>) {
     }
 }
 
-async fn keep_registry(registry: Arc<Registry>) {
+async fn keep_registry(registry: Arc<Registry>, engine: Arc<Engine>) {
     let mut turns = tokio::time::interval(FLUSH);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         turns.tick().await;
-        let registry = Arc::clone(&registry);
+        let (registry, engine) = (Arc::clone(&registry), Arc::clone(&engine));
         // It waits for the disk, which nothing else of this runtime may.
-        if let Err(error) = tokio::task::spawn_blocking(move || registry.flush()).await {
+        let keep = move || {
+            registry.flush();
+            registry.keep_authorities(engine.authorities());
+        };
+        if let Err(error) = tokio::task::spawn_blocking(keep).await {
             tracing::error!(%error, "the registry's housekeeping failed");
         }
     }
@@ -386,7 +393,9 @@ impl Shared {
         let names =
             section.roles().into_iter().flat_map(|(role, _, names)| names.iter().map(move |n| (n, role)));
         let roles = names.map(|(name, role)| (name.clone(), role)).collect();
+        let (engine, registry) = (Arc::clone(&self.engine), Arc::clone(&self.registry));
         Ok(Arc::new(Api {
+            sightings: Sightings::new(engine, registry, binding.trust_domains()),
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
             feeds: Arc::clone(&self.feeds),

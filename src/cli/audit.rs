@@ -1,5 +1,6 @@
 //! `portcullis audit`: who did what, and whether the record of it is whole.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -9,6 +10,8 @@ use serde_json::json;
 
 use super::DONE;
 use super::REFUSED;
+use super::accept::ACCEPT;
+use super::accept::AcceptArgs;
 use super::complain;
 use super::order::level;
 use super::output::Page;
@@ -19,9 +22,13 @@ use super::question;
 use super::question::Window;
 use super::question::moment;
 use super::question::number;
+use super::replay::REPLAY;
+use super::replay::ReplayArgs;
 use super::server::ServerArgs;
 use super::server::query;
 use crate::authority::audit;
+use crate::authority::audit::Acceptance;
+use crate::authority::audit::Damage;
 use crate::authority::audit::Head;
 use crate::authority::audit::Query;
 use crate::authority::audit::Report;
@@ -38,6 +45,12 @@ pub(super) enum AuditCommand {
     /// Say whether the record is whole: every line, in its place, unchanged.
     #[command(after_help = VERIFY)]
     Verify(VerifyArgs),
+    /// Accept damage that was examined, so that only new damage is an alert.
+    #[command(after_help = ACCEPT)]
+    Accept(AcceptArgs),
+    /// Rebuild a lost journal from the record.
+    #[command(after_help = REPLAY)]
+    Replay(ReplayArgs),
 }
 
 const LIST: &str = "Examples:
@@ -54,6 +67,7 @@ A head that was noted outside of this machine (`portcullis status` shows it) is
 what tells if the newest lines were cut off, or all of it was written anew or put
 back as it once was. If whole older files were archived, say with --from what is
 left: the sequence in the name of the oldest file that is here.
+Damage that was examined and accepted (`portcullis audit accept`) counts as whole.
 Exit codes: 0 it is whole, 1 it is not, or it cannot be read.";
 
 /// Which audit.
@@ -129,15 +143,17 @@ pub(super) struct ListArgs {
 }
 
 /// What the audit calls what was asked, and what became of it.
-const ACTIONS: [&str; 8] = [
+const ACTIONS: [&str; 10] = [
     "revoke",
     "suspend",
     "reinstate",
     "end_session",
     "authenticate",
     "call",
+    "state_init",
     "audit_recovered",
     "audit_continued",
+    "audit_accepted",
 ];
 const OUTCOMES: [&str; 7] =
     ["applied", "effective_not_durable", "asked", "refused", "failed", "recovered", "lost"];
@@ -161,6 +177,8 @@ impl AuditCommand {
         match self {
             Self::List(list) => list.run(),
             Self::Verify(verify) => verify.run(),
+            Self::Accept(accept) => accept.run(),
+            Self::Replay(replay) => replay.run(),
         }
     }
 }
@@ -279,6 +297,10 @@ impl VerifyArgs {
         for (sequence, reason) in &report.recoveries {
             page.field("mended", &format_args!("at {sequence}: {reason}"));
         }
+        for acceptance in &report.accepted {
+            let Acceptance { sequence, actor, reason, damage } = acceptance;
+            page.field("accepted", &format_args!("{damage} (at {sequence}, by {actor}: {reason})"));
+        }
         if report.torn_tail {
             complain(&"the last line is not complete: it is being written, or a gate was killed");
         }
@@ -292,6 +314,14 @@ impl VerifyArgs {
             for (sequence, reason) in &fault.recoveries {
                 complain(&format_args!("before that it was mended at {sequence}: {reason}"));
             }
+            let more = |damage: &&Damage| {
+                fault.line != Some(damage.line)
+                    || fault.file.file_name() != Some(OsStr::new(damage.file.as_str()))
+            };
+            for damage in fault.damages.iter().filter(more) {
+                complain(&format_args!("and at {damage}"));
+            }
+            document["damages"] = json!(fault.damages);
             document["file"] = fault.file.display().to_string().into();
             document["line"] = fault.line.into();
             document["sequence"] = fault.sequence.into();
@@ -308,6 +338,11 @@ fn mended(recoveries: &[(u64, String)]) -> Value {
     recoveries.iter().map(|(sequence, reason)| json!({"sequence": sequence, "reason": reason})).collect()
 }
 
+fn accepted(acceptance: &Acceptance) -> Value {
+    let Acceptance { sequence, actor, reason, damage } = acceptance;
+    json!({"sequence": sequence, "actor": actor, "reason": reason, "damage": damage})
+}
+
 fn document(report: &Report) -> Value {
     json!({
         "whole": true,
@@ -318,5 +353,6 @@ fn document(report: &Report) -> Value {
         "starts_midway": report.starts_midway,
         "torn_tail": report.torn_tail,
         "recoveries": mended(&report.recoveries),
+        "accepted": report.accepted.iter().map(accepted).collect::<Vec<_>>(),
     })
 }

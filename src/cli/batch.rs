@@ -20,7 +20,9 @@ use super::blast::Consent;
 use super::change::NOTHING_TO_LIFT;
 use super::change::REVOCATIONS;
 use super::change::UNKNOWN;
+use super::change::still_refused;
 use super::change::unenforced;
+use super::change::warnings;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
@@ -206,6 +208,13 @@ impl Batch<'_> {
                 counted(unknown as u64, "certificate"),
             ));
         }
+        let unseen = sent.results().filter(|document| document["known"] == Value::Bool(false)).count();
+        if unseen > 0 && mode == Mode::Change {
+            let targets = counted(unseen as u64, "target");
+            complain(&format_args!(
+                "note: this gate has never seen {targets} of the list; nothing was hit there so far"
+            ));
+        }
         self.complain_of_stop(sent, mode);
     }
 
@@ -213,11 +222,19 @@ impl Batch<'_> {
     fn complain_of_lines(&self, sent: &Sent) {
         let mut kinds: BTreeMap<String, usize> = BTreeMap::new();
         for (line, (status, document)) in self.lines.iter().zip(&sent.answers) {
+            for warning in warnings(document) {
+                let (name, number, target) = (&self.name, line.number, &line.change.target);
+                complain(&format_args!("{name}:{number} {target}: warning: {warning}"));
+            }
             let (told, kind) = match Fate::of(*status, document) {
                 Fate::Done => continue,
                 Fate::Idle => {
                     let subject = line.change.subject();
                     (format!("{NOTHING_TO_LIFT} {subject}"), format!("{NOTHING_TO_LIFT} them"))
+                }
+                Fate::Shut => {
+                    let others = still_refused(document).join("; ");
+                    (format!("still refused by {others}"), "still refused by other entries".to_owned())
                 }
                 Fate::Kept | Fate::Incomplete | Fate::Refused => {
                     let told = format!("{} {}", status.as_u16(), failure_of(document, *status));
@@ -268,6 +285,7 @@ impl Batch<'_> {
         let mut words = vec![format!("{} done", count(Fate::Done))];
         let rare = [
             (Fate::Idle, "nothing to lift"),
+            (Fate::Shut, "lifted but still refused"),
             (Fate::Kept, "in effect but not on disk"),
             (Fate::Incomplete, "in effect but not complete"),
         ];
@@ -344,7 +362,7 @@ impl Sent {
     }
 
     fn done(&self) -> usize {
-        self.results().count()
+        self.fates().filter(|(fate, _)| matches!(fate, Fate::Done | Fate::Idle)).count()
     }
 
     fn fates(&self) -> impl Iterator<Item = (Fate, &Value)> {

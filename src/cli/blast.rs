@@ -29,6 +29,8 @@ pub(super) struct Blast {
     includes_caller: bool,
     /// What one of them would be refused with.
     refusal: Option<String>,
+    /// What one of them does not hit although it may look so.
+    note: Option<String>,
 }
 
 /// Whether it is to be done.
@@ -57,6 +59,7 @@ impl Blast {
             blast.principals_total += number("principals_total").max(names.len() as u64);
             blast.principals.extend(names.into_iter().map(str::to_owned));
             blast.includes_caller |= answer["includes_caller"] == Value::Bool(true);
+            blast.note = answer["note"].as_str().map(str::to_owned).or(blast.note);
             blast.refusal = refusal(answer).map(|(_, told)| told).or(blast.refusal);
             blast
         })
@@ -79,6 +82,9 @@ impl Blast {
             (0..=1, _) => page.field("not seen", &"the gate does not know it"),
             (all, some) => page.field("not seen", &format_args!("{some} of {all} are not known to the gate")),
         }
+        if let Some(note) = &self.note {
+            page.field("not hit", note);
+        }
         page.field("sessions", &format_args!("{most}{}", self.sessions));
         page.field("certificates", &format_args!("{most}{}", self.certificates));
         page.field("principals", &format_args!("{most}{}{}", self.principals_total, self.names()));
@@ -96,11 +102,6 @@ impl Blast {
     /// Whether whoever asks would be shut out himself.
     pub(super) fn includes_caller(&self) -> bool {
         self.includes_caller
-    }
-
-    /// Whether something is hit that the gate has not seen.
-    pub(super) fn is_unknown(&self) -> bool {
-        self.unknown > 0
     }
 
     /// With what it would be refused: `CODE: ERROR`.

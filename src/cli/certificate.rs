@@ -4,12 +4,8 @@ use std::path::Path;
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use x509_parser::certificate::X509Certificate;
-use x509_parser::extensions::ParsedExtension;
-use x509_parser::prelude::FromDer as _;
 
 use crate::identity::Certificate;
-use crate::identity::KeyId;
 use crate::revocation::Level;
 
 /// The certificates of a file (PEM), in its order; at least one.
@@ -23,6 +19,14 @@ pub(super) fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     }
 }
 
+/// The SHA-256 of the first certificate of a file.
+pub(super) fn sha256(file: &Path) -> Result<String, String> {
+    let unfit = |reason: &str| format!("{}: {reason}", file.display());
+    let all = read(file)?;
+    let der = all.first().ok_or_else(|| unfit("holds no certificate"))?;
+    Certificate::parse(der).map(|own| own.sha256.to_string()).map_err(|error| unfit(&error.to_string()))
+}
+
 /// What the first certificate of a file is called at a level, and, if that is its serial, the key id of its issuer.
 pub(super) fn target(file: &Path, level: Level) -> Result<(String, Option<String>), String> {
     let unfit = |reason: &str| format!("{}: {reason}", file.display());
@@ -30,7 +34,10 @@ pub(super) fn target(file: &Path, level: Level) -> Result<(String, Option<String
     let der = all.first().ok_or_else(|| unfit("holds no certificate"))?;
     let certificate = Certificate::parse(der).map_err(|error| unfit(&error.to_string()))?;
     match level {
-        Level::Certificate => Ok((certificate.serial.to_string(), issuer(der))),
+        Level::Certificate => {
+            let issuer = certificate.authority_key_id.map(|id| id.to_string());
+            Ok((certificate.serial.to_string(), issuer))
+        }
         Level::Key => Ok((certificate.key.to_string(), None)),
         Level::Principal => {
             let subject = certificate.subject.map_err(|error| unfit(&error.to_string()))?;
@@ -41,11 +48,9 @@ pub(super) fn target(file: &Path, level: Level) -> Result<(String, Option<String
             };
             Ok((name, None))
         }
-        Level::Issuer if !certificate.signs => Err(unfit("not the certificate of an authority")),
-        Level::Issuer => match certificate.key_id {
-            Some(id) => Ok((id.to_string(), None)),
-            None => Err(unfit("has no subject key id")),
-        },
+        Level::Issuer if !certificate.is_authority => Err(unfit("not the certificate of an authority")),
+        // Its subject key id is what this certificate calls it; the key is the same in all of its certificates.
+        Level::Issuer => Ok((certificate.key.to_string(), None)),
         Level::TrustDomain => {
             let subject = certificate.subject.map_err(|error| unfit(&error.to_string()))?;
             let id = subject.spiffe.ok_or_else(|| unfit("has no SPIFFE ID, and so no trust domain"))?;
@@ -53,18 +58,6 @@ pub(super) fn target(file: &Path, level: Level) -> Result<(String, Option<String
         }
         level => Err(format!("--certificate names no {level}")),
     }
-}
-
-/// The key id of the issuer, as the certificate has it (RFC 5280, section 4.2.1.1).
-fn issuer(der: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(der).ok()?;
-    certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::AuthorityKeyIdentifier(authority) => {
-            let id = authority.key_identifier.as_ref()?.0;
-            (1..=64).contains(&id.len()).then(|| KeyId::from_bytes(id).to_string())
-        }
-        _ => None,
-    })
 }
 
 #[cfg(test)]
@@ -87,8 +80,8 @@ mod tests {
         assert_eq!(named(Level::Key), (parsed.key.to_string(), None));
         assert_eq!(named(Level::Principal), ("spiffe://demo.test/agent/alice".into(), None));
         assert_eq!(named(Level::TrustDomain), ("demo.test".into(), None));
-        let key_id = root.key_id.unwrap().to_string();
-        assert_eq!(target(&pki.ca(), Level::Issuer), Ok((key_id, None)));
+        assert_eq!(target(&pki.ca(), Level::Issuer), Ok((root.key.to_string(), None)));
+        assert_eq!(sha256(&files.certificate), Ok(parsed.sha256.to_string()));
         assert!(target(&files.certificate, Level::Issuer).is_err());
         assert!(target(&files.certificate, Level::Task).is_err());
         assert!(target(&files.key, Level::Key).unwrap_err().ends_with("holds no certificate"));

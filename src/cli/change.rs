@@ -5,6 +5,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::DONE;
+use super::PARTLY;
 use super::REFUSED;
 use super::USAGE;
 use super::answer::Answer;
@@ -22,6 +23,7 @@ use super::output::counted;
 use super::output::print_document;
 use super::server::Server;
 use super::server::talk;
+use crate::revocation::Action;
 use crate::revocation::Level;
 
 /// Where changes are sent.
@@ -55,7 +57,7 @@ impl ChangeArgs {
             Err(code) => return code,
         };
         match send(&mut server, &change).await {
-            Ok(answer) => self.print(order, &change, &answer, &ahead),
+            Ok(answer) => self.print(order, &change, &answer),
             Err(error) if ahead.includes_caller() => error.told(Effect::ChangesCaller),
             Err(error) => error.told(Effect::Changes),
         }
@@ -130,27 +132,31 @@ impl ChangeArgs {
         }
     }
 
-    fn print(&self, order: Order, change: &Change, answer: &Answer, ahead: &Blast) -> u8 {
+    fn print(&self, order: Order, change: &Change, answer: &Answer) -> u8 {
         let is_done = answer.is_done("id");
         if self.server.json {
             print_document(&answer.body);
         } else if is_done {
             let mut page = Page::new();
             page.line(&told(order, change.level, answer));
+            for other in answer.document["lifted"].as_array().into_iter().flatten() {
+                let text = |name: &str| other[name].as_str().unwrap_or_default();
+                page.line(&format_args!(
+                    "reinstated {} {} (id {})",
+                    text("level"),
+                    text("target"),
+                    text("id")
+                ));
+            }
             // It is done, whether or not anybody can be told.
             page.print();
         }
         if answer.document["enforced"] == Value::Bool(false) {
             complain(&unenforced(&answer.document["break_glass_until"]));
         }
-        if is_done && ahead.is_unknown() && is_of_connections(change.level) {
-            let subject = change.subject();
-            complain(&format_args!(
-                "note: the gate has not seen {subject}; nothing is connected under that name"
-            ));
-        }
+        warnings(&answer.document).for_each(|warning| complain(&format_args!("warning: {warning}")));
         if is_done {
-            return DONE;
+            return remarks(change, answer);
         }
         self.refused(order, change, answer);
         REFUSED
@@ -158,6 +164,12 @@ impl ChangeArgs {
 
     fn refused(&self, order: Order, change: &Change, answer: &Answer) {
         answer.complain(order.name());
+        if answer.text("code") == STILL_REFUSED {
+            complain(&format_args!(
+                "with --all-names the other names of {} are lifted too",
+                change.subject()
+            ));
+        }
         if answer.status == StatusCode::NOT_FOUND && answer.text("code") == UNKNOWN {
             complain(&format_args!(
                 "NOTHING was {}: the gate has not seen {}; with --preemptive it is {} all the same",
@@ -167,6 +179,46 @@ impl ChangeArgs {
             ));
         }
     }
+}
+
+/// Says what a change that is done does not reach, and returns the exit code.
+fn remarks(change: &Change, answer: &Answer) -> u8 {
+    let subject = change.subject();
+    // Of tokens the answer says that none is read.
+    let is_read = !matches!(change.level, Level::Token | Level::Chain);
+    if is_read && answer.document["known"] == Value::Bool(false) {
+        let stands = match change.action {
+            Action::Reinstate => "",
+            Action::Revoke | Action::Suspend => "; the entry stands, and hits nothing so far",
+        };
+        complain(&format_args!("note: this gate has never seen {subject}{stands}"));
+    }
+    if !answer.text("note").is_empty() {
+        complain(&format_args!("note: {}", answer.text("note")));
+    }
+    let obstacles = still_refused(&answer.document);
+    if obstacles.is_empty() {
+        return DONE;
+    }
+    complain(&format_args!("{subject} is STILL REFUSED by other entries:"));
+    obstacles.iter().for_each(|obstacle| complain(&format_args!("  {obstacle}")));
+    PARTLY
+}
+
+/// The entries that still refuse the principal of a reinstatement, a line each.
+pub(super) fn still_refused(document: &Value) -> Vec<String> {
+    let entries = document["still_refused"].as_array().into_iter().flatten();
+    let line = |entry: &Value| {
+        let text = |name: &str| entry[name].as_str().unwrap_or_default();
+        let reason = entry["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        format!("{} {}, {} since {}{reason}", text("level"), text("target"), text("state"), text("since"))
+    };
+    entries.map(line).collect()
+}
+
+/// The warnings of an answer: done as asked, but perhaps not as meant.
+pub(super) fn warnings(document: &Value) -> impl Iterator<Item = &str> {
+    document["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 /// Said when what is denied is let in all the same: until when, if break-glass lasts.
@@ -179,6 +231,8 @@ pub(super) fn unenforced(until: &Value) -> String {
 }
 /// The code of a refusal to deny a serial that the gate has not seen.
 pub(super) const UNKNOWN: &str = "unknown_certificate";
+/// The code of a reinstatement that lifted nothing while other names refuse the same principal.
+const STILL_REFUSED: &str = "still_refused";
 
 async fn send(server: &mut Server<'_>, change: &Change) -> Result<Answer, CallError> {
     let body = serde_json::to_value(change).map_err(|error| CallError::Usage(error.to_string()))?;
@@ -205,14 +259,6 @@ fn told(order: Order, level: Level, answer: &Answer) -> String {
 pub(super) const NOTHING_TO_LIFT: &str = "nothing was suspended or revoked under";
 const UNREAD: &str = "; the gate reads no tokens of agents yet, admin tokens are refused at once";
 
-/// Whether what is connected is known by a target of this level.
-fn is_of_connections(level: Level) -> bool {
-    match level {
-        Level::Principal | Level::Key | Level::Task | Level::Issuer | Level::TrustDomain => true,
-        Level::Certificate | Level::Token | Level::Chain => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
@@ -229,7 +275,8 @@ mod tests {
             let answer = Answer { status: StatusCode::OK, document, body: Bytes::new(), retry_after: None };
             super::told(order, level, &answer)
         };
-        let (revoke, reinstate) = (Order::Revoke(Unseen::Refused), Order::Reinstate { force: false });
+        let (revoke, reinstate) =
+            (Order::Revoke(Unseen::Refused), Order::Reinstate { force: false, all_names: false });
         let principal = Level::Principal;
         for (sessions, words) in [(0, "0 sessions"), (1, "1 session"), (2, "2 sessions")] {
             let expected = format!("revoked principal a (id i), {words} ended, generation 7");

@@ -125,7 +125,8 @@ impl Story {
         self.row("upstream", &format_args!("http://{}", stage.upstream().address()));
         self.row("files", &format_args!("{directory} (removed at the end)"));
         self.tell(&format_args!(
-            "\nTwo agents work, each over HTTP/1.1, HTTP/2 and a WebSocket, a request every 2 ms or so."
+            "\nTwo agents work, each over HTTP/1.1, HTTP/2 and a WebSocket, a request every 2 ms or so. One of them\n\
+             is in the middle of an upload."
         ));
     }
 
@@ -159,6 +160,9 @@ impl Story {
             Resumption::Other(what) => (false, what.as_str()),
         };
         self.judged(fine, VICTIM, "TLS session", &told);
+        if let Some(upload) = &sighting.upload {
+            self.judged(upload.fault().is_none(), VICTIM, "upload", &upload.words());
+        }
         let (requests, errors) = (sighting.bystander_requests, sighting.bystander_errors.len());
         let fine = errors == 0 && sighting.bystander_idle.is_empty();
         let told = format_args!("{requests} requests served, {errors} lost");

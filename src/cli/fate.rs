@@ -4,6 +4,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::blast::refusal;
+use super::change::still_refused;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(super) enum Fate {
     Done,
     /// Nothing stood that could be lifted.
     Idle,
+    /// Lifted, while other entries refuse the same principal.
+    Shut,
     /// In effect, but not on disk: to be asked again.
     Kept,
     /// In effect and on disk, but something that it hits has not ended yet.
@@ -25,6 +28,7 @@ impl Fate {
     pub(super) fn of(status: StatusCode, document: &Value) -> Self {
         let is = |name: &str, value: bool| document[name] == Value::Bool(value);
         match status.is_success() {
+            true if !still_refused(document).is_empty() => Self::Shut,
             true if document["action"] == "reinstate" && is("changed", false) => Self::Idle,
             true => Self::Done,
             false if is("effective", true) && is("durable", true) => Self::Incomplete,
@@ -57,10 +61,20 @@ mod tests {
             (StatusCode::OK, json!({"action": "revoke", "changed": false}), Fate::Done),
             (StatusCode::OK, json!({"action": "reinstate", "changed": true}), Fate::Done),
             (StatusCode::OK, json!({"action": "reinstate", "changed": false}), Fate::Idle),
+            (
+                StatusCode::OK,
+                json!({"action": "reinstate", "changed": true, "still_refused": [{"level": "principal"}]}),
+                Fate::Shut,
+            ),
             (failed, json!({"effective": true, "durable": false}), Fate::Kept),
             (failed, json!({"effective": true, "durable": true, "sessions_pending": 2}), Fate::Incomplete),
             (failed, json!({"effective": false}), Fate::Refused),
             (StatusCode::CONFLICT, json!({"code": "revoked"}), Fate::Refused),
+            (
+                StatusCode::CONFLICT,
+                json!({"code": "overtaken", "effective": false, "durable": true}),
+                Fate::Refused,
+            ),
         ] {
             assert_eq!(Fate::of(status, &document), fate, "{document}");
         }

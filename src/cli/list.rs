@@ -94,10 +94,12 @@ struct Object {
     level: Option<Level>,
     target: String,
     issuer: Option<String>,
+    sha256: Option<String>,
     reason: Option<String>,
     issued_before: Option<Timestamp>,
     expires_at: Option<Timestamp>,
     force: Option<bool>,
+    all_names: Option<bool>,
     preemptive: Option<bool>,
 }
 
@@ -107,18 +109,22 @@ fn object(args: &ChangeArgs, order: Order, line: &str) -> Result<Change, String>
         return Err(format!("action `{action}` in a list for {}", order.name()));
     }
     let lifts = matches!(order, Order::Reinstate { .. });
-    if (read.force == Some(true) && !lifts) || (read.preemptive == Some(true) && lifts) {
-        let name = if lifts { "preemptive" } else { "force" };
+    let given = [("force", read.force), ("all_names", read.all_names), ("preemptive", read.preemptive)];
+    let foreign =
+        |(name, value): &(&str, Option<bool>)| *value == Some(true) && lifts == (*name == "preemptive");
+    if let Some((name, _)) = given.into_iter().find(foreign) {
         return Err(format!("{} knows no `{name}`", order.name()));
     }
     let level = read.level.or(args.level).ok_or("level is missing, and there is no --level")?;
     let change = args.change(order, level, &read.target);
     Ok(Change {
         issuer: read.issuer,
+        sha256: read.sha256,
         reason: read.reason.or(change.reason),
         issued_before: read.issued_before.map(|at| at.to_string()).or(change.issued_before),
         expires_at: read.expires_at.map(|at| at.to_string()).or(change.expires_at),
         force: read.force.unwrap_or(change.force),
+        all_names: read.all_names.unwrap_or(change.all_names),
         preemptive: read.preemptive.unwrap_or(change.preemptive),
         ..change
     })

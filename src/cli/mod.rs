@@ -1,5 +1,6 @@
 //! The command line.
 
+mod accept;
 mod advisory;
 mod answer;
 mod audit;
@@ -21,12 +22,14 @@ mod progress;
 mod question;
 mod queue;
 mod refresh;
+mod replay;
 mod report;
 mod revocations;
 mod run;
 mod server;
 mod sessions;
 mod signals;
+mod state;
 mod status;
 
 use std::io;
@@ -59,6 +62,7 @@ use refresh::RefreshArgs;
 use report::ReportArgs;
 use revocations::RevocationsArgs;
 use sessions::SessionsArgs;
+use state::StateCommand;
 use status::StatusArgs;
 
 /// Done.
@@ -87,6 +91,7 @@ struct Line {
 const EXAMPLES: &str = "Examples:
   portcullis demo
   portcullis validate --config config/sidecar.toml
+  portcullis state init --config config/sidecar.toml
   portcullis run --config config/sidecar.toml
   portcullis revoke --level principal --target spiffe://lab.test/agent/a --reason 'key leaked' \\
     --server https://localhost:9443 --cacert ca.pem --client-cert admin.pem --client-key admin.key
@@ -102,7 +107,11 @@ const VALIDATE: &str = "Examples:
 
 const RUN: &str = "Examples:
   portcullis run --config gate.toml
-  PORTCULLIS_LOG=debug portcullis run --config gate.toml";
+  PORTCULLIS_LOG=debug portcullis run --config gate.toml
+The state must be there: `portcullis state init --config gate.toml` makes it, once.";
+
+const STATE: &str = "Examples:
+  portcullis state init --config gate.toml";
 
 const DEMO: &str = "Examples:
   portcullis demo
@@ -136,6 +145,7 @@ See `portcullis revoke --help` for what a target may be.";
 const REINSTATE: &str = "Examples:
   portcullis reinstate --level task --target t-42
   portcullis reinstate --level principal --target spiffe://lab.test/agent/a --force --reason 'false alarm'
+  portcullis reinstate --level principal --target agent-7 --all-names
   portcullis reinstate --file lifted.txt --dry-run
 See `portcullis revoke --help` for what a target may be.";
 
@@ -218,6 +228,9 @@ enum Command {
         #[arg(long, env = "PORTCULLIS_CONFIG", value_name = "FILE")]
         config: Option<PathBuf>,
     },
+    /// Make what a gate keeps on disk, once, before its first start.
+    #[command(subcommand, after_help = STATE)]
+    State(StateCommand),
     /// Show it: a throwaway PKI, a gate on loopback, two agents at work, one of them revoked.
     #[command(after_help = DEMO)]
     Demo(DemoArgs),
@@ -233,6 +246,10 @@ enum Command {
         /// Lift a revocation too.
         #[arg(long)]
         force: bool,
+        /// Lift what stands under the other names of the same principal too: its SPIFFE ID, its agent id, its DNS names,
+        /// as far as the gate has seen its certificates.
+        #[arg(long)]
+        all_names: bool,
         #[command(flatten)]
         change: Box<ChangeArgs>,
     },
@@ -321,10 +338,13 @@ impl Cli {
         let code = match self.0.command {
             Command::Run { config } => configured(config.as_deref(), run::run),
             Command::Validate { config } => configured(config.as_deref(), run::validate),
+            Command::State(state) => state.run(),
             Command::Demo(demo) => demo.run(),
             Command::Revoke(deny) => deny.change.run(Order::Revoke(deny.unseen())),
             Command::Suspend(deny) => deny.change.run(Order::Suspend(deny.unseen())),
-            Command::Reinstate { force, change } => change.run(Order::Reinstate { force }),
+            Command::Reinstate { force, all_names, change } => {
+                change.run(Order::Reinstate { force, all_names })
+            }
             Command::Revocations(revocations) => revocations.run(),
             Command::Sessions(sessions) => sessions.run(),
             Command::Status(status) => status.run(),

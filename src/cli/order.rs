@@ -25,6 +25,9 @@ pub(super) struct Change {
     pub(super) target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) issuer: Option<String>,
+    /// The SHA-256 of the certificate, if it was read from a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) sha256: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,6 +36,8 @@ pub(super) struct Change {
     pub(super) expires_at: Option<String>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) force: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(super) all_names: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(super) preemptive: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -113,6 +118,8 @@ pub(super) enum Order {
     Reinstate {
         /// Lift a revocation too.
         force: bool,
+        /// Lift what stands under the other names of the same principal too.
+        all_names: bool,
     },
 }
 
@@ -155,10 +162,12 @@ impl ChangeArgs {
             level,
             target: target.trim().to_owned(),
             issuer: None,
+            sha256: None,
             reason: self.reason.clone(),
             issued_before: self.issued_before.clone(),
             expires_at: self.expires_at.clone(),
-            force: matches!(order, Order::Reinstate { force: true }),
+            force: matches!(order, Order::Reinstate { force: true, .. }),
+            all_names: matches!(order, Order::Reinstate { all_names: true, .. }),
             preemptive: matches!(order, Order::Revoke(Unseen::Denied) | Order::Suspend(Unseen::Denied)),
             dry_run: false,
         }
@@ -174,8 +183,11 @@ impl ChangeArgs {
         };
         let level = self.level.unwrap_or(Level::Certificate);
         let (target, issuer) = certificate::target(file, level)?;
+        let is_named = self.issuer.is_some();
         let issuer = self.issuer.clone().or(issuer);
-        Change { issuer, ..self.change(order, level, &target) }.checked()
+        let is_one = level == Level::Certificate && !is_named;
+        let sha256 = is_one.then(|| certificate::sha256(file)).transpose()?;
+        Change { issuer, sha256, ..self.change(order, level, &target) }.checked()
     }
 }
 

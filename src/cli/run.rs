@@ -10,6 +10,7 @@ use super::output::Page;
 use super::signals::HangUps;
 use super::signals::Signals;
 use crate::app;
+use crate::app::StateError;
 use crate::app::Supervisor;
 use crate::clock::Clock;
 use crate::config::Config;
@@ -38,6 +39,11 @@ fn complain_of(error: &app::Error) -> u8 {
     match error {
         app::Error::Config(error) => {
             complain(&format_args!("configuration {error}"));
+            USAGE
+        }
+        // A restart makes none of these any better.
+        app::Error::State(error) if !matches!(error, StateError::Read { .. }) => {
+            complain(error);
             USAGE
         }
         error => {

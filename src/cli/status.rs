@@ -47,8 +47,12 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     let entries = &document["entries"];
     page.field_if("entries", &format!("{}{}", cell(entries, "total"), parts(&entries["by_level"])));
     page.field_if("layers", parts(&entries["by_layer"]).trim_start_matches(": "));
+    page.field_if("CONTRADICTING LISTS", parts(&entries["contradicting_lists"]).trim_start_matches(": "));
     for feed in document["feeds"].as_array().into_iter().flatten() {
         page.field("feed", &told(feed));
+    }
+    for warning in document["warnings"].as_array().into_iter().flatten() {
+        page.field("WARNING", &shown(warning));
     }
     let audit = &document["audit"];
     page.field_if("audit", [cell(audit, "sequence"), cell(audit, "hash")].join(":").trim_matches(':'));

@@ -11,12 +11,13 @@ use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Action;
+use crate::revocation::AmbiguousIssuer;
 use crate::revocation::Arrival;
 use crate::revocation::Engine;
 use crate::revocation::Event;
 use crate::revocation::JournalError;
 use crate::revocation::Outcome;
-use crate::revocation::State;
+use crate::revocation::Sightings;
 use crate::revocation::Target;
 use crate::revocation::Timeline;
 use crate::revocation::Timelines;
@@ -30,10 +31,6 @@ use crate::revocation::token_list;
 use crate::revocation::token_list::TokenList;
 use crate::telemetry::Metrics;
 
-/// How far ahead of this clock a reinstatement may be dated.
-const SKEW: Duration = Duration::from_secs(60);
-/// What the admin API calls itself as a source.
-const ADMIN: &str = "admin";
 /// How long the sessions that a list has hit are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -45,7 +42,7 @@ pub struct Intake {
     clock: Clock,
     metrics: Metrics,
     witness: Option<Witness>,
-    skew: Duration,
+    sightings: Option<Sightings>,
 }
 
 /// Puts on record what was taken in, before it is acknowledged. Fails loudly, and by itself.
@@ -95,6 +92,9 @@ pub enum NotTaken {
     /// It is not on disk.
     #[error("the journal did not take it: {0}")]
     Journal(JournalError),
+    /// Its issuer's name leads to several authorities.
+    #[error("issuer: {0}")]
+    Ambiguous(AmbiguousIssuer),
     /// So many sessions that it ended have not let go. They serve nothing any more.
     #[error("{0} sessions have not let go yet")]
     Sessions(usize),
@@ -123,13 +123,19 @@ pub struct TakenTokens {
 impl Intake {
     /// The way into an engine.
     pub fn new(engine: Arc<Engine>, timelines: Arc<Timelines>, clock: Clock, metrics: Metrics) -> Self {
-        Self { engine, timelines, clock, metrics, witness: None, skew: SKEW }
+        Self { engine, timelines, clock, metrics, witness: None, sightings: None }
     }
 
     /// The same, with everything that is taken in put on record.
     #[must_use]
     pub fn witnessed(self, witness: Witness) -> Self {
         Self { witness: Some(witness), ..self }
+    }
+
+    /// The same, with the targets counted that the gate has never seen.
+    #[must_use]
+    pub fn sighting(self, sightings: Sightings) -> Self {
+        Self { sightings: Some(sightings), ..self }
     }
 
     /// What time it is, for who has received something just now.
@@ -154,6 +160,7 @@ impl Intake {
     /// It must come again. A revocation is in effect all the same.
     pub async fn take(&self, feed: &str, mut event: Event, arrival: Arrival) -> Result<Taken, NotTaken> {
         event.source = Some(feed.to_owned());
+        event.target = self.resolve(&event.target)?;
         let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
         let what = format!("{} {target}", action.name());
         let settled = |why: &dyn std::fmt::Display| {
@@ -167,7 +174,11 @@ impl Intake {
         let outcome = match self.engine.apply(event).await {
             Ok(outcome) => outcome,
             Err(revocation::Error::Journal(error)) => return Err(NotTaken::Journal(error)),
-            Err(error @ (revocation::Error::Revoked(_) | revocation::Error::Open { .. })) => {
+            Err(
+                error @ (revocation::Error::Revoked(_)
+                | revocation::Error::Administered(_)
+                | revocation::Error::Open { .. }),
+            ) => {
                 return settled(&error);
             }
         };
@@ -181,8 +192,16 @@ impl Intake {
             return Err(NotTaken::Sessions(outcome.sessions_pending));
         }
         self.metrics.events.with_label_values(&[feed, action.name(), target.level().name()]).inc();
+        let known = self.is_known(&target, &outcome).await;
+        if !known {
+            self.metrics.unknown_targets.with_label_values(&[feed, target.level().name()]).inc();
+        }
+        if !outcome.as_asked {
+            self.metrics.overtaken.with_label_values(&[feed, action.name()]).inc();
+            tracing::info!(feed, id, what, at = %outcome.at, "overtaken: a later event of the target outranks it");
+        }
         if outcome.changed {
-            tracing::info!(feed, id, what, sessions_ended = outcome.sessions_ended, "taken in");
+            tracing::info!(feed, id, what, known, sessions_ended = outcome.sessions_ended, "taken in");
         }
         if let Some(witness) = &self.witness
             && let Some(timeline) = self.timelines.unrecorded(&id, &target)
@@ -192,20 +211,26 @@ impl Intake {
         Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
     }
 
-    /// Why an event of a feed does not count. Only what is signed lifts or replaces what an administrator suspended; and a
-    /// reinstatement from the future would count anew each time that it comes.
+    /// Whether the gate knew a target before this event. Asked once the event is in effect. An unknown target is no fault:
+    /// with a fan-out to many gates each of them is told of agents that only others see.
+    async fn is_known(&self, target: &Target, outcome: &Outcome) -> bool {
+        let Some(sightings) = self.sightings.clone() else { return true };
+        if outcome.was_known || outcome.sessions_ended > 0 {
+            return true;
+        }
+        let of = target.clone();
+        tokio::task::spawn_blocking(move || sightings.include(&of)).await.unwrap_or(true)
+    }
+
+    /// The target that counts, see [`Engine::resolve`].
+    pub fn resolve(&self, target: &Target) -> Result<Target, NotTaken> {
+        self.engine.resolve(target).map_err(NotTaken::Ambiguous)
+    }
+
+    /// Why an event of a feed does not count: a reinstatement from the future would count anew each time that it comes.
     fn outranked(&self, event: &Event) -> Option<String> {
-        let latest = self.now().plus(self.skew);
-        if event.action == Action::Reinstate && event.at > latest {
-            return Some(format!("a reinstatement that is dated {}, in the future", event.at));
-        }
-        if event.action == Action::Revoke || event.force {
-            return None;
-        }
-        let registers = self.engine.standing(&event.target)?;
-        let suspended = registers.standings().find(|(state, _)| *state == State::Suspended);
-        let by_admin = suspended.is_some_and(|(_, standing)| standing.source.as_deref() == Some(ADMIN));
-        by_admin.then(|| "an administrator has suspended it, and alone lifts or changes that".to_owned())
+        let is_early = event.action == Action::Reinstate && self.engine.is_ahead(event);
+        is_early.then(|| format!("a reinstatement that is dated {}, in the future", event.at))
     }
 
     /// The sources of these events were told: their timelines end.

@@ -65,6 +65,15 @@ pub struct Config {
     pub crl_discover: bool,
 }
 
+impl Config {
+    /// Returns whether the gate waits for a feed before it serves.
+    pub fn is_required(&self) -> bool {
+        self.sqs.iter().any(|sqs| sqs.required)
+            || self.crl.iter().any(|list| list.required)
+            || self.clawdentity.iter().any(|registry| registry.required)
+    }
+}
+
 /// Why a feed cannot be what its configuration says.
 #[derive(Debug, thiserror::Error)]
 #[error("{key}: {reason}")]

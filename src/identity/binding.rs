@@ -10,6 +10,7 @@ use serde::de::MapAccess;
 use serde::de::Visitor;
 use serde::de::value::MapAccessDeserializer;
 
+use super::ClaimScope;
 use super::Config;
 use super::DnsName;
 use super::Error;
@@ -114,7 +115,8 @@ pub struct Identity {
     pub trust_domain: Option<String>,
     /// The DNS names of the certificate.
     pub dns: Vec<DnsName>,
-    /// Whether the agent id alone says who it is: not where several trust domains have agents.
+    /// Whether the agent id alone names this principal: not where several trust domains have agents, nor where its template
+    /// has further variables and the configuration does not vouch for the ids.
     pub is_unique: bool,
     /// The kind of principal, of bounded variety: the template's first literal segment, `dns`, or `unknown`.
     pub kind: String,
@@ -138,6 +140,7 @@ pub struct Binding {
     trust_domains: Vec<TrustDomain>,
     templates: Vec<Template>,
     source: ClaimSource,
+    scope: ClaimScope,
     /// DNS names that are accepted although no template fits them; they have no agent id.
     names: Vec<DnsName>,
 }
@@ -149,6 +152,7 @@ impl Binding {
             trust_domains: config.trust_domains.clone(),
             templates: config.templates.clone(),
             source: config.claim.clone(),
+            scope: config.claim_scope,
             names: Vec::new(),
         }
     }
@@ -168,6 +172,28 @@ impl Binding {
     /// Where a request states its claim.
     pub fn source(&self) -> &ClaimSource {
         &self.source
+    }
+
+    /// The trust domains whose SPIFFE IDs are accepted.
+    pub fn trust_domains(&self) -> &[TrustDomain] {
+        &self.trust_domains
+    }
+
+    /// Whether task ids are read from DNS names alone, which fold case.
+    pub fn reads_tasks_of_dns_only(&self) -> bool {
+        let reads = |dns: bool| self.templates.iter().any(|one| one.reads_tasks() && one.is_dns() == dns);
+        reads(true) && !reads(false)
+    }
+
+    /// Whether agent ids are read from DNS names alone.
+    pub fn reads_agents_of_dns_only(&self) -> bool {
+        !self.templates.is_empty() && self.templates.iter().all(Template::is_dns)
+    }
+
+    /// Whether a principal that is a DNS name in `domain` could be accepted. No trust domain has it.
+    pub fn accepts_dns_names_in(&self, domain: &str) -> bool {
+        self.templates.iter().any(|template| template.reaches(domain))
+            || self.names.iter().any(|name| name.is_below(domain))
     }
 
     /// Makes an identity of a certificate's names; `vouched` narrows the trust domains to those of its authority, and
@@ -192,6 +218,12 @@ impl Binding {
         }
     }
 
+    /// Whether an agent id that `template` reads names one principal alone.
+    fn names_one(&self, template: &Template) -> bool {
+        let is_scoped = template.scope().is_some() && self.scope == ClaimScope::Principal;
+        self.trust_domains.len() <= 1 && !is_scoped
+    }
+
     fn identify_spiffe(
         &self,
         id: &SpiffeId,
@@ -212,13 +244,14 @@ impl Binding {
             task: None,
             trust_domain: Some(id.trust_domain().to_owned()),
             dns: subject.dns.clone(),
-            is_unique: self.trust_domains.len() <= 1,
+            is_unique: true,
             kind: "unknown".into(),
         };
         for template in &self.templates {
             let Some(captures) = template.match_spiffe(id) else {
                 continue;
             };
+            identity.is_unique &= self.names_one(template);
             let differs =
                 |known: &Option<String>, read: &str| known.as_deref().is_some_and(|known| known != read);
             if differs(&identity.agent, &captures.agent)
@@ -238,23 +271,23 @@ impl Binding {
     fn identify_dns(&self, subject: &Subject) -> Result<Identity, Error> {
         let mut found: Option<Identity> = None;
         for name in &subject.dns {
-            let fits = self.templates.iter().filter_map(|template| template.match_dns(name));
-            let mut fits: Vec<_> = fits.map(|captures| (Some(captures.agent), captures.task)).collect();
+            let fits =
+                self.templates.iter().filter_map(|template| Some((template, template.match_dns(name)?)));
+            let mut fits: Vec<Identity> = fits
+                .map(|(template, captures)| Identity {
+                    agent: Some(captures.agent),
+                    task: captures.task,
+                    is_unique: self.names_one(template),
+                    ..dns_identity(name, subject)
+                })
+                .collect();
             if fits.is_empty() && self.names.contains(name) {
-                fits.push((None, None));
+                fits.push(dns_identity(name, subject));
             }
-            for (agent, task) in fits {
-                let (principal, dns) = (name.to_string(), subject.dns.clone());
-                let is_unique = self.trust_domains.len() <= 1;
-                let identity = Identity {
-                    principal,
-                    agent,
-                    task,
-                    trust_domain: None,
-                    dns,
-                    is_unique,
-                    kind: "dns".into(),
-                };
+            // Templates that differ in this alone read the same names.
+            let is_unique = fits.iter().all(|identity| identity.is_unique);
+            for identity in fits {
+                let identity = Identity { is_unique, ..identity };
                 if found.as_ref().is_some_and(|other| *other != identity) {
                     return Err(Error::Ambiguous("more than one DNS name fits the templates".into()));
                 }
@@ -292,6 +325,19 @@ impl Binding {
     }
 }
 
+/// The principal of a DNS name, before any template has read it.
+fn dns_identity(name: &DnsName, subject: &Subject) -> Identity {
+    Identity {
+        principal: name.to_string(),
+        agent: None,
+        task: None,
+        trust_domain: None,
+        dns: subject.dns.clone(),
+        is_unique: true,
+        kind: "dns".into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -304,6 +350,22 @@ mod tests {
                 Template::parse("dns:{agent}.lab.test").unwrap(),
             ],
             claim: ClaimSource::Header { name: HeaderName::from_static("x-agent-id"), optional },
+            claim_scope: ClaimScope::default(),
+        })
+    }
+
+    fn tenants(claim_scope: ClaimScope) -> Binding {
+        Binding::new(&Config {
+            trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
+            templates: vec![
+                Template::parse("spiffe://{trust_domain}/agent/{agent}").unwrap(),
+                Template::parse("spiffe://{trust_domain}/{tenant}/agent/{agent}").unwrap(),
+                Template::parse("spiffe://{trust_domain}/acme/agent/{agent}").unwrap(),
+                Template::parse("dns:{agent}.{tenant}.lab.test").unwrap(),
+                Template::parse("dns:{agent}.lab.test").unwrap(),
+            ],
+            claim: ClaimSource::Header { name: HeaderName::from_static("x-agent-id"), optional: false },
+            claim_scope,
         })
     }
 
@@ -340,6 +402,7 @@ mod tests {
             trust_domains: vec![TrustDomain::parse("lab.test").unwrap()],
             templates,
             claim: ClaimSource::None,
+            claim_scope: ClaimScope::default(),
         };
         let identify = |id| Binding::new(&config).identify(&subject(Some(id), &[]), None);
         assert!(matches!(identify("spiffe://lab.test/a/t/x"), Err(Error::Ambiguous(_))));
@@ -363,6 +426,53 @@ mod tests {
             assert!(matches!(binding(false).identify(&names, Some(&other)), Err(Error::Foreign(_))));
             let own = [TrustDomain::parse("lab.test").unwrap()];
             assert!(binding(false).identify(&names, Some(&own)).is_ok());
+        }
+    }
+
+    /// Upstreams are told every DNS name of a certificate, whichever names its holder. Seen failing with those beside a SPIFFE
+    /// ID left unchecked.
+    #[test]
+    fn an_authority_vouches_for_every_dns_name_beside_a_spiffe_id() {
+        let id = "spiffe://lab.test/agent/a";
+        let own = [TrustDomain::parse("lab.test").unwrap()];
+        let rules = binding(false);
+        for (names, accepted) in [
+            (&[][..], true),
+            (&["a.lab.test"], true),
+            (&["lab.test"], true),
+            (&["a.other.test"], false),
+            (&["a.lab.test", "a.other.test"], false),
+            (&["a.other.test", "a.lab.test"], false),
+            (&["evil-lab.test"], false),
+        ] {
+            let (with, without) = (subject(Some(id), names), subject(Some(id), names));
+            assert_eq!(rules.identify(&with, Some(&own)).is_ok(), accepted, "{names:?}");
+            assert!(rules.identify(&without, None).is_ok(), "{names:?}");
+        }
+    }
+
+    /// Seen failing with an agent id that binds wherever there is one trust domain.
+    #[test]
+    fn an_agent_id_binds_only_where_it_names_one_principal() {
+        let scoped = "spiffe://lab.test/globex/agent/alice";
+        for (spiffe, dns, bare) in [
+            (Some("spiffe://lab.test/agent/alice"), None, true),
+            (Some(scoped), None, false),
+            // Two templates read it, and one of them reads the tenants of others.
+            (Some("spiffe://lab.test/acme/agent/alice"), None, false),
+            (None, Some("alice.lab.test"), true),
+            (None, Some("alice.globex.lab.test"), false),
+        ] {
+            let names = subject(spiffe, dns.as_slice());
+            for (scope, bare) in [(ClaimScope::Principal, bare), (ClaimScope::Agent, true)] {
+                let rules = tenants(scope);
+                let identity = rules.identify(&names, None).unwrap();
+                let binds = |claimed: &str| rules.judge(&identity, Claim::Value(claimed)).is_ok();
+                assert_eq!(binds("alice"), bare, "{} {scope:?}", identity.principal);
+                assert!(binds(&identity.principal), "{} {scope:?}", identity.principal);
+                assert!(!binds("spiffe://lab.test/initech/agent/alice") && !binds("alice.initech.lab.test"));
+                assert_eq!(identity.agent.as_deref(), Some("alice"));
+            }
         }
     }
 

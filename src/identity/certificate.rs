@@ -6,6 +6,7 @@ use aws_lc_rs::digest;
 use rustls::pki_types::CertificateDer;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
+use x509_parser::extensions::KeyUsage;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::objects::oid_registry;
 use x509_parser::objects::oid2abbrev;
@@ -76,8 +77,12 @@ pub struct Certificate {
     pub sha256: KeyId,
     /// SHA-256 of its SubjectPublicKeyInfo.
     pub key: KeyId,
+    /// SHA-1 of its key: the contents of the BIT STRING (RFC 5280, section 4.2.1.2, method 1).
+    pub key_sha1: KeyId,
     /// Its subject key identifier, if it has one.
     pub key_id: Option<KeyId>,
+    /// Its authority key identifier, if it has one (RFC 5280, section 4.2.1.1): what it calls its issuer's key.
+    pub authority_key_id: Option<KeyId>,
     /// The subject's distinguished name (RFC 2253).
     pub subject_dn: String,
     /// The subject alternative names, or why they cannot be read.
@@ -90,6 +95,12 @@ pub struct Certificate {
     pub signs: bool,
     /// Whether its key usage, if it has one, lets it sign certificates (RFC 5280, section 4.2.1.3).
     pub issues: bool,
+    /// Whether its key usage, if it has one, lets it sign revocation lists (RFC 5280, section 4.2.1.3).
+    pub signs_lists: bool,
+    /// Whether its key usage, if it has one, lets its holder sign a handshake (RFC 8446, section 4.4.2.2).
+    pub authenticates: bool,
+    /// Whether its basic constraints say that it is an authority (RFC 5280, section 4.2.1.9).
+    pub is_authority: bool,
     /// Whether it constrains URI names (RFC 5280, section 4.2.1.10), which path validation here refuses altogether.
     pub constrains_uris: bool,
     /// The certificate itself, DER.
@@ -113,13 +124,26 @@ impl Certificate {
             serial: Serial::from_der(parsed.raw_serial()),
             sha256: sha256(der),
             key: sha256(parsed.public_key().raw),
+            key_sha1: KeyId::from_bytes(
+                digest::digest(
+                    &digest::SHA1_FOR_LEGACY_USE_ONLY,
+                    &parsed.public_key().subject_public_key.data,
+                )
+                .as_ref(),
+            ),
             key_id: key_id(&parsed),
+            authority_key_id: authority_key_id(&parsed),
             subject_dn: distinguished_name(parsed.subject()),
             subject: subject(&parsed),
             not_before: Timestamp::from_secs(parsed.validity().not_before.timestamp()),
             not_after: Timestamp::from_secs(parsed.validity().not_after.timestamp()),
             signs: signs(&parsed),
-            issues: issues(&parsed),
+            issues: may(&parsed, KeyUsage::key_cert_sign),
+            signs_lists: may(&parsed, KeyUsage::crl_sign),
+            authenticates: may(&parsed, KeyUsage::digital_signature),
+            is_authority: parsed
+                .basic_constraints()
+                .is_ok_and(|found| found.is_some_and(|found| found.value.ca)),
             constrains_uris: constrains_uris(&parsed),
             der: der.clone().into_owned(),
         })
@@ -139,11 +163,23 @@ pub(super) fn sha256(bytes: &[u8]) -> KeyId {
 
 fn key_id(parsed: &X509Certificate<'_>) -> Option<KeyId> {
     parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
-        ParsedExtension::SubjectKeyIdentifier(id) if !id.0.is_empty() && id.0.len() <= 64 => {
-            Some(KeyId::from_bytes(id.0))
+        ParsedExtension::SubjectKeyIdentifier(id) => key_id_of(id.0),
+        _ => None,
+    })
+}
+
+fn authority_key_id(parsed: &X509Certificate<'_>) -> Option<KeyId> {
+    parsed.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+        ParsedExtension::AuthorityKeyIdentifier(authority) => {
+            authority.key_identifier.as_ref().and_then(|id| key_id_of(id.0))
         }
         _ => None,
     })
+}
+
+/// A key identifier; `None` of one that no target could name.
+fn key_id_of(bytes: &[u8]) -> Option<KeyId> {
+    (1..=64).contains(&bytes.len()).then(|| KeyId::from_bytes(bytes))
 }
 
 fn signs(parsed: &X509Certificate<'_>) -> bool {
@@ -155,9 +191,10 @@ fn signs(parsed: &X509Certificate<'_>) -> bool {
     }
 }
 
-fn issues(parsed: &X509Certificate<'_>) -> bool {
+/// Whether the key usage allows something, or there is none.
+fn may(parsed: &X509Certificate<'_>, allows: fn(&KeyUsage) -> bool) -> bool {
     // Given twice or unreadable: assume the worst.
-    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| usage.value.key_cert_sign()))
+    parsed.key_usage().is_ok_and(|usage| usage.is_none_or(|usage| allows(usage.value)))
 }
 
 fn constrains_uris(parsed: &X509Certificate<'_>) -> bool {

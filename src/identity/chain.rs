@@ -11,51 +11,17 @@ use webpki::EndEntityCert;
 use webpki::KeyUsage;
 use webpki::VerifiedPath;
 
+use super::Anchor;
+use super::AnchorUse;
+use super::Authority;
 use super::Certificate;
 use super::ChainError;
-use super::KeyId;
-use super::Serial;
 use super::TrustDomain;
 use crate::clock::Timestamp;
 
 /// More certificates than this beside the leaf are refused unread: with look-alikes among them, the number of paths
 /// to try grows with the factorial.
 const MAX_PRESENTED: usize = 6;
-
-/// A certificate authority on a verified path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Authority {
-    /// SHA-256 of its SubjectPublicKeyInfo.
-    pub key: KeyId,
-    /// Its subject key identifier, if it has one.
-    pub key_id: Option<KeyId>,
-    /// The serial number of its certificate.
-    pub serial: Serial,
-    /// SHA-256 of its certificate.
-    pub sha256: KeyId,
-    /// The start of its certificate's validity.
-    pub not_before: Timestamp,
-    /// The end of its certificate's validity.
-    pub not_after: Timestamp,
-}
-
-impl Authority {
-    /// The name of its key: the subject key identifier, or the SHA-256 where it has none.
-    pub fn id(&self) -> &KeyId {
-        self.key_id.as_ref().unwrap_or(&self.key)
-    }
-
-    fn of(certificate: &Certificate) -> Self {
-        Self {
-            key: certificate.key.clone(),
-            key_id: certificate.key_id.clone(),
-            serial: certificate.serial.clone(),
-            sha256: certificate.sha256.clone(),
-            not_before: certificate.not_before,
-            not_after: certificate.not_after,
-        }
-    }
-}
 
 /// A certificate with the path that vouches for it.
 #[derive(Clone, Debug)]
@@ -70,22 +36,31 @@ pub struct VerifiedChain {
     pub trust_domains: Option<Arc<[TrustDomain]>>,
 }
 
+/// A configured certificate, as the anchor of paths.
 struct Root {
+    anchor: Anchor,
+    /// The place of its authority.
+    authority: usize,
+}
+
+/// A configured authority: one name and one key, whatever the number of its certificates.
+struct TrustedAuthority {
     authority: Authority,
-    not_after: Timestamp,
     trust_domains: Option<Arc<[TrustDomain]>>,
 }
 
 /// The configured certificate authorities.
 pub struct Trust {
     anchors: Vec<TrustAnchor<'static>>,
+    /// One for each anchor, in the same order. Of one authority's certificates the one that lasts longest comes first.
     roots: Vec<Root>,
+    authorities: Vec<TrustedAuthority>,
 }
 
 impl Trust {
     /// Trusts nobody yet.
     pub fn new() -> Self {
-        Self { anchors: Vec::new(), roots: Vec::new() }
+        Self { anchors: Vec::new(), roots: Vec::new(), authorities: Vec::new() }
     }
 
     /// Trusts one more authority, for every trust domain or only for those named.
@@ -94,27 +69,43 @@ impl Trust {
         der: &CertificateDer<'_>,
         trust_domains: Option<Arc<[TrustDomain]>>,
     ) -> Result<Certificate, ChainError> {
-        let certificate = Certificate::parse(der)?;
+        let root = Anchor::read(der, AnchorUse::Clients)?;
+        let certificate = root.certificate.clone();
         let anchor = webpki::anchor_from_trusted_cert(der).map_err(ChainError::Path)?.to_owned();
-        if let Some(at) = self.anchors.iter().position(|known| is_same(known, &anchor)) {
-            // Renewed on the same key: the one that lasts longer counts.
-            let root = self.roots.get_mut(at).filter(|root| root.trust_domains == trust_domains);
-            let root = root.ok_or(ChainError::Conflict)?;
-            root.not_after = root.not_after.max(certificate.not_after);
-            return Ok(certificate);
+        let same = self.anchors.iter().zip(&self.roots).find(|(known, _)| is_same(known, &anchor));
+        let authority = match same.map(|(_, root)| root.authority) {
+            Some(at) => {
+                // Renewed on the same key.
+                let known = self.authorities.get_mut(at).filter(|known| known.trust_domains == trust_domains);
+                let known = known.ok_or(ChainError::Conflict)?;
+                known.authority.add(&certificate, root.self_signed);
+                at
+            }
+            None => {
+                let authority = Authority::of(&certificate, root.self_signed);
+                self.authorities.push(TrustedAuthority { authority, trust_domains });
+                self.authorities.len() - 1
+            }
+        };
+        let is_known = |known: &Root| known.anchor.certificate.sha256 == certificate.sha256;
+        if !self.roots.iter().any(is_known) {
+            let lasts_less = |known: &Root| {
+                known.authority == authority && known.anchor.certificate.not_after < certificate.not_after
+            };
+            let at = self.roots.iter().position(lasts_less).unwrap_or(self.roots.len());
+            self.anchors.insert(at, anchor);
+            self.roots.insert(at, Root { anchor: root, authority });
         }
-        self.anchors.push(anchor);
-        let authority = Authority::of(&certificate);
-        self.roots.push(Root { authority, not_after: certificate.not_after, trust_domains });
         Ok(certificate)
     }
 
-    /// The authorities that are trusted, each once.
-    pub fn authorities(&self) -> impl Iterator<Item = &Authority> {
-        self.roots.iter().map(|root| &root.authority)
+    /// The authorities that are trusted, each once, with all of its certificates.
+    pub fn authorities(&self) -> impl Iterator<Item = &Authority> + Clone {
+        self.authorities.iter().map(|known| &known.authority)
     }
 
-    /// Verifies what a client presented (RFC 5280, section 6; usage: client authentication).
+    /// Verifies what a client presented (RFC 5280, section 6; usage: client authentication). The verdict does not
+    /// depend on the order in which it presented them.
     ///
     /// Revocation is not looked at here: the engine decides it, once and for every request.
     pub fn verify(
@@ -130,55 +121,66 @@ impl Trust {
         if certificate.signs {
             return Err(ChainError::LeafSigns);
         }
+        if !certificate.authenticates {
+            return Err(ChainError::LeafUsage);
+        }
+        let presented = in_canonical_order(presented);
         let end_entity = EndEntityCert::try_from(leaf).map_err(ChainError::Path)?;
-        let time = unix_time(now);
-        // webpki does not look at the key usage of authorities. Another path may do without this one.
-        let misused = Cell::new(false);
-        let may_issue = |path: &VerifiedPath<'_>| {
-            let issues = |der: &CertificateDer<'_>| Certificate::parse(der).is_ok_and(|above| above.issues);
-            if path.intermediate_certificates().all(|above| issues(&above.der())) {
-                return Ok(());
-            }
-            misused.set(true);
-            Err(webpki::Error::UnknownIssuer)
+        // webpki does not look at the key usage of authorities, nor at an anchor's own limits. Another path may do
+        // without the certificate at fault.
+        let fault = Cell::new(None);
+        let judge = |path: &VerifiedPath<'_>| {
+            self.judge(path, now).map_err(|found| {
+                fault.set(Some(found));
+                webpki::Error::UnknownIssuer
+            })
         };
-        let path = end_entity
-            .verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &self.anchors,
-                presented,
-                time,
-                KeyUsage::client_auth(),
-                None,
-                Some(&may_issue),
-            )
-            .map_err(|error| if misused.get() { ChainError::IssuerUsage } else { ChainError::Path(error) })?;
-        let chain = self.describe(certificate, &path)?;
-        match chain.not_after <= now {
-            // webpki does not look at an anchor's own validity.
-            true => Err(ChainError::Path(webpki::Error::CertExpired {
-                time,
-                not_after: unix_time(chain.not_after),
-            })),
-            false => Ok(chain),
+        let path = end_entity.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &self.anchors,
+            &presented,
+            unix_time(now),
+            KeyUsage::client_auth(),
+            None,
+            Some(&judge),
+        );
+        let path = path.map_err(|error| fault.take().unwrap_or(ChainError::Path(error)))?;
+        self.describe(certificate, &path)
+    }
+
+    /// Holds a path whose signatures are good against what its authorities and its anchor may do.
+    fn judge(&self, path: &VerifiedPath<'_>, now: Timestamp) -> Result<(), ChainError> {
+        let issues = |der: &CertificateDer<'_>| Certificate::parse(der).is_ok_and(|above| above.issues);
+        match path.intermediate_certificates().all(|above| issues(&above.der())) {
+            true => self.root(path)?.anchor.judge(path, now),
+            false => Err(ChainError::IssuerUsage),
         }
     }
 
+    fn root(&self, path: &VerifiedPath<'_>) -> Result<&Root, ChainError> {
+        let at = self.anchors.iter().position(|anchor| std::ptr::eq(anchor, path.anchor()));
+        at.and_then(|at| self.roots.get(at)).ok_or(ChainError::Path(webpki::Error::UnknownIssuer))
+    }
+
     fn describe(&self, leaf: Certificate, path: &VerifiedPath<'_>) -> Result<VerifiedChain, ChainError> {
+        let root = self.root(path)?;
+        let known = self.authorities.get(root.authority);
+        let known = known.ok_or(ChainError::Path(webpki::Error::UnknownIssuer))?;
+        let mut not_after = leaf.not_after.min(root.anchor.certificate.not_after);
         let mut issuers = Vec::new();
-        let mut not_after = leaf.not_after;
+        // What each certificate calls the authority above it.
+        let mut called = vec![leaf.authority_key_id.clone()];
         for intermediate in path.intermediate_certificates() {
             let certificate = Certificate::parse(&intermediate.der())?;
             not_after = not_after.min(certificate.not_after);
-            issuers.push(Authority::of(&certificate));
+            issuers.push(Authority::of(&certificate, false));
+            called.push(certificate.authority_key_id);
         }
-        let anchor = path.anchor();
-        let found = self.anchors.iter().zip(&self.roots).find(|(known, _)| is_same(known, anchor));
-        let root = found.map(|(_, root)| root);
-        let root = root.ok_or(ChainError::Path(webpki::Error::UnknownIssuer))?;
-        issuers.push(root.authority.clone());
-        not_after = not_after.min(root.not_after);
-        Ok(VerifiedChain { leaf, issuers, not_after, trust_domains: root.trust_domains.clone() })
+        issuers.push(known.authority.clone());
+        for (issuer, name) in issuers.iter_mut().zip(called) {
+            name.iter().for_each(|name| issuer.call(name));
+        }
+        Ok(VerifiedChain { leaf, issuers, not_after, trust_domains: known.trust_domains.clone() })
     }
 }
 
@@ -193,7 +195,15 @@ fn is_same(one: &TrustAnchor<'_>, other: &TrustAnchor<'_>) -> bool {
     one.subject == other.subject && one.subject_public_key_info == other.subject_public_key_info
 }
 
-fn unix_time(at: Timestamp) -> UnixTime {
+/// The certificates, each once, in the order of their bytes: the client does not choose which path is tried first.
+fn in_canonical_order<'a>(presented: &'a [CertificateDer<'_>]) -> Vec<CertificateDer<'a>> {
+    let mut sorted: Vec<&[u8]> = presented.iter().map(AsRef::as_ref).collect();
+    sorted.sort_unstable();
+    sorted.dedup();
+    sorted.into_iter().map(CertificateDer::from).collect()
+}
+
+pub(super) fn unix_time(at: Timestamp) -> UnixTime {
     UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(at.secs()).unwrap_or(0)))
 }
 
@@ -237,6 +247,106 @@ mod tests {
             let leaf = leaf_params.signed_by(&leaf_key, &Issuer::new(params, key)).unwrap().der().clone();
             let verdict = trust.verify(&leaf, &[below], Timestamp::from_secs(1_792_000_000));
             assert_eq!(verdict.err(), expected, "{usages:?}");
+        }
+    }
+
+    /// A root with a path length and a validity, an authority below it, and one below that.
+    fn ladder(
+        below: u8,
+        from_to: [i64; 2],
+    ) -> (Trust, [CertificateDer<'static>; 2], CertificateDer<'static>) {
+        let (mut params, key) = authority("root", &[]);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(below));
+        let moment = |secs| time::OffsetDateTime::from_unix_timestamp(secs).unwrap();
+        (params.not_before, params.not_after) = (moment(from_to[0]), moment(from_to[1]));
+        let mut trust = Trust::new();
+        trust.add(params.self_signed(&key).unwrap().der(), None).unwrap();
+        let root = Issuer::new(params, key);
+        let (params, key) = authority("upper", &[]);
+        let upper = params.signed_by(&key, &root).unwrap().der().clone();
+        let above = Issuer::new(params, key);
+        let (params, key) = authority("lower", &[]);
+        let lower = params.signed_by(&key, &above).unwrap().der().clone();
+        let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(params, key)).unwrap();
+        (trust, [lower, upper], leaf.der().clone())
+    }
+
+    const NOW: i64 = 1_792_000_000;
+
+    /// Seen failing with the path of webpki taken as it is: an anchor limited nothing.
+    #[test]
+    fn an_anchor_limits_what_is_below_it() {
+        let now = Timestamp::from_secs(NOW);
+        for (below, fault) in
+            [(2, None), (1, Some(ChainError::PathLength(2))), (0, Some(ChainError::PathLength(2)))]
+        {
+            let (trust, presented, leaf) = ladder(below, [NOW - 10, NOW + 10]);
+            assert_eq!(trust.verify(&leaf, &presented, now).err(), fault, "{below}");
+        }
+        let (trust, presented, leaf) = ladder(2, [NOW - 10, NOW + 10]);
+        let verify = |secs| trust.verify(&leaf, &presented, Timestamp::from_secs(secs));
+        let early = verify(NOW - 11).unwrap_err();
+        assert!(matches!(early, ChainError::Path(webpki::Error::CertNotValidYet { .. })), "{early}");
+        let late = verify(NOW + 10).unwrap_err();
+        assert!(matches!(late, ChainError::Path(webpki::Error::CertExpired { .. })), "{late}");
+        assert_eq!(verify(NOW).unwrap().not_after, Timestamp::from_secs(NOW + 10));
+    }
+
+    /// Seen failing with the limits of the certificate that was read first.
+    #[test]
+    fn of_several_certificates_of_an_anchor_any_that_allows_it_will_do() {
+        let (params, key) = authority("root", &[]);
+        let moment = |secs| time::OffsetDateTime::from_unix_timestamp(secs).unwrap();
+        let certify = |from: i64, to: i64, is_ca| {
+            let mut params = params.clone();
+            params.is_ca = IsCa::Ca(is_ca);
+            (params.not_before, params.not_after) = (moment(from), moment(to));
+            params.self_signed(&key).unwrap().der().clone()
+        };
+        let anchors = [
+            certify(NOW - 20, NOW + 30, BasicConstraints::Constrained(0)),
+            certify(NOW - 20, NOW + 10, BasicConstraints::Unconstrained),
+            certify(NOW + 5, NOW + 20, BasicConstraints::Unconstrained),
+        ];
+        let root = Issuer::from_params(&params, &key);
+        let (below_params, below_key) = authority("below", &[]);
+        let below = below_params.signed_by(&below_key, &root).unwrap().der().clone();
+        let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let leaf =
+            leaf.signed_by(&KeyPair::generate().unwrap(), &Issuer::new(below_params, below_key)).unwrap();
+        for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [2, 0, 1]] {
+            let mut trust = Trust::new();
+            order.iter().for_each(|i: &usize| drop(trust.add(&anchors[*i], None).unwrap()));
+            let until = |secs| {
+                let chain =
+                    trust.verify(leaf.der(), std::slice::from_ref(&below), Timestamp::from_secs(secs));
+                chain.ok().map(|chain| chain.not_after.secs() - NOW)
+            };
+            let untils = [NOW - 21, NOW, NOW + 6, NOW + 12, NOW + 20].map(until);
+            assert_eq!(untils, [None, Some(10), Some(20), Some(20), None], "{order:?}");
+        }
+    }
+
+    /// Seen failing without the look at it: a certificate for key agreement authenticated its holder.
+    #[test]
+    fn a_leaf_that_may_not_sign_is_refused() {
+        let (params, key) = authority("root", &[]);
+        let mut trust = Trust::new();
+        trust.add(params.self_signed(&key).unwrap().der(), None).unwrap();
+        let root = Issuer::new(params, key);
+        for (usages, fault) in [
+            (vec![], None),
+            (vec![KeyUsagePurpose::DigitalSignature], None),
+            (vec![KeyUsagePurpose::KeyAgreement, KeyUsagePurpose::DigitalSignature], None),
+            (vec![KeyUsagePurpose::KeyAgreement], Some(ChainError::LeafUsage)),
+            (vec![KeyUsagePurpose::ContentCommitment], Some(ChainError::LeafUsage)),
+        ] {
+            let mut leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+            leaf.key_usages.clone_from(&usages);
+            let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &root).unwrap();
+            let verdict = trust.verify(leaf.der(), &[], Timestamp::from_secs(NOW));
+            assert_eq!(verdict.err(), fault, "{usages:?}");
         }
     }
 }

@@ -3,16 +3,23 @@
 //! Pure and synchronous: bytes in, a verdict out. **Invariant:** ambiguity is refused, never resolved; a name that
 //! leaves this room is canonical, so that two spellings of one name compare equal.
 
+mod anchor;
+mod authority;
 mod binding;
 mod certificate;
 mod chain;
 mod dns;
 mod serial;
+mod servers;
 mod spiffe;
 mod template;
 
 use serde::Deserialize;
 
+pub use anchor::Anchor;
+pub use anchor::AnchorUse;
+pub use authority::Authority;
+pub use authority::AuthorityCertificate;
 pub use binding::Binding;
 pub use binding::Claim;
 pub use binding::ClaimSource;
@@ -21,13 +28,13 @@ pub use certificate::Certificate;
 pub use certificate::KeyId;
 pub use certificate::Subject;
 pub use certificate::name_text;
-pub use chain::Authority;
 pub use chain::Trust;
 pub use chain::VerifiedChain;
 pub use dns::DnsName;
 pub use serial::Serial;
 pub use serial::SerialRef;
 pub use serial::SerialText;
+pub use servers::ServerTrust;
 pub use spiffe::SpiffeId;
 pub use spiffe::TrustDomain;
 pub use template::PathClaim;
@@ -44,6 +51,28 @@ pub struct Config {
     pub templates: Vec<Template>,
     /// Where a request says which agent it speaks for.
     pub claim: ClaimSource,
+    /// What a claim names where a template has variables beside trust domain, agent and task.
+    #[serde(default)]
+    pub claim_scope: ClaimScope,
+}
+
+impl Config {
+    /// The templates under which a claim of an agent id alone is refused.
+    pub fn scoped_templates(&self) -> impl Iterator<Item = &Template> {
+        let vouched = self.claim_scope == ClaimScope::Agent;
+        self.templates.iter().filter(move |template| !vouched && template.scope().is_some())
+    }
+}
+
+/// What a claim names where a template has variables beside `{trust_domain}`, `{agent}` and `{task}`, such as `{tenant}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimScope {
+    /// The principal: its SPIFFE ID or DNS name. Two tenants may have agents of the same id.
+    #[default]
+    Principal,
+    /// The agent id as well: the configuration vouches that no two agents of a trust domain share one.
+    Agent,
 }
 
 /// Why a certificate's names, or a request's claim, were not accepted.
@@ -80,6 +109,27 @@ pub enum ChainError {
     /// The same authority again, for other trust domains.
     #[error("the same authority is configured twice, for different trust domains")]
     Conflict,
+    /// A configured authority that is none: its certificate is of an old version, or lacks basic constraints that say
+    /// `CA:TRUE` (RFC 5280, section 4.2.1.9).
+    #[error("not the certificate of an authority: it lacks basic constraints with CA:TRUE")]
+    NotAnAuthority,
+    /// A configured authority with an extension that must be understood (RFC 5280, section 4.2).
+    #[error("the critical extension {0} is not known here")]
+    CriticalExtension(String),
+    /// A configured authority whose key usage lacks keyCertSign (RFC 5280, section 4.2.1.3).
+    #[error("may not sign certificates: its key usage lacks keyCertSign")]
+    AnchorUsage,
+    /// A configured authority that is for another use (RFC 5280, section 4.2.1.12).
+    #[error("its extended key usage lacks {0}")]
+    AnchorPurpose(&'static str),
+    /// More authorities stand below a configured one than it allows (RFC 5280, section 4.2.1.9).
+    #[error(
+        "{0} authorities stand between the leaf and its anchor: more than the anchor's path length allows"
+    )]
+    PathLength(usize),
+    /// A leaf whose key usage lacks digitalSignature (RFC 8446, section 4.4.2.2).
+    #[error("the leaf may not sign handshakes: its key usage lacks digitalSignature")]
+    LeafUsage,
     /// A leaf that may sign certificates or revocation lists (SPIFFE X.509-SVID, section 4.1).
     #[error("the leaf may sign certificates or revocation lists")]
     LeafSigns,

@@ -27,6 +27,24 @@ impl Serial {
         Some(Self::from_parts(negative, unhex(text, MAX_BYTES)?))
     }
 
+    /// Reads decimal digits, with a `-` before them if it is negative; `None` if it is anything else or over 64 bytes.
+    pub fn from_decimal(text: &str) -> Option<Self> {
+        let (negative, digits) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
+        let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let mut magnitude = [0_u8; MAX_BYTES];
+        for digit in digits.bytes().filter(|_| is_number) {
+            let mut carry = u16::from(digit - b'0');
+            for byte in magnitude.iter_mut().rev() {
+                let [high, low] = (u16::from(*byte) * 10 + carry).to_be_bytes();
+                (*byte, carry) = (low, u16::from(high));
+            }
+            if carry != 0 {
+                return None;
+            }
+        }
+        is_number.then(|| Self::from_parts(negative, magnitude.to_vec()))
+    }
+
     /// The canonical text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -183,6 +201,22 @@ mod tests {
         assert_eq!(Serial::from_der(&[0xff]), Serial::parse("-1").unwrap());
         assert_eq!(Serial::from_der(&[0x80, 0x00]), Serial::parse("-8000").unwrap());
         assert_ne!(Serial::from_der(&[0xff]), Serial::from_der(&[0x00, 0xff]));
+    }
+
+    #[test]
+    fn a_decimal_number_is_a_serial() {
+        let decimal = |text: &str| Serial::from_decimal(text).map(|serial| serial.to_string());
+        for (text, hex) in
+            [("0", "00"), ("10", "0a"), ("255", "ff"), ("256", "0100"), ("-1", "-01"), ("007", "07")]
+        {
+            assert_eq!(decimal(text).as_deref(), Some(hex), "{text}");
+        }
+        let most = "340282366920938463463374607431768211455";
+        assert_eq!(decimal(most), Some("ff".repeat(16)));
+        assert_eq!(decimal(&"9".repeat(154)).map(|hex| hex.len()), Some(128));
+        for bad in ["", "-", "1.5", "1e3", "0a", " 1", &"9".repeat(155), &"9".repeat(5000)] {
+            assert_eq!(decimal(bad), None, "{bad}");
+        }
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Templates: how an agent id is read from a SPIFFE ID, a DNS name or a request's path.
 
+use std::fmt;
+
 use serde::Deserialize;
 use serde::Deserializer;
 use serde::de::Error as _;
@@ -35,9 +37,10 @@ impl Part {
 /// `spiffe://{trust_domain}/agent/{agent}` or `dns:{agent}.lab.test`.
 ///
 /// Each placeholder stands for one whole path segment or label. `{agent}` is demanded; `{task}` is a task id;
-/// others match anything.
+/// others match anything, and may tell agents with the same id apart ([`Template::scope`]).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template {
+    text: String,
     form: Form,
 }
 
@@ -82,7 +85,22 @@ impl Template {
         if parts.iter().any(|part| part.is("trust_domain")) {
             return Err("`{trust_domain}` stands right behind `spiffe://`, nowhere else".into());
         }
-        Ok(Self { form })
+        Ok(Self { text: text.to_owned(), form })
+    }
+
+    /// The first variable beside the trust domain, the agent id and the task id. Where there is one, such as `{tenant}`, two
+    /// agents may have the same agent id.
+    pub fn scope(&self) -> Option<&str> {
+        let (Form::Spiffe { segments: parts, .. } | Form::Dns { labels: parts }) = &self.form;
+        parts.iter().find_map(|part| match part {
+            Part::Variable(name) if name != "agent" && name != "task" => Some(name.as_str()),
+            _ => None,
+        })
+    }
+
+    /// Whether it reads SPIFFE IDs, not DNS names.
+    pub fn reads_spiffe(&self) -> bool {
+        matches!(self.form, Form::Spiffe { .. })
     }
 
     /// The kind of principal that it describes: the first literal segment of a SPIFFE template, or `dns`.
@@ -97,6 +115,29 @@ impl Template {
                 literal.unwrap_or("spiffe")
             }
         }
+    }
+
+    /// Whether it reads names from DNS names.
+    pub(super) fn is_dns(&self) -> bool {
+        matches!(self.form, Form::Dns { .. })
+    }
+
+    /// Whether it reads a task id.
+    pub(super) fn reads_tasks(&self) -> bool {
+        let (Form::Spiffe { segments: parts, .. } | Form::Dns { labels: parts }) = &self.form;
+        parts.iter().any(|part| part.is("task"))
+    }
+
+    /// Whether a DNS name in `domain` could fit it.
+    pub(super) fn reaches(&self, domain: &str) -> bool {
+        let Form::Dns { labels } = &self.form else {
+            return false;
+        };
+        let fits = |(part, label): (&Part, &str)| match part {
+            Part::Literal(literal) => literal == label,
+            Part::Variable(_) => true,
+        };
+        domain.split('.').count() <= labels.len() && labels.iter().rev().zip(domain.rsplit('.')).all(fits)
     }
 
     pub(super) fn match_spiffe(&self, id: &SpiffeId) -> Option<Captures> {
@@ -114,6 +155,12 @@ impl Template {
             return None;
         };
         capture(labels, name.as_str().split('.'))
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -243,6 +290,32 @@ mod tests {
             (dns.kind(), Template::parse("spiffe://td/agent/{agent}").unwrap().kind()),
             ("dns", "agent")
         );
+    }
+
+    #[test]
+    fn further_variables_are_a_scope() {
+        for (template, scope) in [
+            ("spiffe://{trust_domain}/agent/{agent}", None),
+            ("spiffe://td/tenant/task/{task}/agent/{agent}", None),
+            ("spiffe://{trust_domain}/{tenant}/agent/{agent}", Some("tenant")),
+            ("spiffe://td/{task}/{orch}/{agent}", Some("orch")),
+            ("dns:{agent}.lab.test", None),
+            ("dns:{agent}.{tenant}.lab.test", Some("tenant")),
+        ] {
+            assert_eq!(Template::parse(template).unwrap().scope(), scope, "{template}");
+        }
+    }
+
+    #[test]
+    fn a_template_reaches_the_domains_that_its_names_may_be_in() {
+        let reaches = |template: &str, domain| Template::parse(template).unwrap().reaches(domain);
+        assert!(reaches("dns:{agent}.lab.test", "lab.test") && reaches("dns:{agent}.Lab.Test", "test"));
+        assert!(
+            reaches("dns:{agent}.{zone}.test", "lab.test") && reaches("dns:{agent}.lab.test", "a.lab.test")
+        );
+        assert!(!reaches("dns:{agent}.lab.test", "prod.test"));
+        assert!(!reaches("dns:{agent}.lab.test", "x.a.lab.test"));
+        assert!(!reaches("spiffe://lab.test/{agent}", "lab.test"));
     }
 
     #[test]

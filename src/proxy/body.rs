@@ -24,6 +24,7 @@ use super::exchange::Counter;
 use super::flight::Flight;
 use super::headers;
 use super::pace::Pace;
+use super::reset::ResetHandle;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -69,6 +70,8 @@ pub(super) struct Sent {
     /// Its client is waited for.
     awaits_client: Cell<bool>,
     ended: Notify,
+    /// Resets the connection that carries it alone, if one does.
+    wire: RefCell<Option<ResetHandle>>,
 }
 
 struct Source {
@@ -108,10 +111,17 @@ impl Sent {
         }
     }
 
-    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either.
+    /// Notes the connection that carries it and nothing else.
+    pub(super) fn goes_over(&self, wire: &ResetHandle) {
+        self.wire.replace(Some(wire.clone()));
+    }
+
+    /// Lets go of what was not sent yet, and of its session: the upstream is given no more, and no end either. A connection
+    /// that carries nothing else is reset, before the guard goes.
     pub(super) fn cut(&self) {
         let source = self.source.take();
         if source.is_some() {
+            self.wire.take().iter().for_each(ResetHandle::reset);
             self.cut.set(true);
             self.ended.notify_waiters();
         }
@@ -145,6 +155,8 @@ pub(super) type Beginning = Rc<Cell<Option<Rc<Sent>>>>;
 pub(super) struct RequestBody {
     /// Absent where there is nothing to send.
     sent: Option<Rc<Sent>>,
+    /// For the lease of the connection that is going to carry it.
+    guard: Option<Guard>,
     pace: Pace,
     /// How many bytes may come yet.
     left: u64,
@@ -161,7 +173,7 @@ impl RequestBody {
         let left = if bounds.bytes == 0 { u64::MAX } else { bounds.bytes };
         let incoming = Some(incoming).filter(|incoming| !incoming.is_end_stream());
         let sent = incoming.map(|incoming| {
-            let source = RefCell::new(Some(Source { incoming, guard }));
+            let source = RefCell::new(Some(Source { incoming, guard: guard.clone() }));
             Rc::new(Sent {
                 source,
                 frames: Cell::new(0),
@@ -170,9 +182,10 @@ impl RequestBody {
                 failed: Cell::new(None),
                 awaits_client: Cell::new(false),
                 ended: Notify::new(),
+                wire: RefCell::default(),
             })
         });
-        Self { sent, pace, left, beginning: None, claims: None, counter: None }
+        Self { sent, guard, pace, left, beginning: None, claims: None, counter: None }
     }
 
     /// Keeps claims made in these headers out of the trailers.
@@ -190,6 +203,7 @@ impl RequestBody {
     pub(super) fn empty() -> Self {
         Self {
             sent: None,
+            guard: None,
             pace: Pace::new(Duration::ZERO, 0),
             left: 0,
             beginning: None,
@@ -201,6 +215,11 @@ impl RequestBody {
     /// Tells a connection whose body it is when it is first asked.
     pub(super) fn tell(&mut self, beginning: &Beginning) {
         self.beginning = self.sent.as_ref().map(|_| Rc::clone(beginning));
+    }
+
+    /// Hands its guard over to the connection that is going to carry it.
+    pub(super) fn take_guard(&mut self) -> Option<Guard> {
+        self.guard.take()
     }
 
     pub(super) fn sent(&self) -> Option<Rc<Sent>> {
@@ -322,17 +341,15 @@ impl Body {
 pub struct UpstreamBody {
     incoming: Incoming,
     lease: Option<Lease>,
-    /// Of a request that may not be through when its answer is.
-    guard: Option<Guard>,
     pace: Pace,
     /// Counts it among what its connection carries.
     flight: Option<Flight>,
 }
 
 impl UpstreamBody {
-    pub(super) fn new(incoming: Incoming, lease: Lease, guard: Option<Guard>) -> Self {
+    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
         let pace = Pace::new(lease.body_idle(), 0);
-        Self { incoming, lease: Some(lease), guard, pace, flight: None }
+        Self { incoming, lease: Some(lease), pace, flight: None }
     }
 
     /// The request that it answers, if that has a body.
@@ -345,7 +362,7 @@ impl Drop for UpstreamBody {
     /// Read to its end, the connection may serve another request; else it is torn down with the lease.
     fn drop(&mut self) {
         if let Some(lease) = self.lease.take().filter(|_| self.incoming.is_end_stream()) {
-            lease.answered(self.guard.take());
+            lease.answered();
         }
     }
 }
@@ -370,7 +387,7 @@ impl http_body::Body for Body {
                 Poll::Ready(Some(Err(e))) => Poll::Ready(Some(Err(e.into()))),
                 Poll::Ready(None) => {
                     if let Some(lease) = body.lease.take() {
-                        lease.answered(body.guard.take());
+                        lease.answered();
                     }
                     Poll::Ready(None)
                 }

@@ -247,7 +247,7 @@ pub(super) async fn serve<H: Handler>(
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);
     if let (Some(session), Ok(handle)) =
-        (connection.session(), SockRef::from(&stream.get_ref().0.0).try_clone())
+        (connection.session(), SockRef::from(&stream.get_ref().0.stream).try_clone())
     {
         session.attach(handle.into());
     }

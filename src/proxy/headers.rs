@@ -11,6 +11,10 @@ use http::header;
 
 use super::RequestId;
 use super::connection::Connection;
+use super::names::ClaimHeaders;
+use super::names::Section;
+use super::names::is_hop_by_hop;
+use super::names::may_pass;
 use crate::identity::Certificate;
 use crate::identity::Identity;
 
@@ -28,40 +32,6 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// How many headers the gate adds, at most.
 const ADDED: usize = 6;
 
-/// Names by which upstreams learn who a client is and what it asked for, of ours and of other proxies; never believed from a
-/// client.
-const IDENTITY: [&str; 20] = [
-    "client-cert",
-    "client-cert-chain",
-    "forwarded",
-    "remote-user",
-    "ssl-cert",
-    "true-client-ip",
-    "x-arr-clientcert",
-    "x-client-cert",
-    "x-client-dn",
-    "x-client-ip",
-    "x-client-verify",
-    "x-original-uri",
-    "x-original-url",
-    "x-real-ip",
-    "x-remote-user",
-    "x-request-id",
-    "x-rewrite-url",
-    "x-spiffe-id",
-    "x-ssl-cert",
-    "x-webauth-user",
-];
-/// The same, whole families.
-const IDENTITY_PREFIXES: [&str; 7] = [
-    "x-portcullis-",
-    "x-ssl-client",
-    "ssl-client",
-    "x-amzn-mtls-",
-    "x-auth-request-",
-    "x-forwarded-",
-    "x-goog-authenticated-user-",
-];
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
 pub(super) struct IdentityHeaders {
@@ -78,23 +48,21 @@ impl IdentityHeaders {
     }
 }
 
-/// Headers in which clients name their agent id.
-#[derive(Clone, Copy)]
-pub(super) struct Claims<'a> {
-    /// The one that was bound: it may pass, in its one spelling.
-    pub(super) own: Option<&'a HeaderName>,
-    /// Those of all routes: what was not bound here says nothing.
-    pub(super) all: &'a [HeaderName],
-}
-
 /// Makes a request's headers those of the next hop: the client's word about itself out, the gate's in.
-pub(super) fn forward(headers: &mut HeaderMap, connection: &Connection, id: RequestId, claims: Claims<'_>) {
-    end_hop(headers, claims.own);
-    scrub(headers, claims);
+pub(super) fn forward(
+    headers: &mut HeaderMap,
+    connection: &Connection,
+    id: RequestId,
+    claims: ClaimHeaders<'_>,
+) {
+    let trailers = takes_trailers(headers);
+    end_named(headers, claims.own);
+    scrub(headers, Section::Header, claims);
     join_cookies(headers);
-    // `te: trailers` may pass (RFC 9110, section 10.1.4); no other coding ends anywhere but here.
-    let trailers = headers.get(header::TE).is_some_and(|te| te.as_bytes().eq_ignore_ascii_case(b"trailers"));
-    remove_if(headers, |name| name == "expect" || (name == "te" && !trailers));
+    remove_if(headers, |name| name == header::EXPECT || (name == header::TE && !trailers));
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
     headers.reserve(ADDED);
     headers.insert(X_REQUEST_ID, id.value());
     headers.insert(X_FORWARDED_FOR, connection.address_value().clone());
@@ -110,13 +78,19 @@ pub(super) fn forward(headers: &mut HeaderMap, connection: &Connection, id: Requ
 
 /// Makes a request's trailers those of the next hop. Nothing in them was bound: claims go as well.
 pub(super) fn forward_trailers(trailers: &mut HeaderMap, claims: &[HeaderName]) {
-    end_hop(trailers, None);
-    scrub(trailers, Claims { own: None, all: claims });
+    end_named(trailers, None);
+    scrub(trailers, Section::Trailer, ClaimHeaders { own: None, all: claims });
 }
 
-/// Removes what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names; but a client cannot name
-/// away where its request goes, nor `bound`, the claim that it was let through for.
-pub(super) fn end_hop(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
+/// Removes from a response what concerns one hop only (RFC 9110, section 7.6.1), and what `Connection` names.
+pub(super) fn end_hop(headers: &mut HeaderMap) {
+    end_named(headers, None);
+    remove_if(headers, is_hop_by_hop);
+}
+
+/// Removes what `Connection` names, on each of its lines; but a client cannot name away where its request goes, nor
+/// `bound`, the claim that it was let through for.
+fn end_named(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
     if headers.contains_key(header::CONNECTION) {
         for name in named_by_connection(headers) {
             if name != header::HOST && Some(&name) != bound {
@@ -124,7 +98,18 @@ pub(super) fn end_hop(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
             }
         }
     }
-    remove_if(headers, is_hop_by_hop);
+}
+
+/// Whether any line of `TE` says that trailers are welcome (RFC 9110, section 10.1.4); only that passes, other codings end
+/// here.
+fn takes_trailers(headers: &HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::TE).iter();
+    lines.any(|line| members(line).any(|member| member.eq_ignore_ascii_case(b"trailers")))
+}
+
+/// The members of a list in one line of a field.
+pub(super) fn members(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
+    line.as_bytes().split(|byte| *byte == b',').map(<[u8]>::trim_ascii)
 }
 
 /// HTTP/2 clients may send a cookie in crumbs, which other protocols do not know (RFC 9113, section 8.2.3).
@@ -138,16 +123,14 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Removes identity headers and claims in every spelling; of the claim that was bound, every spelling but its own.
-pub(super) fn scrub(headers: &mut HeaderMap, claims: Claims<'_>) {
-    let claimed = |name: &str| claims.all.iter().any(|claim| same(name, claim.as_str()));
-    let bound = |name: &str| claims.own.is_some_and(|own| own.as_str() == name);
-    remove_if(headers, |name| !bound(name) && (is_identity(name) || claimed(name)));
+/// Removes every field that a client may not send.
+pub(super) fn scrub(headers: &mut HeaderMap, section: Section, claims: ClaimHeaders<'_>) {
+    remove_if(headers, |name| !may_pass(name, section, claims));
 }
 
 /// Allocates nothing; most messages hold one such header, or none.
-fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
-    while let Some(name) = headers.keys().find(|name| unwanted(name.as_str())).cloned() {
+fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    while let Some(name) = headers.keys().find(|name| unwanted(name)).cloned() {
         headers.remove(name);
     }
 }
@@ -155,41 +138,12 @@ fn remove_if(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     // These go anyway.
     let ignored = ["close", "keep-alive", "upgrade", "te", ""];
-    let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    values
-        .flat_map(|value| value.split(',').map(str::trim))
-        .filter(|token| !ignored.iter().any(|other| other.eq_ignore_ascii_case(token)))
-        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+    let lines = headers.get_all(header::CONNECTION).iter();
+    lines
+        .flat_map(members)
+        .filter(|member| !ignored.iter().any(|other| other.as_bytes().eq_ignore_ascii_case(member)))
+        .filter_map(|member| HeaderName::from_bytes(member).ok())
         .collect()
-}
-
-/// `te` is looked at by itself.
-fn is_hop_by_hop(name: &str) -> bool {
-    matches!(
-        name,
-        "connection"
-            | "keep-alive"
-            | "proxy-connection"
-            | "proxy-authenticate"
-            | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade"
-    )
-}
-
-/// Whether a name is one by which upstreams learn who a client is; underscores count as dashes, as they do in CGI.
-fn is_identity(name: &str) -> bool {
-    // Most headers are none of these by their first letter.
-    matches!(name.as_bytes().first(), Some(b'c' | b'f' | b'r' | b's' | b't' | b'x'))
-        && (IDENTITY.iter().any(|known| same(name, known))
-            || IDENTITY_PREFIXES
-                .iter()
-                .any(|prefix| name.get(..prefix.len()).is_some_and(|head| same(head, prefix))))
-}
-
-fn same(name: &str, known: &str) -> bool {
-    let dashed = |byte: u8| if byte == b'_' { b'-' } else { byte };
-    name.len() == known.len() && name.bytes().map(dashed).eq(known.bytes().map(dashed))
 }
 
 /// `Hash=...;Subject="...";URI=...;DNS=...`: Envoy's elements, without `By` and `Chain`.
@@ -228,6 +182,12 @@ mod tests {
             .collect()
     }
 
+    fn left(headers: &HeaderMap) -> Vec<&str> {
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        left
+    }
+
     #[test]
     fn identity_headers_go_in_every_spelling() {
         let claim = HeaderName::from_static("x-agent-id");
@@ -235,14 +195,17 @@ mod tests {
             ("X-Forwarded-Client-Cert", "a"),
             ("x_forwarded_client_cert", "a"),
             ("X-Forwarded_Client-Cert", "a"),
+            ("x+forwarded+client+cert", "a"),
             ("Client-Cert", "a"),
+            ("client.cert", "a"),
             ("client_cert_chain", "a"),
             ("x-portcullis-anything", "a"),
-            ("X_PORTCULLIS_PRINCIPAL", "a"),
+            ("X~Portcullis~Principal", "a"),
             ("ssl_client_s_dn", "a"),
             ("X-Amzn-Mtls-Clientcert", "a"),
             ("x-request-id", "a"),
             ("x_agent_id", "spoof"),
+            ("x.agent.id", "spoof"),
             ("x-agent_id", "spoof"),
             ("x-agent-id", "a"),
             ("x-agent-id-2", "b"),
@@ -250,26 +213,44 @@ mod tests {
             ("cookie", "d"),
         ]);
         let other = HeaderName::from_static("x-agent-id-2");
-        scrub(&mut headers, Claims { own: Some(&claim), all: &[claim.clone(), other] });
-        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["client-certificate-policy", "cookie", "x-agent-id"]);
+        let claims = ClaimHeaders { own: Some(&claim), all: &[claim.clone(), other] };
+        scrub(&mut headers, Section::Header, claims);
+        assert_eq!(left(&headers), ["client-certificate-policy", "cookie", "x-agent-id"]);
     }
 
+    /// Seen failing with the first line of `Connection` alone, and with lines that are no text left out.
     #[test]
-    fn what_connection_names_ends_here() {
+    fn what_any_line_of_connection_names_ends_here() {
         let mut headers = map(&[
             ("connection", "close, X-Secret , te, host"),
+            ("connection", "x-second"),
             ("host", "a.test"),
             ("x-secret", "1"),
+            ("x-second", "1"),
+            ("x-third", "1"),
             ("keep-alive", "5"),
             ("proxy-authorization", "x"),
             ("transfer-encoding", "chunked"),
             ("accept", "*/*"),
         ]);
-        end_hop(&mut headers, None);
-        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
-        left.sort_unstable();
-        assert_eq!(left, ["accept", "host"]);
+        headers.append(header::CONNECTION, HeaderValue::from_bytes(b"\xff, x-third").unwrap());
+        end_hop(&mut headers);
+        assert_eq!(left(&headers), ["accept", "host"]);
+    }
+
+    /// Seen failing with the first line of `TE` alone.
+    #[test]
+    fn trailers_are_welcome_on_any_line_of_te() {
+        for (lines, welcome) in [
+            (&["trailers"][..], true),
+            (&["gzip", "Trailers"], true),
+            (&["gzip, trailers;q=1, trailers"], true),
+            (&["gzip"], false),
+            (&["trailers-2"], false),
+            (&[], false),
+        ] {
+            let headers: Vec<_> = lines.iter().map(|line| ("te", *line)).collect();
+            assert_eq!(takes_trailers(&map(&headers)), welcome, "{lines:?}");
+        }
     }
 }

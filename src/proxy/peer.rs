@@ -115,6 +115,7 @@ impl Peers {
         let cache_hits = metrics.cache_hits.with_label_values(&["certificate"]);
         let reuses = metrics.cache_hits.with_label_values(&["principal"]);
         let chains = Cache::new(CHAINS);
+        engine.learn(trust.authorities());
         Self {
             trust,
             binding,
@@ -162,7 +163,7 @@ impl Peers {
         let now = self.clock.now();
         let anchors = self.trust.authorities();
         anchors
-            .filter_map(|anchor| Seen::authority(std::slice::from_ref(anchor), now))
+            .flat_map(|anchor| Seen::authority(std::slice::from_ref(anchor), now))
             .for_each(|seen| registry.note(seen));
         self.registry = Some(registry);
         self
@@ -280,7 +281,7 @@ impl Peers {
         let subject = chain.leaf.subject.clone();
         let identity =
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
-        let credential = Arc::new(self.engine.fingerprinter().credential(&chain, &identity));
+        let credential = Arc::new(self.engine.credential(&chain, &identity));
         if let Some(registry) = &self.registry {
             let seen = Seen::all(&chain, identity.as_ref().ok(), self.clock.now());
             seen.for_each(|seen| registry.note(seen));
@@ -311,4 +312,80 @@ fn fingerprint(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) 
 /// An address as a header value.
 pub(super) fn address_value(address: std::net::IpAddr) -> HeaderValue {
     HeaderValue::try_from(address.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::BasicConstraints;
+    use rcgen::CertificateParams;
+    use rcgen::DnType;
+    use rcgen::IsCa;
+    use rcgen::Issuer;
+    use rcgen::KeyPair;
+
+    use super::*;
+    use crate::identity::ClaimScope;
+    use crate::identity::ClaimSource;
+    use crate::identity::Config as IdentityConfig;
+    use crate::revocation::Config as RevocationConfig;
+
+    fn named(name: &str) -> CertificateParams {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params
+    }
+
+    fn peers(trust: Trust) -> Peers {
+        let clock = Clock::manual(Timestamp::from_secs(1_792_000_000));
+        let config = IdentityConfig {
+            trust_domains: Vec::new(),
+            templates: Vec::new(),
+            claim: ClaimSource::None,
+            claim_scope: ClaimScope::default(),
+        };
+        let engine = Engine::in_memory(&RevocationConfig::default(), clock.clone()).unwrap();
+        let binding = Binding::new(&config);
+        Peers::new(Arc::new(trust), binding, Arc::new(engine), clock, Metrics::new().unwrap())
+    }
+
+    /// Seen failing with the cache keyed by the leaf alone: whatever came with it, the first verdict was given again.
+    #[test]
+    fn the_same_leaf_with_other_intermediates_is_another_chain() {
+        let roots = ["one", "two"].map(|name| (named(name), KeyPair::generate().unwrap()));
+        let mut trust = Trust::new();
+        let mut add = |(params, key): &(CertificateParams, KeyPair)| {
+            trust.add(params.self_signed(key).unwrap().der(), None).unwrap();
+        };
+        roots.iter().for_each(&mut add);
+        let (below, key) = (named("below"), KeyPair::generate().unwrap());
+        let by = |(params, root): &(CertificateParams, KeyPair)| {
+            below.signed_by(&key, &Issuer::from_params(params, root)).unwrap().der().clone()
+        };
+        let [first, second] = roots.each_ref().map(by);
+        let stranger = (named("one"), KeyPair::generate().unwrap());
+        let bogus = by(&stranger);
+        let leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let issuer = Issuer::from_params(&below, &key);
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
+        let peers = peers(trust);
+        let recognise = |presented: &[&CertificateDer<'static>]| {
+            let presented: Vec<CertificateDer<'static>> = presented.iter().copied().cloned().collect();
+            let [one, again] = [peers.recognise(&leaf, &presented), peers.recognise_again(&leaf, &presented)];
+            let of = |peer: Result<Arc<Peer>, ChainError>| {
+                peer.ok().map(|peer| peer.chain.issuers.iter().map(|own| own.key.clone()).collect::<Vec<_>>())
+            };
+            let (one, again) = (of(one), of(again));
+            assert_eq!(one, again);
+            one
+        };
+        let over_first = recognise(&[&first]).unwrap();
+        let over_second = recognise(&[&second]).unwrap();
+        assert_eq!(over_first.first(), over_second.first());
+        assert_ne!(over_first.last(), over_second.last());
+        assert_eq!(recognise(&[&bogus]), None);
+        assert_eq!(recognise(&[]), None);
+        assert_eq!(recognise(&[&bogus, &first]).as_ref(), Some(&over_first));
+        assert_eq!(recognise(&[&first]).as_ref(), Some(&over_first));
+    }
 }

@@ -36,7 +36,7 @@ use super::body::UpstreamBody;
 use super::connection::Connection;
 use super::context::Handler;
 use super::headers;
-use super::headers::Claims;
+use super::names::ClaimHeaders;
 use super::route;
 use super::tunnel;
 use super::tunnel::Asked;
@@ -260,7 +260,12 @@ impl Gate {
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
         // Who brings no certificate says nothing about who it is, not even in the claim's header.
         let own = service.claim_header().filter(|_| connection.peer().is_some());
-        headers::forward(&mut parts.headers, connection, exchange.id(), Claims { own, all: &self.claims });
+        headers::forward(
+            &mut parts.headers,
+            connection,
+            exchange.id(),
+            ClaimHeaders { own, all: &self.claims },
+        );
         exchange.trace(&mut parts.headers);
         if let Some((asked, _)) = &tunnel {
             parts.extensions.clear();
@@ -286,15 +291,14 @@ fn returned(
     if response.headers().contains_key(header::TRANSFER_ENCODING) {
         response.headers_mut().remove(header::CONTENT_LENGTH);
     }
-    headers::end_hop(response.headers_mut(), None);
+    headers::end_hop(response.headers_mut());
     *response.version_mut() = Version::HTTP_11;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         // To extended CONNECT it would say that the tunnel is there (RFC 8441, section 5).
         if response.status().is_success() && matches!(tunnel, Some(((Asked::Connect, _), _))) {
             return Err(Refusal::Upstream(UpstreamError::NotUpgraded(lease.endpoint())));
         }
-        let guard = if lease.is_sending() { connection.guard_for(mode) } else { None };
-        return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease, guard))));
+        return Ok(response.map(|body| Body::Upstream(UpstreamBody::new(body, lease))));
     }
     let Some(((asked, client), exchange)) = tunnel else {
         return Err(Refusal::Upstream(UpstreamError::Unasked(lease.endpoint())));

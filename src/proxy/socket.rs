@@ -20,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::flight::Flights;
 use super::pace::Pace;
+use super::reset::ResetHandle;
 use crate::session::Guard;
 
 /// How long a connection that was closed from this side is read from, so that its last answer arrives.
@@ -30,40 +31,56 @@ const PREFACE: usize = 24;
 /// A TCP connection that sends one buffer with `send`: the kernel takes longer over a `writev` of one.
 ///
 /// It counts what the kernel took.
-pub(super) struct Tcp(pub(super) TcpStream, u64);
+pub(super) struct Tcp {
+    pub(super) stream: TcpStream,
+    taken: u64,
+    /// By which a kill resets it, if it leads to an upstream.
+    handle: Option<ResetHandle>,
+}
 
 impl Tcp {
     pub(super) fn new(stream: TcpStream) -> Self {
-        Self(stream, 0)
+        Self { stream, taken: 0, handle: None }
+    }
+
+    /// A connection that `handle` resets.
+    pub(super) fn resettable(stream: TcpStream, handle: ResetHandle) -> Self {
+        Self { stream, taken: 0, handle: Some(handle) }
     }
 
     fn count(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if let Poll::Ready(Ok(bytes)) = &written {
-            self.1 += *bytes as u64;
+            self.taken += *bytes as u64;
         }
         written
     }
 }
 
+impl Drop for Tcp {
+    fn drop(&mut self) {
+        self.handle.iter().for_each(ResetHandle::release);
+    }
+}
+
 impl AsyncRead for Tcp {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_read(cx, buf)
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Tcp {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let written = Pin::new(&mut this.0).poll_write(cx, buf);
+        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
         this.count(written)
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_flush(cx)
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().0).poll_shutdown(cx)
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
     }
 
     fn poll_write_vectored(
@@ -72,7 +89,7 @@ impl AsyncWrite for Tcp {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let tcp = Pin::new(&mut this.0);
+        let tcp = Pin::new(&mut this.stream);
         let written = match bufs {
             [one] => tcp.poll_write(cx, one),
             many => tcp.poll_write_vectored(cx, many),
@@ -81,7 +98,7 @@ impl AsyncWrite for Tcp {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
+        self.stream.is_write_vectored()
     }
 }
 
@@ -113,7 +130,7 @@ impl Socket {
 
     /// Gives up on a client that does not read: what waits for it holds memory, a session and an upstream connection.
     fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        let taken = self.stream.get_ref().0.1;
+        let taken = self.stream.get_ref().0.taken;
         let more = taken - std::mem::replace(&mut self.taken, taken);
         if written.is_ready() || more > 0 {
             self.pace.moved(more, 0);
@@ -165,7 +182,7 @@ impl Drop for Socket {
         }
         if self.flights.is_cut() || self.guard.as_ref().is_some_and(|guard| guard.cause().is_some()) {
             // Without it the kernel goes on to deliver what was written, megabytes perhaps, after the revocation.
-            let _ = SockRef::from(&self.stream.get_ref().0.0).set_linger(Some(Duration::ZERO));
+            let _ = SockRef::from(&self.stream.get_ref().0.stream).set_linger(Some(Duration::ZERO));
         }
     }
 }

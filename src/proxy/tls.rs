@@ -66,9 +66,9 @@ pub fn load_trust(config: &TlsConfig) -> Result<(Trust, Vec<ClientCa>), TlsError
             ClientCaConfig::File(file) => (file, None),
             ClientCaConfig::Scoped(scoped) => (&scoped.file, Some(scoped.trust_domains.as_slice().into())),
         };
-        for der in certificates(file, "client_ca")? {
-            let added = trust.add(&der, scope.clone());
-            let certificate = added.map_err(|e| failure("client_ca", file, &e))?;
+        for (i, der) in certificates(file, "client_ca")?.iter().enumerate() {
+            let added = trust.add(der, scope.clone());
+            let certificate = added.map_err(|e| of_number("client_ca", file, i, &e))?;
             authorities.push(ClientCa { file: file.clone(), certificate });
         }
     }
@@ -120,6 +120,16 @@ pub(super) fn pem_reason(error: &pem::Error) -> String {
 
 pub(super) fn failure(key: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> TlsError {
     TlsError { key, file: file.to_owned(), reason: reason.to_string() }
+}
+
+/// A failure of one certificate of a file, by its place.
+pub(super) fn of_number(
+    key: &'static str,
+    file: &Path,
+    place: usize,
+    reason: &dyn std::fmt::Display,
+) -> TlsError {
+    failure(key, file, &format_args!("certificate {}: {reason}", place + 1))
 }
 
 /// aws-lc with `TLS_AES_128_GCM_SHA256` first: 25 µs less a handshake than the 256-bit suite.
@@ -214,7 +224,13 @@ fn alert(error: ChainError) -> rustls::Error {
         ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
             CertificateError::BadEncoding
         }
-        ChainError::LeafSigns | ChainError::IssuerUsage => CertificateError::InvalidPurpose,
+        ChainError::LeafSigns
+        | ChainError::LeafUsage
+        | ChainError::IssuerUsage
+        | ChainError::PathLength(_)
+        | ChainError::AnchorUsage
+        | ChainError::AnchorPurpose(_) => CertificateError::InvalidPurpose,
+        ChainError::NotAnAuthority | ChainError::CriticalExtension(_) => CertificateError::UnknownIssuer,
         ChainError::Path(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         ChainError::Path(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
         ChainError::Path(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,

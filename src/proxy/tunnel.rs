@@ -32,6 +32,7 @@ use tokio::io::copy_bidirectional;
 
 use super::exchange::Tunnelled;
 use super::flight::Flight;
+use super::headers;
 use super::upstream::Lease;
 use crate::session::Guard;
 
@@ -57,11 +58,11 @@ pub(super) fn asked<B>(request: &Request<B>) -> Option<Asked> {
 }
 
 fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let websocket =
-        headers.get(UPGRADE).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let mut connection = headers.get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-    websocket
-        && connection.any(|value| value.split(',').any(|token| token.trim().eq_ignore_ascii_case("upgrade")))
+    let holds = |name: HeaderName, wanted: &[u8]| {
+        let mut lines = headers.get_all(name).iter();
+        lines.any(|line| headers::members(line).any(|member| member.eq_ignore_ascii_case(wanted)))
+    };
+    holds(UPGRADE, b"websocket") && holds(CONNECTION, b"upgrade")
 }
 
 /// Names the upgrade for the next hop.
@@ -110,26 +111,40 @@ pub(super) struct Ends {
 pub(super) async fn run(ends: Ends, guard: Option<Guard>, told: Tunnelled) {
     let Ends { client, upstream, lease, flight } = ends;
     let carry = async {
-        let (client, upstream) = tokio::join!(client, upstream);
-        let (Ok(client), Ok(upstream)) = (client, upstream) else {
+        // Reset before it is closed, if this ends with the session.
+        let mut upstream = UpstreamEnd { lease, io: upstream };
+        let (client, io) = tokio::join!(client, &mut upstream.io);
+        let (Ok(client), Ok(io)) = (client, io) else {
             return;
         };
+        let mut upstream = UpstreamEnd { lease: upstream.lease, io: TokioIo::new(io) };
         let mut client = Counted { io: TokioIo::new(client), told: &told };
         // Either side may break off at any time; there is nobody left to tell.
-        if copy_bidirectional(&mut client, &mut TokioIo::new(upstream)).await.is_ok() {
+        if copy_bidirectional(&mut client, &mut upstream.io).await.is_ok() {
             told.whole();
         }
     };
-    match &guard {
-        None => carry.await,
-        Some(guard) => tokio::select! {
-            biased;
-            // Whether it is this or its connection that looks first: the socket throws away what it has not delivered.
-            _ = guard.killed() => flight.iter().for_each(Flight::killed),
-            () = carry => {}
-        },
+    let killed = async {
+        match &guard {
+            Some(guard) => drop(guard.killed().await),
+            None => std::future::pending().await,
+        }
+        // Whether it is this or its connection that looks first: the socket throws away what it has not delivered. It is
+        // closed with `carry`, before a branch of `select!` is entered.
+        flight.iter().for_each(Flight::killed);
+    };
+    tokio::select! {
+        biased;
+        () = killed => {}
+        () = carry => {}
     }
-    drop(lease);
+}
+
+/// The upstream's side. Its fields go in this order: the lease resets the connection of a killed session, then the socket is
+/// closed.
+struct UpstreamEnd<T> {
+    lease: Lease,
+    io: T,
 }
 
 /// The client's side, and what was carried over it.

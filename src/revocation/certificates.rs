@@ -3,7 +3,8 @@
 //! One redb file. Table `meta`: `format` → version. Table `certificates`: SHA-256 → JSON of a [`Row`]. Table `paths`: half
 //! the SHA-256 of a [`row::Path`] → (until when it is wanted, milliseconds; its JSON). Table `targets`: (half the SHA-256
 //! of a target that few certificates share, SHA-256 of the certificate). Table `expiry`: (when it may be forgotten,
-//! milliseconds; SHA-256).
+//! milliseconds; SHA-256). Table `authorities`, absent until one was met: SHA-256 of an authority's key → JSON of its
+//! further names, the SHA-1 first.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use redb::TableError;
 use redb::backends::InMemoryBackend;
 use serde::de::DeserializeOwned;
 
+use super::AuthorityNames;
 use super::Seen;
 use super::Target;
 use super::row;
@@ -36,6 +38,7 @@ const CERTIFICATES: TableDefinition<'_, &Digest, &[u8]> = TableDefinition::new("
 const PATHS: TableDefinition<'_, &Half, (i64, &[u8])> = TableDefinition::new("paths");
 const TARGETS: TableDefinition<'_, (&Half, &Digest), ()> = TableDefinition::new("targets");
 const EXPIRY: TableDefinition<'_, (i64, &Digest), ()> = TableDefinition::new("expiry");
+const AUTHORITIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("authorities");
 /// What the database keeps of the file in memory, bytes.
 const CACHE: usize = 4 * 1024 * 1024;
 /// Without it a large file is read in full at the first start after a kill.
@@ -166,6 +169,39 @@ impl Certificates {
         })
     }
 
+    /// Writes the names of authorities.
+    pub(super) fn write_authorities(&self, known: &[AuthorityNames]) -> Result<(), CertificatesError> {
+        guarded(|| {
+            let mut transaction = self.database.begin_write().map_err(|e| failing(&e))?;
+            transaction.set_quick_repair(QUICK_REPAIR);
+            {
+                let mut authorities = transaction.open_table(AUTHORITIES).map_err(of_table)?;
+                for AuthorityNames { key, names } in known {
+                    let names = serde_json::to_vec(names).map_err(|e| failing(&e))?;
+                    authorities.insert(key.as_str(), names.as_slice()).map_err(of_storage)?;
+                }
+            }
+            transaction.commit().map_err(|e| failing(&e))
+        })
+    }
+
+    /// The names of authorities, of `most` at most.
+    pub(super) fn authorities(&self, most: usize) -> Result<Vec<AuthorityNames>, CertificatesError> {
+        guarded(|| {
+            let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
+            let authorities = match transaction.open_table(AUTHORITIES) {
+                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                opened => opened.map_err(of_table)?,
+            };
+            let mut known = Vec::new();
+            for row in authorities.iter().map_err(of_storage)?.take(most) {
+                let (key, names) = row.map_err(of_storage)?;
+                known.push(AuthorityNames { key: key.value().to_owned(), names: parse(names.value())? });
+            }
+            Ok(known)
+        })
+    }
+
     /// Whether a certificate has had its time.
     fn is_due(&self, now: Timestamp) -> Result<bool, CertificatesError> {
         guarded(|| {
@@ -180,15 +216,19 @@ impl Certificates {
         let (certificates, paths) = self.reading()?;
         let transaction = self.database.begin_read().map_err(|e| failing(&e))?;
         let targets = transaction.open_table(TARGETS).map_err(of_table)?;
-        let entry = row::entry(target.level(), target.name());
-        let (mut found, whole) = (Vec::new(), (&entry, &[0; 32])..=(&entry, &[0xff; 32]));
-        for entry in targets.range(whole).map_err(of_storage)? {
-            if found.len() >= limit {
-                break;
+        let mut found: Vec<Seen> = Vec::new();
+        for entry in row::entries(target) {
+            let whole = (&entry, &[0; 32])..=(&entry, &[0xff; 32]);
+            for entry in targets.range(whole).map_err(of_storage)? {
+                if found.len() >= limit {
+                    break;
+                }
+                let (entry, _) = entry.map_err(of_storage)?;
+                let seen = load(&certificates, &paths, entry.value().1)?;
+                let new = |seen: &Seen| !found.iter().any(|known| known.sha256 == seen.sha256);
+                let seen = seen.filter(|seen| seen.owns(target) && seen.is_hit_by(target) && new(seen));
+                found.extend(seen);
             }
-            let (entry, _) = entry.map_err(of_storage)?;
-            let seen = load(&certificates, &paths, entry.value().1)?;
-            found.extend(seen.filter(|seen| seen.owns(target) && seen.is_hit_by(target)));
         }
         Ok(found)
     }

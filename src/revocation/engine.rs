@@ -1,6 +1,7 @@
 //! The engine: admit, check, revoke and reinstate, side by side.
 
 use std::cell::Cell;
+use std::cell::RefCell;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -19,6 +20,7 @@ use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
 
 use super::Action;
+use super::AuthorityDirectory;
 use super::BreakGlass;
 use super::Config;
 use super::Denial;
@@ -26,15 +28,18 @@ use super::Error;
 use super::Event;
 use super::Fingerprinter;
 use super::Journal;
+use super::JournalEntry;
 use super::JournalError;
 use super::LayerBuilder;
 use super::Level;
 use super::ListOutcome;
 use super::Listed;
+use super::NamePrints;
 use super::Outcome;
 use super::Preview;
 use super::Registers;
 use super::Resumed;
+use super::Spelling;
 use super::Standing;
 use super::State;
 use super::Target;
@@ -44,8 +49,10 @@ use super::crl;
 use super::crl::Crl;
 use super::crl::Verdict;
 use super::crl::Verified;
+use super::event::ADMIN;
 use super::journal::Contents;
 use super::ledger::Ledger;
+use super::ledger::Lift;
 use super::ledger::Merged;
 use super::ledger::PARTS;
 use super::lists::InForce;
@@ -56,6 +63,8 @@ use super::registers::Terms;
 use super::set::Set;
 use super::token_list;
 use super::token_list::TokenList;
+use super::uptime::Uptime;
+use super::uptime::UptimeCounter;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Cause;
@@ -71,9 +80,19 @@ use crate::session::Sessions;
 /// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
 /// kill before it does anything else.
 const PATIENCE: Duration = Duration::from_secs(1);
-const JOURNAL: &str = "revocations.redb";
 /// How often housekeeping gives its turn away before it takes one.
 const MOST_YIELDS: usize = 1000;
+/// How often the journal notes how long the gate has run.
+const NOTE: Duration = Duration::from_secs(60);
+
+/// Where an event was decided: by which clock its time is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Decider {
+    /// Here, by the clock of this gate.
+    Administrator,
+    /// Elsewhere.
+    Feed,
+}
 
 /// The revocation engine. Shared by every listener of a process.
 pub struct Engine {
@@ -82,6 +101,7 @@ pub struct Engine {
     fingerprinter: Fingerprinter,
     journal: Journal,
     clock: Clock,
+    uptime: UptimeCounter,
     skew: Duration,
     remember: Duration,
     /// Why each entry is there. Writers to the set hold this lock; readers take it after a hit only.
@@ -90,22 +110,41 @@ pub struct Engine {
     waiting: AtomicUsize,
     lists: InForce,
     break_glass: BreakGlass,
+    authorities: AuthorityDirectory,
 }
 
 impl Engine {
+    /// The name of the journal's file in a state directory.
+    pub const JOURNAL: &str = "revocations.redb";
+
     /// Opens the engine on a state directory, which is made if missing; everything in its journal is in effect when
     /// this returns.
     pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
-        let path = directory.join(JOURNAL);
-        let opened = DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(|e| JournalError::Write(e.to_string()))
-            .and_then(|()| Journal::open(&path));
-        opened
-            .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open { path, error })
+        if !Self::has_journal(directory) {
+            Self::make_directory(directory)?;
+            Self::make_journal(directory)?;
+        }
+        Self::reopen(directory, config, clock)
+    }
+
+    /// The same on a state directory whose journal must be there: a missing one was lost.
+    pub fn reopen(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
+        let path = directory.join(Self::JOURNAL);
+        let opened = Journal::open(&path, clock.now()).and_then(|opened| Self::new(opened, config, clock));
+        opened.map_err(|error| Error::Open { path, error })
+    }
+
+    /// Makes a state directory, for its user alone.
+    pub fn make_directory(directory: &Path) -> Result<(), Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        let failed = |e: io::Error| JournalError::Write(e.to_string());
+        made.map_err(failed).map_err(|error| Error::Open { path: directory.join(Self::JOURNAL), error })
+    }
+
+    /// Makes the empty journal of a state directory.
+    pub fn make_journal(directory: &Path) -> Result<(), Error> {
+        let path = directory.join(Self::JOURNAL);
+        Journal::make(&path).map_err(|error| Error::Open { path, error })
     }
 
     /// An engine whose journal is on the storage that `storage` returns; it is asked again after each failed write.
@@ -116,9 +155,9 @@ impl Engine {
         config: &Config,
         clock: Clock,
     ) -> Result<Self, Error> {
-        Journal::on(storage)
+        Journal::on(storage, clock.now())
             .and_then(|opened| Self::new(opened, config, clock))
-            .map_err(|error| Error::Open { path: JOURNAL.into(), error })
+            .map_err(|error| Error::Open { path: Self::JOURNAL.into(), error })
     }
 
     /// An engine that forgets everything with the process. For dry runs, tests and benches.
@@ -142,6 +181,7 @@ impl Engine {
             sessions: Arc::new(Sessions::starting_at(first)),
             fingerprinter,
             journal,
+            uptime: UptimeCounter::new(clock.clone(), contents.uptime),
             clock,
             skew: config.skew,
             remember: config.remember,
@@ -149,14 +189,15 @@ impl Engine {
             waiting: AtomicUsize::new(0),
             lists: InForce::default(),
             break_glass: BreakGlass::default(),
+            authorities: AuthorityDirectory::default(),
         };
-        engine.load(contents);
+        engine.load(contents.rows);
         Ok(engine)
     }
 
     /// Whether a state directory has a journal.
     pub fn has_journal(directory: &Path) -> bool {
-        directory.join(JOURNAL).exists()
+        directory.join(Self::JOURNAL).exists()
     }
 
     /// A session begins: **register, then check.** While break-glass lasts it begins although it is denied, which its
@@ -243,20 +284,22 @@ impl Engine {
         }
     }
 
-    /// Takes an event in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
+    /// Takes an event of a feed in. A revocation or suspension: **publish, kill, persist, acknowledge** (by returning). A
     /// reinstatement: persist, publish, acknowledge.
     ///
     /// # Errors
-    /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Journal`] for a reinstatement that could
-    /// not be written, which then has no effect. A revocation never fails: what is not on disk is said in the outcome.
-    pub async fn apply(&self, mut event: Event) -> Result<Outcome, Error> {
-        // Clamped once, here, and journalled clamped: no message from the future blocks a later one.
-        event.at = self.clamped(event.at);
-        let started = Instant::now();
-        match event.action {
-            Action::Revoke | Action::Suspend => Ok(self.revoke(event, started).await),
-            Action::Reinstate => self.reinstate(event, started).await,
-        }
+    /// [`Error::Revoked`] for a reinstatement that would need force; [`Error::Administered`] for one of what an
+    /// administrator has suspended; [`Error::Journal`] for a reinstatement that could not be written, which then has no
+    /// effect. A revocation never fails: the outcome says if it is not on disk.
+    pub async fn apply(&self, event: Event) -> Result<Outcome, Error> {
+        self.carry_out(event, Decider::Feed).await
+    }
+
+    /// The same for what is decided here. It happens now, whatever its `at`, and after everything that is known of its
+    /// target or on its way to the journal, so that neither a clock that was set back nor an entry from the future
+    /// outranks it.
+    pub async fn decide(&self, event: Event) -> Result<Outcome, Error> {
+        self.carry_out(Event { source: Some(ADMIN.into()), ..event }, Decider::Administrator).await
     }
 
     /// Takes a revocation list in: **publish, kill**, and nothing else: who fetched the list keeps it. It replaces what
@@ -277,6 +320,9 @@ impl Engine {
             || self.kill_denied(),
         );
         let (verdict, effective_after) = accepted?;
+        for why in crl.warnings.iter().filter(|_| verdict == Verdict::New) {
+            tracing::warn!(list = crl.title(), why, "a revocation list counts although it breaks RFC 5280");
+        }
         Ok(ListOutcome { crl, verdict, generation: self.generation(), effective_after, killed })
     }
 
@@ -306,30 +352,49 @@ impl Engine {
         self.lists.crls()
     }
 
+    /// The revocation lists that another one with the same number and time contradicts: the entries of both count.
+    pub fn contradicting_lists(&self) -> Vec<Crl> {
+        self.lists.twins()
+    }
+
     /// Every entry of a revocation list for one of these targets, of certificates and tokens; of a serial
     /// without an issuer, in the lists of every signer. Reads the lists from start to end.
     pub fn listed(&self, targets: &[Target]) -> Vec<Listed> {
         self.lists.find(targets)
     }
 
-    /// What [`Self::apply`] would do with an event. Changes nothing.
+    /// Whether an event of a feed is dated further ahead of the present than the skew allows.
+    pub fn is_ahead(&self, event: &Event) -> bool {
+        event.at > self.latest_of_feeds()
+    }
+
+    /// What [`Self::decide`] would do with an event. Changes nothing.
     pub fn preview(&self, event: &Event) -> Preview {
-        let fingerprint = self.fingerprinter.target(&event.target);
-        let known = self.ledger().find(fingerprint).map(|(_, registers)| registers.clone());
-        let mut registers = known.unwrap_or_default();
-        if event.is_refused(&registers) {
+        let mut event = event.clone();
+        self.name_as_kept(&mut event.target);
+        let target = event.target.clone();
+        let print = self.fingerprinter.target(&target);
+        let mut registers = {
+            let ledger = self.ledger();
+            self.stamp(&ledger, print, &mut event, Decider::Administrator);
+            ledger.find(print).map(|(_, registers)| registers.clone()).unwrap_or_default()
+        };
+        let others = self.standing_by_any_name(&target);
+        if others.iter().any(|(_, registers)| event.is_refused(registers)) {
             return Preview { changes: false, refused: true, sessions: Vec::new() };
         }
         let before = registers.entry();
-        registers.merge(&Event { at: self.clamped(event.at), ..event.clone() });
+        registers.merge(&event, Uptime::MAX);
         let after = registers.entry();
         let mut sessions = Vec::new();
-        if let (Some(entry), false) = (after, event.action == Action::Reinstate) {
+        let lifts = event.action == Action::Reinstate;
+        if let (Some(entry), false) = (after, lifts) {
             let denied = |session: &Session| entry.denies(session.credential().issued_at).is_some();
-            sessions = self.sessions.matching(fingerprint, denied);
-            sessions.retain(|session| session.cause().is_none() && !self.spares(session));
+            sessions = self.sessions_of(&target);
+            sessions.retain(|session| denied(session) && session.cause().is_none() && !self.spares(session));
         }
-        Preview { changes: after != before, refused: false, sessions }
+        let lifts_others = lifts && others.iter().any(|(target, _)| *target != event.target);
+        Preview { changes: after != before || lifts_others, refused: false, sessions }
     }
 
     /// Ends one session, whatever its credential, which is not denied and may come again. Returns how many sessions
@@ -339,17 +404,10 @@ impl Engine {
         Some(killed.ended(PATIENCE).await)
     }
 
-    /// When something that is decided here and now about a target happens: now, or just after the latest that is known
-    /// of it, so that neither a clock that was set back nor a message from the near future makes it count for nothing.
-    pub fn now_for(&self, target: &Target) -> Timestamp {
-        let latest = self.ledger().find(self.fingerprinter.target(target)).and_then(|(_, r)| r.latest());
-        let after = latest.map(|latest| latest.plus(Duration::from_millis(1)));
-        after.map_or(self.clock.now(), |after| after.max(self.clock.now()))
-    }
-
     /// Forgets what has had its time, but for what the journal has no room to hear of. Returns of how many targets
     /// something that stood has lapsed.
     pub fn expire(&self) -> usize {
+        self.note_uptime();
         self.due().into_iter().map(|part| self.expire_part(part)).sum()
     }
 
@@ -366,7 +424,7 @@ impl Engine {
         let terms = self.terms();
         self.let_others_in();
         let mut ledger = self.ledger();
-        let lapsed = ledger.expire(part, &terms);
+        let lapsed = ledger.expire(part, &terms, |target| self.fingerprinter.published(target));
         if !lapsed.entries.is_empty() {
             self.set.publish(lapsed.entries);
         }
@@ -375,9 +433,23 @@ impl Engine {
         lapsed.count
     }
 
+    /// Has the journal note each minute how long the gate has run: for a caller that comes by more often.
+    pub fn note_uptime(&self) {
+        if let Some(room) = self.journal.room()
+            && let Some(uptime) = self.uptime.note(NOTE)
+        {
+            room.note(uptime);
+        }
+    }
+
     /// Makes the fingerprints of credentials.
     pub fn fingerprinter(&self) -> &Fingerprinter {
         &self.fingerprinter
+    }
+
+    /// The authorities that are known, and their names.
+    pub fn authorities(&self) -> &AuthorityDirectory {
+        &self.authorities
     }
 
     /// The live sessions.
@@ -405,18 +477,57 @@ impl Engine {
         self.ledger().find(self.fingerprinter.target(target)).map(|(_, registers)| registers.clone())
     }
 
+    /// All that is known of the targets whose events hit a credential that carries `carried`.
+    pub fn standings_against(&self, carried: &Target) -> Vec<(Target, Registers)> {
+        let ledger = self.ledger();
+        let prints = self.fingerprinter.carried(carried);
+        prints.iter().flat_map(|print| ledger.published(print)).cloned().collect()
+    }
+
+    /// The live sessions that an event of `target` hits, those that are ending included, the oldest first.
+    pub fn sessions_of(&self, target: &Target) -> Vec<Arc<Session>> {
+        let prints = self.fingerprinter.published(target);
+        let hit = prints.iter().flat_map(|print| self.sessions.matching(print, |_| true));
+        let mut sessions: Vec<Arc<Session>> = hit.collect();
+        sessions.sort_unstable_by_key(|session| session.id());
+        sessions.dedup_by_key(|session| session.id());
+        sessions
+    }
+
+    /// Whether a list in force names exactly this target.
+    pub fn is_listed(&self, target: &Target) -> bool {
+        !self.set.named(self.fingerprinter.target(target)).is_empty()
+    }
+
+    /// Whether a live session carries a name that an event of `target` hits.
+    pub fn has_sessions(&self, target: &Target) -> bool {
+        self.fingerprinter.published(target).iter().any(|print| self.sessions.has(print))
+    }
+
     /// What `pick` makes of the targets that anything is known of, in no order; without those it makes nothing of.
     ///
     /// A revocation that comes meanwhile waits for a small part of this, and may be seen or not. `pick` compares and
     /// copies, and does nothing else: it must not call the engine.
     pub fn select<T>(&self, mut pick: impl FnMut(&Target, &Registers) -> Option<T>) -> Vec<T> {
         let mut picked = Vec::new();
+        self.each_part(&mut pick, |one| picked.push(one));
+        picked
+    }
+
+    /// The same, part by part: what was picked of one is handed to `act`, which may call the engine, before the next.
+    pub(super) fn each_part<T>(
+        &self,
+        mut pick: impl FnMut(&Target, &Registers) -> Option<T>,
+        mut act: impl FnMut(T),
+    ) {
         for part in 0..PARTS {
             self.let_others_in();
             let ledger = self.ledger();
-            picked.extend(ledger.part(part).filter_map(|(target, registers)| pick(target, registers)));
+            let picked: Vec<T> =
+                ledger.part(part).filter_map(|(target, registers)| pick(target, registers)).collect();
+            drop(ledger);
+            picked.into_iter().for_each(&mut act);
         }
-        picked
     }
 
     /// Whether everything in effect is on disk.
@@ -424,27 +535,48 @@ impl Engine {
         self.journal.is_durable()
     }
 
-    async fn revoke(&self, event: Event, started: Instant) -> Outcome {
-        let fingerprint = self.fingerprinter.target(&event.target);
-        let published = Cell::new((Merged::default(), Duration::ZERO));
+    /// Why not everything in effect is on disk; `None` while it is.
+    pub fn journal_fault(&self) -> Option<JournalError> {
+        self.journal.fault()
+    }
+
+    async fn carry_out(&self, mut event: Event, decider: Decider) -> Result<Outcome, Error> {
+        self.name_as_kept(&mut event.target);
+        let started = Instant::now();
+        match event.action {
+            Action::Revoke | Action::Suspend => Ok(self.deny(event, decider, started).await),
+            Action::Reinstate => self.lift(event, decider, started).await,
+        }
+    }
+
+    pub(super) async fn revoke(&self, event: Event, decider: Decider, started: Instant) -> Outcome {
+        let prints = self.fingerprinter.published(&event.target);
+        let event = RefCell::new(event);
+        let published = Cell::new((Merged::default(), Uptime::MAX, Duration::ZERO));
         let (killed, enforced) = protocol::revoke(
-            || published.set((self.publish(fingerprint, &event), started.elapsed())),
+            || {
+                let (merged, lapses) = self.publish(prints, &mut event.borrow_mut(), decider);
+                published.set((merged, lapses, started.elapsed()));
+            },
             || {
                 // Read after the set was published: the end of break-glass stores first, and then looks at the set.
                 let enforced = !self.break_glass.is_on();
-                (self.kill(fingerprint, &event, published.get().0.after, enforced), enforced)
+                (self.kill(prints, &event.borrow(), published.get().0.after, enforced), enforced)
             },
         );
-        let (merged, effective_after) = published.get();
+        let (merged, lapses, effective_after) = published.get();
+        let event = event.into_inner();
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
         let enforced_after = started.elapsed();
         let (id, at) = (event.id.clone(), event.at);
-        let durable = self.journal.append(event).await;
+        let durable = self.journal.append(JournalEntry { event, lapses }).await;
         Outcome {
             id,
             at,
+            as_asked: merged.as_asked,
             changed: merged.is_change(),
+            was_known: merged.was_known,
             generation,
             enforced,
             sessions_ended: killed.count(),
@@ -456,20 +588,29 @@ impl Engine {
         }
     }
 
-    async fn reinstate(&self, event: Event, started: Instant) -> Result<Outcome, Error> {
-        let fingerprint = self.fingerprinter.target(&event.target);
-        if self.ledger().find(fingerprint).is_some_and(|(_, registers)| event.is_refused(registers)) {
-            return Err(Error::Revoked(event.target));
-        }
-        self.journal.append(event.clone()).await.map_err(Error::Journal)?;
+    pub(super) async fn reinstate(
+        &self,
+        mut event: Event,
+        decider: Decider,
+        started: Instant,
+    ) -> Result<Outcome, Error> {
+        let prints = self.fingerprinter.published(&event.target);
+        self.begin_lift(prints.exact, &mut event, decider)?;
+        let entry = JournalEntry { event: event.clone(), lapses: Uptime::MAX };
+        let journalled = self.journal.append(entry).await;
         let durable_after = started.elapsed();
-        let changed = self.publish(fingerprint, &event).is_change();
+        let mut ledger = self.ledger();
+        ledger.end_lift(prints.exact);
+        journalled.map_err(Error::Journal)?;
+        let merged = self.merge(ledger, prints, &event, Uptime::MAX);
         let generation = self.generation();
         let effective_after = started.elapsed();
         Ok(Outcome {
             id: event.id,
             at: event.at,
-            changed,
+            as_asked: merged.as_asked,
+            changed: merged.is_change(),
+            was_known: merged.was_known,
             generation,
             enforced: !self.break_glass.is_on(),
             sessions_ended: 0,
@@ -481,34 +622,129 @@ impl Engine {
         })
     }
 
-    /// Merges an event into the registers of its target, and makes the result visible to every reader.
-    fn publish(&self, fingerprint: Fingerprint, event: &Event) -> Merged {
+    /// Takes in a decision that was made under another name of its target: **publish, kill**; the journal gets it as
+    /// soon as it can. The caller waits for neither the disk nor the sessions.
+    pub(super) fn carry_over(&self, entry: JournalEntry) {
+        let event = &entry.event;
+        let prints = self.fingerprinter.published(&event.target);
+        let published = Cell::new(Merged::default());
+        let killed = protocol::revoke(
+            || published.set(self.merge(self.ledger(), prints, event, entry.lapses)),
+            || self.kill(prints, event, published.get().after, !self.break_glass.is_on()),
+        );
+        if published.get().is_change() {
+            tracing::warn!(
+                target = %event.target, id = event.id, sessions_ended = killed.count(),
+                "an authority was met under a name that was revoked or suspended before: it holds for its key"
+            );
+        }
+        drop(killed);
+        self.journal.submit(entry);
+    }
+
+    /// Refuses a reinstatement, or settles its place among the events of its target: what is decided here from now on, and
+    /// takes effect while the journal writes, comes after it and is not lifted by it.
+    fn begin_lift(&self, fingerprint: Fingerprint, event: &mut Event, decider: Decider) -> Result<(), Error> {
         let mut ledger = self.ledger();
-        let merged = ledger.merge(fingerprint, event);
+        if let Some((_, registers)) = ledger.find(fingerprint) {
+            if event.is_refused(registers) {
+                return Err(Error::Revoked(event.target.clone()));
+            }
+            if decider == Decider::Feed && event.lifts_an_administrators(registers) {
+                return Err(Error::Administered(event.target.clone()));
+            }
+        }
+        self.stamp(&ledger, fingerprint, event, decider);
+        ledger.begin_lift(fingerprint, event);
+        Ok(())
+    }
+
+    /// Settles an event's place among those of its target, merges it into the registers, and makes the result visible to
+    /// every reader. Returns with it the uptime before which the event does not lapse.
+    fn publish(&self, prints: NamePrints, event: &mut Event, decider: Decider) -> (Merged, Uptime) {
+        let ledger = self.ledger();
+        self.stamp(&ledger, prints.exact, event, decider);
+        let end = event.expires_at.map(|at| at.plus(self.skew));
+        let lapses = self.uptime.now().at_expiry(end, self.clock.now());
+        (self.merge(ledger, prints, event, lapses), lapses)
+    }
+
+    /// Merges an event into the registers of its target, and makes the result visible to every reader.
+    fn merge(
+        &self,
+        mut ledger: MutexGuard<'_, Ledger>,
+        prints: NamePrints,
+        event: &Event,
+        lapses: Uptime,
+    ) -> Merged {
+        let merged = ledger.merge(prints, event, lapses);
         // An event that changes nothing moves no generation: a flood of duplicates makes nobody probe again.
         if merged.is_change() {
-            self.set.publish([(fingerprint, merged.after)]);
+            self.set.publish(merged.entries(prints.exact));
             drop(ledger);
             self.tell_if_late(event);
         }
         merged
     }
 
-    fn kill(
-        &self,
-        fingerprint: Fingerprint,
-        event: &Event,
-        published: Option<Entry>,
-        enforced: bool,
-    ) -> Killed {
+    /// Gives an event the time by which it is ordered. One that is decided here comes after everything that is known of
+    /// its target: a hybrid logical clock. The time of a feed's event is its own, clamped so that no message from the
+    /// future blocks a later one.
+    fn stamp(&self, ledger: &Ledger, fingerprint: Fingerprint, event: &mut Event, decider: Decider) {
+        let next = |at: Timestamp| at.plus(Duration::from_millis(1));
+        let latest = self.latest_of_feeds();
+        if decider == Decider::Administrator {
+            event.at = ledger.latest(fingerprint).map_or(Timestamp::MIN, next).max(self.clock.now());
+            return;
+        }
+        event.at = event.at.min(latest);
+        // A reinstatement from the future was decided while this clock was ahead, or the clock is behind by now. The times
+        // then do not tell which of the two was decided first. In doubt the target is denied. The clock of a feed may be
+        // ahead by the skew, so the times of its own events do tell.
+        let now = self.clock.now();
+        let in_doubt = |lift: &Lift| lift.at > latest || (lift.is_local && lift.at > now && event.at <= now);
+        if let Some(Lift { at: lifted, .. }) = ledger.outranked_by(fingerprint, event).filter(in_doubt) {
+            tracing::warn!(
+                id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
+                "takes effect although the target was reinstated at a later time: that lies in the future, so \
+                 the clock of this gate was or is wrong; if the event is an old one, reinstate the target again"
+            );
+            event.at = next(lifted);
+        }
+    }
+
+    /// The latest time that an event of a feed may have.
+    fn latest_of_feeds(&self) -> Timestamp {
+        self.clock.now().plus(self.skew)
+    }
+
+    fn kill(&self, prints: NamePrints, event: &Event, published: Option<Entry>, enforced: bool) -> Killed {
         let reason = event.reason.clone().unwrap_or_default();
-        self.sessions.kill(fingerprint, |session| {
+        let denied = |session: &Session| {
             let suspended = published?.denies(session.credential().issued_at)?;
             if !enforced && BreakGlass::concerns(session) {
                 return None;
             }
             Some(Cause { code: code(event.target.level(), suspended), reason: reason.clone() })
-        })
+        };
+        let killed = self.sessions.kill(prints.exact, denied);
+        match prints.alias {
+            Some(alias) => killed.and(self.sessions.kill(alias, denied)),
+            None => killed,
+        }
+    }
+
+    /// Names a target as an earlier version kept it, where something of that is left: both are one row of the journal.
+    fn name_as_kept(&self, target: &mut Target) {
+        if !target.is_bare() {
+            return;
+        }
+        let print = self.fingerprinter.target(target);
+        if let Some((kept, _)) =
+            self.ledger().find(print).filter(|(kept, _)| kept.spelling() == Spelling::AnyCase)
+        {
+            target.clone_from(kept);
+        }
     }
 
     /// Ends every session that is denied, whatever denies it.
@@ -535,20 +771,22 @@ impl Engine {
         suspended.map(|fingerprint| self.explain(fingerprint, true, issued_at))
     }
 
-    fn load(&self, contents: Contents) {
+    fn load(&self, contents: Vec<(Target, Registers)>) {
         let terms = self.terms();
         let mut ledger = self.ledger();
         ledger.reserve(contents.len());
         let mut entries = LayerBuilder::default();
         let mut lapsed = Vec::new();
         for row in contents {
-            let fingerprint = self.fingerprinter.target(&row.0);
-            let (entry, outdated) = ledger.load(fingerprint, row, &terms);
+            row.0.authority().into_iter().for_each(|name| self.authorities.mention(name));
+            let prints = self.fingerprinter.published(&row.0);
+            let (entry, outdated) = ledger.load(prints, row, &terms);
             if let Some(entry) = entry {
-                entries.push(fingerprint, entry);
+                entries.push(prints.exact, entry);
             }
             lapsed.extend(outdated);
         }
+        ledger.aliased().for_each(|(alias, entry)| entries.push(alias, entry));
         self.set.load(entries.build());
         if let Some(room) = self.journal.room() {
             room.expire(lapsed, terms);
@@ -556,7 +794,7 @@ impl Engine {
     }
 
     fn terms(&self) -> Terms {
-        Terms { now: self.clock.now(), skew: self.skew, remember: self.remember }
+        Terms { now: self.clock.now(), uptime: self.uptime.now(), skew: self.skew, remember: self.remember }
     }
 
     /// What comes so late may have been lifted by a reinstatement that is forgotten. It stands all the same.
@@ -567,10 +805,6 @@ impl Engine {
                 "took effect although it is older than what is remembered; if it was lifted before, lift it again"
             );
         }
-    }
-
-    fn clamped(&self, at: Timestamp) -> Timestamp {
-        at.min(self.clock.now().plus(self.skew))
     }
 
     /// Why a fingerprint is denied to what was issued then. Whatever said so may be gone by now.
@@ -596,12 +830,18 @@ impl Engine {
         issued_at: i64,
     ) -> Option<(Level, Option<Standing>)> {
         let ledger = self.ledger();
-        let (target, registers) = ledger.find(fingerprint)?;
         let state = if suspended { State::Suspended } else { State::Revoked };
         let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
-        let mut standings = registers.standings();
-        let standing = standings.find(|(found, standing)| *found == state && hits(standing));
-        Some((target.level(), standing.map(|(_, standing)| standing.clone())))
+        let mut level = None;
+        for (target, registers) in ledger.published(fingerprint) {
+            let mut standings = registers.standings();
+            let standing = standings.find(|(found, standing)| *found == state && hits(standing));
+            if let Some((_, standing)) = standing {
+                return Some((target.level(), Some(standing.clone())));
+            }
+            level = Some(target.level());
+        }
+        level.map(|level| (level, None))
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -618,6 +858,18 @@ impl Engine {
                 return;
             }
             std::thread::yield_now();
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Notes how long the gate has run: an orderly end loses none of it.
+    fn drop(&mut self) {
+        if self.journal.is_durable()
+            && let Some(room) = self.journal.room()
+            && let Some(uptime) = self.uptime.note(Duration::from_secs(1))
+        {
+            room.note(uptime);
         }
     }
 }

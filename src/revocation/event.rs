@@ -6,7 +6,10 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Registers;
+use super::Standing;
+use super::State;
 use super::Target;
+use super::uptime::Uptime;
 use crate::clock::Timestamp;
 
 /// What is to happen to the target.
@@ -30,6 +33,17 @@ impl Action {
             Self::Reinstate => "reinstate",
         }
     }
+}
+
+/// The source of what is decided here.
+pub(super) const ADMIN: &str = "admin";
+
+/// An event whose place among those of its target is settled, as the journal keeps it.
+#[derive(Clone, Debug)]
+pub(super) struct JournalEntry {
+    pub(super) event: Event,
+    /// The uptime before which what it denies does not lapse.
+    pub(super) lapses: Uptime,
 }
 
 /// One change of a target's state. Taking the same event in twice changes nothing.
@@ -81,8 +95,21 @@ impl Event {
         }
     }
 
+    /// Whether it was decided here, so that its time is by the clock of this gate.
+    pub(super) fn is_local(&self) -> bool {
+        self.source.as_deref() == Some(ADMIN)
+    }
+
     /// Whether a target in this state refuses it: a reinstatement without the force that a revocation asks for.
     pub(super) fn is_refused(&self, registers: &Registers) -> bool {
         self.action == Action::Reinstate && !self.force && registers.is_revoked()
+    }
+
+    /// Whether it is a reinstatement without force of what an administrator has suspended: a feed may not ask that.
+    pub(super) fn lifts_an_administrators(&self, registers: &Registers) -> bool {
+        let by_admin = |(state, standing): (State, &Standing)| {
+            state == State::Suspended && standing.source.as_deref() == Some(ADMIN)
+        };
+        self.action == Action::Reinstate && !self.force && registers.standings().any(by_admin)
     }
 }

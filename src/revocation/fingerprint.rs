@@ -11,6 +11,7 @@ use siphasher::sip128::Hasher128 as _;
 use siphasher::sip128::SipHasher13;
 
 use super::Level;
+use super::Spelling;
 use super::Target;
 use super::Targets;
 use crate::identity::Error;
@@ -46,6 +47,43 @@ impl Fingerprinter {
         }
     }
 
+    /// The fingerprints under which an event of `target` is published.
+    pub fn published(&self, target: &Target) -> NamePrints {
+        let alias = match target.spelling() {
+            Spelling::Exact => target.folded().map(|folded| self.alias(target.level(), &folded, FOLDED)),
+            Spelling::AnyCase => {
+                let folded = target.folded();
+                Some(self.alias(target.level(), folded.as_deref().unwrap_or(target.name()), ANY_CASE))
+            }
+            Spelling::Dns => None,
+        };
+        NamePrints { exact: self.target(target), alias }
+    }
+
+    /// The fingerprints by which a credential that carries `target` is looked up.
+    pub fn carried(&self, target: &Target) -> NamePrints {
+        let alias = match target.spelling() {
+            Spelling::Dns => Some(self.alias(target.level(), target.name(), FOLDED)),
+            _ => target.folded().map(|folded| self.alias(target.level(), &folded, ANY_CASE)),
+        };
+        NamePrints { exact: self.target(target), alias }
+    }
+
+    /// The fingerprints by which a credential is looked up that carries all of these, once each, in their order.
+    pub fn all_carried<'a>(&self, targets: impl IntoIterator<Item = &'a Target>) -> Vec<Fingerprint> {
+        let mut prints = Vec::new();
+        for print in targets.into_iter().flat_map(|target| self.carried(target).iter()) {
+            if !prints.contains(&print) {
+                prints.push(print);
+            }
+        }
+        prints
+    }
+
+    fn alias(&self, level: Level, folded: &str, mark: u64) -> Fingerprint {
+        finish(self.start(level, ""), folded.as_bytes(), mark)
+    }
+
     /// Everything that can revoke a verified certificate.
     ///
     /// The identity may be one that was refused: its certificate, key and issuers can be revoked all the same.
@@ -53,7 +91,7 @@ impl Fingerprinter {
         let targets = Targets::of(chain, identity.as_ref().ok());
         let prints = |targets: &[Target]| targets.iter().map(|target| self.target(target)).collect();
         Credential {
-            own: prints(&targets.own),
+            own: self.all_carried(&targets.own),
             mass: prints(&targets.mass),
             issued_at: chain.leaf.not_before.secs(),
             holder: Arc::new(Holder::of(chain, identity.as_ref().ok())),
@@ -71,6 +109,25 @@ impl Fingerprinter {
         hasher.write_u64(issuer.len() as u64);
         hasher.write(issuer.as_bytes());
         hasher
+    }
+}
+
+/// The fingerprints of one name: that of its exact text, and of a second reading where it has one.
+///
+/// A typed name with upper case is also published as the DNS name that it may be; a name that an earlier version kept
+/// is also published for every case. A credential carries the counterpart, so one side of each match has two at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NamePrints {
+    /// The exact text: what the ledger keeps a target by.
+    pub exact: Fingerprint,
+    /// The second reading.
+    pub alias: Option<Fingerprint>,
+}
+
+impl NamePrints {
+    /// Both.
+    pub fn iter(self) -> impl Iterator<Item = Fingerprint> {
+        std::iter::once(self.exact).chain(self.alias)
     }
 }
 
@@ -93,6 +150,10 @@ impl CertificateFingerprinter {
 
 /// Marks the length of what is not the bytes of a positive number.
 const NEGATIVE: u64 = 1 << 63;
+/// Marks the length of a name that a DNS name spells in lower case.
+const FOLDED: u64 = 1 << 62;
+/// Marks the length of a name of an earlier version, in lower case.
+const ANY_CASE: u64 = 1 << 61;
 
 /// Of a canonical serial: positive ones are hashed as the bytes that they are, which lists have millions of.
 fn serial(start: SipHasher13, text: &str) -> Fingerprint {

@@ -1,7 +1,7 @@
 //! The journal: what was revoked, on disk, so that a restart refuses what was refused before.
 //!
-//! One redb file. Table `meta`: `format` → version. Table `targets`: one row a target, see `record.rs`; up to format 1
-//! the values were JSON, which is read and rewritten. A commit merges each event into the registers of its target, so the
+//! One redb file. Table `meta`: `format` → version, `uptime` → milliseconds (`uptime.rs`). Table `targets`: one row a
+//! target, see `record.rs`; format 1, whose values were JSON, and format 2 are read and rewritten. A commit merges each event into the registers of its target, so the
 //! file grows with the number of targets, not of events. The pages of what was forgotten are used again, and given back
 //! at a start that finds the file mostly empty.
 //!
@@ -9,7 +9,9 @@
 //! has no checksum: which of the last two roots counts.
 //!
 //! One thread owns the file; all events that wait when it turns to them share one commit (two syncs, see [`begin`]).
-//! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk.
+//! **Invariant:** [`Journal::append`] returns `Ok` only after the commit that holds the event has reached the disk, in the
+//! file that the journal's path leads to. A file that was removed or replaced is looked for after each commit, and
+//! once a second.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -51,17 +53,27 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::Action;
-use super::Event;
+use super::JournalEntry;
 use super::Registers;
+use super::Standing;
 use super::Target;
+use super::place::FilePlace;
 use super::record;
+use super::record::Layout;
+use super::register::Register;
 use super::registers::Terms;
+use super::standing::Stamp;
+use super::standing::Tombstone;
 use super::storage;
+use super::uptime::Uptime;
+use crate::clock::Timestamp;
 
 /// The format that this version writes, and the newest that it reads.
-const FORMAT: u64 = 2;
+const FORMAT: u64 = 3;
 /// The format whose rows are JSON.
 const JSON: u64 = 1;
+/// The last format whose rows do not say at which uptime they lapse.
+const UNMEASURED: u64 = 2;
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
 const TARGETS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("targets");
 /// What follows the journal's name in that of a file that is to become one.
@@ -70,6 +82,8 @@ const NEW: &str = ".new";
 const QUEUE: usize = 16_384;
 /// Events that share a commit, at most.
 const BATCH: usize = 4096;
+/// How often the thread looks for a file that was removed or replaced.
+const LOOK: Duration = Duration::from_secs(1);
 /// How often a failed journal is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// How long a caller waits for a disk that neither writes nor fails.
@@ -87,7 +101,8 @@ const SLACK: u64 = 6;
 const TELL: Duration = Duration::from_secs(1);
 
 /// What to do about a journal that is not whole.
-const REMEDY: &str = "restore it from a backup, or move it away and have everything revoked anew";
+const REMEDY: &str =
+    "restore it from a backup, or rebuild it from the audit with `portcullis audit replay --config FILE`";
 
 /// What is wrong with a journal.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +110,18 @@ pub enum JournalError {
     /// Another process has it open.
     #[error("in use by another process; two gates never share a state directory")]
     InUse,
+    /// There is no file.
+    #[error("there is no journal")]
+    Missing,
+    /// There is a readable journal where one was to be made.
+    #[error("there is a readable journal; `--merge` adds to it what the audit records")]
+    Readable,
+    /// The file was removed, moved or replaced while it was open, alone or with its directory.
+    #[error(
+        "the journal's file was removed or replaced under the running gate: revocations stand in memory only; put the \
+         file back, or restart and `portcullis audit replay --config FILE`"
+    )]
+    Displaced,
     /// It is torn, or was never a journal.
     #[error("not a readable journal: {0}; {REMEDY}")]
     Unreadable(String),
@@ -125,8 +152,38 @@ pub enum JournalError {
 
 /// A row, as format 1 kept it.
 #[derive(Deserialize)]
-struct Row {
+struct JsonRow {
     #[serde(flatten)]
+    target: Target,
+    registers: JsonRegisters,
+}
+
+/// The registers of a row, as format 1 kept them.
+#[derive(Deserialize)]
+struct JsonRegisters {
+    #[serde(default)]
+    revoked: Vec<Standing>,
+    #[serde(default)]
+    cleared: Option<Stamp>,
+    /// The last suspension or reinstatement, and which of the two it was.
+    #[serde(default)]
+    suspension: Option<(Standing, bool)>,
+}
+
+impl From<JsonRegisters> for Registers {
+    fn from(json: JsonRegisters) -> Self {
+        let suspended = match json.suspension {
+            Some((standing, true)) => Register::of(vec![standing], None),
+            Some((reinstatement, false)) => Register::of(Vec::new(), Some(reinstatement.into())),
+            None => Register::default(),
+        };
+        let cleared = json.cleared.map(|stamp| Tombstone { stamp, is_local: true });
+        Self { revoked: Register::of(json.revoked, cleared), suspended }
+    }
+}
+
+/// What is to be written of a target.
+struct Row {
     target: Target,
     registers: Registers,
 }
@@ -141,46 +198,108 @@ impl Row {
 }
 
 struct Append {
-    event: Event,
+    entry: JournalEntry,
     done: oneshot::Sender<Result<(), JournalError>>,
 }
 
 enum Command {
     Append(Append),
     Expire { targets: Vec<Target>, terms: Terms },
+    Note(Uptime),
 }
 
 type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Send>;
+/// Fails if the file is not where it was opened.
+type Watch = Box<dyn Fn() -> Result<(), JournalError> + Send>;
+
+/// Where a journal's file is.
+struct JournalPlace {
+    /// Fails once no path leads to the open file any more.
+    watch: Watch,
+    /// The size of the file, bytes.
+    size: Box<dyn Fn() -> u64>,
+}
+
+impl JournalPlace {
+    /// That of a journal without a file of its own.
+    fn unwatched() -> Self {
+        Self { watch: Box::new(|| Ok(())), size: Box::new(|| 0) }
+    }
+}
 type Targets<'t> = Table<'t, &'static str, &'static [u8]>;
 
 /// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
 pub struct Journal {
     commands: Option<mpsc::Sender<Command>>,
     durable: Arc<AtomicBool>,
+    fault: Arc<Mutex<Option<JournalError>>>,
     missed: Arc<Mutex<Rows>>,
     thread: Option<JoinHandle<()>>,
 }
 
 /// What a journal held when it was opened.
-pub(super) type Contents = Vec<(Target, Registers)>;
+#[derive(Debug, Default)]
+pub(super) struct Contents {
+    pub(super) rows: Vec<(Target, Registers)>,
+    pub(super) uptime: Uptime,
+}
 
 impl Journal {
-    /// Opens the journal file, or makes it, and reads all of it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Contents), JournalError> {
-        if !path.try_exists().map_err(write_error)? {
-            create(path)?;
+    /// Makes an empty journal file. Another process may be faster: then its file is the journal.
+    pub(super) fn make(path: &Path) -> Result<(), JournalError> {
+        create(path, &Contents::default())?;
+        sync_directory(path).map_err(write_error)
+    }
+
+    /// Makes a journal file that holds these rows, where there is none.
+    pub(super) fn make_with(path: &Path, contents: &Contents) -> Result<(), JournalError> {
+        if path.symlink_metadata().is_ok() {
+            return Err(JournalError::Readable);
         }
+        create(path, contents)?;
+        sync_directory(path).map_err(write_error)
+    }
+
+    /// Reads a journal that no engine has open; it is not to be opened until the database is dropped.
+    pub(super) fn read(path: &Path, now: Timestamp) -> Result<(Database, Contents), JournalError> {
+        if !path.try_exists().map_err(write_error)? {
+            return Err(JournalError::Missing);
+        }
+        let (path, size) = (path.to_owned(), || 0);
+        let mut open: Opener = Box::new(move || open_file(&path));
+        caught(|| load(&mut open, &size, now)).map_err(as_unreadable)
+    }
+
+    /// Puts these rows in the place of those of the same targets.
+    pub(super) fn extend(database: &Database, contents: &Contents) -> Result<(), JournalError> {
+        caught(|| rewrite(database, contents))
+    }
+
+    /// Opens the journal file, which must be there, and reads all of it. `now` measures how long the entries of an old
+    /// format have left.
+    pub(super) fn open(path: &Path, now: Timestamp) -> Result<(Self, Contents), JournalError> {
+        let place = Arc::new(FilePlace::of(path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => JournalError::Missing,
+            _ => write_error(e),
+        })?);
         remove_leftovers(path);
         // At each start: whoever made the file may have been killed before it came to this.
         sync_directory(path).map_err(write_error)?;
         let (path, same) = (path.to_owned(), path.to_owned());
         let size = move || std::fs::metadata(&same).map_or(0, |file| file.len());
-        Self::with(Box::new(move || open_file(&path)), &size)
+        let watched = Arc::clone(&place);
+        let open = move || {
+            check_place(&place)?;
+            open_file(&path)
+        };
+        let place = JournalPlace { watch: Box::new(move || check_place(&watched)), size: Box::new(size) };
+        Self::with(Box::new(open), place, now)
     }
 
     /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
     pub(super) fn on<B: StorageBackend>(
         mut storage: impl FnMut() -> io::Result<B> + Send + 'static,
+        now: Timestamp,
     ) -> Result<(Self, Contents), JournalError> {
         let open = move || {
             let backend = storage().map_err(write_error)?;
@@ -195,31 +314,32 @@ impl Journal {
             }
             Ok(database)
         };
-        Self::with(Box::new(open), &|| 0)
+        Self::with(Box::new(open), JournalPlace::unwatched(), now)
     }
 
-    /// Opens a journal wherever `open` says, which is called again after each failure. `size` is that of its file.
-    fn with(mut open: Opener, size: &dyn Fn() -> u64) -> Result<(Self, Contents), JournalError> {
-        let (database, contents) = caught(|| load(&mut open, size)).map_err(|e| match e {
-            JournalError::Damaged(what) => JournalError::Unreadable(what),
-            e => e,
-        })?;
+    /// Opens a journal wherever `open` says, which is called again after each failure.
+    fn with(mut open: Opener, place: JournalPlace, now: Timestamp) -> Result<(Self, Contents), JournalError> {
+        let JournalPlace { watch, size } = place;
+        let (database, contents) = caught(|| load(&mut open, &size, now)).map_err(as_unreadable)?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
-        let missed = Arc::<Mutex<Rows>>::default();
+        let (missed, fault) = (Arc::<Mutex<Rows>>::default(), Arc::default());
         let writer = Writer {
             database: Some(database),
             open,
+            watch,
+            fault: Arc::clone(&fault),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
             doubtful: Doubtful::new(),
+            uptime: None,
             missed: Arc::clone(&missed),
             durable: Arc::clone(&durable),
         };
         let runtime = Builder::new_current_thread().enable_time().build().map_err(write_error)?;
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("journal".into()).spawn(run).map_err(write_error)?;
-        Ok((Self { commands: Some(commands), durable, missed, thread: Some(thread) }, contents))
+        Ok((Self { commands: Some(commands), durable, fault, missed, thread: Some(thread) }, contents))
     }
 
     /// Whether the last commit reached the disk.
@@ -227,27 +347,44 @@ impl Journal {
         self.durable.load(Ordering::Acquire)
     }
 
+    /// Why the last commit did not reach the disk; `None` if it did.
+    pub fn fault(&self) -> Option<JournalError> {
+        let fault = || lock(&self.fault).clone().unwrap_or(JournalError::Hung);
+        (!self.is_durable()).then(fault)
+    }
+
     /// Writes an event, and returns once it is on disk.
     ///
     /// A revocation or suspension that could not be written is kept and tried again while the process lives. A
     /// reinstatement is waited for however long the disk takes: one that is given up on might still be written, and
     /// would be in effect after the next start.
-    pub async fn append(&self, event: Event) -> Result<(), JournalError> {
+    pub(super) async fn append(&self, entry: JournalEntry) -> Result<(), JournalError> {
         let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
         let (done, written) = oneshot::channel();
-        let patience = if event.action == Action::Reinstate { Duration::MAX } else { PATIENCE };
+        let patience = if entry.event.action == Action::Reinstate { Duration::MAX } else { PATIENCE };
         let Ok(room) = timeout(patience, commands.reserve()).await else {
-            keep(&mut lock(&self.missed), &event);
+            keep(&mut lock(&self.missed), &entry);
             return Err(self.hung());
         };
-        room.map_err(|_| JournalError::Closed)?.send(Command::Append(Append { event, done }));
+        room.map_err(|_| JournalError::Closed)?.send(Command::Append(Append { entry, done }));
         match timeout(patience, written).await {
             Ok(result) => result.unwrap_or(Err(JournalError::Closed)),
             Err(_) => Err(self.hung()),
         }
     }
 
+    /// Hands over a revocation or suspension that no caller waits for. It is written with the next commit, or kept and
+    /// tried again while the process lives.
+    pub(super) fn submit(&self, entry: JournalEntry) {
+        let room = self.commands.as_ref().and_then(|commands| commands.try_reserve().ok());
+        match room {
+            Some(room) => room.send(Command::Append(Append { entry, done: oneshot::channel().0 })),
+            None => keep(&mut lock(&self.missed), &entry),
+        }
+    }
+
     fn hung(&self) -> JournalError {
+        *lock(&self.fault) = Some(JournalError::Hung);
         self.durable.store(false, Ordering::Release);
         JournalError::Hung
     }
@@ -268,6 +405,11 @@ impl Room<'_> {
         if !targets.is_empty() {
             self.0.send(Command::Expire { targets, terms });
         }
+    }
+
+    /// Notes how long the gate has run.
+    pub(super) fn note(self, uptime: Uptime) {
+        self.0.send(Command::Note(uptime));
     }
 }
 
@@ -293,12 +435,17 @@ type Doubtful = BTreeMap<String, Option<Vec<u8>>>;
 struct Writer {
     database: Option<Database>,
     open: Opener,
+    watch: Watch,
+    /// Why the last turn failed.
+    fault: Arc<Mutex<Option<JournalError>>>,
     /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
     unwritten: Rows,
     /// Some of it goes with each commit; what an event is for goes before that event is merged.
     lapsing: Lapsing,
     /// What the file held before reinstatements that failed.
     doubtful: Doubtful,
+    /// How long the gate has run, where that is not on disk.
+    uptime: Option<Uptime>,
     /// In effect, but not on disk, of callers who found no room in the queue.
     missed: Arc<Mutex<Rows>>,
     durable: Arc<AtomicBool>,
@@ -310,18 +457,40 @@ impl Writer {
             let mut batch = Vec::new();
             let is_well = self.unwritten.is_empty() && self.durable.load(Ordering::Acquire);
             let received = match (is_well, self.lapsing.is_empty()) {
-                (true, true) => Ok(inbox.recv_many(&mut batch, BATCH).await),
+                (true, true) => timeout(LOOK, inbox.recv_many(&mut batch, BATCH)).await,
                 (true, false) => timeout(Duration::ZERO, inbox.recv_many(&mut batch, BATCH)).await,
                 (false, _) => timeout(RETRY, inbox.recv_many(&mut batch, BATCH)).await,
             };
             if received == Ok(0) {
                 break;
             }
-            self.turn(batch);
+            match received {
+                Err(_) if is_well && self.lapsing.is_empty() => self.look(),
+                _ => self.turn(batch),
+            }
         }
         if !self.unwritten.is_empty() || !self.doubtful.is_empty() {
             self.turn(Vec::new());
         }
+    }
+
+    /// Notices a file that was removed or replaced, without writing to it.
+    fn look(&mut self) {
+        if let Err(error) = (self.watch)() {
+            self.fail(&error);
+            self.durable.store(false, Ordering::Release);
+        }
+    }
+
+    /// Closes the database: an I/O error poisons it, and the next turn opens it anew.
+    fn fail(&mut self, error: &JournalError) {
+        let closed = self.database.take();
+        let _ = caught(|| {
+            drop(closed);
+            Ok(())
+        });
+        *lock(&self.fault) = Some(error.clone());
+        tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
     }
 
     fn turn(&mut self, batch: Vec<Command>) {
@@ -331,19 +500,14 @@ impl Writer {
         }
         let result = caught(|| self.commit(&batch));
         if let Err(error) = &result {
-            // An I/O error poisons the open database: the next turn opens it anew.
-            let closed = self.database.take();
-            let _ = caught(|| {
-                drop(closed);
-                Ok(())
-            });
-            tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
+            self.fail(error);
         } else {
             if !self.durable.load(Ordering::Acquire) {
                 tracing::info!("journal: writes again; everything in effect is on disk");
             }
             self.unwritten.clear();
             self.doubtful.clear();
+            self.uptime = None;
         }
         self.durable.store(result.is_ok(), Ordering::Release);
         if result.is_err() {
@@ -361,8 +525,9 @@ impl Writer {
     fn keep(&mut self, command: &Command) {
         match command {
             // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
-            Command::Append(Append { event, .. }) if event.action == Action::Reinstate => {}
-            Command::Append(Append { event, .. }) => keep(&mut self.unwritten, event),
+            Command::Append(Append { entry, .. }) if entry.event.action == Action::Reinstate => {}
+            Command::Append(Append { entry, .. }) => keep(&mut self.unwritten, entry),
+            Command::Note(_) => {}
             Command::Expire { targets, terms } => {
                 for target in targets {
                     let key = record::key(target);
@@ -383,6 +548,11 @@ impl Writer {
             Some(database) => database,
             closed => closed.insert((self.open)()?),
         };
+        let noted = batch.iter().filter_map(|command| match command {
+            Command::Note(uptime) => Some(*uptime),
+            Command::Append(_) | Command::Expire { .. } => None,
+        });
+        self.uptime = noted.chain(self.uptime).max();
         let transaction = begin(database)?;
         let targets = transaction.open_table(TARGETS).map_err(write_error)?;
         let mut step = Step { targets, lapsing: &mut self.lapsing, lapsed: BTreeSet::new() };
@@ -395,15 +565,22 @@ impl Writer {
         // meet it here, lose against it, and be forgotten with it.
         for command in batch {
             match command {
-                Command::Append(Append { event, .. }) => {
-                    step.change(&event.target, |known| known.merge(event))?;
+                Command::Append(Append { entry: JournalEntry { event, lapses }, .. }) => {
+                    step.change(&event.target, |known| known.merge(event, *lapses))?;
                 }
                 Command::Expire { targets, terms } => step.note(targets, *terms),
+                Command::Note(_) => {}
             }
         }
         step.forget()?;
         let lapsed = step.finish();
+        if let Some(uptime) = self.uptime {
+            let mut meta = transaction.open_table(META).map_err(write_error)?;
+            meta.insert("uptime", uptime.millis()).map_err(write_error)?;
+        }
         transaction.commit().map_err(write_error)?;
+        // What a file holds that no path leads to is lost with the process.
+        (self.watch)()?;
         lapsed.iter().for_each(|key| drop(self.lapsing.remove(key)));
         Ok(())
     }
@@ -427,7 +604,7 @@ impl Step<'_> {
             }
         }
         for command in batch {
-            if let Command::Append(Append { event, .. }) = command
+            if let Command::Append(Append { entry: JournalEntry { event, .. }, .. }) = command
                 && event.action == Action::Reinstate
             {
                 let key = record::key(&event.target);
@@ -457,7 +634,7 @@ impl Step<'_> {
     fn change(&mut self, target: &Target, change: impl FnOnce(&mut Registers)) -> Result<(), JournalError> {
         let key = record::key(target);
         let found = self.targets.get(key.as_str()).map_err(write_error)?;
-        let found = found.map(|row| read_row(&key, row.value())).transpose()?;
+        let found = found.map(|row| read_row(&key, row.value(), Layout::Third)).transpose()?;
         let mut registers = found.map(|(_, registers)| registers).unwrap_or_default();
         if let Some((_, terms)) = self.lapsing.get(&key)
             && self.lapsed.insert(key.clone())
@@ -487,35 +664,55 @@ fn begin(database: &Database) -> Result<WriteTransaction, JournalError> {
     Ok(transaction)
 }
 
-fn keep(rows: &mut Rows, event: &Event) {
+fn keep(rows: &mut Rows, JournalEntry { event, lapses }: &JournalEntry) {
     let row = rows.entry(record::key(&event.target)).or_insert_with(|| Row::blank(&event.target));
-    row.registers.merge(event);
+    row.registers.merge(event, *lapses);
 }
 
-fn lock(rows: &Mutex<Rows>) -> MutexGuard<'_, Rows> {
-    rows.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn as_unreadable(error: JournalError) -> JournalError {
+    match error {
+        JournalError::Damaged(what) => JournalError::Unreadable(what),
+        error => error,
+    }
+}
+
+fn check_place(place: &FilePlace) -> Result<(), JournalError> {
+    match place.is_kept() {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(JournalError::Displaced),
+        Err(error) => Err(write_error(error)),
+    }
 }
 
 fn caught<T>(run: impl FnOnce() -> Result<T, JournalError>) -> Result<T, JournalError> {
     storage::caught(run, JournalError::Damaged)
 }
 
-fn read_row(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> {
-    record::read(key, row).map_err(|why| bad_row(key, why))
+fn read_row(key: &str, row: &[u8], layout: Layout) -> Result<(Target, Registers), JournalError> {
+    record::read(key, row, layout).map_err(|why| bad_row(key, why))
 }
 
 /// The key on one line, and not too long.
 fn bad_row(key: &str, why: &'static str) -> JournalError {
+    // The marker of a name that counts as it is written tells a reader nothing.
+    let key = key.replace("\0=\0", "\0\0");
     let shown = key.chars().take(200).map(|c| if c.is_control() { ' ' } else { c });
     JournalError::Row { row: shown.collect(), why }
 }
 
 /// Makes the file under a name of its own first: a journal that exists is a whole one. If another process was faster,
 /// its file is the journal.
-fn create(path: &Path) -> Result<(), JournalError> {
+fn create(path: &Path, contents: &Contents) -> Result<(), JournalError> {
     let new = PathBuf::from(format!("{}{NEW}-{:016x}", path.display(), RandomState::new().hash_one(())));
     let database = builder().create(&new).map_err(open_error)?;
     initialize(&database)?;
+    if !contents.rows.is_empty() {
+        rewrite(&database, contents)?;
+    }
     drop(database);
     match std::fs::hard_link(&new, path) {
         // Whoever finds a journal removes the leftovers, this one with them.
@@ -590,17 +787,26 @@ fn named(error: JournalError, again: impl FnOnce() -> Option<ReadOnlyDatabase>) 
 }
 
 /// Opens a journal, reads it, and puts in order what an older version or a long life has left.
-fn load(open: &mut Opener, size: &dyn Fn() -> u64) -> Result<(Database, Contents), JournalError> {
+fn load(
+    open: &mut Opener,
+    size: &dyn Fn() -> u64,
+    now: Timestamp,
+) -> Result<(Database, Contents), JournalError> {
     let mut database = open()?;
-    let (mut contents, mut bytes) = (Contents::new(), 0);
-    let format = read(&database, |row| {
+    let (mut contents, mut bytes) = (Contents::default(), 0);
+    let meta = read(&database, |row| {
         bytes += row.bytes;
-        contents.push((row.target, row.registers));
+        contents.rows.push((row.target, row.registers));
     })?;
+    let format = meta.format;
+    contents.uptime = meta.uptime;
+    if format <= UNMEASURED {
+        contents.rows.iter_mut().for_each(|(_, registers)| registers.measure(now, meta.uptime));
+    }
     if format < FORMAT {
         rewrite(&database, &contents)?;
         tracing::info!(
-            rows = contents.len(),
+            rows = contents.rows.len(),
             from = format,
             to = FORMAT,
             "journal: rewritten in another format"
@@ -628,7 +834,7 @@ fn rewrite(database: &Database, contents: &Contents) -> Result<(), JournalError>
     let transaction = begin(database)?;
     {
         let mut targets = transaction.open_table(TARGETS).map_err(write_error)?;
-        for (target, registers) in contents {
+        for (target, registers) in &contents.rows {
             let key = record::key(target);
             let row = record::write(&key, registers);
             targets.insert(key.as_str(), row.as_slice()).map_err(write_error)?;
@@ -646,8 +852,14 @@ struct Found {
     bytes: u64,
 }
 
-/// Reads every row, and returns the format.
-fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Result<u64, JournalError> {
+/// What the table `meta` holds.
+struct Meta {
+    format: u64,
+    uptime: Uptime,
+}
+
+/// Reads every row, and returns what the file says about itself.
+fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Result<Meta, JournalError> {
     let transaction = database.begin_read().map_err(unreadable)?;
     let meta = transaction.open_table(META).map_err(|e| match e {
         TableError::TableDoesNotExist(_) => JournalError::Unreadable("a database, but not a journal".into()),
@@ -658,6 +870,7 @@ fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Resul
         Some(format) if format > FORMAT => return Err(JournalError::Newer(format)),
         _ => return Err(JournalError::Unreadable("no format".into())),
     };
+    let uptime = meta.get("uptime").map_err(unreadable)?.map(|uptime| Uptime::from_millis(uptime.value()));
     let targets = transaction.open_table(TARGETS).map_err(unreadable)?;
     let mut progress = Progress::of(targets.len().map_err(unreadable)?);
     let mut last = String::new();
@@ -667,7 +880,11 @@ fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Resul
         if key <= last.as_str() && progress.done > 0 {
             return Err(bad_row(key, "it is out of order"));
         }
-        let (target, registers) = if format == JSON { read_json(key, value)? } else { read_row(key, value)? };
+        let (target, registers) = match format {
+            JSON => read_json(key, value)?,
+            UNMEASURED => read_row(key, value, Layout::Second)?,
+            _ => read_row(key, value, Layout::Third)?,
+        };
         found(Found { target, registers, bytes: (key.len() + value.len()) as u64 });
         last.clear();
         last.push_str(key);
@@ -677,13 +894,14 @@ fn read(database: &impl ReadableDatabase, mut found: impl FnMut(Found)) -> Resul
         let (done, all) = (progress.done, progress.all);
         return Err(JournalError::Unreadable(format!("{done} rows where there should be {all}")));
     }
-    Ok(format)
+    Ok(Meta { format, uptime: uptime.unwrap_or_default() })
 }
 
 fn read_json(key: &str, row: &[u8]) -> Result<(Target, Registers), JournalError> {
-    let row: Row = serde_json::from_slice(row).map_err(|_| bad_row(key, "it is not well formed"))?;
-    match record::key(&row.target) == key {
-        true => Ok((row.target, row.registers)),
+    let row: JsonRow = serde_json::from_slice(row).map_err(|_| bad_row(key, "it is not well formed"))?;
+    let target = row.target.of_earlier_version();
+    match record::key(&target) == key {
+        true => Ok((target, row.registers.into())),
         false => Err(bad_row(key, "it is of another target")),
     }
 }
@@ -738,9 +956,9 @@ fn write_error(error: impl std::fmt::Display) -> JournalError {
 mod tests {
     use redb::backends::InMemoryBackend;
 
+    use super::super::Event;
     use super::super::Level;
     use super::*;
-    use crate::clock::Timestamp;
 
     fn writer() -> Writer {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
@@ -748,9 +966,12 @@ mod tests {
         Writer {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
+            watch: Box::new(|| Ok(())),
+            fault: Arc::default(),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
             doubtful: Doubtful::new(),
+            uptime: None,
             missed: Arc::default(),
             durable: Arc::new(AtomicBool::new(true)),
         }
@@ -761,9 +982,15 @@ mod tests {
         Event { id: id.into(), expires_at, ..Event::new(Action::Suspend, target, Timestamp::from_secs(5)) }
     }
 
+    fn terms(now: Timestamp) -> Terms {
+        let uptime = Uptime::default().plus(Duration::from_secs(5));
+        Terms { now, uptime, skew: Duration::ZERO, remember: Duration::MAX }
+    }
+
     fn append(event: Event) -> Command {
         let (done, _) = oneshot::channel();
-        Command::Append(Append { event, done })
+        let lapses = Uptime::default().at_expiry(event.expires_at, event.at);
+        Command::Append(Append { entry: JournalEntry { event, lapses }, done })
     }
 
     #[test]
@@ -771,7 +998,7 @@ mod tests {
         let mut writer = writer();
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
-        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        let terms = terms(lapses);
         let expire = Command::Expire { targets: vec![lapsed.target.clone()], terms };
         // By its id "a" would lose against "b", which has lapsed before it came.
         writer.turn(vec![append(lapsed), expire, append(suspension("a", None))]);
@@ -787,7 +1014,7 @@ mod tests {
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
         let expire = || {
-            let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+            let terms = terms(lapses);
             Command::Expire { targets: vec![lapsed.target.clone()], terms }
         };
         for is_on_disk in [true, false] {
@@ -806,7 +1033,7 @@ mod tests {
             let contents = contents(&writer);
             assert!(
                 matches!(contents.as_slice(), [(_, registers)] if registers.is_suspended()
-                    && registers.suspension().is_some_and(|standing| standing.stamp.1 == "a")),
+                    && registers.standings().any(|(_, standing)| standing.stamp.1 == "a")),
                 "{is_on_disk}: {contents:?}"
             );
         }
@@ -818,7 +1045,7 @@ mod tests {
         let database = writer.database.take();
         let lapses = Timestamp::from_secs(10);
         let lapsed = suspension("b", Some(lapses));
-        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        let terms = terms(lapses);
         writer.turn(vec![append(lapsed.clone())]);
         assert_eq!(writer.unwritten.len(), 1);
         writer.turn(vec![Command::Expire { targets: vec![lapsed.target], terms }]);
@@ -828,11 +1055,36 @@ mod tests {
         assert!(writer.lapsing.is_empty() && contents(&writer).is_empty());
     }
 
-    fn contents(writer: &Writer) -> Contents {
-        let mut contents = Contents::new();
+    fn contents(writer: &Writer) -> Vec<(Target, Registers)> {
+        let mut contents = Vec::new();
         let database = writer.database.as_ref().unwrap();
         read(database, |row| contents.push((row.target, row.registers))).unwrap();
         contents
+    }
+
+    /// What was left to an entry is measured once, by the clock of the first start, and kept. Seen failing where the file was
+    /// not rewritten.
+    #[test]
+    fn a_journal_of_the_second_format_is_rewritten_with_what_its_entries_have_left() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("journal");
+        let database = Database::create(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(META).unwrap().insert("format", UNMEASURED).unwrap();
+        let row = record::second(2);
+        transaction.open_table(TARGETS).unwrap().insert("principal\0\0a", row.as_slice()).unwrap();
+        transaction.commit().unwrap();
+        drop(database);
+        // At the second start the clock is a day ahead.
+        for now in [5, 86_400] {
+            let (journal, contents) = Journal::open(&path, Timestamp::from_secs(now)).unwrap();
+            let [(target, registers)] = contents.rows.as_slice() else { panic!("{contents:?}") };
+            assert_eq!((target.name(), contents.uptime), ("a", Uptime::default()));
+            let lapses: Vec<_> =
+                registers.standings().map(|(_, standing)| standing.lapses.millis()).collect();
+            assert_eq!(lapses, [u64::MAX, 4000], "it expires at 9 s");
+            drop(journal);
+        }
     }
 
     #[test]
@@ -846,7 +1098,7 @@ mod tests {
         let count = 2 * FORGET + 10;
         writer.turn((0..count).map(|count| append(brief(count))).collect());
         let targets = (0..count).map(|count| brief(count).target).collect();
-        let terms = Terms { now: lapses, skew: Duration::ZERO, remember: Duration::MAX };
+        let terms = terms(lapses);
         // One that comes before its target's turn meets nothing that has lapsed.
         let late = Event { id: "a".into(), expires_at: None, ..brief(count - 1) };
         writer.turn(vec![Command::Expire { targets, terms }, append(late)]);
@@ -895,7 +1147,11 @@ mod tests {
         writer.turn(vec![append(suspension("a", None))]);
         assert!(!writer.durable.load(Ordering::Acquire));
         assert_eq!(writer.unwritten.len(), 1);
-        let opened = Journal::with(Box::new(|| panic!("page {}", 7)), &|| 0);
+        let opened = Journal::with(
+            Box::new(|| panic!("page {}", 7)),
+            JournalPlace::unwatched(),
+            Timestamp::from_secs(0),
+        );
         assert_eq!(opened.err(), Some(JournalError::Unreadable("page 7".into())));
     }
 }

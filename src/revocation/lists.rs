@@ -24,6 +24,7 @@ use super::crl::Verdict;
 use super::crl::Verified;
 use super::token_list;
 use super::token_list::TokenList;
+use super::uptime::Uptime;
 use crate::identity::KeyId;
 use crate::identity::Serial;
 use crate::identity::SerialText;
@@ -96,6 +97,13 @@ impl InForce {
         let verdict = lists.accept(verified)?;
         if verdict == Verdict::New {
             let layer = layer(&lists, prints);
+            for crl in lists.twins() {
+                let (list, this_update, entries) = (crl.title(), crl.this_update, crl.entries);
+                tracing::warn!(
+                    list, %this_update, entries,
+                    "another list has the same number and time, and other content; the entries of both count until a newer one comes"
+                );
+            }
             // Before anything can hit it: whoever is asked why finds it.
             let old = self.by_signer().insert(signer.clone(), Arc::new(lists));
             // Not under the lock: to free a large one takes a while, and whoever is denied asks for the lock.
@@ -145,6 +153,12 @@ impl InForce {
         lists.iter().flat_map(|lists| lists.crls().cloned()).collect()
     }
 
+    /// The lists that another one with the same number and time contradicts.
+    pub(super) fn twins(&self) -> Vec<Crl> {
+        let lists: Vec<Arc<Lists>> = self.by_signer().values().map(Arc::clone).collect();
+        lists.iter().flat_map(|lists| lists.twins().cloned()).collect()
+    }
+
     /// Why the layer of this name denies a certificate, as far as it can be said without reading the list.
     pub(super) fn explain(&self, layer: &str, suspended: bool) -> Denial {
         if let Some(issuer) = layer.strip_prefix(TOKENS) {
@@ -154,7 +168,7 @@ impl InForce {
         let crls: Vec<&Crl> = lists.iter().flat_map(|lists| lists.crls()).collect();
         let reason = match crls.as_slice() {
             [] => "a revocation list".to_owned(),
-            [one] => title(one),
+            [one] => one.title(),
             [one, ..] => format!("a revocation list of {}", one.issuer.name),
         };
         Denial { level: Level::Certificate, suspended, reason }
@@ -198,6 +212,7 @@ impl InForce {
                     source: Some("crl".to_owned()),
                     issued_before: None,
                     expires_at: None,
+                    lapses: Uptime::MAX,
                 },
             });
             listed.collect::<Vec<_>>()
@@ -253,25 +268,17 @@ fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
         if serials.contains(entry.serial.write(&mut text)) {
             let serial = Serial::from(entry.serial);
             let standing = Standing {
-                stamp: (entry.revoked_at(), title(crl)),
+                stamp: (entry.revoked_at(), crl.title()),
                 reason: Some(entry.reason.name().to_owned()),
                 actor: Some(crl.issuer.name.clone()),
                 source: Some("crl".to_owned()),
                 issued_before: None,
                 expires_at: None,
+                lapses: Uptime::MAX,
             };
             let target = Target::of(Level::Certificate, Some(crl.issuer.key.as_str()), serial.as_str());
             let state = if entry.is_held() { State::Suspended } else { State::Revoked };
             found.push(Listed { target, state, standing });
         }
     });
-}
-
-/// A list in a few words.
-fn title(crl: &Crl) -> String {
-    let signer = &crl.issuer.name;
-    match crl.number {
-        Some(number) => format!("revocation list {number} of {signer}"),
-        None => format!("revocation list of {signer}, issued at {}", crl.this_update),
-    }
 }

@@ -3,6 +3,8 @@
 //! One revocation, straight through: an [`Event`] → [`Engine::apply`] → publish the set, kill the sessions, write the
 //! journal, acknowledge. One session: register, then check. `engine` holds both side by side.
 
+mod aliases;
+mod authorities;
 mod break_glass;
 mod builder;
 mod certificates;
@@ -16,15 +18,22 @@ mod journal;
 mod layer;
 mod ledger;
 mod lists;
+mod naming;
 mod outcome;
+mod place;
 pub mod protocol;
 mod rebuild;
 mod record;
+mod register;
 mod registers;
 mod registry;
+mod replay;
 mod row;
 mod seen;
 mod set;
+mod sightings;
+mod spelling;
+mod standing;
 mod storage;
 mod sync;
 mod table;
@@ -32,12 +41,16 @@ mod target;
 mod targets;
 mod timeline;
 pub mod token_list;
+mod uptime;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
+pub use authorities::AmbiguousIssuer;
+pub use authorities::AuthorityDirectory;
+pub use authorities::AuthorityNames;
 pub use break_glass::BreakGlass;
 pub use break_glass::Declared;
 pub use break_glass::Which;
@@ -46,6 +59,7 @@ pub use builder::NewLayer;
 pub use engine::Engine;
 pub use event::Action;
 pub use event::Event;
+use event::JournalEntry;
 pub use feeds::About;
 pub use feeds::Asked;
 pub use feeds::FeedStatus;
@@ -57,6 +71,7 @@ pub use feeds::State as FeedState;
 pub use feeds::Terms as FeedTerms;
 pub use fingerprint::CertificateFingerprinter;
 pub use fingerprint::Fingerprinter;
+pub use fingerprint::NamePrints;
 pub use journal::Journal;
 pub use journal::JournalError;
 pub use lists::ListOutcome;
@@ -69,12 +84,17 @@ pub use outcome::Resumed;
 #[doc(hidden)]
 pub use registers::Entry;
 pub use registers::Registers;
-pub use registers::Standing;
 pub use registers::State;
 pub use registry::Registry;
+pub use replay::JournalReplay;
+pub use replay::ReadableJournal;
+pub use replay::StandingCount;
 pub use seen::Seen;
 #[doc(hidden)]
 pub use set::Set;
+pub use sightings::Sightings;
+pub use spelling::Spelling;
+pub use standing::Standing;
 pub use target::Level;
 pub use target::Target;
 pub use target::TargetError;
@@ -82,6 +102,7 @@ pub use targets::Targets;
 pub use timeline::Arrival;
 pub use timeline::Timeline;
 pub use timeline::Timelines;
+pub use uptime::Uptime;
 
 /// `[revocation]`: how events are taken in.
 #[derive(Clone, Debug, Deserialize)]
@@ -109,6 +130,9 @@ pub enum Error {
     /// The target is revoked, and only a forced reinstatement lifts a revocation.
     #[error("{0} is revoked, not suspended; a revocation is lifted only by a forced reinstatement")]
     Revoked(Target),
+    /// An administrator has suspended the target, and a feed wants to reinstate it without force.
+    #[error("an administrator has suspended {0}, and alone lifts that")]
+    Administered(Target),
     /// The journal did not take the event.
     #[error("the journal did not take it: {0}")]
     Journal(#[source] JournalError),

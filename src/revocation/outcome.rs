@@ -33,10 +33,15 @@ impl Denial {
 pub struct Outcome {
     /// The event's id.
     pub id: String,
-    /// When it was decided, clamped.
+    /// The time by which it is ordered.
     pub at: Timestamp,
+    /// Whether the target stands as the event asks: revoked or suspended at least as wide and as long; of a reinstatement,
+    /// neither. False if a later event outranks this one.
+    pub as_asked: bool,
     /// Whether what the target's credentials are allowed is another than before.
     pub changed: bool,
+    /// Whether the engine knew anything of the target before.
+    pub was_known: bool,
     /// The generation of the set that holds it; starts anew with each process.
     pub generation: u64,
     /// False if it came while break-glass lasts, whose end enforces it: no session of the gate was ended.

@@ -1,19 +1,23 @@
 //! How the journal's file keeps a target: one row each, which says by itself whether it is whole.
 //!
-//! Key: `LEVEL NUL ISSUER NUL NAME`, text. Value: a checksum (SipHash-1-3 of key and rest, 8 bytes) and then
+//! Key: `LEVEL NUL ISSUER NUL NAME`, text. In the place of the issuer a bare name of a principal or chain has `=`, since
+//! versions that kept it in lower case left that empty: such a name hits every spelling. Value: a checksum (SipHash-1-3 of key and rest, 8 bytes) and then
 //!
 //! ```text
-//! count (1 byte), revocations…
-//! 0 | 1, stamp                       the forced reinstatement
-//! 0 | 1 reinstated | 2 suspended, standing
+//! register                           what is revoked
+//! register                           what is suspended
 //!
-//! standing: stamp, flags (1 reason, 2 actor, 4 source, 8 issued_before, 16 expires_at), those of them in that order
+//! register: count (1 byte), standings…, then 0 or, behind 1 (by a feed) or 2 (decided here), the stamp of the reinstatement
+//! standing: stamp, flags (1 reason, 2 actor, 4 source, 8 issued_before, 16 expires_at and lapses), those of them in that
+//!           order
 //! stamp:    at, text (id)
 //! at, issued_before, expires_at: 8 bytes, signed; milliseconds, seconds, milliseconds
+//! lapses:   8 bytes, unsigned; milliseconds of uptime
 //! text:     length (7 bits a byte, the last without the eighth), UTF-8
 //! ```
 //!
-//! Numbers are little-endian. **Invariant:** what is read is all that was written, or nothing.
+//! Numbers are little-endian. Format 2, which is read and rewritten, had no `lapses`, and a single suspension or
+//! reinstatement in place of the second register. **Invariant:** what is read is all that was written, or nothing.
 
 use std::hash::Hasher as _;
 
@@ -21,41 +25,53 @@ use siphasher::sip::SipHasher13;
 
 use super::Level;
 use super::Registers;
+use super::Spelling;
 use super::Standing;
 use super::Target;
-use super::registers::Parts;
-use super::registers::Stamp;
+use super::register::Register;
+use super::standing::Stamp;
+use super::standing::Tombstone;
+use super::uptime::Uptime;
 use crate::clock::Timestamp;
+
+/// Stands in a key where an issuer would: the name counts as it is written.
+const EXACT: &str = "=";
+
+/// How the values of a row are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// Of format 2.
+    Second,
+    /// Of format 3: the only one that is written.
+    Third,
+}
 
 /// By what a target is found.
 pub(super) fn key(target: &Target) -> String {
-    format!("{}\0{}\0{}", target.level(), target.issuer().unwrap_or_default(), target.name())
+    let is_marked = target.is_bare() && target.spelling() != Spelling::AnyCase;
+    let issuer = if is_marked { EXACT } else { target.issuer().unwrap_or_default() };
+    format!("{}\0{issuer}\0{}", target.level(), target.name())
 }
 
 /// The row of a target.
 pub(super) fn write(key: &str, registers: &Registers) -> Vec<u8> {
     let mut row = vec![0; 8];
-    let Parts { revoked, cleared, suspension } = registers.parts();
-    row.push(u8::try_from(revoked.len()).unwrap_or(u8::MAX));
-    revoked.iter().for_each(|standing| write_standing(&mut row, standing));
-    row.push(u8::from(cleared.is_some()));
-    cleared.iter().for_each(|stamp| write_stamp(&mut row, stamp));
-    row.push(suspension.map_or(0, |(_, suspended)| 1 + u8::from(suspended)));
-    suspension.iter().for_each(|(standing, _)| write_standing(&mut row, standing));
+    write_register(&mut row, &registers.revoked);
+    write_register(&mut row, &registers.suspended);
     let sum = checksum(key, &row[8..]).to_le_bytes();
     row.iter_mut().zip(sum).for_each(|(to, from)| *to = from);
     row
 }
 
 /// What a row holds; what is wrong with it if it cannot be read.
-pub(super) fn read(key: &str, row: &[u8]) -> Result<(Target, Registers), &'static str> {
+pub(super) fn read(key: &str, row: &[u8], layout: Layout) -> Result<(Target, Registers), &'static str> {
     let (sum, rest) = row.split_first_chunk().ok_or("it is too short")?;
     if u64::from_le_bytes(*sum) != checksum(key, rest) {
         return Err("its checksum is another");
     }
     let target = target(key).ok_or("its key names no target")?;
-    let mut reader = Reader(rest);
-    let registers = reader.registers().filter(|_| reader.0.is_empty()).ok_or("it is not well formed")?;
+    let mut reader = Reader { rest, layout };
+    let registers = reader.registers().filter(|_| reader.rest.is_empty()).ok_or("it is not well formed")?;
     Ok((target, registers))
 }
 
@@ -63,7 +79,12 @@ fn target(key: &str) -> Option<Target> {
     let mut parts = key.splitn(3, '\0');
     let level: Level = parts.next()?.parse().ok()?;
     let issuer = parts.next()?;
-    let target = Target::of(level, (!issuer.is_empty()).then_some(issuer), parts.next()?);
+    let name = parts.next()?;
+    let target = match issuer {
+        EXACT => Target::of(level, None, name),
+        "" => Target::of(level, None, name).of_earlier_version(),
+        issuer => Target::of(level, Some(issuer), name),
+    };
     (self::key(&target) == key).then_some(target)
 }
 
@@ -75,6 +96,14 @@ fn checksum(key: &str, rest: &[u8]) -> u64 {
     hasher.finish()
 }
 
+fn write_register(row: &mut Vec<u8>, register: &Register) {
+    let standings = register.standings();
+    row.push(u8::try_from(standings.len()).unwrap_or(u8::MAX));
+    standings.iter().for_each(|standing| write_standing(row, standing));
+    row.push(register.tombstone().map_or(0, |tombstone| 1 + u8::from(tombstone.is_local)));
+    register.tombstone().iter().for_each(|tombstone| write_stamp(row, &tombstone.stamp));
+}
+
 fn write_standing(row: &mut Vec<u8>, standing: &Standing) {
     write_stamp(row, &standing.stamp);
     let texts = [&standing.reason, &standing.actor, &standing.source];
@@ -83,6 +112,9 @@ fn write_standing(row: &mut Vec<u8>, standing: &Standing) {
     row.push(present.enumerate().map(|(bit, present)| u8::from(present) << bit).sum());
     texts.into_iter().flatten().for_each(|text| write_text(row, text));
     numbers.into_iter().flatten().for_each(|number| row.extend(number.to_le_bytes()));
+    if standing.expires_at.is_some() {
+        row.extend(standing.lapses.millis().to_le_bytes());
+    }
 }
 
 fn write_stamp(row: &mut Vec<u8>, (at, id): &Stamp) {
@@ -101,23 +133,43 @@ fn write_text(row: &mut Vec<u8>, text: &str) {
 }
 
 /// What is left of a row.
-struct Reader<'a>(&'a [u8]);
+struct Reader<'a> {
+    rest: &'a [u8],
+    layout: Layout,
+}
 
 impl Reader<'_> {
     fn registers(&mut self) -> Option<Registers> {
+        let revoked = self.register()?;
+        let suspended = match self.layout {
+            Layout::Third => self.register()?,
+            Layout::Second => self.one_suspension()?,
+        };
+        Some(Registers { revoked, suspended })
+    }
+
+    fn register(&mut self) -> Option<Register> {
         let count = self.byte()?;
-        let revoked = (0..count).map(|_| self.standing()).collect::<Option<Vec<_>>>()?;
-        let cleared = match self.byte()? {
-            0 => None,
-            1 => Some(self.stamp()?),
+        let standings = (0..count).map(|_| self.standing()).collect::<Option<Vec<_>>>()?;
+        let is_local = match (self.byte()?, self.layout) {
+            (0, _) => None,
+            (1, Layout::Third) => Some(false),
+            // Of format 2 that is not known: in doubt an event of a feed is not outranked.
+            (1, Layout::Second) | (2, Layout::Third) => Some(true),
             _ => return None,
         };
-        let suspension = match self.byte()? {
-            0 => None,
-            state @ (1 | 2) => Some((self.standing()?, state == 2)),
+        let tombstone = self.given(is_local.is_some(), Self::stamp)?;
+        let tombstone = tombstone.zip(is_local).map(|(stamp, is_local)| Tombstone { stamp, is_local });
+        Some(Register::of(standings, tombstone))
+    }
+
+    fn one_suspension(&mut self) -> Option<Register> {
+        Some(match self.byte()? {
+            0 => Register::default(),
+            1 => Register::of(Vec::new(), Some(self.standing()?.into())),
+            2 => Register::of(vec![self.standing()?], None),
             _ => return None,
-        };
-        Some(Registers::of(Parts { revoked, cleared, suspension }))
+        })
     }
 
     fn standing(&mut self) -> Option<Standing> {
@@ -134,6 +186,10 @@ impl Reader<'_> {
             source: self.given(has(4), Self::text)?,
             issued_before: self.given(has(8), Self::number)?,
             expires_at: self.given(has(16), Self::number)?.map(Timestamp::from_millis),
+            lapses: match self.layout {
+                Layout::Third => self.given(has(16), Self::uptime)?.unwrap_or(Uptime::MAX),
+                Layout::Second => Uptime::MAX,
+            },
         })
     }
 
@@ -152,8 +208,8 @@ impl Reader<'_> {
             let byte = self.byte()?;
             length |= usize::from(byte & 0x7f) << shift;
             if byte & 0x80 == 0 {
-                let (text, rest) = self.0.split_at_checked(length)?;
-                self.0 = rest;
+                let (text, rest) = self.rest.split_at_checked(length)?;
+                self.rest = rest;
                 return String::from_utf8(text.to_vec()).ok();
             }
         }
@@ -161,16 +217,32 @@ impl Reader<'_> {
     }
 
     fn number(&mut self) -> Option<i64> {
-        let (bytes, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
+        let (bytes, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
         Some(i64::from_le_bytes(*bytes))
     }
 
+    fn uptime(&mut self) -> Option<Uptime> {
+        let (bytes, rest) = self.rest.split_first_chunk()?;
+        self.rest = rest;
+        Some(Uptime::from_millis(u64::from_le_bytes(*bytes)))
+    }
+
     fn byte(&mut self) -> Option<u8> {
-        let (byte, rest) = self.0.split_first()?;
-        self.0 = rest;
+        let (byte, rest) = self.rest.split_first()?;
+        self.rest = rest;
         Some(*byte)
     }
+}
+
+/// A row of format 2 of `principal a`: revoked by 1 and suspended by 2, which expires, or reinstated by it.
+#[cfg(test)]
+pub(super) fn second(state: u8) -> Vec<u8> {
+    let stamp = |at: i64, id: u8| [&at.to_le_bytes()[..], &[1, id]].concat();
+    let revoked = [stamp(1000, b'1'), vec![0]].concat();
+    let other = [stamp(2000, b'2'), vec![16], 9000_i64.to_le_bytes().to_vec()].concat();
+    let rest = [vec![1], revoked, vec![0, state], other].concat();
+    [&checksum("principal\0\0a", &rest).to_le_bytes(), rest.as_slice()].concat()
 }
 
 #[cfg(test)]
@@ -179,18 +251,21 @@ mod tests {
 
     use super::super::Action;
     use super::super::Event;
+    use super::super::State;
     use super::*;
 
-    fn event() -> impl Strategy<Value = Event> {
+    fn event() -> impl Strategy<Value = (Event, Uptime)> {
         let action = prop_oneof![Just(Action::Revoke), Just(Action::Suspend), Just(Action::Reinstate)];
         let text = || proptest::option::of("\\PC{0,200}");
         let number = || proptest::option::of(any::<i64>());
         let (when, why) = ((any::<i64>(), number(), number()), ("\\PC{0,300}", text(), text(), text()));
-        (action, any::<bool>(), when, why).prop_map(|(action, force, when, (id, reason, actor, source))| {
+        let whole = (action, any::<bool>(), when, why, any::<u64>());
+        whole.prop_map(|(action, force, when, (id, reason, actor, source), lapses)| {
             let target = Target::parse(Level::Certificate, "0a", Some("abcd")).unwrap();
             let event = Event::new(action, target, Timestamp::from_millis(when.0));
             let expires_at = when.2.map(Timestamp::from_millis);
-            Event { id, reason, actor, source, force, issued_before: when.1, expires_at, ..event }
+            let lapses = expires_at.map_or(Uptime::MAX, |_| Uptime::from_millis(lapses));
+            (Event { id, reason, actor, source, force, issued_before: when.1, expires_at, ..event }, lapses)
         })
     }
 
@@ -201,27 +276,46 @@ mod tests {
             at in any::<proptest::sample::Index>(),
             flip in 1..=255_u8,
         ) {
-            let target = events[0].target.clone();
+            let target = events[0].0.target.clone();
             let mut registers = Registers::default();
-            events.iter().for_each(|event| registers.merge(event));
+            events.iter().for_each(|(event, lapses)| registers.merge(event, *lapses));
             let key = key(&target);
             let row = write(&key, &registers);
-            prop_assert_eq!(read(&key, &row), Ok((target, registers)));
+            prop_assert_eq!(read(&key, &row, Layout::Third), Ok((target, registers)));
             let mut damaged = row.clone();
             damaged[at.index(row.len())] ^= flip;
-            prop_assert!(read(&key, &damaged).is_err());
-            prop_assert!(read(&key, &row[..at.index(row.len())]).is_err());
-            prop_assert!(read("certificate\0abcd\x000b", &row).is_err(), "a row of another target");
+            prop_assert!(read(&key, &damaged, Layout::Third).is_err());
+            prop_assert!(read(&key, &row[..at.index(row.len())], Layout::Third).is_err());
+            prop_assert!(read("certificate\0abcd\x000b", &row, Layout::Third).is_err(), "a row of another target");
         }
 
         #[test]
         fn no_bytes_make_it_panic(key in "\\PC{0,40}", rest in proptest::collection::vec(any::<u8>(), 0..200)) {
             let key = format!("principal\0\0{key}");
             let row = [&checksum(&key, &rest).to_le_bytes(), rest.as_slice()].concat();
-            if let Ok((target, registers)) = read(&key, &row) {
-                prop_assert_eq!(&self::key(&target), &key);
-                prop_assert!(read(&self::key(&target), &write(&key, &registers)).is_ok());
+            for layout in [Layout::Second, Layout::Third] {
+                if let Ok((target, registers)) = read(&key, &row, layout) {
+                    prop_assert_eq!(&self::key(&target), &key);
+                    prop_assert!(read(&self::key(&target), &write(&key, &registers), Layout::Third).is_ok());
+                }
             }
         }
+    }
+
+    #[test]
+    fn rows_of_the_second_format_are_read() {
+        let (_, mut suspended) = read("principal\0\0a", &second(2), Layout::Second).unwrap();
+        let stamps: Vec<_> =
+            suspended.standings().map(|(state, standing)| (state, standing.stamp.0.millis())).collect();
+        assert_eq!(stamps, [(State::Revoked, 1000), (State::Suspended, 2000)]);
+        suspended.measure(Timestamp::from_secs(5), Uptime::from_millis(100));
+        let lapses: Vec<_> = suspended.standings().map(|(_, standing)| standing.lapses).collect();
+        assert_eq!(lapses, [Uptime::MAX, Uptime::from_millis(4100)]);
+        let (_, lifted) = read("principal\0\0a", &second(1), Layout::Second).unwrap();
+        assert!(lifted.is_revoked() && !lifted.is_suspended());
+        let tombstone = lifted
+            .tombstone(Action::Suspend)
+            .map(|tombstone| (tombstone.stamp.0.millis(), tombstone.stamp.1.as_str()));
+        assert_eq!((tombstone, lifted.tombstone(Action::Revoke)), (Some((2000, "2")), None));
     }
 }

@@ -19,6 +19,8 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 
+use super::AuthorityDirectory;
+use super::AuthorityNames;
 use super::Level;
 use super::Seen;
 use super::Target;
@@ -34,6 +36,8 @@ const FILE: &str = "certificates.redb";
 const MOST: usize = 1_000_000;
 /// Certificates that wait for the disk, at most; more are not remembered.
 const PENDING: usize = 16_384;
+/// Authorities whose names a start recalls, at most: there is room left for those that are configured or met later.
+const MOST_AUTHORITIES: usize = 2048;
 /// Certificates of one target that are looked at, to name its principal.
 const MAX_SEEN: usize = 16;
 
@@ -53,6 +57,8 @@ pub struct Registry {
     failing: AtomicBool,
     /// How many certificates the file holds.
     stored: AtomicUsize,
+    /// How many names of authorities it holds.
+    names_kept: AtomicUsize,
 }
 
 type Batch = HashMap<Digest, Arc<Seen>>;
@@ -94,6 +100,7 @@ impl Registry {
             turn: Mutex::default(),
             failing: AtomicBool::new(false),
             stored: AtomicUsize::new(0),
+            names_kept: AtomicUsize::new(0),
         };
         registry.flush();
         registry
@@ -134,6 +141,29 @@ impl Registry {
                 }
             }
         }
+    }
+
+    /// Keeps the names of authorities for the next start, if there are new ones. Blocks on the disk; what that does not
+    /// take is tried again.
+    pub fn keep_authorities(&self, directory: &AuthorityDirectory) {
+        let _turn = lock(&self.turn);
+        let known = directory.count();
+        if self.names_kept.load(Ordering::Relaxed) == known {
+            return;
+        }
+        let Ok(file) = self.opened() else { return };
+        match file.write_authorities(&directory.all()) {
+            Ok(()) => self.names_kept.store(known, Ordering::Relaxed),
+            Err(error) => self.give_up(&file, &error),
+        }
+    }
+
+    /// The names of authorities that were kept. Blocks on the disk.
+    pub fn authorities(&self) -> Vec<AuthorityNames> {
+        let file = lock(&self.file).clone();
+        let known = file
+            .map(|file| file.authorities(MOST_AUTHORITIES).inspect_err(|error| self.give_up(&file, error)));
+        known.and_then(Result::ok).unwrap_or_default()
     }
 
     /// The principal and the serial behind a target, where exactly one of each is known. Blocks.
@@ -294,6 +324,7 @@ impl Registry {
             return;
         }
         close(file.take());
+        self.names_kept.store(0, Ordering::Relaxed);
         match (error, &self.path) {
             (CertificatesError::Damaged(reason), Some(path)) => set_aside(path, reason),
             _ => self.say_failing(error),

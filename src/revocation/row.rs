@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::Level;
 use super::Seen;
+use super::Spelling;
 use super::Target;
 use super::certificates::Digest;
 use crate::clock::Timestamp;
@@ -24,6 +25,9 @@ pub(super) struct Row {
     principal: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     agent: Option<String>,
+    /// The key that signed it, absent in rows of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    issuer_key: Option<String>,
     issued_at: i64,
     not_before: i64,
     not_after: i64,
@@ -31,8 +35,11 @@ pub(super) struct Row {
     last_seen: i64,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     authority: bool,
-    /// What can revoke it beside its serial number and its key: principals and tasks.
+    /// What can revoke it beside its serial number and its key: principals and tasks, as they are written.
     names: Vec<(Level, String)>,
+    /// Likewise, those that were read from a DNS name. Earlier versions left it out, and kept `names` in lower case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    dns: Option<Vec<(Level, String)>>,
     /// The [`Path`] that it came by.
     pub(super) path: Half,
 }
@@ -50,12 +57,13 @@ impl Row {
     /// Takes a certificate apart. The path comes as it is written, and by what it is found.
     pub(super) fn split(seen: &Seen) -> serde_json::Result<(Self, Vec<u8>)> {
         let mut path = Path { issuers: seen.issuers.clone(), ..Path::default() };
-        let mut names = Vec::new();
+        let (mut names, mut dns) = (Vec::new(), Vec::new());
         for target in &seen.targets {
             match target.level() {
                 _ if !seen.owns(target) => path.targets.push(target.clone()),
                 Level::Certificate => path.under.extend(target.issuer().map(str::to_owned)),
                 Level::Key => {}
+                level if target.spelling() == Spelling::Dns => dns.push((level, target.name().to_owned())),
                 level => names.push((level, target.name().to_owned())),
             }
         }
@@ -67,6 +75,7 @@ impl Row {
             key: seen.key.clone(),
             principal: seen.principal.clone(),
             agent: seen.agent.clone(),
+            issuer_key: seen.issuer_key.clone(),
             issued_at: seen.issued_at,
             not_before: seen.not_before.millis(),
             not_after: seen.not_after.millis(),
@@ -74,6 +83,7 @@ impl Row {
             last_seen: seen.last_seen.millis(),
             authority: seen.authority,
             names,
+            dns: Some(dns),
             path: half(&path),
         };
         Ok((row, path))
@@ -85,7 +95,7 @@ impl Row {
         let mut targets = vec![Target::of(Level::Certificate, None, &self.serial)];
         targets.extend(under.iter().map(|id| Target::of(Level::Certificate, Some(id), &self.serial)));
         targets.push(Target::of(Level::Key, None, &self.key));
-        targets.extend(self.names.iter().map(|(level, name)| Target::of(*level, None, name)));
+        targets.extend(self.names());
         targets.extend(shared);
         Seen {
             serial: self.serial,
@@ -94,6 +104,7 @@ impl Row {
             principal: self.principal,
             agent: self.agent,
             issuers,
+            issuer_key: self.issuer_key,
             issued_at: self.issued_at,
             not_before: Timestamp::from_millis(self.not_before),
             not_after: Timestamp::from_millis(self.not_after),
@@ -104,15 +115,45 @@ impl Row {
         }
     }
 
-    /// By what it is found: its serial number, its key, its names.
+    /// What can revoke it beside its serial number and its key.
+    fn names(&self) -> Vec<Target> {
+        let names = self.names.iter();
+        match &self.dns {
+            Some(dns) => {
+                let exact = names.map(|(level, name)| Target::of(*level, None, name));
+                exact.chain(dns.iter().map(|(level, name)| Target::of_dns(*level, name))).collect()
+            }
+            None => names.map(|(level, name)| self.name_of_earlier_version(*level, name)).collect(),
+        }
+    }
+
+    /// The name that an earlier version wrote, as the certificate spells it.
+    fn name_of_earlier_version(&self, level: Level, name: &str) -> Target {
+        let is_spiffe = self.principal.as_ref().is_some_and(|principal| principal.starts_with("spiffe://"));
+        let agent = self.agent.as_deref().filter(|agent| agent.eq_ignore_ascii_case(name));
+        match (is_spiffe, agent) {
+            (true, Some(agent)) if level == Level::Principal => Target::of(level, None, agent),
+            (true, _) if level == Level::Task || name.contains(':') => Target::of(level, None, name),
+            _ => Target::of_dns(level, name),
+        }
+    }
+
+    /// By what it is found: its serial number, its key, its names in both readings.
     pub(super) fn index(&self) -> impl Iterator<Item = Half> {
         let numbers = [entry(Level::Certificate, &self.serial), entry(Level::Key, &self.key)];
-        numbers.into_iter().chain(self.names.iter().map(|(level, name)| entry(*level, name)))
+        let names = self.names.iter().chain(self.dns.iter().flatten());
+        let names = names.flat_map(|(level, name)| entries(&Target::of(*level, None, name)));
+        numbers.into_iter().chain(names)
     }
 }
 
-/// By what the certificates whose own a target may be are found.
-pub(super) fn entry(level: Level, name: &str) -> Half {
+/// By what the certificates whose own a target may be are found: as it is written, and as a DNS name spells it.
+pub(super) fn entries(target: &Target) -> impl Iterator<Item = Half> + use<> {
+    let folded = target.folded().map(|folded| entry(target.level(), &folded));
+    std::iter::once(entry(target.level(), target.name())).chain(folded)
+}
+
+fn entry(level: Level, name: &str) -> Half {
     half(format!("{level}\0{name}").as_bytes())
 }
 

@@ -11,6 +11,7 @@ use super::Targets;
 use super::certificates::Digest;
 use crate::clock::Timestamp;
 use crate::identity::Authority;
+use crate::identity::AuthorityCertificate;
 use crate::identity::Identity;
 use crate::identity::VerifiedChain;
 
@@ -35,6 +36,10 @@ pub struct Seen {
     /// The authorities above it, nearest first, as it was last seen: the subject key identifier of each, or the SHA-256
     /// of its key where it has none. Empty for a trusted authority.
     pub issuers: Vec<String>,
+    /// SHA-256 of the key that signed it; `None` where that is not known: of a trusted authority that did not sign itself,
+    /// and of what an older version noted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub issuer_key: Option<String>,
     /// When it was issued, whole Unix seconds: what `issued_before` is held against.
     pub issued_at: i64,
     /// The start of its validity.
@@ -62,6 +67,7 @@ impl Seen {
             principal: identity.map(|known| known.principal.clone()),
             agent: identity.and_then(|known| known.agent.clone()),
             issuers: ids(&chain.issuers),
+            issuer_key: chain.issuers.first().map(|issuer| issuer.key.to_string()),
             issued_at: leaf.not_before.secs(),
             not_before: leaf.not_before,
             not_after: leaf.not_after,
@@ -72,24 +78,30 @@ impl Seen {
         }
     }
 
-    /// The first of `path`, the others being its own issuers, nearest first; `None` for no path.
-    pub fn authority(path: &[Authority], now: Timestamp) -> Option<Self> {
-        let (authority, above) = path.split_first()?;
-        Some(Self {
-            serial: authority.serial.to_string(),
-            sha256: authority.sha256.to_string(),
+    /// Each certificate of the first of `path`, the others being its own issuers, nearest first; none for no path.
+    pub fn authority(path: &[Authority], now: Timestamp) -> Vec<Self> {
+        let Some((authority, above)) = path.split_first() else { return Vec::new() };
+        let targets = once(Targets::of_authority(path));
+        let seen = |own: &AuthorityCertificate| Self {
+            serial: own.serial.to_string(),
+            sha256: own.sha256.to_string(),
             key: authority.key.to_string(),
             principal: None,
             agent: None,
             issuers: ids(above),
-            issued_at: authority.not_before.secs(),
-            not_before: authority.not_before,
-            not_after: authority.not_after,
+            issuer_key: match above.first() {
+                Some(issuer) => Some(issuer.key.to_string()),
+                None => own.self_signed.then(|| authority.key.to_string()),
+            },
+            issued_at: own.not_before.secs(),
+            not_before: own.not_before,
+            not_after: own.not_after,
             first_seen: now,
             last_seen: now,
-            targets: once(Targets::of_authority(path)),
+            targets: targets.clone(),
             authority: true,
-        })
+        };
+        authority.certificates.iter().map(seen).collect()
     }
 
     /// Everything that a verified chain shows: its leaf, and each of its authorities.
@@ -99,13 +111,14 @@ impl Seen {
         now: Timestamp,
     ) -> impl Iterator<Item = Self> {
         let issuers = &chain.issuers;
-        let paths = (0..issuers.len()).filter_map(move |i| Self::authority(issuers.get(i..)?, now));
+        let paths = (0..issuers.len()).filter_map(|i| issuers.get(i..));
+        let paths = paths.flat_map(move |path| Self::authority(path, now));
         std::iter::once(Self::leaf(chain, identity, now)).chain(paths)
     }
 
     /// Whether a revocation of `target` hits it.
     pub fn is_hit_by(&self, target: &Target) -> bool {
-        self.targets.contains(target)
+        self.targets.iter().any(|carried| target.hits(carried))
     }
 
     /// The SHA-256 of the certificate itself; `None` if the text is none.
@@ -140,6 +153,7 @@ impl Seen {
         self.last_seen = self.last_seen.max(before.last_seen);
         self.principal = self.principal.take().or_else(|| before.principal.clone());
         self.agent = self.agent.take().or_else(|| before.agent.clone());
+        self.issuer_key = self.issuer_key.take().or_else(|| before.issuer_key.clone());
         self.authority |= before.authority;
         if self.issuers.is_empty() {
             self.issuers.clone_from(&before.issuers);

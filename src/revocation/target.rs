@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::identity::DnsName;
+use super::Spelling;
+use super::spelling;
 use crate::identity::KeyId;
 use crate::identity::Serial;
 use crate::identity::SpiffeId;
@@ -83,7 +84,8 @@ impl FromStr for Level {
     }
 }
 
-/// A level and a canonical name: two spellings of one target are equal.
+/// A level and a canonical name. Two spellings of one serial, key or DNS-only name are equal; see [`Spelling`] for the
+/// names of agents and tasks, whose origin a person who types them does not state.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Target {
     level: Level,
@@ -91,6 +93,8 @@ pub struct Target {
     issuer: Option<String>,
     #[serde(rename = "target")]
     name: String,
+    #[serde(skip)]
+    spelling: Spelling,
 }
 
 impl Target {
@@ -102,12 +106,38 @@ impl Target {
             (level, Some(_)) => return Err(TargetError::Issuer(level)),
         };
         let name = canonical(level, name)?;
-        Ok(Self { level, issuer, name })
+        Ok(Self { level, issuer, name, spelling: Spelling::Exact })
     }
 
     /// A target whose parts are canonical already.
     pub(super) fn of(level: Level, issuer: Option<&str>, name: &str) -> Self {
-        Self { level, issuer: issuer.map(str::to_owned), name: name.to_owned() }
+        Self { level, issuer: issuer.map(str::to_owned), name: name.to_owned(), spelling: Spelling::Exact }
+    }
+
+    /// A name that was read from a DNS name, which is lower case.
+    pub(super) fn of_dns(level: Level, name: &str) -> Self {
+        Self { spelling: Spelling::Dns, ..Self::of(level, None, name) }
+    }
+
+    /// The same name as a credential carries it that it was read from a DNS name of.
+    #[must_use]
+    pub fn as_dns(&self) -> Self {
+        Self {
+            name: self.folded().unwrap_or_else(|| self.name.clone()),
+            spelling: Spelling::Dns,
+            ..self.clone()
+        }
+    }
+
+    /// The target as earlier versions meant it: they kept bare names in lower case, and hit every spelling.
+    pub(super) fn of_earlier_version(self) -> Self {
+        let spelling = if self.is_bare() { Spelling::AnyCase } else { self.spelling };
+        Self { spelling, ..self }
+    }
+
+    /// Whether it is a principal or chain without a scheme, which earlier versions kept in lower case.
+    pub(super) fn is_bare(&self) -> bool {
+        matches!(self.level, Level::Principal | Level::Chain) && !self.name.contains(':')
     }
 
     /// The level.
@@ -124,6 +154,54 @@ impl Target {
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
+
+    /// Where the name comes from, which decides how it compares.
+    pub fn spelling(&self) -> Spelling {
+        self.spelling
+    }
+
+    /// The name as a DNS name would spell it, where that is another spelling.
+    pub fn folded(&self) -> Option<String> {
+        match self.level {
+            Level::Principal | Level::Chain | Level::Task => spelling::folded(&self.name),
+            _ => None,
+        }
+    }
+
+    /// Whether an event of this target hits a credential that carries `carried`.
+    pub fn hits(&self, carried: &Self) -> bool {
+        match (self.spelling, carried.spelling) {
+            _ if self.name == carried.name => self.is_beside(carried),
+            (Spelling::Exact, Spelling::Dns) | (Spelling::AnyCase, _) => self.is_spelling_of(carried),
+            _ => false,
+        }
+    }
+
+    /// Whether both names are one, if case does not count.
+    pub fn is_spelling_of(&self, other: &Self) -> bool {
+        let fold = |target: &Self| target.folded().unwrap_or_else(|| target.name.clone());
+        self.is_beside(other) && (self.name == other.name || fold(self) == fold(other))
+    }
+
+    fn is_beside(&self, other: &Self) -> bool {
+        (self.level, &self.issuer) == (other.level, &other.issuer)
+    }
+
+    /// The name of the authority that it is about: of an issuer, or of the issuer of a certificate.
+    pub fn authority(&self) -> Option<&str> {
+        match self.level {
+            Level::Issuer => Some(&self.name),
+            _ => self.issuer(),
+        }
+    }
+
+    /// The same target with another name for that authority.
+    pub(super) fn under(&self, name: &str) -> Self {
+        match self.level {
+            Level::Issuer => Self { name: name.to_owned(), ..self.clone() },
+            _ => Self { issuer: self.issuer.as_ref().map(|_| name.to_owned()), ..self.clone() },
+        }
+    }
 }
 
 impl fmt::Display for Target {
@@ -131,15 +209,6 @@ impl fmt::Display for Target {
         write!(f, "{} {}", self.level, self.name)?;
         self.issuer.iter().try_for_each(|issuer| write!(f, " of issuer {issuer}"))
     }
-}
-
-/// A principal's canonical name: a SPIFFE ID or DID as it is; a DNS name, or an agent id that may have been read from
-/// one, in lower case. Agents whose ids differ in case only are therefore hit together.
-pub(super) fn canonical_principal(name: &str) -> String {
-    if name.contains(':') {
-        return name.to_owned();
-    }
-    DnsName::parse(name).map_or_else(|| name.to_ascii_lowercase(), |dns| dns.to_string())
 }
 
 fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
@@ -167,15 +236,38 @@ fn canonical(level: Level, name: &str) -> Result<String, TargetError> {
             if name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control) {
                 return Err(bad("it is empty, over 2048 bytes or has control characters"));
             }
-            if !matches!(level, Level::Principal | Level::Chain) {
-                return Ok(name.to_owned());
+            match level {
+                Level::Principal => principal(name).map_err(|why| bad(&why)),
+                Level::Chain if is_spiffe(name) => spiffe(name).map_err(|why| bad(&why)),
+                _ => Ok(name.to_owned()),
             }
-            if name.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:")) {
-                return SpiffeId::parse(name).map(|id| id.to_string()).map_err(|e| bad(&e.to_string()));
-            }
-            Ok(canonical_principal(name))
         }
     }
+}
+
+/// A principal that a credential could carry. Anything else would stand for ever and hit nothing.
+fn principal(name: &str) -> Result<String, String> {
+    if is_spiffe(name) {
+        return spiffe(name);
+    }
+    let is_schemed = ["did:", "secret:"].iter().any(|scheme| name.starts_with(scheme));
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
+    match is_schemed || name.bytes().all(is_bare) {
+        true => Ok(name.to_owned()),
+        false if name.contains('*') => Err("no credential carries a pattern; name each principal".into()),
+        false => {
+            Err("neither a SPIFFE ID, a DID, a DNS name nor an agent id (letters, digits, `.`, `-`, `_`)"
+                .into())
+        }
+    }
+}
+
+fn is_spiffe(name: &str) -> bool {
+    name.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("spiffe:"))
+}
+
+fn spiffe(name: &str) -> Result<String, String> {
+    SpiffeId::parse(name).map(|id| id.to_string()).map_err(|e| e.to_string())
 }
 
 fn key_id(text: &str) -> Result<String, TargetError> {
@@ -221,8 +313,9 @@ mod tests {
     #[test]
     fn names_are_canonical() {
         assert_eq!(name(Level::Certificate, "00:0A:1b"), Some("0a1b".into()));
-        assert_eq!(name(Level::Principal, "A.Lab.Test."), Some("a.lab.test".into()));
-        assert_eq!(name(Level::Principal, " Agent-7"), Some("agent-7".into()));
+        assert_eq!(name(Level::Principal, "A.Lab.Test."), Some("A.Lab.Test.".into()));
+        assert_eq!(name(Level::Principal, " Agent-7"), Some("Agent-7".into()));
+        assert_eq!(name(Level::Principal, "secret:ci"), Some("secret:ci".into()));
         assert_eq!(name(Level::Principal, "did:cdi:x:agent:01H"), Some("did:cdi:x:agent:01H".into()));
         assert_eq!(name(Level::Principal, "spiffe://td/a"), Some("spiffe://td/a".into()));
         assert_eq!(name(Level::Task, "T.1"), Some("T.1".into()));
@@ -241,11 +334,19 @@ mod tests {
             (Level::Principal, "a\0b"),
             (Level::Principal, "SPIFFE://td/a"),
             (Level::Principal, "spiffe://td//a"),
+            (Level::Principal, "*.lab.test"),
+            (Level::Principal, "DNS:a.lab.test"),
+            (Level::Principal, "CN=a"),
+            (Level::Principal, "a/b"),
+            (Level::Principal, "ä"),
+            (Level::TrustDomain, "*.lab.test"),
             (Level::Issuer, "abc"),
             (Level::TrustDomain, "TD"),
         ] {
             assert_eq!(name(level, bad), None, "{level} {bad}");
         }
+        let why = Target::parse(Level::Principal, "*.lab.test", None).unwrap_err().to_string();
+        assert_eq!(why, "principal `*.lab.test`: no credential carries a pattern; name each principal");
         assert!(Target::parse(Level::Key, &"ab".repeat(32), Some("ab")).is_err());
         assert!("leaf".parse::<Level>().is_err());
     }

@@ -30,6 +30,7 @@ use super::sighting::words;
 use super::stage::Stage;
 use super::stage::StageError;
 use super::stage::principal;
+use super::upload::Upload;
 use super::work::Agent;
 use super::work::Outcome;
 use super::work::Via;
@@ -80,6 +81,8 @@ pub struct Act<'a> {
     bystander: Vec<Worker>,
     /// With a session store of its own, so that nobody else uses up its tickets.
     returning: Arc<ClientConfig>,
+    /// The victim's, of which the upstream has read the header alone.
+    upload: Option<Upload>,
     administrator: Conversation,
 }
 
@@ -91,6 +94,7 @@ impl<'a> Act<'a> {
         let stream = client::connect(&administrator, stage.admin(), "localhost").await?;
         let mut act = Self {
             stage,
+            upload: Some(upload(stage).await?),
             victim: crew(stage, VICTIM)?,
             bystander: crew(stage, BYSTANDER)?,
             returning: Arc::new(stage.tls(&stage.agent_files(VICTIM))?),
@@ -119,6 +123,10 @@ impl<'a> Act<'a> {
         let sent = Instant::now();
         let answer = exchange(&mut self.administrator, request).await?;
         let answered = Instant::now();
+        let upload = match self.upload.take() {
+            Some(upload) => Some(upload.read_on().await),
+            None => None,
+        };
         let resumed = match self.come_back().await {
             Ok((resumed, outcome)) => Resumption::new(resumed, &outcome),
             Err(error) => Resumption::Other(error.to_string()),
@@ -136,7 +144,8 @@ impl<'a> Act<'a> {
         let victim: Vec<Log> = self.victim.into_iter().map(finish).collect();
         let bystander: Vec<Log> = self.bystander.into_iter().map(finish).collect();
         let served = self.stage.upstream().take_served(&principal(VICTIM));
-        Ok(Sighting::new(&call, &victim, &bystander, &served, resumed))
+        let seen = Sighting::new(&call, &victim, &bystander, &served, resumed);
+        Ok(Sighting { upload, ..seen })
     }
 
     async fn warm_up(&mut self) -> Result<(), DemoError> {
@@ -184,6 +193,18 @@ impl<'a> Act<'a> {
             .body(Full::from(body.to_string()))
             .map_err(|e| ClientError::Broken(address, e.to_string()))
     }
+}
+
+/// Begins an upload of the victim.
+async fn upload(stage: &Stage) -> Result<Upload, DemoError> {
+    let mut tls = stage.tls(&stage.agent_files(VICTIM))?;
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let stream = client::connect(&Arc::new(tls), stage.gate(), "localhost").await?;
+    let request = Request::post("/upload").header(HOST, "localhost").header("x-agent-id", VICTIM);
+    let begun = Upload::begin(stage.upstream().uploads(), Conversation::begin(stream).await?, request).await;
+    begun.ok_or_else(|| {
+        DemoError::Idle(VICTIM.into(), "an upload", "nothing of it gets to the upstream".into())
+    })
 }
 
 fn crew(stage: &Stage, agent: &str) -> Result<Vec<Worker>, DemoError> {

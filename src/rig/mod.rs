@@ -11,5 +11,6 @@ pub mod report;
 pub mod setup;
 pub mod sighting;
 pub mod stage;
+pub mod upload;
 pub mod upstream;
 pub mod work;

@@ -17,6 +17,7 @@ use std::time::Instant;
 use serde_json::Value;
 use serde_json::json;
 
+use super::upload::UploadSighting;
 use super::work::Entry;
 use super::work::Outcome;
 use super::work::Via;
@@ -89,6 +90,8 @@ pub struct Sighting {
     pub served_after_answer: usize,
     /// What became of its TLS session.
     pub resumed: Resumption,
+    /// What the upstream still read of its upload; absent if nothing of that got there.
+    pub upload: Option<UploadSighting>,
     /// What the other agent was served, before and after.
     pub bystander_requests: usize,
     /// What it was not.
@@ -128,6 +131,7 @@ impl Sighting {
             tried_after_answer: all(victim).filter(|entry| after(entry)).count(),
             served_after_answer: victim.iter().map(count).sum(),
             resumed,
+            upload: None,
             bystander_requests: all(bystander).filter(|e| e.outcome == Outcome::Served).count(),
             bystander_errors: errors.collect(),
             bystander_idle: bystander.iter().filter(|log| !goes_on(log)).map(|log| log.via).collect(),
@@ -136,7 +140,7 @@ impl Sighting {
 
     /// What should have been seen and was not; empty if all was.
     pub fn missing(&self) -> Vec<String> {
-        let mut missing = Vec::new();
+        let mut missing: Vec<String> = self.upload.iter().filter_map(UploadSighting::fault).collect();
         for end in &self.ends {
             if end.seen.is_none() {
                 missing.push(format!("{}: neither refused nor cut", end.via.name()));
@@ -174,6 +178,7 @@ impl Sighting {
                 Resumption::Refused => "refused",
                 Resumption::Other(what) => what,
             },
+            "upload": self.upload.as_ref().map(UploadSighting::to_json),
             "code": (self.resumed == Resumption::Refused).then_some(REFUSAL.1),
             "bystander_requests": self.bystander_requests,
             "bystander_errors": self.bystander_errors.len(),

@@ -184,6 +184,9 @@ fn start(
         // Without the environment: it is meant for another gate, whose state this one would write to.
         let mut config = Config::parse(&file, text, &[])?;
         change(&mut config);
+        if attempt == 1 {
+            app::init_state(&config, clock)?;
+        }
         let started = app::start(config, clock.clone());
         match started {
             Err(app::Error::Listen { key, .. }) if attempt < ATTEMPTS => ports.give_up(key),

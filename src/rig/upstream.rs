@@ -33,6 +33,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use socket2::SockRef;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
@@ -40,6 +41,9 @@ use tokio::task::JoinSet;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
+
+use super::upload::HOLD;
+use super::upload::HeldUploads;
 
 /// Who the gate says is asking.
 const PRINCIPAL: &str = "x-portcullis-principal";
@@ -49,6 +53,7 @@ pub struct Upstream {
     address: SocketAddr,
     served: Served,
     pieces: Pieces,
+    uploads: HeldUploads,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -72,29 +77,41 @@ impl Upstream {
     /// Starts one on loopback, on `port` or, if that is taken, on any free one.
     pub fn start(port: u16) -> io::Result<Self> {
         let usual = StdListener::bind((Ipv4Addr::LOCALHOST, port));
-        let listener = usual.or_else(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
+        Self::serve(usual.or_else(|_| StdListener::bind((Ipv4Addr::LOCALHOST, 0)))?)
+    }
+
+    /// Starts one at this address and nowhere else.
+    pub fn listen(address: SocketAddr) -> io::Result<Self> {
+        Self::serve(StdListener::bind(address)?)
+    }
+
+    fn serve(listener: StdListener) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let served = Served(Arc::new(Mutex::new(Some(Log::new()))));
         let (stop, stopped) = oneshot::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let log = served.clone();
-        let pieces = Pieces::default();
-        let read = pieces.clone();
+        let (pieces, uploads) = (Pieces::default(), HeldUploads::default());
+        let notes = Notes { served: served.clone(), pieces: pieces.clone(), uploads: uploads.clone() };
         let thread = std::thread::Builder::new().name("upstream".into()).spawn(move || {
             runtime.block_on(async {
                 tokio::select! {
                     _ = stopped => {}
-                    Err(error) = accept(listener, log, read) => tracing::error!(%error, "sample upstream"),
+                    Err(error) = accept(listener, notes) => tracing::error!(%error, "sample upstream"),
                 }
             });
         })?;
-        Ok(Self { address, served, pieces, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { address, served, pieces, uploads, stop: Some(stop), thread: Some(thread) })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The uploads of which it has read the header alone, as they asked it to.
+    pub fn uploads(&self) -> &HeldUploads {
+        &self.uploads
     }
 
     /// The last piece of the body that was sent to `path`; it is forgotten with that.
@@ -151,39 +168,63 @@ impl Pieces {
     }
 }
 
-async fn accept(listener: StdListener, served: Served, pieces: Pieces) -> io::Result<Infallible> {
+/// What is written down of requests.
+#[derive(Clone)]
+struct Notes {
+    served: Served,
+    pieces: Pieces,
+    uploads: HeldUploads,
+}
+
+impl Notes {
+    /// Reads the body of a request that came over `socket`.
+    async fn read(&self, request: Request<Incoming>, socket: SockRef<'_>) {
+        let path = request.uri().path().to_owned();
+        match socket.try_clone() {
+            Ok(socket) if request.headers().contains_key(HOLD) => {
+                self.uploads.hold(socket.into(), request.into_body()).await;
+            }
+            _ => self.pieces.read(&path, request.into_body()).await,
+        }
+    }
+}
+
+async fn accept(listener: StdListener, notes: Notes) -> io::Result<Infallible> {
     let listener = TcpListener::from_std(listener)?;
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (socket, _) = accepted?;
-                connections.spawn(serve(socket, served.clone(), pieces.clone()));
+                connections.spawn(serve(socket, notes.clone()));
             }
             Some(_) = connections.join_next() => {}
         }
     }
 }
 
-async fn serve(socket: TcpStream, served: Served, pieces: Pieces) {
+async fn serve(socket: TcpStream, notes: Notes) {
     // Without it a small answer may wait for an acknowledgement; nothing worse.
     let _ = socket.set_nodelay(true);
     // The WebSocket that a connection may become ends with it.
     let sockets = Arc::new(Mutex::new(JoinSet::new()));
+    // hyper has the other one.
+    let Ok(handle) = SockRef::from(&socket).try_clone() else { return };
     let service = service_fn(|mut request: Request<Incoming>| {
-        let path = request.uri().path().to_owned();
-        let response = answer(&mut request, &served, &sockets);
-        let pieces = &pieces;
+        let response = answer(&mut request, &notes.served, &sockets);
+        let (notes, handle) = (&notes, &handle);
         async move {
             if request.method() == Method::POST {
-                pieces.read(&path, request.into_body()).await;
+                notes.read(request, SockRef::from(handle)).await;
             }
             Ok::<_, Infallible>(response)
         }
     });
-    let http = http1::Builder::new().serve_connection(TokioIo::new(socket), service);
+    // What came before the end of a connection counts, also of a request that was not answered yet.
+    let http = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(socket), service);
     // The gate breaks off when a session is killed: that is what is to be seen here.
     let _ = http.with_upgrades().await;
+    drop(handle);
     let mut sockets = std::mem::take(&mut *sockets.lock().unwrap_or_else(PoisonError::into_inner));
     while sockets.join_next().await.is_some() {}
 }

@@ -1,5 +1,6 @@
 //! The table of live sessions, and the kill.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering;
@@ -57,6 +58,11 @@ impl Sessions {
     /// Whether `fingerprint` is one of those that the credentials of live sessions share: an authority's, a trust domain's.
     pub fn is_shared(&self, fingerprint: Fingerprint) -> bool {
         self.mass.contains_key(&fingerprint)
+    }
+
+    /// Whether a live session holds `fingerprint`.
+    pub fn has(&self, fingerprint: Fingerprint) -> bool {
+        self.index.contains_key(&fingerprint) || self.mass.contains_key(&fingerprint)
     }
 
     /// Kills every session of `fingerprint` for which `denied` has a cause, and returns them.
@@ -177,6 +183,13 @@ impl Killed {
     /// How many this kill ended; those that were ending already are waited for, but not counted.
     pub fn count(&self) -> usize {
         self.fresh
+    }
+
+    /// The sessions of both, once each.
+    pub fn and(mut self, other: Self) -> Self {
+        let known: HashSet<SessionId> = self.sessions.iter().map(|session| session.id()).collect();
+        self.sessions.extend(other.sessions.into_iter().filter(|session| !known.contains(&session.id())));
+        Self { sessions: self.sessions, fresh: self.fresh + other.fresh }
     }
 
     /// Waits until all of them have ended, `patience` at most; then cuts the rest hard. Returns how many could not even

@@ -66,6 +66,10 @@ pub struct Metrics {
     pub traffic: TrafficMetrics,
     /// `portcullis_revocation_events_total{feed, action, level}`.
     pub events: IntCounterVec,
+    /// `portcullis_revocation_unknown_targets_total{feed, level}`: events of targets that the gate had never seen.
+    pub unknown_targets: IntCounterVec,
+    /// `portcullis_revocation_events_overtaken_total{feed, action}`: events that a later one of their target outranks.
+    pub overtaken: IntCounterVec,
     /// `portcullis_revocation_entries`: targets revoked or suspended.
     pub entries: IntGauge,
     /// `portcullis_revocation_generation`.
@@ -77,6 +81,8 @@ pub struct Metrics {
     pub feeds: FeedMetrics,
     /// `portcullis_journal_durable`: 1 while everything in effect is on disk.
     pub durable: IntGauge,
+    /// `portcullis_audit_damages`: places where the audit is damaged, without those that are accepted.
+    pub audit_damages: IntGauge,
     /// `portcullis_advisory`: 1 while break-glass lasts.
     pub advisory: IntGauge,
     /// `portcullis_advisory_remaining_seconds`: until it ends by itself.
@@ -130,12 +136,26 @@ impl Metrics {
                 "Revocation events taken in.",
                 &["feed", "action", "level"],
             )?,
+            unknown_targets: maker.counters(
+                "portcullis_revocation_unknown_targets_total",
+                "Events of targets that the gate had never seen.",
+                &["feed", "level"],
+            )?,
+            overtaken: maker.counters(
+                "portcullis_revocation_events_overtaken_total",
+                "Revocation events that a later event of their target outranks.",
+                &["feed", "action"],
+            )?,
             entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
             generation: maker
                 .gauge("portcullis_revocation_generation", "Generation of the revocation set.")?,
             enforced: maker.enforced()?,
             feeds: FeedMetrics::new(&maker)?,
             durable: maker.gauge("portcullis_journal_durable", "1 while everything in effect is on disk.")?,
+            audit_damages: maker.gauge(
+                "portcullis_audit_damages",
+                "Places where the audit is damaged, without those that are accepted.",
+            )?,
             advisory: maker.gauge("portcullis_advisory", "1 while break-glass lasts: nothing is refused.")?,
             advisory_remaining: maker
                 .gauge("portcullis_advisory_remaining_seconds", "Until break-glass ends by itself.")?,

@@ -17,7 +17,9 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use portcullis::app;
 use portcullis::clock::Clock;
+use portcullis::config::Config;
 use portcullis::rig::findings::Cost;
 use portcullis::rig::findings::Findings;
 use portcullis::rig::findings::Found;
@@ -111,7 +113,9 @@ upstream = ["http://{upstream}"]
 dir = "state"
 "#
     );
-    std::fs::write(site.path().join("gate.toml"), config).unwrap();
+    let file = site.path().join("gate.toml");
+    std::fs::write(&file, &config).unwrap();
+    app::init_state(&Config::parse(&file, config, &[]).unwrap(), &Clock::system()).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_portcullis"));
     command.current_dir(site.path()).args(["run", "--config", "gate.toml"]).stderr(Stdio::piped());
     let mut process = Process(command.spawn().unwrap());

@@ -190,10 +190,50 @@ fn what_would_be_refused_is_foreseen() {
 #[test]
 fn a_name_that_was_not_seen_is_said_to_be_so() {
     let mut told = Vec::new();
-    for (level, target) in [("principal", "a"), ("certificate", "0a1b")] {
-        let replies = vec![ahead(json!({"known": false})), Reply::Json(200, done("revoke", level, target))];
+    for (level, target) in [("principal", "a"), ("certificate", "0a1b"), ("token", "j")] {
+        let mut answer = done("revoke", level, target);
+        answer["known"] = false.into();
+        let replies = vec![ahead(json!({})), Reply::Json(200, answer)];
         told.push(run(&format!("revoke --level {level} --target {target}"), replies));
     }
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn what_is_still_refused_is_not_called_reinstated() {
+    let entry = json!({"level": "principal", "target": "spiffe://lab.test/agent/a", "state": "suspended",
+        "since": "2026-11-22T12:00:00.000Z", "reason": "under investigation"});
+    let mut refused =
+        problem(409, "still_refused", "nothing stands under principal a, and other entries still refuse it");
+    refused["still_refused"] = json!([entry]);
+    let mut partly = done("reinstate", "principal", "a");
+    partly["still_refused"] = json!([entry]);
+    let mut idle = partly.clone();
+    idle["changed"] = false.into();
+    let mut told = Vec::new();
+    for reply in [Reply::Json(409, refused), Reply::Json(200, partly), Reply::Json(200, idle)] {
+        told.push(run("reinstate --level principal --target a", vec![reply]));
+    }
+    let mut all = done("reinstate", "principal", "a");
+    all["lifted"] = json!([{"id": "0192f0c2", "level": "principal", "target": "spiffe://lab.test/agent/a"}]);
+    all["known"] = false.into();
+    let all = Reply::Json(200, all);
+    let stub = Stub::start(vec![all]);
+    told.push(stub.run("reinstate --level principal --target a --all-names"));
+    told.push(stub.asked().concat());
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn what_a_trust_domain_does_not_hit_is_said() {
+    let note = "agents with DNS names in lab.test are in no trust domain and are not hit";
+    let mut foreseen = radius(false);
+    foreseen["note"] = note.into();
+    let mut answer = done("suspend", "trust_domain", "lab.test");
+    answer["note"] = note.into();
+    let line = "suspend --level trust_domain --target lab.test --yes";
+    let mut told = vec![run(line, vec![Reply::Json(200, foreseen.clone()), Reply::Json(200, answer)])];
+    told.push(run(&format!("{line} --dry-run"), vec![Reply::Json(200, foreseen)]));
     insta::assert_snapshot!(told.join("\n"));
 }
 
@@ -270,4 +310,19 @@ fn a_server_that_asks_for_patience_gets_it() {
         line,
         vec![ahead(json!({})), busy, Reply::Json(200, done("revoke", "task", "t"))]
     ));
+}
+
+#[test]
+fn a_warning_is_told_and_so_is_a_later_decision() {
+    let mut warned = done("revoke", "task", "t-42");
+    warned["warnings"] = json!(["expires_at X is before the notAfter of certificates that this hits"]);
+    let mut told = vec![sent("revoke --level task --target t-42", Reply::Json(200, warned))];
+    let mut overtaken = done("reinstate", "task", "t-42");
+    overtaken.as_object_mut().unwrap().extend([
+        ("effective".to_owned(), json!(false)),
+        ("code".to_owned(), json!("overtaken")),
+        ("error".to_owned(), json!("the target is denied: a later decision revoked or suspended it")),
+    ]);
+    told.push(run("reinstate --level task --target t-42", vec![Reply::Json(409, overtaken)]));
+    insta::assert_snapshot!(told.join("\n"));
 }

@@ -6,10 +6,12 @@ use std::process::Stdio;
 use crate::stub::ended;
 use crate::stub::program;
 
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 31] = [
     "",
     "run",
     "validate",
+    "state",
+    "state init",
     "demo",
     "revoke",
     "suspend",
@@ -24,6 +26,8 @@ const COMMANDS: [&str; 27] = [
     "audit",
     "audit list",
     "audit verify",
+    "audit accept",
+    "audit replay",
     "queue",
     "queue provision",
     "queue deprovision",

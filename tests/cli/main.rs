@@ -7,5 +7,6 @@ mod changes;
 mod helps;
 mod mistakes;
 mod questions;
+mod states;
 mod stub;
 mod terminal;

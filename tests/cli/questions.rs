@@ -179,6 +179,7 @@ fn the_status_is_told() {
     bad["durable"] = false.into();
     bad["feeds"] = json!([stale_feed(), {"name": "sqs", "kind": "sqs", "state": "fresh", "age_seconds": 3, "entries": 12,
         "required": false, "max_age_seconds": 120, "on_stale": "allow"}]);
+    bad["warnings"] = json!(["revocation list of CN=agents: it has no number"]);
     told.push(run("status", 200, bad));
     insta::assert_snapshot!(told.join("\n"));
 }

@@ -102,6 +102,39 @@ fn a_delta_that_does_not_fit_only_adds() {
     assert_eq!(denied(&[delta]), ["02"]);
 }
 
+/// Seen failing where the last to come took the place of the other.
+#[test]
+fn lists_with_one_number_and_time_and_other_content_all_count() {
+    let full = [
+        Forge::number(5).revokes(1).revokes_for(9, HOLD),
+        Forge::number(5).revokes(2),
+        Forge::number(5).revokes(3),
+    ];
+    let [one, other, third] = full.clone();
+    for order in [vec![one.clone(), other.clone()], vec![other.clone(), one.clone(), other.clone()]] {
+        assert_eq!(denied(&order), ["01", "02", "09"]);
+    }
+    assert_eq!(denied(&[one.clone(), other.clone(), third.clone()]), ["01", "02", "03", "09"]);
+    assert_eq!(taken(&[signed(&one), signed(&other)]).twins().count(), 2);
+    assert_eq!(taken(&[signed(&one), signed(&one)]).twins().count(), 0);
+    // A newer one ends it.
+    let newer = Forge::number(6).revokes(4);
+    assert_eq!(denied(&[one.clone(), other.clone(), newer.clone()]), ["04"]);
+    assert_eq!(denied(&[newer, one, other]), ["04"]);
+}
+
+/// Seen failing where the last to come took the place of the other.
+#[test]
+fn of_deltas_that_contradict_each_other_all_add_and_they_lift_together() {
+    let full = Forge::number(5).revokes_for(1, HOLD).revokes_for(2, HOLD);
+    let one = Forge::delta(6, 5).revokes_for(1, REMOVE).revokes_for(2, REMOVE).revokes(3);
+    let other = Forge::delta(6, 5).revokes_for(2, REMOVE).revokes(4);
+    for order in [[&full, &one, &other], [&other, &one, &full], [&one, &full, &other]] {
+        assert_eq!(denied(&order.map(Clone::clone)), ["01", "03", "04"]);
+    }
+    assert_eq!(denied(&[full, one, other, Forge::delta(7, 5).revokes(8)]), ["01", "02", "08"]);
+}
+
 #[test]
 fn a_suspension_that_becomes_a_revocation_is_one() {
     let lists = [signed(&Forge::number(5).revokes_for(1, HOLD)), signed(&Forge::delta(6, 5).revokes(1))];

@@ -152,6 +152,7 @@ fn both_versions_are_read_and_no_other() {
     let ca = Ca::root("A");
     let (crl, revoked) = good(&Forge::new().version_1().revokes(1).sign(&ca), &ca.issuers());
     assert_eq!((crl.number, revoked.len()), (None, 1));
+    assert!(matches!(crl.warnings.as_slice(), [why] if why.contains("version 1")), "{:?}", crl.warnings);
     let mut forge = Forge::number(1);
     forge.version = Vec::new();
     refused(&forge.sign(&ca), &ca.issuers(), "a list of version 1 with extensions");
@@ -202,8 +203,15 @@ fn extensions_are_understood_or_refused() {
     let twice = Forge::number(1).with(extension(CRL_NUMBER, false, &int(&[2])));
     refused(&twice.sign(&ca), &issuers, "for the second time");
     let critical = Forge::new().with(extension(CRL_NUMBER, true, &int(&[9])));
-    assert_eq!(good(&critical.sign(&ca), &issuers).0.number, Some(Number::from(9)));
-    assert_eq!(good(&Forge::new().sign(&ca), &issuers).0.number, None);
+    let critical = good(&critical.sign(&ca), &issuers).0;
+    assert_eq!(
+        (critical.number, critical.warnings.as_slice()),
+        (Some(Number::from(9)), &["its number is marked critical"][..])
+    );
+    let unnumbered = good(&Forge::new().sign(&ca), &issuers).0;
+    assert_eq!(unnumbered.number, None);
+    assert!(matches!(unnumbered.warnings.as_slice(), [why] if why.contains("no number")));
+    assert_eq!(good(&Forge::number(1).sign(&ca), &issuers).0.warnings.len(), 0);
     for (number, part) in [
         (int(&[0x80]), "a negative number"),
         (int(&[]), "an empty number"),

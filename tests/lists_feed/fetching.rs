@@ -59,10 +59,20 @@ async fn behind_tls(key: &rcgen::CertifiedKey<rcgen::KeyPair>, reply: &'static [
 #[tokio::test]
 async fn a_server_is_who_it_must_be() {
     let directory = tempfile::tempdir().unwrap();
-    let keys = [(); 2].map(|()| rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap());
+    let authority = || {
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap()
+    };
+    let authorities = [authority(), authority()];
+    let keys = authorities.each_ref().map(|authority| {
+        let params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let signing_key = rcgen::KeyPair::generate().unwrap();
+        rcgen::CertifiedKey { cert: params.signed_by(&signing_key, authority).unwrap(), signing_key }
+    });
     let files = [0, 1].map(|i| {
         let file = directory.path().join(format!("{i}.pem"));
-        fs::write(&file, keys[i].cert.pem()).unwrap();
+        fs::write(&file, authorities[i].pem()).unwrap();
         file
     });
     let whole = behind_tls(&keys[0], b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\na list").await;
@@ -79,6 +89,11 @@ async fn a_server_is_who_it_must_be() {
     let why = get(&right, &format!("https://localhost:{}/", cut.port())).await.unwrap_err();
     assert!(why.contains("without sending TLS close_notify"), "{why}");
     assert!(Fetcher::new(Roots::System, BOUNDS).is_ok());
+    // Seen failing with any certificate taken for an authority.
+    let own = directory.path().join("own.pem");
+    fs::write(&own, format!("{}{}", authorities[0].pem(), keys[0].cert.pem())).unwrap();
+    let refused = Fetcher::new(Roots::File(&own), BOUNDS).unwrap_err();
+    assert!(refused.contains("own.pem: certificate 2: not the certificate of an authority"), "{refused}");
 }
 
 #[tokio::test]

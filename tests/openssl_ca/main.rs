@@ -79,14 +79,17 @@ dir = "state"
             upstream.address()
         );
         let mut site = Self { directory, pki, _upstream: upstream, text, running: None };
+        app::init_state(&site.gate_config(), &Clock::system()).unwrap();
         site.start_gate();
         site
     }
 
+    fn gate_config(&self) -> Config {
+        Config::parse(&self.directory.path().join("gate.toml"), self.text.clone(), &[]).unwrap()
+    }
+
     fn start_gate(&mut self) {
-        let file = self.directory.path().join("gate.toml");
-        let config = Config::parse(&file, self.text.clone(), &[]).unwrap();
-        self.running = Some(app::start(config, Clock::system()).unwrap());
+        self.running = Some(app::start(self.gate_config(), Clock::system()).unwrap());
     }
 
     async fn stop_gate(&mut self) {

@@ -3,7 +3,9 @@
 use std::process::Command;
 use std::process::Stdio;
 
+use portcullis::app;
 use portcullis::clock::Clock;
+use portcullis::config::Config;
 use portcullis::rig::pki::Pki;
 use portcullis::rig::queue::Queue;
 use tempfile::TempDir;
@@ -38,7 +40,9 @@ dir = "state"
 "#,
             queue.url()
         );
-        std::fs::write(directory.path().join("portcullis.toml"), config).unwrap();
+        let file = directory.path().join("portcullis.toml");
+        std::fs::write(&file, &config).unwrap();
+        app::init_state(&Config::parse(&file, config, &[]).unwrap(), &Clock::system()).unwrap();
         Self(directory)
     }
 

@@ -10,6 +10,7 @@ mod disk;
 mod faults;
 mod gate;
 mod journal;
+mod pending;
 mod poison;
 mod site;
 mod stopping;

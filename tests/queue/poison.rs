@@ -6,6 +6,8 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 
 use portcullis::feed::sqs;
+use portcullis::identity::Trust;
+use portcullis::revocation::Action;
 use portcullis::revocation::FeedState;
 use portcullis::rig::queue::Call;
 use portcullis::rig::queue::Fault;
@@ -174,4 +176,35 @@ async fn what_cannot_be_verified_yet_keeps_the_feed_from_being_fresh() {
     answering(TcpListener::bind(address).unwrap(), "404 Not Found");
     until(|| site.counted("quarantined") == 2 && site.status().state == FeedState::Fresh).await;
     assert!(!site.denies("a"));
+}
+
+/// Seen failing with names that are taken in as they are: the message was acknowledged, and one of the two was hit.
+#[tokio::test]
+async fn an_issuer_that_could_be_another_is_poison() {
+    let queue = Queue::start(Settings { max_receives: Some(2), ..Settings::default() }).unwrap();
+    let site = Site::start(&queue);
+    let mut trust = Trust::new();
+    for name in ["one", "other"] {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        params.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![0x11; 20]);
+        let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        trust.add(root.der(), None).unwrap();
+    }
+    site.engine.learn(trust.authorities());
+    let keys: Vec<String> = trust.authorities().map(|own| own.key.to_string()).collect();
+    let event = |id: &str, name: &str| {
+        let mut event = crate::site::event(Action::Revoke, "a", 0);
+        (event["id"], event["level"], event["target"]) = (id.into(), "issuer".into(), name.into());
+        event.to_string()
+    };
+    let name = "11".repeat(20);
+    queue.push(event("ambiguous", &name));
+    queue.push(event("clear", &keys[0]));
+    until(|| site.engine.entries() == 1 && queue.left() == 0).await;
+    assert_eq!(queue.dead_letters(), [event("ambiguous", &name)]);
+    assert_eq!(site.poison("ambiguous_issuer"), 2);
+    let log = site.log();
+    assert!(keys.iter().all(|key| log.contains(key)), "{log}");
 }

@@ -17,6 +17,8 @@ use portcullis::revocation::Engine;
 use portcullis::revocation::FeedStatus;
 use portcullis::revocation::Feeds;
 use portcullis::revocation::Level;
+use portcullis::revocation::Registry;
+use portcullis::revocation::Sightings;
 use portcullis::revocation::Target;
 use portcullis::revocation::Timelines;
 use portcullis::rig::queue::Queue;
@@ -76,7 +78,10 @@ impl Site {
     pub(crate) fn on(engine: Engine, clock: Clock, config: sqs::Config, state: Arc<TempDir>) -> Self {
         let (engine, timelines) = (Arc::new(engine), Arc::<Timelines>::default());
         let metrics = Metrics::new().unwrap();
+        let registry = Arc::new(Registry::in_memory(clock.clone()));
+        let sightings = Sightings::new(Arc::clone(&engine), registry, &[]);
         let intake = Intake::new(Arc::clone(&engine), Arc::clone(&timelines), clock, metrics.clone());
+        let intake = intake.sighting(sightings);
         let config = feed::Config { sqs: Some(config), ..feed::Config::default() };
         config.check().unwrap();
         let plan = feed::Plan::new(&config, &[], state.path(), *engine.fingerprinter()).unwrap();
@@ -134,10 +139,27 @@ impl Site {
         lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
     }
 
+    /// How many revocations of the queue a later event outranked.
+    pub(crate) fn overtaken(&self) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let series = "portcullis_revocation_events_overtaken_total{action=\"revoke\",feed=\"sqs\"} ";
+        let line = text.lines().find_map(|line| line.strip_prefix(series));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
     /// How many parts of messages were not understood for this reason.
     pub(crate) fn poison(&self, kind: &str) -> usize {
         let text = String::from_utf8(self.metrics.render()).unwrap();
         let series = format!("portcullis_feed_poison_total{{feed=\"sqs\",kind=\"{kind}\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// How many events were of targets of this level that the gate had never seen.
+    pub(crate) fn unknown(&self, level: &str) -> usize {
+        let text = String::from_utf8(self.metrics.render()).unwrap();
+        let series =
+            format!("portcullis_revocation_unknown_targets_total{{feed=\"sqs\",level=\"{level}\"}} ");
         let line = text.lines().find_map(|line| line.strip_prefix(&series));
         line.map_or(0, |count| count.parse().unwrap())
     }

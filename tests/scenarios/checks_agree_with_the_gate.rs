@@ -160,7 +160,7 @@ async fn for_names_keys_tokens_and_tasks() {
     let questions = [
         ("principal", "spiffe://lab.test/agent/a"),
         ("principal", "a"),
-        ("principal", "A"),
+        ("principal", "A.lab.test"),
         ("key", &cert.key_sha256),
         ("token", "j"),
         ("task", "t"),

@@ -136,6 +136,30 @@ async fn where_a_claim_is_optional_a_false_one_is_not() {
     assert_eq!(both(&client, "/", &twice).await, refused(403, "identity_ambiguous"));
 }
 
+/// Two tenants may both have an agent `alice`. Seen failing with agent ids that bind wherever there is one trust domain.
+#[tokio::test]
+async fn a_bare_id_is_no_claim_among_tenants_unless_somebody_vouches() {
+    let templates = r#"["spiffe://{trust_domain}/{tenant}/agent/{agent}", "dns:{agent}.{tenant}.lab.test"]"#;
+    let (header, mismatch) = (r#"{ header = "x-agent-id" }"#, refused(403, "identity_mismatch"));
+    for (scope, bare) in [("", mismatch.clone()), ("claim_scope = \"agent\"", refused(200, ""))] {
+        let lab = Lab::plan().templates(templates).claim(&format!("{header}\n{scope}")).start().await;
+        let ids = ["acme", "globex"].map(|tenant| format!("spiffe://lab.test/{tenant}/agent/alice"));
+        let leaves = ids.each_ref().map(|id| lab.root.leaf().uri(id).issue());
+        for (id, leaf) in ids.iter().zip(&leaves) {
+            let client = lab.client(leaf);
+            assert_eq!(both(&client, "/", &[("x-agent-id", "alice")]).await, bare, "{id} {scope}");
+            for claimed in &ids {
+                let expected = if claimed == id { refused(200, "") } else { mismatch.clone() };
+                assert_eq!(both(&client, "/", &[("x-agent-id", claimed)]).await, expected, "{id} {claimed}");
+            }
+        }
+        let client = lab.client(&lab.root.leaf().dns("alice.acme.lab.test").issue());
+        assert_eq!(both(&client, "/", &[("x-agent-id", "alice")]).await, bare, "{scope}");
+        assert_eq!(both(&client, "/", &[("x-agent-id", "alice.acme.lab.test")]).await, refused(200, ""));
+        assert_eq!(both(&client, "/", &[("x-agent-id", "alice.globex.lab.test")]).await, mismatch);
+    }
+}
+
 #[tokio::test]
 async fn where_nothing_is_claimed_the_certificate_decides() {
     let lab = Lab::plan().claim("\"none\"").start().await;

@@ -6,9 +6,12 @@ use rustls::version::TLS13;
 use serde_json::Value;
 use serde_json::json;
 
+use crate::caller::Caller;
 use crate::client::Client;
+use crate::lab::Lab;
 use crate::lab::plain;
 use crate::lab::post;
+use crate::lab::secret;
 use crate::process::Process;
 use crate::process::Site;
 use crate::process::ended;
@@ -76,4 +79,85 @@ fn limited(command: &Command) -> Command {
         };
     }
     limited
+}
+
+/// Only the audit's disk fails; the journal takes everything. Seen failing with a decision that ignores the error of the
+/// audit: 200, `durable: true`, without a record.
+#[tokio::test]
+async fn in_the_answer_where_only_the_audit_cannot_be_written() {
+    let mut lab = Lab::start().await;
+    let agents = ["a", "b"].map(|name| (lab.root.agent(name), format!("spiffe://lab.test/agent/{name}")));
+    let [(a, a_id), (b, b_id)] = &agents;
+    lab.applied(json!({"action": "suspend", "level": "principal", "target": b_id})).await;
+    break_audit(&lab);
+
+    let answer = lab.change(json!({"action": "revoke", "level": "principal", "target": a_id})).await;
+    let document = answer.json();
+    let told = (answer.status.as_u16(), &document["effective"], &document["durable"]);
+    assert_eq!(told, (503, &json!(true), &json!(false)), "{document}");
+    assert!(document["error"].as_str().unwrap().contains("audit: "), "{document}");
+    assert!(lab.running().engine().is_durable(), "the journal has it");
+    lab.client(a).get("/").await.assert_refused(403, "principal_revoked");
+
+    let answer = lab.change(json!({"action": "reinstate", "level": "principal", "target": b_id})).await;
+    assert_eq!((answer.status.as_u16(), answer.code()), (503, "not_durable".into()));
+    assert!(answer.json()["detail"].as_str().unwrap().contains("audit: "), "{}", answer.json());
+    lab.client(b).get("/").await.assert_refused(401, "principal_suspended");
+
+    let ready = lab.plain("/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("the audit cannot be written"), "{ready}");
+    assert!(lab.plain("/metrics").await.contains("portcullis_journal_durable 0"));
+
+    // The lines were kept.
+    mend_audit(&lab);
+    lab.until_audited(&format!("\"target\":\"{a_id}\"")).await;
+    lab.client(b).get("/").await.assert_refused(401, "principal_suspended");
+    lab.applied(json!({"action": "reinstate", "level": "principal", "target": b_id})).await;
+    lab.client(b).get("/").await.assert_ok();
+}
+
+/// The other calls that must be on record. Seen failing with each of them that ignores the error of the audit.
+#[tokio::test]
+async fn in_the_answer_to_every_call_that_must_be_on_record() {
+    let lab = Lab::plan().staffed().start().await;
+    let mut caller = Caller::http1(&lab.administrator("ops")).await;
+    let glass = json!({"for": "10m", "reason": "a drill"});
+    caller.call("POST", "/v1/advisory", Some(&glass)).await.assert_ok();
+    let mut open = lab.client(&lab.root.agent("a")).h1().await;
+    open.get("/").await.assert_ok();
+    let sessions = caller.read("/v1/sessions?listener=gate").await;
+    let session = format!("/v1/sessions/{}", sessions["sessions"][0]["id"].as_str().unwrap());
+    break_audit(&lab);
+
+    let is_on = || lab.running().engine().break_glass().is_on();
+    let login = json!({"secret": secret("auditor")});
+    let refresh = json!({});
+    for (method, path, body) in [
+        ("DELETE", "/v1/advisory", None),
+        ("POST", "/v1/advisory", Some(&glass)),
+        ("POST", "/v1/admin/auth", Some(&login)),
+        ("POST", "/v1/feeds/refresh", Some(&refresh)),
+        ("DELETE", session.as_str(), None),
+    ] {
+        let answer = caller.call(method, path, body).await;
+        assert_eq!((answer.status.as_u16(), answer.code()), (503, "not_durable".into()), "{method} {path}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("audit: "), "{}", answer.json());
+        assert!(answer.json().get("access_token").is_none());
+        // Its end stands; without a record it does not begin.
+        assert!(!is_on(), "{method} {path}");
+    }
+    assert_eq!(caller.read("/v1/sessions?listener=gate").await["total"], 0);
+    mend_audit(&lab);
+    lab.until_audited("\"action\":\"end_session\"").await;
+}
+
+/// Nothing can be written to the audit any more, by root neither: a directory is in its place.
+fn break_audit(lab: &Lab) {
+    std::fs::rename(lab.audit(), lab.state().join("kept")).unwrap();
+    std::fs::create_dir(lab.audit()).unwrap();
+}
+
+fn mend_audit(lab: &Lab) {
+    std::fs::remove_dir(lab.audit()).unwrap();
+    std::fs::rename(lab.state().join("kept"), lab.audit()).unwrap();
 }

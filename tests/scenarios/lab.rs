@@ -191,6 +191,7 @@ impl Plan {
             admin: None,
             directory,
         };
+        app::init_state(&lab.config(), &lab.clock).unwrap();
         lab.start_gate();
         lab
     }
@@ -275,12 +276,37 @@ impl Lab {
         }
     }
 
-    fn start_gate(&mut self) {
+    fn config(&self) -> Config {
         let file = self.directory.path().join("gate.toml");
         let mut config = Config::parse(&file, self.text.clone(), &[]).unwrap();
         // The environment, where users have it, is that of every test of the process.
         config.feed.sqs.iter_mut().for_each(|sqs| sqs.access_key = Some(("test".into(), "test".into())));
-        self.running = Some(app::start(config, self.clock.clone()).unwrap());
+        config
+    }
+
+    fn start_gate(&mut self) {
+        self.running = Some(app::start(self.config(), self.clock.clone()).unwrap());
+    }
+
+    /// Tries to start it on what its state directory holds now; the error of a gate that does not start.
+    pub(crate) fn refusal(&self) -> Option<app::Error> {
+        app::start(self.config(), self.clock.clone()).err()
+    }
+
+    /// Starts it after [`Self::stop`].
+    pub(crate) fn start_again(&mut self) {
+        self.start_gate();
+    }
+
+    /// Writes its configuration, for programs beside it.
+    pub(crate) fn save(&self) -> PathBuf {
+        let file = self.directory.path().join("gate.toml");
+        std::fs::write(&file, &self.text).unwrap();
+        file
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.directory.path().join("state")
     }
 
     /// Drains and ends the gate; returns how many connections were cut.

@@ -25,7 +25,7 @@ impl Fleet {
     async fn start() -> Self {
         let other = Ca::root("other");
         let templates = r#"["spiffe://{trust_domain}/agent/{agent}", "dns:{agent}.lab.test",
-            "spiffe://{trust_domain}/task/{task}/{agent}"]"#;
+            "dns:{agent}.{task}.tasks.test", "spiffe://{trust_domain}/task/{task}/{agent}"]"#;
         let plan = Lab::plan().client_ca(r#"["ca.pem", "other.pem"]"#).file("other.pem", other.pem());
         let plan = plan.domains(r#"["lab.test", "other.test"]"#).templates(templates);
         let lab = plan.claim(r#""none""#).start().await;
@@ -40,12 +40,14 @@ impl Fleet {
             let leaf = ca.leaf().uri(&format!("spiffe://lab.test/agent/{name}"));
             leaf.claim(name).serial(&SHARED_SERIAL).issue()
         };
+        let dns_task = lab.root.leaf().dns("r.t-42.tasks.test").claim("r").issue();
         let foreign = other.leaf().uri("spiffe://other.test/agent/a").claim("a").issue();
         let renewed = first.leaf().uri("spiffe://lab.test/agent/a").claim("a");
         let certs = BTreeMap::from([
             ("a renewed, same key", renewed.key_of(&a).issue()),
             ("a renewed, new key", first.agent("a")),
             ("a", a),
+            ("A", first.agent("A")),
             ("b", second.agent("b")),
             ("d", dns),
             ("first's 0a1b2c", shared(&first, "f")),
@@ -54,6 +56,9 @@ impl Fleet {
             ("task t of agent p", task("t", "p")),
             ("task t of agent q", task("t", "q")),
             ("task u of agent p", task("u", "p")),
+            ("task T-42 of agent p", task("T-42", "p")),
+            ("task t-42 of agent p", task("t-42", "p")),
+            ("task t-42 of a DNS name", dns_task),
         ]);
         Self { lab, certs, first, second, other }
     }
@@ -116,7 +121,7 @@ async fn certificate_and_key() {
     fleet.expect("certificate", &a.serial, Some(&fleet.second.key_id.clone()), &[]).await;
     fleet.expect("key", &a.key_sha256, None, &["a", "a renewed, same key"]).await;
     // The key, or the certificate, of an authority takes every leaf under it along.
-    let under = ["a", "a renewed, new key", "a renewed, same key", "first's 0a1b2c"];
+    let under = ["A", "a", "a renewed, new key", "a renewed, same key", "first's 0a1b2c"];
     fleet.expect("key", &by_key, None, &under).await;
     let first = portcullis::identity::Certificate::parse(&fleet.first.der).unwrap();
     let serial = first.serial.to_string();
@@ -130,14 +135,17 @@ async fn principal_and_task() {
     fleet.expect("principal", "spiffe://lab.test/agent/a", None, &all_of_a).await;
     // An agent id is the same in every trust domain.
     fleet.expect("agent", "a", None, &["a", "a renewed, new key", "a renewed, same key", "other's a"]).await;
-    // It may have been read from a DNS name, which has no case.
-    fleet
-        .expect("principal", "A", None, &["a", "a renewed, new key", "a renewed, same key", "other's a"])
-        .await;
-    fleet.expect("principal", "spiffe://lab.test/agent/A", None, &[]).await;
+    // A path segment never folds; a DNS name does.
+    fleet.expect("principal", "A", None, &["A"]).await;
+    fleet.expect("principal", "spiffe://lab.test/agent/A", None, &["A"]).await;
     fleet.expect("principal", "d.LAB.test.", None, &["d"]).await;
     fleet.expect("principal", "d", None, &["d"]).await;
-    fleet.expect("principal", "p", None, &["task t of agent p", "task u of agent p"]).await;
+    fleet.expect("principal", "D", None, &["d"]).await;
+    let tasks = ["T-42", "t-42", "t", "u"].map(|task| format!("task {task} of agent p"));
+    fleet.expect("principal", "p", None, &tasks.each_ref().map(String::as_str)).await;
+    let of_dns = "task t-42 of a DNS name";
+    fleet.expect("task", "T-42", None, &["task T-42 of agent p", of_dns]).await;
+    fleet.expect("task", "t-42", None, &["task t-42 of agent p", of_dns]).await;
     fleet.expect("task", "t", None, &["task t of agent p", "task t of agent q"]).await;
     fleet.expect("task", "a", None, &[]).await;
 }
@@ -146,7 +154,7 @@ async fn principal_and_task() {
 #[tokio::test]
 async fn issuer_and_trust_domain() {
     let mut fleet = Fleet::start().await;
-    let under_first = ["a", "a renewed, new key", "a renewed, same key", "first's 0a1b2c"];
+    let under_first = ["A", "a", "a renewed, new key", "a renewed, same key", "first's 0a1b2c"];
     let under_second = ["b", "second's 0a1b2c"];
     let under_root: Vec<&str> = fleet.certs.keys().copied().filter(|name| *name != "other's a").collect();
     let (by_key, by_id) = (fleet.first.key_sha256.clone(), fleet.first.key_id.clone());
@@ -157,7 +165,8 @@ async fn issuer_and_trust_domain() {
     fleet.expect("issuer", &fleet.other.key_sha256.clone(), None, &["other's a"]).await;
     // A leaf's key is no authority's.
     fleet.expect("issuer", &fleet.certs["a"].key_sha256.clone(), None, &[]).await;
-    let in_lab: Vec<&str> = under_root.iter().copied().filter(|name| *name != "d").collect();
+    let in_lab: Vec<&str> =
+        under_root.iter().copied().filter(|name| !["d", "task t-42 of a DNS name"].contains(name)).collect();
     fleet.expect("trust_domain", "lab.test", None, &in_lab).await;
     fleet.expect("trust_domain", "spiffe://other.test", None, &["other's a"]).await;
     fleet.expect("trust_domain", "nowhere.test", None, &[]).await;

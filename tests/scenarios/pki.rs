@@ -41,6 +41,8 @@ pub(crate) struct Ca {
     pub(crate) key_id: String,
     /// The SHA-256 of its key, hexadecimal.
     pub(crate) key_sha256: String,
+    /// Its common name.
+    name: String,
     pem: String,
     issuer: Issuer<'static, KeyPair>,
 }
@@ -50,7 +52,32 @@ impl Ca {
     pub(crate) fn root(name: &str) -> Self {
         let (params, key) = (authority_params(name), KeyPair::generate().unwrap());
         let certificate = params.self_signed(&key).unwrap();
-        Self::of(params, key, &certificate, Vec::new())
+        Self::of(name, (params, key), &certificate, Vec::new())
+    }
+
+    /// A root with this key identifier.
+    pub(crate) fn root_with_id(name: &str, key_id: &[u8]) -> Self {
+        let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.to_vec());
+        let certificate = params.self_signed(&key).unwrap();
+        Self::of(name, (params, key), &certificate, Vec::new())
+    }
+
+    /// An authority that this one vouches for, whose certificate calls it by this authority key identifier.
+    pub(crate) fn intermediate_calling(&self, name: &str, id: &[u8]) -> Self {
+        let (mut params, key) = (authority_params(name), KeyPair::generate().unwrap());
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 35], der(0x30, &der(0x80, id)));
+        params.custom_extensions.push(extension);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let path = vec![certificate.der().clone()];
+        Self::of(name, (params, key), &certificate, path)
+    }
+
+    /// Another certificate of this authority, on the same name and key, that `by` vouches for.
+    pub(crate) fn cross_signed(&self, by: &Self, key_id: &[u8]) -> rcgen::Certificate {
+        let mut params = authority_params(&self.name);
+        params.key_identifier_method = KeyIdMethod::PreSpecified(key_id.to_vec());
+        params.signed_by(self.issuer.key(), &by.issuer).unwrap()
     }
 
     /// An authority that this one vouches for.
@@ -65,7 +92,7 @@ impl Ca {
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let mut path = vec![certificate.der().clone()];
         path.extend(self.path.iter().cloned());
-        Self::of(params, key, &certificate, path)
+        Self::of(name, (params, key), &certificate, path)
     }
 
     /// A leaf that signs others, though nobody made it an authority.
@@ -73,12 +100,12 @@ impl Ca {
         let leaf = self.agent_leaf("signer");
         let certificate = leaf.params.signed_by(&leaf.key, &self.issuer).unwrap();
         let path = vec![certificate.der().clone()];
-        Self::of(leaf.params, leaf.key, &certificate, path)
+        Self::of("leaf", (leaf.params, leaf.key), &certificate, path)
     }
 
     fn of(
-        params: CertificateParams,
-        key: KeyPair,
+        name: &str,
+        (params, key): (CertificateParams, KeyPair),
         certificate: &rcgen::Certificate,
         path: Vec<CertificateDer<'static>>,
     ) -> Self {
@@ -87,6 +114,7 @@ impl Ca {
             path,
             key_id: hex(&params.key_identifier(&key)),
             key_sha256: sha256(&key.subject_public_key_info()),
+            name: name.to_owned(),
             pem: certificate.pem(),
             issuer: Issuer::new(params, key),
         }
@@ -202,6 +230,13 @@ impl Leaf<'_> {
         self
     }
 
+    /// This authority key identifier (RFC 5280, section 4.2.1.1).
+    pub(crate) fn authority_key_id(mut self, id: &[u8]) -> Self {
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 35], der(0x30, &der(0x80, id)));
+        self.params.custom_extensions.push(extension);
+        self
+    }
+
     /// Valid from and until.
     pub(crate) fn valid(mut self, from: OffsetDateTime, until: OffsetDateTime) -> Self {
         (self.params.not_before, self.params.not_after) = (from, until);
@@ -259,6 +294,13 @@ impl Cert {
         PrivateKeyDer::Pkcs8(self.key_der.clone().into())
     }
 
+    /// The same, presented with these intermediates.
+    pub(crate) fn over(mut self, path: &[&CertificateDer<'static>]) -> Self {
+        self.chain.truncate(1);
+        self.chain.extend(path.iter().copied().cloned());
+        self
+    }
+
     /// The same, in the hands of one who has the key of another.
     pub(crate) fn with_the_key_of(mut self, other: &Self) -> Self {
         self.key_der.clone_from(&other.key_der);
@@ -309,7 +351,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unhex(text: &str) -> Vec<u8> {
+pub(crate) fn unhex(text: &str) -> Vec<u8> {
     let digit = |at| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
     (0..text.len()).step_by(2).map(digit).collect()
 }

@@ -12,6 +12,9 @@ use std::process::Stdio;
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use portcullis::app;
+use portcullis::clock::Clock;
+use portcullis::config::Config;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -43,7 +46,7 @@ listen = "127.0.0.1:8080"            # plain: /metrics /healthz /readyz
 dir = "state"
 "#;
 
-/// A directory with that configuration and the files that it names.
+/// A directory with that configuration, the files that it names, and a new state.
 pub(crate) struct Site {
     pub(crate) root: Ca,
     directory: TempDir,
@@ -65,6 +68,8 @@ impl Site {
         ] {
             site.write(name, text);
         }
+        let config = Config::parse(&site.path("portcullis.toml"), FIRST.to_owned(), &[]).unwrap();
+        app::init_state(&config, &Clock::system()).unwrap();
         site
     }
 

@@ -62,6 +62,32 @@ async fn one_bad_certificate_among_good_ones() {
     assert_refused(&site, &["portcullis.toml:7: gate.tls.client_ca: ", "ca.pem", "not a certificate"]).await;
 }
 
+/// Seen failing with every certificate in these files taken for an authority.
+#[tokio::test]
+async fn certificates_of_no_authority() {
+    let feed = |line: &str| format!("[[feed.crl]]\nurl = \"https://127.0.0.1:1/list\"\n{line}\n[state]\n");
+    let upstream = "[[route]]\nupstream = \"app\"\n[upstream.app]\nendpoints = [\"https://127.0.0.1:1\"]\n\
+                    tls = { ca = \"bad.pem\" }\n";
+    for (old, new, key) in [
+        ("[\"ca.pem\"]", "[\"bad.pem\"]", "gate.tls.client_ca: "),
+        (
+            "allow = [",
+            "tls = { cert = \"server.pem\", key = \"server.key\", client_ca = [\"bad.pem\"] }\nallow = [",
+            "admin.tls.client_ca: ",
+        ),
+        ("[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n", upstream, "upstream.app.tls.ca: "),
+        ("[state]\n", &feed("ca = \"bad.pem\""), "feed.crl[0].ca: "),
+        ("[state]\n", &feed("issuer = \"bad.pem\""), "feed.crl[0].issuer: "),
+    ] {
+        let site = Site::new();
+        let leaf = site.root.agent("a");
+        site.write("bad.pem", &format!("{}{}", site.root.pem(), leaf.pem));
+        site.edit(old, new);
+        let reason = "bad.pem: certificate 2: not the certificate of an authority";
+        assert_refused(&site, &[key, reason]).await;
+    }
+}
+
 #[tokio::test]
 async fn a_key_of_another_certificate() {
     let site = Site::new();
@@ -183,7 +209,6 @@ async fn the_state_of_another_gate() {
 #[tokio::test]
 async fn state_that_cannot_be_read() {
     let site = Site::new();
-    fs::create_dir(site.path("state")).unwrap();
     site.write("state/revocations.redb", "these are no revocations");
     let run = ended(site.command("run")).await;
     assert_eq!(run.code, Some(1), "{run:?}");
@@ -194,15 +219,34 @@ async fn state_that_cannot_be_read() {
     );
     // Nor may the state be anything but a directory.
     let site = Site::new();
+    fs::remove_dir_all(site.path("state")).unwrap();
     site.write("state", "");
     let run = ended(site.command("run")).await;
     assert_eq!(run.code, Some(1), "{run:?}");
     assert!(run.err.contains(site.path("state").to_str().unwrap()), "{}", run.err);
 }
 
+/// Two tenants may have agents of the same id: what that does to claims is said before the first of them is refused.
+#[tokio::test]
+async fn tenants_are_warned_of() {
+    let site = Site::new();
+    let warns = async |scope: &str| {
+        let mut command = site.command("validate");
+        command
+            .env("PORTCULLIS__IDENTITY__TEMPLATES", "[\"spiffe://{trust_domain}/{tenant}/agent/{agent}\"]");
+        command.env("PORTCULLIS__IDENTITY__CLAIM_SCOPE", scope);
+        let ended = ended(command).await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        ended.err.contains("a claim of the agent id alone is refused") && ended.err.contains("{tenant}")
+    };
+    assert!(warns("principal").await);
+    assert!(!warns("agent").await);
+}
+
 #[tokio::test]
 async fn what_is_right_is_said_to_be() {
     let site = Site::new();
+    fs::remove_dir_all(site.path("state")).unwrap();
     let ended = ended(site.command("validate")).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.out, format!("{}: ok\n", site.path("portcullis.toml").display()));

@@ -138,6 +138,7 @@ async fn lift(ops: &mut Caller, call: &Call) {
     if let Some(body) = call.body.as_ref().filter(|body| body["action"] == "reinstate") {
         let mut forced = body.clone();
         forced["force"] = true.into();
+        forced["all_names"] = true.into();
         forced["dry_run"] = false.into();
         ops.done(&forced).await;
     }

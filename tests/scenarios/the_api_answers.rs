@@ -31,10 +31,10 @@ async fn a_revocation_that_is_asked_again_is_renewed() {
     let mut lab = Lab::start().await;
     let mut caller = ops(&lab).await;
     let (mut last, generation) = (Value::from(""), lab.running().engine().generation() + 1);
-    for (round, how) in ["Agent-1", " agent-1 ", "AGENT-1"].iter().enumerate() {
+    for (round, how) in ["Agent-1", " Agent-1 ", "Agent-1"].iter().enumerate() {
         let done =
             caller.done(&with(change("revoke", "agent", how), "reason", format!("round {round}"))).await;
-        assert_eq!((&done["level"], &done["target"]), (&json!("principal"), &json!("agent-1")));
+        assert_eq!((&done["level"], &done["target"]), (&json!("principal"), &json!("Agent-1")));
         assert_eq!(
             (&done["changed"], &done["durable"], &done["effective"]),
             (&json!(round == 0), &json!(true), &json!(true))
@@ -71,7 +71,7 @@ async fn a_dry_run_tells_all_and_changes_nothing() {
     for (level, target, sessions, certificates, principals) in [
         ("certificate", first.serial.as_str(), 2, 1, vec![a]),
         ("key", again.key_sha256.as_str(), 1, 1, vec![a]),
-        ("agent", "A", 3, 2, vec![a]),
+        ("agent", "a", 3, 2, vec![a]),
         ("issuer", issuing.key_id.as_str(), 3, 2, vec![a]),
         ("issuer", lab.root.key_id.as_str(), 4, 3, vec![a, b]),
         ("trust_domain", "lab.test", 4, 3, vec![a, b]),
@@ -232,15 +232,39 @@ async fn each_event_has_its_fate() {
 }
 
 #[tokio::test]
+async fn an_entry_that_ends_before_its_certificates_is_warned_of() {
+    let lab = Lab::start().await;
+    lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
+    let mut caller = ops(&lab).await;
+    let asked = |action: &str, secs: u64| {
+        let until = Clock::system().now().plus(Duration::from_secs(secs)).to_string();
+        with(change(action, "agent", "a"), "expires_at", until)
+    };
+    for action in ["suspend", "revoke"] {
+        let done = caller.done(&asked(action, 5)).await;
+        let warning = done["warnings"][0].as_str().unwrap();
+        assert!(warning.contains("is before the notAfter of certificates that this hits (1,"), "{warning}");
+    }
+    // One that outlives them all is fine, and so is one that never ends.
+    let decades = 100 * 365 * 86_400;
+    for change in [asked("revoke", decades), change("revoke", "agent", "a")] {
+        assert_eq!(caller.done(&change).await.get("warnings"), None);
+    }
+}
+
+#[tokio::test]
 async fn the_short_form_revokes() {
     let lab = Lab::start().await;
     let cert = lab.root.agent("a");
     let mut open = lab.client(&cert).h1().await;
     open.get("/").await.assert_ok();
     let mut caller = ops(&lab).await;
-    let answer = caller.call("POST", "/v1/revoke", Some(&json!({"level": "agent", "target": "A"}))).await;
+    let answer = caller.call("POST", "/v1/revoke", Some(&json!({"level": "agent", "target": " a"}))).await;
     answer.assert_ok();
-    assert_eq!(answer.json(), json!({"revoked": true, "level": "agent", "target": "a", "count": 1}));
+    assert_eq!(
+        answer.json(),
+        json!({"revoked": true, "level": "agent", "target": "a", "count": 1, "known": true})
+    );
     assert!(open.try_get("/").await.is_err());
     lab.client(&cert).get("/").await.assert_refused(403, "principal_revoked");
     for (body, status, code) in [
@@ -391,6 +415,7 @@ async fn the_status_says_how_the_gate_is() {
         ("durable", json!(true)),
         ("sessions", json!(2)),
         ("feeds", json!([])),
+        ("warnings", json!([])),
         ("caller", json!({"actor": "ops.admin.test", "role": "admin"})),
     ] {
         assert_eq!(status[member], expected, "{member}");

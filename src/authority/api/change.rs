@@ -45,12 +45,14 @@ use super::gatekeeper::Administrator;
 use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
 use super::listing::Moment;
+use super::names::Names;
 use super::refusal::BodyRefusals;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
 use super::refusal::Refusals;
 use crate::authority::Role;
 use crate::clock::Timestamp;
+use crate::identity::KeyId;
 use crate::revocation::Action;
 use crate::revocation::Event;
 use crate::revocation::Level;
@@ -65,6 +67,8 @@ const MAX_ONE: usize = 64 * 1024;
 const MAX_BATCH: usize = 10_000;
 /// How many of them wait for the journal at once.
 const IN_HAND: usize = 1024;
+/// The length of a SHA-256, hexadecimal.
+const SHA256_LENGTH: usize = 64;
 /// The longest reason, bytes.
 const MAX_REASON: usize = 1024;
 /// The feed, in events and metrics.
@@ -83,6 +87,10 @@ pub(super) struct Change {
     target: String,
     /// The issuer's key id, where the target is a serial.
     issuer: Option<String>,
+    /// The SHA-256 of the certificate, where the target is a serial. If the gate has seen that certificate, its issuer
+    /// is the one that signed it.
+    #[schema(min_length = 64, max_length = 64)]
+    sha256: Option<String>,
     /// Why; it is logged, audited and, where configured, told to the client.
     #[schema(max_length = 1024)]
     reason: Option<String>,
@@ -95,6 +103,9 @@ pub(super) struct Change {
     /// Of a reinstatement: lifts a revocation too.
     #[serde(default)]
     force: bool,
+    /// Of a reinstatement: lifts what stands under the other names of the same principal too.
+    #[serde(default)]
+    all_names: bool,
     /// Revokes a certificate that nobody has seen yet.
     #[serde(default)]
     preemptive: bool,
@@ -175,7 +186,9 @@ struct Answer {
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "Revoked: only a forced reinstatement lifts it.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "`revoked`: only a forced reinstatement lifts it. `still_refused`: nothing stands under this name, and others refuse the same principal. `ambiguous_issuer`: the issuer's name belongs to several authorities. `overtaken`: done, but outranked by a later decision.", content(
+            (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
+        )),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
@@ -224,6 +237,8 @@ pub(super) struct Revoked {
     target: String,
     /// How many live sessions ended.
     count: usize,
+    /// False where the gate had neither seen the target nor been told of it.
+    known: bool,
 }
 
 /// Revoke one target for good: `POST /v1/revocations` for AgentWrit's clients.
@@ -232,6 +247,7 @@ pub(super) struct Revoked {
     responses(
         (status = 200, description = "Done.", body = Revoked),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 409, description = "The issuer's name belongs to several authorities.", body = ProblemDocument, content_type = "application/problem+json"),
         (status = 503, description = "In effect, but not on disk or not complete.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
         BodyRefusals,
@@ -251,10 +267,12 @@ pub(super) async fn post_revoke(
         level,
         target,
         issuer: None,
+        sha256: None,
         reason: None,
         issued_before: None,
         expires_at: None,
         force: false,
+        all_names: false,
         preemptive: false,
         dry_run: false,
     };
@@ -267,6 +285,7 @@ pub(super) async fn post_revoke(
                 level: asked,
                 target: applied.target,
                 count: applied.sessions_ended,
+                known: applied.known,
             })),
         },
         Done::DryRun(_) => Err(Refusal::internal("no dry run was asked")),
@@ -276,12 +295,15 @@ pub(super) async fn post_revoke(
 impl Api {
     /// What a caller asks, as far as it may.
     fn decide(&self, change: Change, who: &Actor) -> Result<Decision, Refusal> {
-        let target = change.target()?;
+        let target = self.target_of(&change)?;
         if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
         }
         if change.force && change.action != Action::Reinstate {
             return Err(Refusal::bad_request("force: goes with `reinstate` alone"));
+        }
+        if change.all_names && change.action != Action::Reinstate {
+            return Err(Refusal::bad_request("all_names: goes with `reinstate` alone"));
         }
         if change.expires_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(Refusal::bad_request("expires_at: in the past, so that nothing would be hit"));
@@ -292,7 +314,6 @@ impl Api {
             true => may.err(),
             false => may.map(|()| None)?,
         };
-        let at = self.engine.now_for(&target);
         let event = Event {
             reason: change.reason,
             // Whole seconds, as certificates have them; a part of one counts as one.
@@ -301,9 +322,42 @@ impl Api {
             actor: Some(who.name.clone()),
             source: Some(FEED.into()),
             force: change.force,
-            ..Event::new(change.action, target, at)
+            ..Event::new(change.action, target, self.clock.now())
         };
-        Ok(Decision { event, dry_run: change.dry_run, refused })
+        let names = if change.all_names { Names::All } else { Names::Own };
+        Ok(Decision { event, dry_run: change.dry_run, refused, names })
+    }
+
+    /// The target that counts: its issuer is named by its key, as far as the gate knows it.
+    fn target_of(&self, change: &Change) -> Result<Target, Refusal> {
+        let target = change.target()?;
+        let about = |refusal: Refusal| refusal.about(change.action.name(), Some(&target));
+        let signed = match &change.sha256 {
+            Some(sha256) => self.signed_by_its_issuer(&target, sha256).map_err(about)?,
+            None => None,
+        };
+        let resolved = self.engine.resolve(signed.as_ref().unwrap_or(&target));
+        resolved.map_err(|ambiguous| about(Refusal::ambiguous_issuer(&ambiguous)))
+    }
+
+    /// The target of one certificate, by the key of the authority that signed it, if the gate has seen it.
+    fn signed_by_its_issuer(&self, target: &Target, sha256: &str) -> Result<Option<Target>, Refusal> {
+        let digest = KeyId::parse(sha256).filter(|id| id.as_str().len() == SHA256_LENGTH);
+        let digest = digest.ok_or_else(|| Refusal::bad_request("sha256: 64 hexadecimal digits"))?;
+        if target.level() != Level::Certificate {
+            return Err(Refusal::bad_request("sha256: goes with level `certificate` alone"));
+        }
+        let mut seen = self.registry.by_serial(target.name(), None).into_iter();
+        let issuer_key = seen.find(|seen| seen.sha256 == digest.as_str()).and_then(|seen| seen.issuer_key);
+        match issuer_key {
+            Some(key) => {
+                let signed = Target::parse(Level::Certificate, target.name(), Some(&key));
+                signed.map(Some).map_err(|e| Refusal::bad_request(e.to_string()))
+            }
+            // By its serial alone it would hit others of the same serial under other authorities.
+            None if target.issuer().is_none() => Err(Refusal::nameless_issuer(target.name())),
+            None => Ok(None),
+        }
     }
 
     /// Whether a caller may ask this, and it names something.
@@ -348,13 +402,13 @@ impl Api {
         let mut guards = Some(guards);
         let mut answers: Vec<Option<Answer>> = changes.iter().map(|_| None).collect();
         let mut in_hand = FuturesUnordered::new();
-        let mut lifts = HashSet::new();
+        let (mut lifts, mut lifts_more) = (HashSet::new(), false);
         for (i, change) in changes.iter().enumerate() {
             let change = body::parse_object::<Change>(change.get().as_bytes());
             let target = change.as_ref().ok().filter(|change| !lifts.is_empty() || change.lifts());
-            let target = target.and_then(|change| change.target().ok());
+            let target = target.and_then(|change| self.target_of(change).ok());
             // What lets somebody in again takes effect late: whatever comes after it and is of its target, later.
-            let waits = target.as_ref().is_some_and(|target| lifts.contains(target));
+            let waits = lifts_more || target.as_ref().is_some_and(|target| lifts.contains(target));
             let most = if waits { 1 } else { IN_HAND };
             while in_hand.len() >= most {
                 tokio::select! {
@@ -375,7 +429,10 @@ impl Api {
             }
             if in_hand.is_empty() {
                 lifts.clear();
+                lifts_more = false;
             }
+            // Of whose other names it is, is not known before.
+            lifts_more |= change.as_ref().is_ok_and(|change| change.lifts() && change.all_names);
             lifts.extend(target.filter(|_| change.as_ref().is_ok_and(Change::lifts)));
             let (api, actor, strength) = (&self, &actor, guards.clone());
             let mut work = Box::pin(async move { (i, api.one_of_many(change, actor, strength).await) });

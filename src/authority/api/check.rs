@@ -2,6 +2,7 @@
 //!
 //! The verdict comes from the functions that judge requests; what is added here is the explanation.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::Json;
@@ -213,12 +214,15 @@ impl Api {
         at: Option<Timestamp>,
     ) -> Result<Verdict, Refusal> {
         let target = target(Level::Certificate, serial, issuer)?;
-        let seen = self.registry.by_serial(target.name(), target.issuer());
+        let target = self.engine.resolve(&target).map_err(|e| Refusal::ambiguous_issuer(&e))?;
+        let spellings = self.engine.spellings(&target);
+        let by = |target: &Target| self.registry.by_serial(target.name(), target.issuer());
+        let seen = spellings.iter().map(by).find(|seen| !seen.is_empty()).unwrap_or_default();
         if seen.is_empty() {
             // Told of, but never seen.
             let listed = self.engine.listed(std::slice::from_ref(&target)).into_iter();
             let mut targets: Vec<Target> = listed.map(|listed| listed.target).collect();
-            targets.extend(self.engine.standing(&target).map(|_| target.clone()));
+            targets.extend(self.engine.standing_by_any_name(&target).into_iter().map(|(target, _)| target));
             // An event and a list may name it alike.
             targets.sort();
             targets.dedup();
@@ -244,7 +248,7 @@ impl Api {
 
     fn check_principal(&self, name: &str, at: Option<Timestamp>) -> Result<Verdict, Refusal> {
         let named = target(Level::Principal, name, None)?;
-        let (mut targets, mut no) = (vec![named.clone()], None);
+        let (mut targets, mut no) = (vec![self.carried(&named)], None);
         match self.identify(named.name()) {
             Some(Ok(identity)) => {
                 let all = Targets::of_identity(&identity);
@@ -257,22 +261,27 @@ impl Api {
         targets.dedup();
         let mut verdict = self.verdict(no, Some(named.name().to_owned()), &targets, self.at(at));
         self.add_certificates(&mut verdict, &named, at.is_none());
-        let is_it = |name: Option<&str>| name == Some(named.name());
-        verdict.sessions =
-            self.live(|holder| is_it(holder.principal.as_deref()) || is_it(holder.agent.as_deref()));
+        verdict.sessions = self.engine.sessions_of(&named).len();
         Ok(verdict)
     }
 
     fn check_target(&self, level: Level, name: &str, at: Option<Timestamp>) -> Result<Verdict, Refusal> {
         let target = target(level, name, None)?;
         let mut verdict =
-            self.verdict(None, self.registry.behind(&target).0, std::slice::from_ref(&target), self.at(at));
+            self.verdict(None, self.registry.behind(&target).0, &[self.carried(&target)], self.at(at));
         self.add_certificates(&mut verdict, &target, at.is_none());
-        verdict.sessions = match level {
-            Level::Key => self.live(|holder| holder.key.as_deref() == Some(target.name())),
-            _ => 0,
-        };
+        verdict.sessions = self.engine.sessions_of(&target).len();
         Ok(verdict)
+    }
+
+    /// A typed agent or task id as certificates carry it, by the gate's templates.
+    fn carried(&self, typed: &Target) -> Target {
+        let is_dns = match typed.level() {
+            Level::Principal => self.binding.reads_agents_of_dns_only(),
+            Level::Task => self.binding.reads_tasks_of_dns_only(),
+            _ => false,
+        };
+        if is_dns { typed.as_dns() } else { typed.clone() }
     }
 
     /// Adds the certificates that the gate has seen of a principal, key or task. Where it has, and none of those that are
@@ -299,7 +308,7 @@ impl Api {
     }
 
     /// Who has this name here; `None` for what is neither a SPIFFE ID nor a DNS name that the gate reads.
-    fn identify(&self, name: &str) -> Option<Result<Identity, identity::Error>> {
+    pub(super) fn identify(&self, name: &str) -> Option<Result<Identity, identity::Error>> {
         if let Ok(id) = SpiffeId::parse(name) {
             let subject = Subject { spiffe: Some(id), dns: Vec::new() };
             return Some(self.binding.identify(&subject, None));
@@ -317,11 +326,12 @@ impl Api {
         issued_at: i64,
     ) -> Verdict {
         let no = no.or_else(|| self.denial(targets, issued_at).map(No::of_denial));
-        let hits = targets.iter().filter_map(|target| Some((target, self.engine.standing(target)?)));
-        let hits = hits.flat_map(|(target, registers)| {
+        let mut known = HashSet::new();
+        let hits = targets.iter().flat_map(|target| self.engine.standings_against(target));
+        let hits = hits.filter(|(target, _)| known.insert(target.clone())).flat_map(|(target, registers)| {
             let hit = |(state, standing): (_, &crate::revocation::Standing)| Hit {
                 applies: standing.issued_before.is_none_or(|before| issued_at < before),
-                entry: Revocation::new(target, state, standing).named(&self.registry),
+                entry: Revocation::new(&target, state, standing).named(&self.registry),
             };
             registers.standings().map(hit).collect::<Vec<_>>()
         });
@@ -349,8 +359,8 @@ impl Api {
         self.engine.listed(&named).into_iter().map(hit).collect()
     }
 
-    fn denial(&self, targets: &[Target], issued_at: i64) -> Option<Denial> {
-        let own = targets.iter().map(|target| self.engine.fingerprinter().target(target)).collect();
+    pub(super) fn denial(&self, targets: &[Target], issued_at: i64) -> Option<Denial> {
+        let own = self.engine.fingerprinter().all_carried(targets);
         self.engine.judge(&Credential { own, issued_at, ..Credential::default() }).err()
     }
 

@@ -18,6 +18,9 @@ use super::change::FEED;
 use super::gatekeeper::Actor;
 use super::gatekeeper::any_killed;
 use super::gatekeeper::stand;
+use super::names::Lifted;
+use super::names::Names;
+use super::names::Obstacle;
 use super::refusal::Refusal;
 use crate::authority::Entry;
 use crate::clock::Timestamp;
@@ -48,15 +51,17 @@ pub(super) struct Decision {
     pub(super) dry_run: bool,
     /// Of a dry run: why it would be refused.
     pub(super) refused: Option<Refusal>,
+    /// Of a reinstatement: which names it lifts.
+    pub(super) names: Names,
 }
 
 /// A change that is in effect.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Applied {
     /// The id of the event.
-    id: String,
+    pub(super) id: String,
     action: Action,
-    level: Level,
+    pub(super) level: Level,
     /// The canonical name.
     pub(super) target: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -73,7 +78,21 @@ pub(super) struct Applied {
     #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
     reinstated_at: Option<Timestamp>,
     /// Whether what the target's credentials are allowed is another than before.
-    changed: bool,
+    pub(super) changed: bool,
+    /// False where the gate had neither seen the target nor been told of it: the entry stands, and hits nothing so far.
+    pub(super) known: bool,
+    /// What the target does not hit although it may look so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<String>,
+    /// Of a reinstatement: the entries that still refuse the same principal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) still_refused: Vec<Obstacle>,
+    /// Of a reinstatement with `all_names`: what was lifted beside the target.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) lifted: Vec<Lifted>,
     /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
     /// When break-glass ends, while it lasts: then it is enforced.
@@ -94,7 +113,7 @@ pub(super) struct Applied {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     serial: Option<String>,
-    /// Always true.
+    /// False if a later decision outranks it: then the target does not stand as asked.
     effective: bool,
     /// Whether it is on disk, and will be in effect after a restart.
     durable: bool,
@@ -104,11 +123,30 @@ pub(super) struct Applied {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) error: Option<String>,
+    /// `overtaken` if it is not effective.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    code: Option<&'static str>,
+    /// Done as asked, but perhaps not as meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    warnings: Vec<String>,
+}
+
+/// What the gate has seen of a target: whether anything, and whose it is where that is exactly one.
+struct Sighting {
+    known: bool,
+    principal: Option<String>,
+    serial: Option<String>,
 }
 
 impl Applied {
     pub(super) fn status(&self) -> StatusCode {
-        if self.error.is_some() { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
+        match (self.effective, &self.error) {
+            (false, _) => StatusCode::CONFLICT,
+            (true, Some(_)) => StatusCode::SERVICE_UNAVAILABLE,
+            (true, None) => StatusCode::OK,
+        }
     }
 }
 
@@ -128,6 +166,10 @@ pub(super) struct DryRun {
     would_change: bool,
     /// Whether the gate has seen the target, or was told of it.
     known: bool,
+    /// What the target does not hit although it may look so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<String>,
     /// Live sessions that would end.
     sessions: usize,
     /// Different certificates among them.
@@ -163,8 +205,14 @@ impl Api {
         actor: &Actor,
         guards: Vec<Guard>,
     ) -> Result<Done, Refusal> {
-        let Decision { event, dry_run, refused } = decision;
+        let Decision { event, dry_run, refused, names } = decision;
         if dry_run {
+            let refused = match event.action {
+                Action::Reinstate if refused.is_none() => {
+                    self.refuses(&event, names, &self.obstacles(&event.target).await)
+                }
+                _ => refused,
+            };
             return Ok(Done::DryRun(self.preview(&event, refused, &guards).await));
         }
         if !stand(&guards) {
@@ -172,7 +220,7 @@ impl Api {
         }
         let (action, target, id) = (event.action, event.target.clone(), event.id.clone());
         let applied = match action {
-            Action::Reinstate => self.lift(event, actor, guards).await,
+            Action::Reinstate => self.reinstate(event, names, actor, guards).await,
             Action::Revoke | Action::Suspend => self.apply(event, actor, guards).await.map_err(Refusal::from),
         };
         applied
@@ -182,7 +230,12 @@ impl Api {
 
     /// What lets somebody in again is on record first, or it does not happen. That takes a while, after which the caller
     /// must still be one who may.
-    async fn lift(&self, event: Event, actor: &Actor, guards: Vec<Guard>) -> Result<Applied, Refusal> {
+    pub(super) async fn lift(
+        &self,
+        event: Event,
+        actor: &Actor,
+        guards: Vec<Guard>,
+    ) -> Result<Applied, Refusal> {
         let asked = Entry { outcome: "asked".into(), ..event_line(&event, actor) };
         let asked = self.aimed(asked, &event.target).await;
         let failed = |e| revocation::Error::Journal(JournalError::Write(format!("audit: {e}")));
@@ -202,12 +255,16 @@ impl Api {
         guards: Vec<Guard>,
     ) -> Result<Applied, revocation::Error> {
         let arrival = Arrival { at: self.clock.now(), instant: Instant::now() };
-        let (action, target) = (event.action, event.target.clone());
+        let (action, target, expires_at) = (event.action, event.target.clone(), event.expires_at);
         let mut line = event_line(&event, actor);
         let mut outcome = self.take_in(event, guards).await?;
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
         let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
         line = self.aimed(line, &target).await;
+        let known = outcome.was_known || outcome.sessions_ended > 0 || self.has_seen(&target).await;
+        if !known {
+            self.metrics.unknown_targets.with_label_values(&[FEED, target.level().name()]).inc();
+        }
         line.at = Some(outcome.at);
         line.generation = Some(outcome.generation);
         line.sessions_ended = Some(outcome.sessions_ended);
@@ -220,7 +277,7 @@ impl Api {
                 "sessions have not let go in time"
             );
         }
-        let (principal, serial) = (line.principal.clone(), line.serial.clone());
+        let about = Sighting { known, principal: line.principal.clone(), serial: line.serial.clone() };
         if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
             outcome.durable = Err(JournalError::Write(error));
         }
@@ -233,17 +290,35 @@ impl Api {
             };
             timeline.stages().for_each(observe);
         }
-        Ok(self.applied((action, &target), outcome, principal, serial))
+        let warnings = match expires_at {
+            Some(expires_at) if action != Action::Reinstate => self.warnings(&target, expires_at).await,
+            _ => Vec::new(),
+        };
+        Ok(Applied { warnings, ..self.applied((action, &target), outcome, about) })
+    }
+
+    /// Warns of an entry that ends before the certificates that it hits.
+    async fn warnings(&self, target: &Target, expires_at: Timestamp) -> Vec<String> {
+        let seen = self.seen_of(target).await;
+        let outliving = || seen.iter().map(|seen| seen.not_after).filter(|end| *end > expires_at);
+        let warning = outliving().max().map(|last| {
+            let count = outliving().count();
+            format!(
+                "expires_at {expires_at} is before the notAfter of certificates that this hits ({count}, the last at {last}): \
+                 from then on the gate lets them in again"
+            )
+        });
+        warning.into_iter().collect()
     }
 
     /// Lets go of the caller's credential as soon as the event is in effect.
     async fn take_in(&self, event: Event, guards: Vec<Guard>) -> Result<Outcome, revocation::Error> {
         if event.action == Action::Reinstate {
-            let outcome = self.engine.apply(event).await;
+            let outcome = self.engine.decide(event).await;
             drop(guards);
             return outcome;
         }
-        let mut applying = Box::pin(self.engine.apply(event));
+        let mut applying = Box::pin(self.engine.decide(event));
         // The first step publishes and kills. The caller's own session may be among the killed, which end when their
         // guards are gone.
         let first = (&mut applying).now_or_never();
@@ -283,11 +358,11 @@ impl Api {
         &self,
         (action, target): (Action, &Target),
         outcome: Outcome,
-        principal: Option<String>,
-        serial: Option<String>,
+        Sighting { known, principal, serial }: Sighting,
     ) -> Applied {
         let at = |of| (action == of).then_some(outcome.at);
         let error = match (&outcome.durable, outcome.sessions_pending) {
+            _ if !outcome.as_asked => Some(overtaken(action).to_owned()),
             (Err(error), _) => Some(error.to_string()),
             (Ok(()), 0) => None,
             (Ok(()), _) => Some("sessions have not let go in time; ask again".to_owned()),
@@ -303,6 +378,10 @@ impl Api {
             suspended_at: at(Action::Suspend),
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
+            known,
+            note: self.note(target),
+            still_refused: Vec::new(),
+            lifted: Vec::new(),
             enforced: outcome.enforced && self.modes != ADVISORY,
             break_glass_until: lasting.filter(|_| !outcome.enforced).map(|declared| declared.until),
             mode: if outcome.enforced { self.modes } else { ADVISORY },
@@ -310,16 +389,20 @@ impl Api {
             sessions_ended: outcome.sessions_ended,
             principal,
             serial,
-            effective: true,
+            effective: outcome.as_asked,
             durable: outcome.durable.is_ok(),
             sessions_pending: outcome.sessions_pending,
             error,
+            code: (!outcome.as_asked).then_some("overtaken"),
+            warnings: Vec::new(),
         }
     }
 
     async fn preview(&self, event: &Event, refused: Option<Refusal>, guards: &[Guard]) -> DryRun {
         let seen = self.seen_of(&event.target).await;
-        let known = !seen.is_empty() || self.engine.standing(&event.target).is_some();
+        let known = !seen.is_empty()
+            || !self.engine.standing_by_any_name(&event.target).is_empty()
+            || self.has_seen(&event.target).await;
         let preview = self.engine.preview(event);
         let refused = refused
             .or_else(|| preview.refused.then(|| revocation::Error::Revoked(event.target.clone()).into()));
@@ -341,6 +424,7 @@ impl Api {
             issuer: event.target.issuer().map(str::to_owned),
             would_change: preview.changes,
             known,
+            note: self.note(&event.target),
             sessions: preview.sessions.len(),
             certificates: certificates.len(),
             certificates_known: hit().count(),
@@ -355,21 +439,44 @@ impl Api {
         }
     }
 
+    /// What a target does not hit although it may look so.
+    fn note(&self, target: &Target) -> Option<String> {
+        let is_dns = target.level() == Level::TrustDomain && self.binding.accepts_dns_names_in(target.name());
+        is_dns.then(|| {
+            format!(
+                "agents with DNS names in {} are in no trust domain and are not hit: name each as a principal, or their issuer",
+                target.name()
+            )
+        })
+    }
+
+    /// Whether the gate has seen a credential that an event of `target` hits. Asked once the event is in effect.
+    async fn has_seen(&self, target: &Target) -> bool {
+        let (sightings, of) = (self.sightings.clone(), target.clone());
+        spawn_blocking(move || sightings.include(&of)).await.unwrap_or(true)
+    }
+
     /// Whether the gate has seen a certificate, or was told of it. A few reads of a file that is in memory: it is asked
     /// before a revocation takes effect.
     pub(super) fn knows_certificate(&self, target: &Target) -> bool {
-        self.engine.standing(target).is_some()
-            || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
+        self.engine.spellings(target).iter().any(|target| {
+            self.engine.standing(target).is_some()
+                || !self.registry.by_serial(target.name(), target.issuer()).is_empty()
+        })
     }
 
     /// Whether a target is an authority's own certificate or key, as far as it is configured, was seen or is in use: what
     /// hits it hits everything under it.
     pub(super) fn is_of_authority(&self, target: &Target) -> bool {
-        let is_it = |authority| Targets::of_authority(std::slice::from_ref(authority)).own.contains(target);
-        matches!(target.level(), Level::Certificate | Level::Key)
-            && (self.trust.authorities().chain(self.admins.authorities()).any(is_it)
+        let is_it = |target: &Target| {
+            let has = |authority| Targets::of_authority(std::slice::from_ref(authority)).own.contains(target);
+            self.trust.authorities().chain(self.admins.authorities()).any(has)
                 || self.engine.sessions().is_shared(self.engine.fingerprinter().target(target))
-                || self.registry.is_of_authority(target))
+                || self.registry.is_of_authority(target)
+        };
+        // Under any name of its issuer: what is decided under one counts for the key.
+        matches!(target.level(), Level::Certificate | Level::Key)
+            && self.engine.spellings(target).iter().any(is_it)
     }
 
     /// The certificates that a target names, as far as the gate has seen them.
@@ -390,6 +497,16 @@ impl Api {
             serial,
             ..line
         }
+    }
+}
+
+/// Why the target does not stand as asked.
+const fn overtaken(action: Action) -> &'static str {
+    match action {
+        Action::Reinstate => {
+            "the target is denied: a later decision revoked or suspended it while this one was written"
+        }
+        Action::Revoke | Action::Suspend => "the target is not denied: a later reinstatement lifts this",
     }
 }
 

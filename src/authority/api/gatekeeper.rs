@@ -288,7 +288,8 @@ impl Api {
 
     /// A token as the engine sees it.
     pub(super) fn credential(&self, bearer: &Bearer) -> Credential {
-        let own = bearer.targets().map(|target| self.engine.fingerprinter().target(&target)).collect();
+        let targets: Vec<_> = bearer.targets().collect();
+        let own = self.engine.fingerprinter().all_carried(&targets);
         let holder = Holder { principal: Some(bearer.actor.clone()), ..Holder::default() };
         Credential { own, mass: Vec::new(), issued_at: bearer.issued_at.secs(), holder: holder.into() }
     }

@@ -13,6 +13,7 @@ mod feeds;
 mod gatekeeper;
 mod listing;
 mod load;
+mod names;
 mod refusal;
 mod revocations;
 mod sessions;
@@ -44,6 +45,7 @@ use crate::identity::Trust;
 use crate::revocation::Engine;
 use crate::revocation::Feeds;
 use crate::revocation::Registry;
+use crate::revocation::Sightings;
 use crate::revocation::Timelines;
 use crate::session::Guard;
 use crate::telemetry::Metrics;
@@ -95,6 +97,8 @@ pub struct Api {
     pub admins: Arc<Trust>,
     /// The gate's rules for names.
     pub binding: Binding,
+    /// What the gate has ever seen of a target.
+    pub sightings: Sightings,
     /// The modes of the gate's routes: `strict`, `advisory`, or `mixed`.
     pub modes: &'static str,
     /// The longest break-glass that may be asked for.

@@ -14,14 +14,18 @@ use serde::Serialize;
 use utoipa::IntoResponses;
 use utoipa::ToSchema;
 
+use super::names::Obstacle;
 use crate::problem;
 use crate::problem::Disclose;
 use crate::problem::Problem;
 use crate::revocation;
+use crate::revocation::AmbiguousIssuer;
 use crate::revocation::Target;
 
 /// The longest reason in words, characters: it is answered, logged and audited.
 const MAX_REASON: usize = 512;
+/// Entries that a reason names.
+const MAX_NAMED: usize = 3;
 
 /// Why a call is refused. As a response it is unfinished: the gatekeeper gives it its request id and its audit line.
 #[derive(Clone, Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Refusal {
     /// What the call was about, where it got that far.
     pub(super) about: Option<Box<About>>,
     pub(super) retry_after: Option<Duration>,
+    /// The entries that still refuse the principal of a reinstatement.
+    pub(super) still_refused: Vec<Obstacle>,
 }
 
 /// What a refused call was about.
@@ -63,6 +69,10 @@ pub(super) struct ProblemDocument {
     detail: String,
     /// What the log and the audit call the request.
     request_id: String,
+    /// Of a reinstatement that lifted nothing: the entries that still refuse the same principal.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    still_refused: Vec<Obstacle>,
 }
 
 /// How every call may be refused.
@@ -106,7 +116,7 @@ impl Refusal {
             reason.truncate(end);
             reason.push('…');
         }
-        Self { status, code, reason, about: None, retry_after: None }
+        Self { status, code, reason, about: None, retry_after: None, still_refused: Vec::new() }
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
@@ -181,6 +191,33 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "unknown_certificate", reason)
     }
 
+    /// Nothing stands under the name, while other names refuse the same principal.
+    pub(super) fn still_refused(target: &Target, others: &[Obstacle]) -> Self {
+        let named: Vec<String> = others.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+        let more = if others.len() > MAX_NAMED { ", ..." } else { "" };
+        let reason = format!(
+            "nothing stands under {target}, and other entries still refuse it: {}{more}; nothing was changed, `all_names` \
+             lifts those of its other names",
+            named.join(", ")
+        );
+        let refusal = Self::new(StatusCode::CONFLICT, "still_refused", reason);
+        Self { still_refused: others.to_vec(), ..refusal }
+    }
+
+    /// A certificate that was not seen, and that does not say who issued it.
+    pub(super) fn nameless_issuer(serial: &str) -> Self {
+        let reason = format!(
+            "serial {serial}: the certificate has no key id of its issuer and this gate has not seen it; nothing was \
+             changed; name its issuer, or its key at level `key`"
+        );
+        Self::new(StatusCode::NOT_FOUND, "nameless_issuer", reason)
+    }
+
+    /// A name of an authority that leads to several.
+    pub(super) fn ambiguous_issuer(ambiguous: &AmbiguousIssuer) -> Self {
+        Self::new(StatusCode::CONFLICT, "ambiguous_issuer", format!("issuer: {ambiguous}"))
+    }
+
     pub(super) fn unknown(code: &'static str, id: &str) -> Self {
         let reason = format!("none has the id `{}`", id.chars().take(128).collect::<String>());
         Self::new(StatusCode::NOT_FOUND, code, reason)
@@ -197,7 +234,11 @@ impl Refusal {
     /// The document, under the request's id. Administrators are told the reason: they are who has to act on it.
     pub(super) fn document(&self, request_id: &str) -> Vec<u8> {
         let (status, code, reason) = (self.status, self.code, self.reason.clone());
-        Problem { status, code, reason, request_id: request_id.to_owned() }.to_json(Disclose::Reason)
+        let problem = Problem { status, code, reason, request_id: request_id.to_owned() };
+        match self.still_refused.is_empty() {
+            true => problem.to_json(Disclose::Reason),
+            false => problem.to_json_with("still_refused", &self.still_refused),
+        }
     }
 
     /// The finished answer.

@@ -27,6 +27,7 @@ use crate::clock::Timestamp;
 use crate::revocation;
 use crate::revocation::Level;
 use crate::revocation::Registry;
+use crate::revocation::Spelling;
 use crate::revocation::Standing;
 use crate::revocation::Target;
 
@@ -47,6 +48,10 @@ pub(super) struct Wanted {
     target: Option<String>,
     /// Of this issuer's key id.
     issuer: Option<String>,
+    /// The target, once it is read.
+    #[serde(skip)]
+    #[param(ignore)]
+    named: Option<Target>,
     /// In this state.
     state: Option<StateName>,
     /// From this feed, such as `admin`.
@@ -96,6 +101,10 @@ pub(super) struct Revocation {
     pub(super) level: Level,
     /// The canonical name.
     pub(super) target: String,
+    /// True of an entry that an earlier version kept in lower case: it hits every spelling of the name.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    any_case: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     issuer: Option<String>,
@@ -139,6 +148,7 @@ impl Revocation {
             state: state.into(),
             level: target.level(),
             target: target.name().to_owned(),
+            any_case: target.spelling() == Spelling::AnyCase,
             issuer: target.issuer().map(str::to_owned),
             reason: standing.reason.clone(),
             actor: standing.actor.clone(),
@@ -220,12 +230,19 @@ pub(super) async fn list(
         let target = target.map_err(|e| Refusal::bad_request(e.to_string()))?;
         wanted.issuer = target.issuer().map(str::to_owned);
         wanted.target = Some(target.name().to_owned());
+        wanted.named = Some(target);
     } else if let Some(issuer) = &wanted.issuer {
         let issuer = Target::parse(Level::Issuer, issuer, None);
         wanted.issuer =
             Some(issuer.map_err(|e| Refusal::bad_request(format!("query: {e}")))?.name().to_owned());
     }
-    api.at_leisure(move |api| api.page(&wanted)).await.map(Json)
+    let spellings = match (&wanted.target, &wanted.issuer, wanted.level) {
+        (Some(name), issuer, Some(level)) => Target::parse(level, name, issuer.as_deref()).ok(),
+        (_, Some(issuer), _) => Target::parse(Level::Issuer, issuer, None).ok(),
+        _ => None,
+    };
+    let spellings = spellings.map(|target| api.engine.spellings(&target)).unwrap_or_default();
+    api.at_leisure(move |api| api.page(&wanted, &spellings)).await.map(Json)
 }
 
 /// What became of one event: its timeline, and all that happened to its target.
@@ -268,6 +285,16 @@ pub(super) async fn one(State(api): State<Arc<Api>>, Id(id): Id) -> Result<Json<
 }
 
 impl Wanted {
+    /// Whether a target is the one that is wanted, under any name of its issuer.
+    fn is_about(&self, target: &Target, spellings: &[Target]) -> bool {
+        let is_named = match &self.named {
+            Some(named) => named.name() == target.name() || named.is_spelling_of(target),
+            None => fits(self.target.as_deref(), Some(target.name())),
+        };
+        let is_theirs = || spellings.iter().any(|spelling| spelling.authority() == target.issuer());
+        spellings.contains(target) || (is_named && (self.issuer.is_none() || is_theirs()))
+    }
+
     fn takes(&self, state: revocation::State, standing: &Standing) -> bool {
         let at = standing.stamp.0;
         self.state.is_none_or(|wanted| wanted == state.into())
@@ -308,13 +335,13 @@ impl Ord for Newest {
 
 impl Api {
     /// A page of entries, the newest first. Keeps no more of them in memory than the page and those before it.
-    fn page(&self, wanted: &Wanted) -> Revocations {
+    /// `spellings` are those of the target that is wanted, or of its issuer.
+    fn page(&self, wanted: &Wanted, spellings: &[Target]) -> Revocations {
         let (mut total, mut newest) = (0, BinaryHeap::new());
         let most = wanted.offset.saturating_add(wanted.limit.0);
         self.engine.select(|target, registers| {
             let is_wanted = wanted.level.is_none_or(|level| level == target.level())
-                && fits(wanted.target.as_deref(), Some(target.name()))
-                && fits(wanted.issuer.as_deref(), target.issuer());
+                && wanted.is_about(target, spellings);
             let standings = registers.standings().filter(|_| is_wanted);
             for (state, standing) in standings.filter(|(state, standing)| wanted.takes(*state, standing)) {
                 total += 1;

@@ -26,6 +26,7 @@ use crate::authority::Entry;
 use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::Level;
+use crate::revocation::Target;
 use crate::session;
 use crate::session::Cause;
 use crate::session::SessionId;
@@ -164,8 +165,13 @@ pub(super) async fn list(
     Filter(wanted): Filter<Wanted>,
 ) -> Result<Json<Sessions>, Refusal> {
     let wanted = wanted.canonical()?;
-    let found: Vec<_> =
-        api.engine.sessions().list().into_iter().filter(|session| wanted.takes(session)).collect();
+    let issuer = wanted.issuer.as_deref().and_then(|name| Target::parse(Level::Issuer, name, None).ok());
+    let issuers = issuer.map(|issuer| api.engine.spellings(&issuer));
+    let is_under = |session: &session::Session| {
+        issuers.as_ref().is_none_or(|issuers| issuers.iter().any(|issuer| api.is_under(session, issuer)))
+    };
+    let all = api.engine.sessions().list().into_iter();
+    let found: Vec<_> = all.filter(|session| wanted.takes(session) && is_under(session)).collect();
     let page = found.iter().skip(wanted.offset).take(wanted.limit.0);
     let sessions = page.map(|session| session.as_ref().into()).collect();
     Ok(Json(Sessions { sessions, total: found.len(), offset: wanted.offset, limit: wanted.limit.0 }))
@@ -251,7 +257,6 @@ impl Wanted {
         (is(&self.principal, holder.principal.as_deref()) || is(&self.principal, holder.agent.as_deref()))
             && is(&self.serial, holder.serial.as_deref())
             && is(&self.key, holder.key.as_deref())
-            && self.issuer.as_ref().is_none_or(|issuer| holder.issuers.contains(issuer))
             && is(&self.trust_domain, holder.trust_domain.as_deref())
             && self.address.as_ref().is_none_or(address)
             && self.listener.is_none_or(|listener| listener.name() == session.listener())
@@ -268,6 +273,13 @@ impl Listener {
 }
 
 impl Api {
+    /// Whether an authority, by one of its names, stands above the holder of a session.
+    fn is_under(&self, session: &session::Session, issuer: &Target) -> bool {
+        let credential = session.credential();
+        credential.mass.contains(&self.engine.fingerprinter().target(issuer))
+            || credential.holder.issuers.iter().any(|id| id == issuer.name())
+    }
+
     async fn end(&self, id: &str, reason: Option<String>, who: Administrator) -> Result<Ended, Refusal> {
         let Administrator { actor, guards } = who;
         let unknown = || Refusal::unknown("unknown_session", id).about("end_session", None);

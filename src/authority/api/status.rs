@@ -17,6 +17,7 @@ use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::FeedStatus;
 use crate::revocation::Level;
+use crate::revocation::crl::Crl;
 
 /// How the gate is.
 #[derive(Serialize, ToSchema)]
@@ -52,6 +53,8 @@ pub(super) struct Status {
     entries: Entries,
     /// The feeds, and how fresh each is.
     feeds: Vec<FeedStatus>,
+    /// What an operator should know of lists that are in force: which list, and what it lacks.
+    warnings: Vec<String>,
     audit: AuditStatus,
     /// Certificates that the gate has seen and not forgotten.
     certificates_known: usize,
@@ -67,6 +70,11 @@ struct Entries {
     /// By layer: `live` holds what events said, of which `total` and `by_level` are; the others what the revocation lists of
     /// one authority say, under its name.
     by_layer: BTreeMap<String, u64>,
+    /// Revocation lists that another one with the same number and time contradicts, by authority: the entries of both count
+    /// until a newer one comes.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schema(required = false)]
+    contradicting_lists: BTreeMap<String, usize>,
 }
 
 /// How the audit is.
@@ -78,7 +86,7 @@ struct AuditStatus {
     hash: String,
     /// Whether every line is on disk.
     durable: bool,
-    /// The first damage that was found in it, as `FILE:LINE: reason`.
+    /// The first damage in it that is not accepted, as `FILE:LINE: reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     fault: Option<String>,
@@ -123,8 +131,10 @@ pub(super) async fn status(
             total,
             by_level: Level::ALL.iter().map(|level| level.name()).zip(counts).collect(),
             by_layer: by_layer(&api, total),
+            contradicting_lists: contradicting_lists(&api),
         },
         feeds: api.feeds.status(api.clock.now()),
+        warnings: warnings(&api),
         audit: AuditStatus {
             sequence: head.sequence,
             hash: head.hash,
@@ -136,6 +146,11 @@ pub(super) async fn status(
     })
 }
 
+fn warnings(api: &Api) -> Vec<String> {
+    let of = |crl: Crl| crl.warnings.iter().map(|why| format!("{}: {why}", crl.title())).collect::<Vec<_>>();
+    api.engine.lists().into_iter().flat_map(of).collect()
+}
+
 fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {
     let mut layers = BTreeMap::from([("live".to_owned(), live as u64)]);
     for crl in api.engine.lists() {
@@ -145,4 +160,11 @@ fn by_layer(api: &Api, live: usize) -> BTreeMap<String, u64> {
         *layers.entry(registry).or_default() += tokens as u64;
     }
     layers
+}
+
+fn contradicting_lists(api: &Api) -> BTreeMap<String, usize> {
+    api.engine.contradicting_lists().into_iter().fold(BTreeMap::new(), |mut counts, crl| {
+        *counts.entry(crl.issuer.name).or_default() += 1;
+        counts
+    })
 }

@@ -27,13 +27,22 @@ pub(super) struct Check {
 
 impl Check {
     /// Begins it. What is wrong goes to the log and to whoever shares `shared`.
-    pub(super) fn begin(directory: PathBuf, survey: Survey, shared: Arc<Shared>) -> io::Result<Self> {
+    /// Of the damage that `shared` counts, `noted` is in the files already.
+    pub(super) fn begin(
+        directory: PathBuf,
+        survey: Survey,
+        shared: Arc<Shared>,
+        noted: usize,
+    ) -> io::Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
         let run = move || {
             // Of a thread on Linux. Where it is refused, the check has its share like everybody.
             let _ = setpriority_process(None, NICE);
-            check(&directory, &survey, &stopped, &shared);
+            if let Some(found) = check(&directory, &survey, &stopped, &shared) {
+                shared.damages.fetch_add(found, Ordering::AcqRel);
+                shared.damages.fetch_sub(noted, Ordering::AcqRel);
+            }
         };
         let thread = std::thread::Builder::new().name("audit-check".into()).spawn(run)?;
         Ok(Self { stop, thread: Some(thread) })
@@ -49,24 +58,28 @@ impl Drop for Check {
     }
 }
 
-fn check(directory: &Path, survey: &Survey, stop: &AtomicBool, shared: &Shared) {
+/// Returns how much damage is not accepted; `None` if it was stopped.
+fn check(directory: &Path, survey: &Survey, stop: &AtomicBool, shared: &Shared) -> Option<usize> {
     let mut watch = |_, _| match stop.load(Ordering::Acquire) {
         true => Err(io::Error::other("the gate ends")),
         false => Ok(()),
     };
     // Whether older files were archived on purpose, only `portcullis audit verify` is told.
     match survey.verify(u64::MAX, None, &mut watch) {
-        Ok(report) if report.starts_midway => {
-            let (directory, first) = (directory.display(), report.first_sequence);
-            tracing::warn!(
-                "audit: {directory}: whole from {first} on; older files were archived or taken away"
-            );
+        Ok(report) => {
+            if report.starts_midway {
+                let (directory, first) = (directory.display(), report.first_sequence);
+                tracing::warn!(
+                    "audit: {directory}: whole from {first} on; older files were archived or taken away"
+                );
+            }
+            Some(0)
         }
-        Ok(_) => {}
-        Err(VerifyError::Read { .. }) if stop.load(Ordering::Acquire) => {}
+        Err(VerifyError::Read { .. }) if stop.load(Ordering::Acquire) => None,
         Err(error) => {
             tracing::error!("audit: {error}");
             shared.blame(error.to_string());
+            Some(if let VerifyError::Broken(fault) = &error { fault.count } else { 1 })
         }
     }
 }

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 
 use super::MAX_LINE;
+use super::damage::Damage;
 use crate::clock::Timestamp;
 use crate::revocation::Timeline;
 
@@ -17,7 +18,7 @@ const CLIPPED: usize = 8 * 1024;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Entry {
     /// What was asked: `revoke`, `suspend`, `reinstate`, `list`, `end_session`, `refresh`, `advisory`, `authenticate`, `call`,
-    /// `audit_recovered`, `audit_continued`.
+    /// `state_init`, `audit_recovered`, `audit_continued`, `audit_accepted`.
     pub action: Cow<'static, str>,
     /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed`, `begun`, `lapsed` and the like.
     pub outcome: Cow<'static, str>,
@@ -87,6 +88,9 @@ pub struct Entry {
     /// Refusals like this one that were not written since the last line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suppressed: Option<u64>,
+    /// The damage in the audit that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub damage: Option<Damage>,
     /// How long it took, step by step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub timeline: Option<Timeline>,

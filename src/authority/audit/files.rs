@@ -9,6 +9,8 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 
+use super::head::FILE;
+
 /// The file that is written to.
 pub(super) const CURRENT: &str = "audit.jsonl";
 
@@ -35,6 +37,11 @@ impl Aside {
             copy => format!("audit.{:020}.{copy}.jsonl", self.first),
         }
     }
+}
+
+/// Returns whether a file of this name is part of an audit.
+pub fn is_part(name: &str) -> bool {
+    name == CURRENT || name == FILE || Aside::parse(name).is_some()
 }
 
 /// The files that were put aside, in order, and names that look like one of them but are none.

@@ -147,9 +147,9 @@ impl Scan<'_> {
                     Ok(_) => {}
                     Err(_) => *unreadable += 1,
                 },
-                Next::TooLong => *unreadable += 1,
+                Next::TooLong(_) => *unreadable += 1,
                 // The newest file may end in a line that is just being written.
-                Next::Torn => *unreadable += usize::from(source.aside.is_some()),
+                Next::Torn(_) => *unreadable += usize::from(source.aside.is_some()),
                 Next::End => return Ok(()),
             }
         }

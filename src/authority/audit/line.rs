@@ -8,6 +8,7 @@ use std::io::Read as _;
 use aws_lc_rs::digest;
 
 use super::MAX_LINE;
+use super::damage::Acceptance;
 use super::head::Head;
 use super::head::LAST_SEQUENCE;
 use super::head::is_hash;
@@ -22,6 +23,8 @@ const CLOSE: &[u8] = br#""}"#;
 pub(super) const RECOVERED: &str = "audit_recovered";
 /// The action of the first line of a file that goes on with the one before it.
 pub(super) const CONTINUED: &str = "audit_continued";
+/// The action of the line by which a person accepts damage.
+pub(super) const ACCEPTED: &str = "audit_accepted";
 /// The outcome of a line of `RECOVERED` when more is wrong than a write that was interrupted.
 pub(super) const FAILED: &str = "failed";
 /// The last time that RFC 3339 can express: what is written must be readable again.
@@ -48,8 +51,12 @@ pub(super) fn seal(last: &Head, time: Timestamp, members: &str) -> Sealed {
 
 /// SHA-256, lower-case hexadecimal.
 pub(super) fn hash(bytes: &[u8]) -> String {
-    let digest = digest::digest(&digest::SHA256, bytes);
-    digest.as_ref().iter().fold(String::with_capacity(64), |mut text, byte| {
+    hex(digest::digest(&digest::SHA256, bytes).as_ref())
+}
+
+/// Lower-case hexadecimal.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(64), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");
         text
     })
@@ -65,6 +72,8 @@ pub(super) struct Link {
     pub(super) opens: bool,
     /// The outcome and reason of a line that the audit wrote about itself.
     pub(super) recovery: Option<(String, String)>,
+    /// The damage that a person accepts with it.
+    pub(super) accepts: Option<Acceptance>,
 }
 
 impl Link {
@@ -84,11 +93,19 @@ impl Link {
         }
         let restarts = members.action == RECOVERED && members.outcome == FAILED;
         let opens = restarts || members.action == CONTINUED;
-        let recovery = (members.action == RECOVERED)
-            .then(|| (members.outcome, members.reason.unwrap_or_else(|| "no reason given".into())));
+        let reason = || members.reason.unwrap_or_else(|| "no reason given".into());
+        let (mut recovery, mut accepts) = (None, None);
+        match (members.action.as_str(), members.damage) {
+            (RECOVERED, _) => recovery = Some((members.outcome, reason())),
+            (ACCEPTED, Some(damage)) => {
+                let (sequence, actor) = (members.sequence, members.actor.unwrap_or_default());
+                accepts = Some(Acceptance { sequence, actor, reason: reason(), damage });
+            }
+            _ => {}
+        }
         let hash = String::from_utf8_lossy(sealed).into_owned();
         let head = Head { sequence: members.sequence, hash };
-        Ok(Self { head, prev: members.prev, time: members.time, opens, recovery })
+        Ok(Self { head, prev: members.prev, time: members.time, opens, recovery, accepts })
     }
 
     /// What is wrong with this line behind `last`, if anything.
@@ -122,10 +139,10 @@ fn split(line: &[u8]) -> Option<(&[u8], &[u8])> {
 pub(super) enum Next<'a> {
     /// A line, without its newline.
     Line(&'a [u8]),
-    /// A line longer than any that is written.
-    TooLong,
-    /// What comes after the last newline.
-    Torn,
+    /// The SHA-256 of a line longer than any that is written.
+    TooLong(String),
+    /// The SHA-256 of what comes after the last newline.
+    Torn(String),
     /// Nothing.
     End,
 }
@@ -155,23 +172,26 @@ impl<R: BufRead> Lines<R> {
         match self.line.len() {
             0 => Ok(Next::End),
             len if len > MAX_LINE => self.skip(),
-            _ => Ok(Next::Torn),
+            _ => Ok(Next::Torn(hash(&self.line))),
         }
     }
 
     /// To the end of a line that is too long.
     fn skip(&mut self) -> io::Result<Next<'_>> {
+        let mut sum = digest::Context::new(&digest::SHA256);
+        sum.update(&self.line);
         loop {
             let buffer = self.reader.fill_buf()?;
             if buffer.is_empty() {
-                return Ok(Next::Torn);
+                return Ok(Next::Torn(hex(sum.finish().as_ref())));
             }
             let newline = buffer.iter().position(|byte| *byte == b'\n');
             let used = newline.map_or(buffer.len(), |at| at + 1);
+            sum.update(buffer.get(..used).unwrap_or(buffer));
             self.reader.consume(used);
             self.read += u64::try_from(used).unwrap_or_default();
             if newline.is_some() {
-                return Ok(Next::TooLong);
+                return Ok(Next::TooLong(hex(sum.finish().as_ref())));
             }
         }
     }
@@ -206,10 +226,10 @@ mod tests {
         let text = [b"a\n".as_slice(), &vec![b'x'; 5 * MAX_LINE], b"\nb\n\nc"].concat();
         let mut lines = Lines::new(io::BufReader::new(text.as_slice()));
         assert!(matches!(lines.next().unwrap(), Next::Line(b"a")));
-        assert!(matches!(lines.next().unwrap(), Next::TooLong));
+        assert!(matches!(lines.next().unwrap(), Next::TooLong(_)));
         assert!(matches!(lines.next().unwrap(), Next::Line(b"b")));
         assert!(matches!(lines.next().unwrap(), Next::Line(b"")));
-        assert!(matches!(lines.next().unwrap(), Next::Torn));
+        assert!(matches!(lines.next().unwrap(), Next::Torn(_)));
         assert!(matches!(lines.next().unwrap(), Next::End));
         assert_eq!(lines.read, text.len() as u64);
         assert!(lines.line.capacity() < 4 * MAX_LINE);

@@ -13,6 +13,7 @@ use serde::de::MapAccess;
 use serde::de::SeqAccess;
 use serde::de::Visitor;
 
+use super::damage::Damage;
 use crate::clock::Timestamp;
 
 /// What is read of a line; the rest is held against the invariant alone.
@@ -23,6 +24,8 @@ pub(super) struct Members {
     pub(super) action: String,
     pub(super) outcome: String,
     pub(super) reason: Option<String>,
+    pub(super) actor: Option<String>,
+    pub(super) damage: Option<Damage>,
     pub(super) prev: String,
 }
 

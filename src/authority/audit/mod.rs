@@ -38,7 +38,12 @@
 //! before the head that are missing or changed, lines after it that are not chained to it, a head file that is gone.
 //! Then the file is put aside as it is, and a new one begins with an `audit_recovered` line of outcome `failed` that
 //! names what was expected, with a sequence that nothing had. The same is done when somebody meddles with files that
-//! are in use. A gate starts and goes on either way; [`verify`] fails from then on.
+//! are in use. A gate starts and goes on either way; [`verify`] fails until a
+//! person accepts the damage.
+//!
+//! Damage that a person has examined is closed by an `audit_accepted` line ([`accept`]), which names the last whole line
+//! before it, the hash of what was found, and the line with which the chain goes on. [`verify`] then passes over that
+//! damage, and over no other.
 //!
 //! # What it proves
 //!
@@ -50,10 +55,12 @@
 //! the newest slot of the head file.
 
 mod check;
+mod damage;
 mod entry;
 mod files;
 mod find;
 mod head;
+mod history;
 mod line;
 mod members;
 mod recover;
@@ -61,20 +68,34 @@ mod store;
 mod tail;
 mod trail;
 mod verify;
+mod walk;
 mod writer;
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use damage::AcceptError;
+pub use damage::Acceptance;
+pub use damage::Damage;
+pub use damage::DamagePlace;
+pub use damage::SignOff;
+pub use damage::accept;
 pub use entry::Entry;
+pub use files::is_part;
 pub use find::Page;
 pub use find::Query;
 pub use find::find_in;
 pub use head::Head;
 pub use head::HeadError;
+pub use history::PastChange;
+pub use history::changes;
+pub use history::newest_changes;
 pub use trail::Audit;
+pub use trail::HeldAudit;
 pub use trail::Receipt;
+pub use trail::record;
 pub use verify::Fault;
 pub use verify::Report;
 pub use verify::VerifyError;
@@ -83,6 +104,12 @@ pub use verify::verify_from;
 
 /// The longest line, bytes.
 const MAX_LINE: usize = 1024 * 1024;
+
+/// Returns whether a directory holds any file of an audit, with lines or without.
+pub fn exists(directory: &Path) -> bool {
+    let names = directory.read_dir().into_iter().flatten().flatten().map(|entry| entry.file_name());
+    names.into_iter().any(|name| name.to_str().is_some_and(is_part))
+}
 
 /// `[audit]`: how the audit is kept.
 #[derive(Clone, Debug, Deserialize)]

@@ -71,6 +71,11 @@ pub(super) fn first(file: &File) -> io::Result<Result<Link, String>> {
     Ok(Link::parse(line))
 }
 
+/// The last `size` bytes of a file, of which the first line may lack its front.
+pub(super) fn newest(file: &File, size: u64) -> io::Result<Vec<u8>> {
+    Ok(window(file, file.metadata()?.len(), size)?.1)
+}
+
 /// Up to `size` bytes before `len`, and where they start.
 fn window(file: &File, len: u64, size: u64) -> io::Result<(u64, Vec<u8>)> {
     let start = len.saturating_sub(size);

@@ -20,9 +20,12 @@ use super::Head;
 use super::Page;
 use super::Query;
 use super::check::Check;
-use super::files;
 use super::files::CURRENT;
 use super::find;
+use super::head::FILE;
+use super::head::HeadFile;
+use super::line::FAILED;
+use super::recover::notice;
 use super::store::Store;
 use super::verify::Survey;
 use super::writer::Append;
@@ -65,28 +68,34 @@ impl Audit {
     /// in the log, in the first line of the new file, and in what [`verify`](super::verify) says ever after. Here the
     /// newest lines are looked at; then a thread of its own reads them all, once, for [`fault`](Self::fault).
     pub fn open(directory: &Path, config: &Config, clock: Clock) -> Result<Self, AuditError> {
-        let (store, wrong) = Store::open(directory, config.max_bytes)?;
-        let mut writer = Writer::new(store, directory.join(CURRENT), clock.clone());
-        writer.note(wrong);
-        // What is wrong is on disk before anything else happens, if the disk takes it.
-        writer.turn(Vec::new());
+        Self::begin(directory, config, clock, Vec::new())
+    }
+
+    /// Begins an audit where the last one is gone, with a line that says so: it counts as damage.
+    pub fn open_after_loss(directory: &Path, config: &Config, clock: Clock) -> Result<Self, AuditError> {
+        let reason = "there was no audit beside the journal: what it recorded is lost";
+        tracing::error!(directory = %directory.display(), reason, "audit: damaged; a new one begins");
+        Self::begin(directory, config, clock, vec![notice(FAILED, reason.into())])
+    }
+
+    fn begin(directory: &Path, config: &Config, clock: Clock, first: Vec<Entry>) -> Result<Self, AuditError> {
+        let writer = open_writer(directory, config, clock.clone(), first)?;
         let failed =
             |e: std::io::Error| AuditError::Read { path: directory.to_owned(), error: e.to_string() };
         let runtime = Builder::new_current_thread().enable_time().build().map_err(failed)?;
         let (queue, inbox) = mpsc::channel(QUEUE);
         let shared = writer.shared();
         let survey = Survey::take(directory).map_err(failed)?;
-        let check = Check::begin(directory.to_owned(), survey, Arc::clone(&shared)).map_err(failed)?;
+        // The check finds those that are on disk.
+        let noted = match shared.durable.load(Ordering::Acquire) {
+            true => shared.damages.load(Ordering::Acquire),
+            false => 0,
+        };
+        let check = Check::begin(directory.to_owned(), survey, Arc::clone(&shared), noted).map_err(failed)?;
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("audit".into()).spawn(run).map_err(failed)?;
         let (directory, queue, thread) = (directory.to_owned(), Some(queue), Some(thread));
         Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread, _check: check })))
-    }
-
-    /// Whether a state directory's audit has anything in it.
-    pub fn tells_of_changes(directory: &Path) -> bool {
-        std::fs::metadata(directory.join(CURRENT)).is_ok_and(|file| file.len() > 0)
-            || files::list(directory).is_ok_and(|(aside, _)| !aside.is_empty())
     }
 
     /// Writes a line, and returns where it stands once it is on disk.
@@ -132,10 +141,74 @@ impl Audit {
         self.0.shared.fault()
     }
 
+    /// The count of known damages that are not accepted. Those of earlier runs are known once all lines are read.
+    pub fn damages(&self) -> usize {
+        self.0.shared.damages.load(Ordering::Acquire)
+    }
+
     /// Looks for events among those that are on disk now, and no others, however long it takes. Blocks.
     pub fn find(&self, query: &Query) -> Result<Page, AuditError> {
         find::up_to(&self.0.directory, query, self.head().sequence)
     }
+}
+
+/// Keeps every other process out of the audit of a state directory, until it is dropped.
+pub struct HeldAudit {
+    _lock: Option<HeadFile>,
+}
+
+impl HeldAudit {
+    /// Takes hold of it; where there is no audit, of nothing.
+    pub fn take(directory: &Path) -> Result<Self, AuditError> {
+        let failed =
+            |e: std::io::Error| AuditError::Read { path: directory.to_owned(), error: e.to_string() };
+        let file = HeadFile::open(directory).map_err(failed)?;
+        match file.as_ref().map(HeadFile::lock).transpose().map_err(failed)? {
+            Some(false) => Err(AuditError::InUse(directory.join(FILE))),
+            _ => Ok(Self { _lock: file }),
+        }
+    }
+}
+
+/// Writes entries to the audit of a state directory that no process has open, and returns once they are on disk.
+pub fn record(
+    directory: &Path,
+    config: &Config,
+    clock: Clock,
+    entries: Vec<Entry>,
+) -> Result<(), AuditError> {
+    let mut writer = open_writer(directory, config, clock, Vec::new())?;
+    write_notes(&mut writer, entries, directory)
+}
+
+/// Writes entries, and returns once they are on disk.
+pub(super) fn write_notes(
+    writer: &mut Writer,
+    entries: Vec<Entry>,
+    directory: &Path,
+) -> Result<(), AuditError> {
+    let path = directory.join(CURRENT);
+    writer.note(entries);
+    writer.turn(Vec::new());
+    match writer.shared().durable.load(Ordering::Acquire) {
+        true => Ok(()),
+        false => Err(AuditError::Write { path, error: "the disk does not take it".into() }),
+    }
+}
+
+/// A writer on the files of a directory. It records their faults before this returns, if the disk takes them.
+pub(super) fn open_writer(
+    directory: &Path,
+    config: &Config,
+    clock: Clock,
+    first: Vec<Entry>,
+) -> Result<Writer, AuditError> {
+    let (store, wrong) = Store::open(directory, config.max_bytes)?;
+    let mut writer = Writer::new(store, directory.join(CURRENT), clock);
+    writer.note(wrong);
+    writer.note(first);
+    writer.turn(Vec::new());
+    Ok(writer)
 }
 
 impl Drop for Inner {

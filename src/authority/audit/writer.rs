@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     pub(super) durable: AtomicBool,
     /// Lines of callers who found no room in the queue.
     pub(super) missed: Mutex<Kept>,
+    /// The count of known damages that are not accepted.
+    pub(super) damages: AtomicUsize,
     /// The first thing that was found wrong with what is on disk.
     fault: OnceLock<String>,
 }
@@ -61,7 +64,13 @@ pub(super) struct Shared {
 impl Default for Shared {
     fn default() -> Self {
         let head = ArcSwap::from_pointee(Head::default());
-        Self { head, durable: AtomicBool::new(true), missed: Mutex::default(), fault: OnceLock::new() }
+        Self {
+            head,
+            durable: AtomicBool::new(true),
+            missed: Mutex::default(),
+            damages: AtomicUsize::new(0),
+            fault: OnceLock::new(),
+        }
     }
 }
 
@@ -185,7 +194,10 @@ impl Writer {
     pub(super) fn note(&mut self, entries: Vec<Entry>) {
         let time = self.clock.now();
         let failed = entries.iter().filter(|entry| entry.outcome == FAILED);
-        failed.filter_map(|entry| entry.reason.clone()).for_each(|reason| self.shared.blame(reason));
+        for reason in failed.filter_map(|entry| entry.reason.clone()) {
+            self.shared.damages.fetch_add(1, Ordering::AcqRel);
+            self.shared.blame(reason);
+        }
         for members in entries.into_iter().filter_map(|entry| entry.members().ok()) {
             self.notices.push(Line { members, time, done: None });
         }

@@ -107,6 +107,9 @@ pub(super) struct DrillArgs {
     /// A file to which the server adds a line about the revocation.
     #[arg(long, value_name = "FILE")]
     audit_log: Option<PathBuf>,
+    /// Be the service behind the server, at this address, and see what still comes of an upload after the answer.
+    #[arg(long, value_name = "IP:PORT")]
+    upstream: Option<SocketAddr>,
     /// Also post a serial that nobody has to --revoke-url, which should say so; whoever takes it may keep it for good.
     #[arg(long, requires = "revoke_url", conflicts_with = "skip_checks")]
     unknown_serial: bool,

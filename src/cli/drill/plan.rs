@@ -28,6 +28,7 @@ use crate::rig::drill::Visitor;
 use crate::rig::drill::may_be_revoked;
 use crate::rig::findings::Kind;
 use crate::rig::findings::Party;
+use crate::rig::upstream::Upstream;
 
 /// The fewest tries of a probe after the call.
 const LEAST: f64 = 5.0;
@@ -50,6 +51,12 @@ impl DrillArgs {
                 &"drill: without --bystander-cert nobody tells a revocation from an outage that answers with 4xx",
             );
         }
+        let upstream = match self.upstream {
+            Some(address) => {
+                Some(Upstream::listen(address).map_err(|e| format!("--upstream {address}: {e}"))?)
+            }
+            None => None,
+        };
         Ok(Plan {
             place: place(&self.url, self.connect_to).await?,
             ca: self.ca.clone(),
@@ -68,6 +75,7 @@ impl DrillArgs {
             unknown_serial: self.unknown_serial,
             max_last_served: self.max_last_served,
             max_bystander_errors: self.max_bystander_errors,
+            upstream,
         })
     }
 

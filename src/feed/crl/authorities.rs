@@ -9,6 +9,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer as _;
 
 use super::Error;
+use crate::identity::Anchor;
+use crate::identity::AnchorUse;
 use crate::identity::Certificate;
 use crate::identity::KeyId;
 use crate::revocation::Level;
@@ -37,6 +39,13 @@ impl Authorities {
     pub(super) fn named(pool: &Pool<'_>, certificates: &[CertificateDer<'static>]) -> Result<Self, Error> {
         let refused = |reason| Error { key: "issuer", reason };
         let own = lowest(certificates).map_err(refused)?;
+        if !own.iter().any(|own| own.signs_lists) {
+            let first = own.first().and_then(|own| certificates.iter().position(|der| *der == own.der));
+            let place = first.map_or(1, |first| first + 1);
+            return Err(refused(format!(
+                "certificate {place}: may not sign revocation lists: its key usage lacks cRLSign"
+            )));
+        }
         // By themselves: what another feed's file holds vouches for nobody here.
         let (_, failed) = Pool { anchors: pool.anchors, others: certificates }.issuers()?;
         let is_anchor = |key: &KeyId| pool.anchors.iter().filter_map(parse).any(|anchor| anchor.key == *key);
@@ -90,7 +99,13 @@ pub(super) fn read(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> 
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     match found {
         Ok(found) if found.is_empty() => Err(failed("holds no certificate (PEM)".to_owned())),
-        Ok(found) => Ok(found),
+        Ok(found) => {
+            for (i, der) in found.iter().enumerate() {
+                let anchor = Anchor::read(der, AnchorUse::Lists);
+                anchor.map_err(|error| failed(format!("certificate {}: {error}", i + 1)))?;
+            }
+            Ok(found)
+        }
         Err(error) => Err(failed(error.to_string())),
     }
 }

@@ -23,6 +23,7 @@ use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use rustls::ClientConfig;
 use rustls::RootCertStore;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -36,6 +37,8 @@ use url::Place;
 pub use url::Url;
 pub use url::UrlError;
 use url::Web;
+
+use crate::identity::ServerTrust;
 
 /// How much an answer may take.
 #[derive(Clone, Copy, Debug)]
@@ -192,14 +195,16 @@ impl Fetcher {
     /// One that believes these roots; reads their file.
     pub fn new(roots: Roots<'_>, bounds: Bounds) -> Result<Self, String> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let builder = builder.map_err(|e| e.to_string())?;
-        let roots = match roots {
-            Roots::System => system_roots()?,
-            Roots::File(file) => read_roots(file)?,
-            Roots::Nobody => RootCertStore::empty(),
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider));
+        let builder = builder.with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+        let builder = match roots {
+            Roots::System => builder.with_root_certificates(system_roots()?),
+            Roots::File(file) => {
+                let trust = Arc::new(read_roots(file, provider)?);
+                builder.dangerous().with_custom_certificate_verifier(trust)
+            }
+            Roots::Nobody => builder.with_root_certificates(RootCertStore::empty()),
         };
-        let builder = builder.with_root_certificates(roots);
         Ok(Self { tls: Arc::new(builder.with_no_client_auth()), bounds })
     }
 
@@ -290,14 +295,14 @@ fn system_roots() -> Result<RootCertStore, String> {
     }
 }
 
-fn read_roots(file: &Path) -> Result<RootCertStore, String> {
+fn read_roots(file: &Path, provider: Arc<CryptoProvider>) -> Result<ServerTrust, String> {
     let failed = |reason: String| format!("{}: {reason}", file.display());
     let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-    let mut roots = RootCertStore::empty();
-    for der in found.map_err(|e| failed(e.to_string()))? {
-        roots.add(der).map_err(|e| failed(e.to_string()))?;
+    match found {
+        Ok(found) if found.is_empty() => Err(failed("holds no certificate (PEM)".to_owned())),
+        Ok(found) => ServerTrust::new(&found, provider).map_err(failed),
+        Err(error) => Err(failed(error.to_string())),
     }
-    if roots.is_empty() { Err(failed("holds no certificate (PEM)".to_owned())) } else { Ok(roots) }
 }
 
 /// Text that somebody else wrote, for a log: one line of it, and not more than fits there.

@@ -3,6 +3,7 @@
 use super::Poison;
 use super::json::Fields;
 use super::json::bad;
+use super::json::hexadecimal;
 use super::json::required;
 use crate::revocation::Action;
 use crate::revocation::Event;
@@ -75,6 +76,9 @@ fn target(fields: &Fields<'_>) -> Result<Target, Poison> {
     let level = required("level", fields.text("level", 16)?)?;
     let level: Level = level.parse().map_err(|e| target_fault(&e))?;
     let name = required("target", fields.text("target", MAX_NAME)?)?;
+    if level == Level::Certificate {
+        hexadecimal("target", &name)?;
+    }
     let issuer = fields.text("issuer", MAX_NAME)?;
     Target::parse(level, &name, issuer.as_deref()).map_err(|e| target_fault(&e))
 }

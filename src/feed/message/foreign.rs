@@ -83,7 +83,7 @@ pub(super) fn clawdentity(fields: &Fields<'_>, derived: Derived) -> Result<Part,
 /// `{"serial", "issuer"?, "reason"?, "at"?}`.
 pub(super) fn serial(fields: &Fields<'_>, derived: Derived) -> Result<Part, Poison> {
     fields.only(&["serial", "issuer", "reason", "at"])?;
-    let serial = required("serial", fields.text("serial", MAX_NAME)?)?;
+    let serial = required("serial", fields.serial("serial")?)?;
     let issuer = fields.text("issuer", MAX_NAME)?;
     let target =
         Target::parse(Level::Certificate, &serial, issuer.as_deref()).map_err(|e| target_fault(&e))?;

@@ -14,8 +14,12 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 use super::Poison;
+use super::event::MAX_NAME;
 use crate::clock::Timestamp;
+use crate::identity::Serial;
 
+/// The hexadecimal digits of the longest serial that RFC 5280, section 4.1.2.2, allows.
+const MAX_DIGITS: usize = 40;
 /// No message that is known has more.
 const MAX_FIELDS: usize = 64;
 
@@ -124,6 +128,22 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// A field that is a certificate's serial: a string is hexadecimal, also where it is all digits; a number is decimal.
+    pub(super) fn serial(&self, name: &str) -> Result<Option<String>, Poison> {
+        match self.raw(name) {
+            Some(text) if kind_of(text) == "a number" => {
+                let serial = Serial::from_decimal(text);
+                let serial =
+                    serial.ok_or_else(|| bad(name, "a number that is no serial: whole, 64 bytes at most"))?;
+                Ok(Some(serial.to_string()))
+            }
+            _ => match self.text(name, MAX_NAME)? {
+                Some(text) => hexadecimal(name, &text).map(|()| Some(text)),
+                None => Ok(None),
+            },
+        }
+    }
+
     /// Refuses every field but these.
     pub(super) fn only(&self, names: &[&str]) -> Result<(), Poison> {
         match self.0.keys().find(|name| !names.contains(&name.as_str())) {
@@ -139,6 +159,24 @@ impl<'a> Fields<'a> {
             Some(text) => Err(bad(name, &format!("{} where {kind} belongs", kind_of(text)))),
         }
     }
+}
+
+/// Refuses a string that is no hexadecimal serial and may be a decimal one: read wrongly, it would revoke another
+/// certificate, and nothing would say so.
+pub(super) fn hexadecimal(name: &str, text: &str) -> Result<(), Poison> {
+    let digits = text.trim();
+    if digits.len() <= MAX_DIGITS || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(());
+    }
+    let decimal =
+        Serial::from_decimal(digits).map_or_else(|| "over 64 bytes".to_owned(), |serial| serial.to_string());
+    let why = format!(
+        "{} digits without a letter: in hexadecimal {} bytes, where 20 are the most; in decimal {decimal}, which is sent \
+         like this or as a number",
+        digits.len(),
+        digits.len().div_ceil(2)
+    );
+    Err(bad(name, &why))
 }
 
 /// What must be there.

@@ -71,7 +71,7 @@ pub struct Message {
 pub struct Poison {
     /// What kind of fault, for metrics: `too_large`, `not_json`, `unknown_shape`, `unknown_version`, `unknown_type`,
     /// `bad_event`, `bad_envelope`, `not_sns`, `wrong_topic`, `unsigned`, `force_unsigned`, `bad_signature`,
-    /// `bad_certificate_url`, `bad_certificate`, `unknown_certificate`.
+    /// `bad_certificate_url`, `bad_certificate`, `unknown_certificate`, `ambiguous_issuer`.
     pub kind: &'static str,
     /// Where and why, in one line.
     pub reason: String,

@@ -104,7 +104,15 @@ impl Consumer<'_> {
 
     fn read(&self, letter: Letter, arrival: Arrival) -> (Item, Vec<Event>) {
         let origin = Origin { message_id: &letter.id, sent: letter.sent.unwrap_or(arrival.at) };
-        let message = self.sqs.reader.read(&letter.body, &origin);
+        let mut message = self.sqs.reader.read(&letter.body, &origin);
+        message.events.retain(|event| match self.link.intake.resolve(&event.target) {
+            Ok(_) => true,
+            Err(ambiguous) => {
+                let reason = ambiguous.to_string();
+                message.poison.push(Poison { kind: "ambiguous_issuer", reason });
+                false
+            }
+        });
         let (feed, message_id, receives) = (self.link.name(), &letter.id, letter.receives);
         for Poison { kind, .. } in &message.poison {
             self.link.intake.metrics().feeds.poison.with_label_values(&[feed, *kind]).inc();

@@ -29,9 +29,12 @@ use super::Endpoint;
 use super::Protocol;
 use super::UpstreamError;
 use super::UpstreamTls;
+use crate::identity::ServerTrust;
 use crate::proxy::TlsError;
 use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
+use crate::proxy::reset::ResetHandle;
+use crate::proxy::reset::Wire;
 use crate::proxy::socket::Tcp;
 use crate::proxy::tls;
 
@@ -69,12 +72,19 @@ impl Tls {
             parsed.map_err(|e| tls::failure("name", name.as_ref(), &e))
         });
         let name = name.transpose()?;
-        let roots = roots(config)?;
         let failed = |e| tls::failure("cert", config.cert.as_deref().unwrap_or("cert".as_ref()), &e);
-        let builder = ClientConfig::builder_with_provider(Arc::new(tls::provider()))
+        let provider = Arc::new(tls::provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(failed)?
-            .with_root_certificates(roots);
+            .map_err(failed)?;
+        let builder = match &config.ca {
+            Some(file) => {
+                let trust = ServerTrust::new(&tls::certificates(file, "ca")?, provider);
+                let trust = trust.map_err(|e| tls::failure("ca", file, &e))?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(trust))
+            }
+            None => builder.with_root_certificates(system_roots()?),
+        };
         let mut secured = match (&config.cert, &config.key) {
             (Some(cert), Some(key)) => {
                 let chain = tls::certificates(cert, "cert")?;
@@ -91,26 +101,13 @@ impl Tls {
     }
 }
 
-fn roots(config: &UpstreamTls) -> Result<RootCertStore, TlsError> {
+fn system_roots() -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    match &config.ca {
-        Some(file) => {
-            for der in tls::certificates(file, "ca")? {
-                roots.add(der).map_err(|e| tls::failure("ca", file, &e))?;
-            }
-        }
-        None => {
-            let found = rustls_native_certs::load_native_certs();
-            if roots.add_parsable_certificates(found.certs).0 == 0 {
-                return Err(tls::failure(
-                    "ca",
-                    "the system's authorities".as_ref(),
-                    &"none found: name a `ca`",
-                ));
-            }
-        }
+    let found = rustls_native_certs::load_native_certs();
+    match roots.add_parsable_certificates(found.certs).0 {
+        0 => Err(tls::failure("ca", "the system's authorities".as_ref(), &"none found: name a `ca`")),
+        _ => Ok(roots),
     }
-    Ok(roots)
 }
 
 /// A way to one endpoint.
@@ -120,10 +117,10 @@ pub(super) struct Connector {
     streams: usize,
 }
 
-/// A connection that takes requests, and the task that drives it.
+/// A connection that takes requests, and what ends it.
 pub(super) struct Connected {
     pub(super) sender: Sender,
-    pub(super) task: AbortHandle,
+    pub(super) wire: Wire,
 }
 
 /// The end of a connection that takes requests.
@@ -169,8 +166,12 @@ impl Connector {
         let stream =
             TcpStream::connect((self.endpoint.host(), self.endpoint.port())).await.map_err(failed)?;
         stream.set_nodelay(true).map_err(failed)?;
+        let handle = ResetHandle::of(&stream).map_err(failed)?;
+        let stream = Tcp::resettable(stream, handle.clone());
         let Some(tls) = &self.tls else {
-            return self.speak(Tcp::new(stream), self.endpoint.protocol == Protocol::H2c, open).await;
+            let http2 = self.endpoint.protocol == Protocol::H2c;
+            let (sender, task) = self.speak(stream, http2, open).await?;
+            return Ok(Connected { sender, wire: Wire::new(task, handle) });
         };
         let name = match &tls.name {
             Some(name) => name.clone(),
@@ -178,15 +179,21 @@ impl Connector {
                 .map_err(|e| failed(io::Error::new(io::ErrorKind::InvalidInput, e)))?,
         };
         let connector = if wanted == Wanted::Tunnel { &tls.http1 } else { &tls.any };
-        let stream = Box::new(connector.connect(name, Tcp::new(stream)).await.map_err(|e| {
+        let stream = Box::new(connector.connect(name, stream).await.map_err(|e| {
             let http2_only = wanted == Wanted::Tunnel && is_no_protocol(&e);
             if http2_only { UpstreamError::NoTunnel(self.endpoint.to_string()) } else { failed(e) }
         })?);
         let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        self.speak(stream, http2, open).await
+        let (sender, task) = self.speak(stream, http2, open).await?;
+        Ok(Connected { sender, wire: Wire::new(task, handle) })
     }
 
-    async fn speak<S, T>(&self, stream: S, http2: bool, open: T) -> Result<Connected, UpstreamError>
+    async fn speak<S, T>(
+        &self,
+        stream: S,
+        http2: bool,
+        open: T,
+    ) -> Result<(Sender, AbortHandle), UpstreamError>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         T: 'static,
@@ -220,7 +227,7 @@ impl Connector {
             });
             sender.ready().await.map_err(failed)?;
             let sender = Sender::Http2(sender, Multiplexed { beginning, most, blamed: Cell::new(false) });
-            return Ok(Connected { sender, task: task.abort_handle() });
+            return Ok((sender, task.abort_handle()));
         }
         let shaken = http1::Builder::new().max_buf_size(HEADER).handshake(stream).await;
         let (mut sender, connection) = shaken.map_err(failed)?;
@@ -229,7 +236,7 @@ impl Connector {
             drop(open);
         });
         sender.ready().await.map_err(failed)?;
-        Ok(Connected { sender: Sender::Http1(sender), task: task.abort_handle() })
+        Ok((Sender::Http1(sender), task.abort_handle()))
     }
 }
 

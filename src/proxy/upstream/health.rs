@@ -19,6 +19,7 @@ use super::connect::Connected;
 use super::connect::Sender;
 use super::connect::Wanted;
 use crate::proxy::body::RequestBody;
+use crate::proxy::reset::Wire;
 
 /// How much of a checked endpoint's answer is read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -63,18 +64,18 @@ async fn check(cluster: Arc<Cluster>, member: Arc<Member>, health: HealthConfig)
 
 /// Whether an endpoint is well; the error says what is wrong.
 async fn probe(member: &Member, health: &HealthConfig) -> Result<(), String> {
-    let task = RefCell::new(None);
+    let wire = RefCell::new(None);
     let probed = async {
         let connected = member.connector.connect(Wanted::Requests, health.timeout, ()).await;
-        let Connected { sender, task: driver } = connected.map_err(|e| told(&e))?;
-        task.replace(Some(driver));
+        let Connected { sender, wire: opened } = connected.map_err(|e| told(&e))?;
+        wire.replace(Some(opened));
         match &health.path {
             Some(path) => ask(member, sender, path.clone().into()).await,
             None => Ok(()),
         }
     };
     let answer = timeout(health.timeout, probed).await;
-    task.take().iter().for_each(tokio::task::AbortHandle::abort);
+    wire.take().iter().for_each(Wire::close);
     answer.unwrap_or_else(|_| Err(format!("no answer within {}", humantime::format_duration(health.timeout))))
 }
 

@@ -161,8 +161,9 @@ impl Lease {
         async move {
             let endpoint = &self.pool.member.connector.endpoint;
             match &mut self.carrier {
-                Some(Carrier::Own(sender, _)) => {
+                Some(Carrier::Own(sender, wire)) => {
                     to_http1(&mut request);
+                    self.sent.iter().for_each(|sent| sent.goes_over(wire.handle()));
                     let answer = std::pin::pin!(sender.try_send_request(request));
                     awaited(answer, self.sent.as_deref(), &self.pool).await
                 }
@@ -253,6 +254,8 @@ impl Upstreams {
     ///
     /// Sent again, within the budget, only where it is provably unsent, or idempotent and without a body. Free of charge:
     /// once, if the connection was a kept one that closed meanwhile.
+    ///
+    /// The request's guard stays with the connection until the upstream has answered, or its side was cut.
     #[expect(clippy::manual_async_fn, reason = "an async fn keeps each of its arguments twice in its future")]
     pub(super) fn send(
         &self,
@@ -262,6 +265,7 @@ impl Upstreams {
         async move {
             self.budget.earn();
             let wanted = if tunnel { Wanted::Tunnel } else { Wanted::Requests };
+            let mut guard = request.body_mut().take_guard();
             let mut tries = Tries { made: 1, avoid: None, kept: None };
             loop {
                 let (mut lease, age) = match self.lease(wanted, &mut tries).await {
@@ -272,6 +276,7 @@ impl Upstreams {
                 let careful = age.is_some_and(|age| age > DOUBTFUL) || lease.is_shared() || self.has_others();
                 let spare = if careful { copy(&request) } else { None };
                 lease.sent = request.body().sent();
+                lease.guard = guard.take();
                 let Failed { unsent, error } = match lease.exchange(request).await {
                     Ok(response) => {
                         self.cluster.succeeded(&lease.pool.member);
@@ -291,7 +296,7 @@ impl Upstreams {
                 }
                 let Some(again) = again else { return Err(error) };
                 // The lease takes along what it was to send; this is sent by another.
-                lease.sent = None;
+                (lease.sent, guard) = (None, lease.guard.take());
                 if closed_meanwhile {
                     tries.kept = Some(Rc::clone(&lease.pool));
                 } else if !self.may_retry(&mut tries, untouched) {

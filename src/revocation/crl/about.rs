@@ -27,9 +27,20 @@ pub struct Crl {
     /// The first 32 bytes of the hash over what is signed, made with the hash of the signature algorithm (SHA-256 for
     /// Ed25519): lists with the same digest say the same.
     pub digest: [u8; 32],
+    /// What it lacks of what RFC 5280 demands. It counts all the same, but an operator should know.
+    pub warnings: Vec<&'static str>,
 }
 
 impl Crl {
+    /// Which list it is, in a few words.
+    pub fn title(&self) -> String {
+        let signer = &self.issuer.name;
+        match self.number {
+            Some(number) => format!("revocation list {number} of {signer}"),
+            None => format!("revocation list of {signer}, issued at {}", self.this_update),
+        }
+    }
+
     /// What to remember of it, so that no older one is taken for newer.
     pub fn mark(&self) -> Mark {
         Mark { number: self.number, this_update: self.this_update, digest: self.digest }
@@ -82,4 +93,11 @@ pub struct Mark {
     pub this_update: Timestamp,
     /// The hash over what is signed, see [`Crl::digest`].
     pub digest: [u8; 32],
+}
+
+impl Mark {
+    /// What makes a list newer than another: two with the same rank and other content contradict each other.
+    pub(super) fn rank(self) -> (Option<Number>, Timestamp) {
+        (self.number, self.this_update)
+    }
 }

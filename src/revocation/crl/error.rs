@@ -116,6 +116,12 @@ pub enum Error {
         /// How many are kept.
         max: usize,
     },
+    /// Too many lists of one scope with the same number and time, which contradict each other.
+    #[error("after {max} others with the same number and time, and other content")]
+    Twins {
+        /// How many are kept.
+        max: usize,
+    },
     /// Older than what is known.
     #[error("number {number} is below the known {known}: an old list")]
     Fallen {

@@ -49,6 +49,8 @@ pub(super) struct Extensions<'a> {
     /// The key identifier of the signer.
     pub(super) key_id: Option<&'a [u8]>,
     pub(super) number: Option<Number>,
+    /// RFC 5280, section 5.2.3, wants it not critical.
+    pub(super) number_is_critical: bool,
     /// The number of the list that a delta is based on.
     pub(super) base: Option<Number>,
     pub(super) scope: Option<Scope>,
@@ -76,6 +78,7 @@ impl<'a> Extensions<'a> {
             }
             CRL_NUMBER => {
                 let number = Number::read(extension.inner(INTEGER, "the list's number is not an INTEGER")?)?;
+                self.number_is_critical |= extension.is_critical;
                 self.number.replace(number).is_none()
             }
             DELTA_CRL_INDICATOR => {

@@ -57,6 +57,9 @@ impl Issuers {
     pub fn add_anchor(&mut self, der: &CertificateDer<'_>) -> Result<(), IssuerError> {
         let certificate = Certificate::parse(der).map_err(IssuerError::Malformed)?;
         let parsed = parse(der)?;
+        if parsed.extensions().iter().any(is_unknown) {
+            return Err(IssuerError::Extensions(certificate.subject_dn));
+        }
         let candidate = Candidate::of(&certificate, &parsed, None)?;
         self.push(candidate);
         Ok(())
@@ -164,7 +167,7 @@ impl Candidate {
     ) -> Result<Self, IssuerError> {
         let unreadable = |_| IssuerError::Extensions(certificate.subject_dn.clone());
         let constraints = parsed.basic_constraints().map_err(unreadable)?.map(|found| found.value);
-        if !constraints.map_or(above.is_none(), |found| found.ca) {
+        if !constraints.is_some_and(|found| found.ca) {
             return Err(IssuerError::NotAnAuthority(certificate.subject_dn.clone()));
         }
         let usage = parsed.key_usage().map_err(unreadable)?.map(|found| found.value);

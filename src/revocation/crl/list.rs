@@ -60,6 +60,7 @@ impl Verified {
         let count = entry::survey(frame.entries, matches!(kind, Kind::Delta { .. }))?;
         let start = frame.entries.at();
         let entries = start..start + frame.entries.rest().len();
+        let warnings = warnings(frame.is_v2, &extensions);
         let crl = Crl {
             issuer,
             scope: extensions.scope.unwrap_or_default(),
@@ -70,6 +71,7 @@ impl Verified {
             entries: count.read,
             skipped: count.skipped,
             digest: signed.digest(),
+            warnings,
         };
         Ok(Self { list: List { der: der.clone(), entries, crl } })
     }
@@ -185,6 +187,17 @@ impl<'a> Frame<'a> {
         inside.end("more behind the extensions")?;
         Extensions::read(extensions)
     }
+}
+
+/// What a list lacks of what RFC 5280, section 5, demands.
+fn warnings(is_v2: bool, extensions: &Extensions<'_>) -> Vec<&'static str> {
+    let unnumbered = match (is_v2, extensions.number) {
+        (false, _) => Some("it is of version 1, and has no number: only its time says whether it is newer"),
+        (true, None) => Some("it has no number: only its time says whether it is newer"),
+        (true, Some(_)) => None,
+    };
+    let critical = extensions.number_is_critical.then_some("its number is marked critical");
+    unnumbered.into_iter().chain(critical).collect()
 }
 
 fn kind(extensions: &Extensions<'_>) -> Result<Kind, Error> {

@@ -1,4 +1,7 @@
 //! The lists of one authority that count, and what they say together. The order in which they came does not matter.
+//!
+//! An authority may sign two lists with the same number and time and other content, by mistake or because it was copied.
+//! Neither is the newer one: both count, until a newer one comes.
 
 use std::collections::BTreeMap;
 use std::collections::HashSet;
@@ -16,6 +19,8 @@ use crate::identity::SerialRef;
 
 /// More deltas of one scope, none of which covers another, are not kept: a full list is missing.
 const MAX_DELTAS: usize = 16;
+/// More lists of one scope with the same number and time are not kept.
+const MAX_TWINS: usize = 16;
 
 /// The lists of one signer's key that count: of each name and scope the newest full one, and the deltas that say more.
 #[derive(Clone, Debug, Default)]
@@ -37,7 +42,8 @@ pub enum Verdict {
 
 #[derive(Clone, Debug, Default)]
 struct Part {
-    full: Option<List>,
+    /// Of one number and time; mostly one.
+    full: Vec<List>,
     /// Newer than `full`, by number; each later one has a later base, or it would cover those before it.
     deltas: Vec<List>,
 }
@@ -61,6 +67,13 @@ impl Lists {
         self.parts.values().flat_map(Part::lists).map(List::crl)
     }
 
+    /// Lists that contradict each other: each that has the number, the time and the scope of another.
+    pub fn twins(&self) -> impl Iterator<Item = &Crl> {
+        self.parts.values().flat_map(|part| {
+            part.lists().map(List::crl).filter(|crl| part.lists().any(|other| are_twins(crl, other.crl())))
+        })
+    }
+
     /// Gives `sink` every certificate that is revoked or suspended, with the list that says so.
     ///
     /// A certificate may come more than once; it is suspended if all of its entries are, else revoked. `removeFromCRL`
@@ -74,19 +87,19 @@ impl Lists {
 impl Part {
     fn accept_full(&mut self, list: List) -> Result<Verdict, Error> {
         let new = list.crl().mark();
-        if let Some(known) = self.full.as_ref().map(List::crl) {
-            // Not by the digest alone: its signer may speak for more keys by now.
-            if known == list.crl() {
-                return Ok(Verdict::Unchanged);
-            }
-            let known = known.mark();
+        // Not by the digest alone: its signer may speak for more keys by now.
+        if self.full.iter().any(|known| known.crl() == list.crl()) {
+            return Ok(Verdict::Unchanged);
+        }
+        if let Some(known) = self.full.first().map(|known| known.crl().mark()) {
             // A number does not make a list newer than one without: there time decides.
-            if new < known || (known.number.is_none() && new.this_update < known.this_update) {
+            if new.rank() < known.rank() || (known.number.is_none() && new.this_update < known.this_update) {
                 return Err(older(new, known));
             }
         }
+        self.full.retain(|known| are_twins(known.crl(), list.crl()));
+        insert_twin(&mut self.full, list)?;
         self.deltas.retain(|delta| delta.crl().number > new.number);
-        self.full = Some(list);
         Ok(Verdict::New)
     }
 
@@ -99,11 +112,14 @@ impl Part {
             if known == list.crl() {
                 return Ok(Verdict::Unchanged);
             }
-            if known.mark() > new && known.kind.starts_at() <= base {
+            if known.mark().rank() > new.rank() && known.kind.starts_at() <= base {
                 return Err(older(new, known.mark()));
             }
         }
-        self.deltas.retain(|known| known.crl().mark() > new || known.crl().kind.starts_at() < base);
+        let stays = |known: &Crl| {
+            known.mark().rank() > new.rank() || are_twins(known, list.crl()) || known.kind.starts_at() < base
+        };
+        self.deltas.retain(|known| stays(known.crl()) && known.crl().digest != new.digest);
         if self.deltas.len() >= MAX_DELTAS {
             return Err(Error::Deltas { base, known: self.number(), max: MAX_DELTAS });
         }
@@ -117,25 +133,51 @@ impl Part {
     }
 
     fn number(&self) -> Option<Number> {
-        self.full.as_ref().and_then(|full| full.crl().number)
+        self.full.first().and_then(|full| full.crl().number)
     }
 
     fn each<'l>(&'l self, sink: &mut impl FnMut(&'l Crl, Entry<'l>)) {
         // The newest that fits the full list may also take entries off it; those that do not fit only add.
         let fits = |delta: &&List| self.number() >= Some(delta.crl().kind.starts_at());
-        let fitting = self.deltas.iter().rfind(fits);
-        let removed: HashSet<SerialRef<'_>> = fitting.map_or_else(HashSet::new, |delta| {
-            delta.entries().filter(Entry::is_removed).map(|entry| entry.serial).collect()
-        });
-        if let Some(full) = &self.full {
-            let stays = |entry: &Entry<'_>| !(entry.is_held() && removed.contains(&entry.serial));
+        let newest = self.deltas.iter().rfind(fits).map(|delta| delta.crl().mark().rank());
+        let is_newest = |delta: &&List| Some(delta.crl().mark().rank()) == newest;
+        let fitting = || self.deltas.iter().filter(fits).filter(is_newest);
+        let removed = removed_by_all(fitting());
+        let stays = |entry: &Entry<'_>| !(entry.is_held() && removed.contains(&entry.serial));
+        for full in &self.full {
             full.entries().filter(stays).for_each(|entry| sink(full.crl(), entry));
         }
-        for delta in fitting.into_iter().chain(self.deltas.iter().filter(|delta| !fits(delta))) {
+        for delta in fitting().chain(self.deltas.iter().filter(|delta| !fits(delta))) {
             let adds = delta.entries().filter(|entry| !entry.is_removed());
             adds.for_each(|entry| sink(delta.crl(), entry));
         }
     }
+}
+
+/// The serials that each of these deltas takes off: where two contradict each other, an entry stays.
+fn removed_by_all<'l>(deltas: impl Iterator<Item = &'l List>) -> HashSet<SerialRef<'l>> {
+    let removed = |delta: &'l List| -> HashSet<SerialRef<'l>> {
+        delta.entries().filter(Entry::is_removed).map(|entry| entry.serial).collect()
+    };
+    let both = |mut known: HashSet<SerialRef<'l>>, other: HashSet<SerialRef<'l>>| {
+        known.retain(|serial| other.contains(serial));
+        known
+    };
+    deltas.map(removed).reduce(both).unwrap_or_default()
+}
+
+/// Whether neither of two lists of one scope is newer, and they say different things.
+fn are_twins(one: &Crl, other: &Crl) -> bool {
+    one.mark().rank() == other.mark().rank() && one.digest != other.digest
+}
+
+fn insert_twin(lists: &mut Vec<List>, list: List) -> Result<(), Error> {
+    if lists.len() >= MAX_TWINS {
+        return Err(Error::Twins { max: MAX_TWINS });
+    }
+    let at = lists.partition_point(|known| known.crl().digest < list.crl().digest);
+    lists.insert(at, list);
+    Ok(())
 }
 
 fn older(new: Mark, known: Mark) -> Error {

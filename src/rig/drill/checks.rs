@@ -18,6 +18,7 @@ use super::visit;
 use crate::rig::findings::Check;
 use crate::rig::findings::Outcome;
 use crate::rig::findings::Party;
+use crate::rig::upload::UploadSighting;
 
 /// For each call and command of a check.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +45,15 @@ const NO_CREDENTIAL: &str = "without a credential it is refused";
 const UNKNOWN_SERIAL: &str = "an unknown serial is said to be unknown";
 const RECOVERY: &str = "a fresh credential works";
 const AUDITED: &str = "it is in the audit";
+
+const UPLOADED: &str = "the service gets no more of an upload";
+
+/// Whether an upload came to its end with the revocation, as the service behind the server sees it.
+pub(super) fn uploaded(seen: &UploadSighting) -> Check {
+    let fault = seen.fault();
+    let detail = fault.as_ref().map_or_else(|| seen.words(), |fault| format!("{fault}: {}", seen.words()));
+    check(UPLOADED, Some(fault.is_none()), detail)
+}
 
 fn check(name: &str, passed: Option<bool>, detail: impl Into<String>) -> Check {
     Check { name: name.to_owned(), passed, detail: detail.into() }

@@ -13,11 +13,13 @@ mod probe;
 mod shell;
 
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 use std::time::Instant;
 
 use bytes::Bytes;
+use http::Method;
 use http::Response;
 use http_body_util::Full;
 use tokio::time::sleep;
@@ -42,6 +44,8 @@ use super::findings::Outcome;
 use super::findings::Verdict;
 use super::findings::Who;
 use super::setup::shown_url;
+use super::upload::Upload;
+use super::upstream::Upstream;
 use judge::Asked;
 use probe::Log;
 use probe::Probe;
@@ -94,6 +98,8 @@ pub struct Plan {
     pub max_last_served: Option<Duration>,
     /// How many requests of bystanders may be lost.
     pub max_bystander_errors: usize,
+    /// The service behind the server, if it is the drill's own: what it reads of an upload is looked at as well.
+    pub upstream: Option<Upstream>,
 }
 
 /// Why there is nothing to be seen.
@@ -110,6 +116,9 @@ pub enum DrillError {
     /// The system.
     #[error("{0}: {1}")]
     System(&'static str, #[source] io::Error),
+    /// The drill's own service is not the one behind the server.
+    #[error("--upstream {0}: no upload gets there: does the server lead to it?")]
+    NoUpload(SocketAddr),
     /// The audit log.
     #[error("--audit-log {path}: {1}", path = .0.display())]
     AuditLog(PathBuf, #[source] io::Error),
@@ -119,6 +128,7 @@ pub enum DrillError {
 pub struct Seen {
     drill: Drill,
     audited: Check,
+    uploaded: Option<Check>,
 }
 
 /// Revokes, and sees what comes of it. `revoking` is called when the victim is about to be.
@@ -140,15 +150,20 @@ pub async fn watch(plan: &Plan, revoking: &dyn Fn()) -> Result<Seen, DrillError>
     // Anew: a server may be tired of a connection on which nothing is asked.
     let ready = plan.means.ready().await?;
     let audited_to = audited_to()?;
+    let upload = plan.upload().await?;
     probes.iter().for_each(Probe::call);
     revoking();
     let told = plan.means.revoke(ready, &plan.victim.party, plan.window + PATIENCE).await;
+    let uploaded = match upload {
+        Some(upload) => Some(checks::uploaded(&upload.read_on().await)),
+        None => None,
+    };
     let until = told.answered.unwrap_or_else(Instant::now) + AFTERMATH;
     sleep((told.sent + plan.window).max(until).saturating_duration_since(Instant::now())).await;
     let looked = told.sent.elapsed();
     let logs = finish(probes).await;
     let audited = checks::audited(plan, audited_to);
-    Ok(Seen { drill: plan.found(logs, told, looked), audited })
+    Ok(Seen { drill: plan.found(logs, told, looked), audited, uploaded })
 }
 
 impl Seen {
@@ -177,6 +192,7 @@ impl Seen {
     fn with(self, mut checks: Vec<Check>) -> Drill {
         let mut drill = self.drill;
         checks.push(self.audited);
+        checks.extend(self.uploaded);
         let failed = checks.iter().filter(|check| check.passed == Some(false));
         drill.failures.extend(failed.map(|check| format!("not so: {}: {}", check.name, check.detail)));
         drill.checks = checks;
@@ -206,6 +222,17 @@ impl Plan {
             }
         }
         Ok(probes)
+    }
+
+    /// An upload of the victim, of which the drill's own service has read the header alone.
+    async fn upload(&self) -> Result<Option<Upload>, DrillError> {
+        let Some(upstream) = &self.upstream else { return Ok(None) };
+        let mut tls = self.victim.tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let stream = client::connect(&tls.into(), self.place.address, &self.place.server).await?;
+        let request = probe::request(&self.place, &self.victim.headers, false).method(Method::POST);
+        let begun = Upload::begin(upstream.uploads(), Conversation::begin(stream).await?, request).await;
+        begun.map(Some).ok_or_else(|| DrillError::NoUpload(upstream.address()))
     }
 
     /// What the logs say, and what is wrong with it.

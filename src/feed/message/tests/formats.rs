@@ -177,8 +177,58 @@ fn serials() {
     assert_eq!((read.target.issuer(), read.reason.as_deref()), (Some("ab"), Some("lost")));
     assert_eq!(read.at, Timestamp::from_secs(1_795_000_000));
     assert!(why(&json!({ "serial": "xyz" })).starts_with("bad_event: `target`: of level certificate"));
-    assert!(why(&json!({ "serial": 10 })).starts_with("bad_event: `serial`: a number"));
     assert!(why(&json!({ "serial": "0a", "level": "task" })).ends_with("unknown field `level`"));
+}
+
+/// Seen failing with a number read as hexadecimal digits, and without the check of digits.
+#[test]
+fn a_serial_has_one_reading() {
+    let serial = |serial: Value| one(&json!({ "serial": serial })).1.target.name().to_owned();
+    let most = "1234567890123456789012345678901234567890";
+    assert_eq!(
+        (serial(json!("10")), serial(json!(most))),
+        ("10".into(), most.into()),
+        "hexadecimal, though all digits"
+    );
+    assert_eq!((serial(json!(10)), serial(json!(4096))), ("0a".into(), "1000".into()), "a number is decimal");
+    let long: Value =
+        serde_json::from_str("{\"serial\": 1461501637330902918203684832716283019655932542975}").unwrap();
+    assert!(why(&long).contains("no serial"), "serde_json makes a float of it");
+    let body = "{\"serial\": 1461501637330902918203684832716283019655932542975}";
+    assert_eq!(read(body).events.first().unwrap().target.name(), "ff".repeat(20));
+    let digits = "14615016373309029182036848327162830196559325";
+    for (name, body) in [
+        ("serial", json!({ "serial": digits })),
+        ("target", with(with(event(), "level", json!("certificate")), "target", json!(digits))),
+    ] {
+        let expected = format!(
+            "bad_event: `{name}`: 44 digits without a letter: in hexadecimal 22 bytes, where 20 are the most; in decimal \
+             a7c5ac471b4784230fcf80dc33721d53cddd, which is sent like this or as a number"
+        );
+        assert_eq!(why(&body), expected);
+    }
+    let lettered = format!("{}a", "1".repeat(41));
+    assert_eq!(serial(json!(lettered)).len(), 42);
+    for bad in [json!(1.5), json!(true), json!(null), json!("9".repeat(129))] {
+        assert!(why(&json!({ "serial": bad })).starts_with("bad_event: `serial`: "), "{bad}");
+    }
+}
+
+/// What no gate could ever match is not taken in and forgotten.
+#[test]
+fn a_target_that_no_credential_can_carry_is_poison() {
+    for (level, target, expected) in [
+        ("principal", "*.lab.test", "no credential carries a pattern"),
+        ("principal", "DNS:a.lab.test", "neither a SPIFFE ID, a DID, a DNS name nor an agent id"),
+        ("principal", "CN=agent-7", "neither a SPIFFE ID"),
+        ("principal", "spiffe://lab.test//a", "is empty"),
+        ("trust_domain", "*.lab.test", "trust domain"),
+        ("trust_domain", "Lab.Test", "trust domain"),
+    ] {
+        let text = why(&with(with(event(), "level", json!(level)), "target", json!(target)));
+        let begins = format!("bad_event: `target`: of level {level}: ");
+        assert!(text.starts_with(&begins) && text.contains(expected), "{target}: {text}");
+    }
 }
 
 #[test]

@@ -25,7 +25,9 @@ use super::Error;
 use super::Mode;
 use super::Options;
 use super::gate::Gate;
+use crate::app;
 use crate::clock::Clock;
+use crate::config::Config;
 use crate::rig::pki::Issued;
 use crate::rig::pki::Pki;
 use crate::rig::pki::SharedKey;
@@ -138,8 +140,10 @@ impl Site {
     fn prepare(&self, name: &str, source: &Source<'_>, mode: Mode) -> Result<PathBuf, Error> {
         let directory = self.directory.path().join(name);
         let text = self.config(source, mode);
-        let made = fs::create_dir(&directory).and_then(|()| fs::write(directory.join("gate.toml"), text));
+        let made = fs::create_dir(&directory).and_then(|()| fs::write(directory.join("gate.toml"), &text));
         made.map_err(|e| Error::System("cannot write a configuration", e))?;
+        let config = Config::parse(&directory.join("gate.toml"), text, &[]).map_err(app::Error::from)?;
+        app::init_state(&config, &Clock::system())?;
         Ok(directory)
     }
 

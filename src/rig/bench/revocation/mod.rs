@@ -24,6 +24,7 @@ use std::time::Instant;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
+use crate::app;
 use crate::rig::client::ClientError;
 use crate::rig::findings;
 use crate::rig::findings::Revocations;
@@ -130,6 +131,9 @@ pub enum Error {
     /// The PKI.
     #[error(transparent)]
     Pki(#[from] PkiError),
+    /// The state of a gate.
+    #[error(transparent)]
+    App(#[from] app::Error),
     /// TLS of the clients.
     #[error("TLS: {0}")]
     Tls(#[source] rustls::Error),

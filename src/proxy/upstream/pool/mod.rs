@@ -1,4 +1,6 @@
-//! The connections of one thread to one endpoint, and the loan of one for a request.
+//! The connections of one thread to one endpoint; `lease` is the loan of one for a request.
+
+mod lease;
 
 use std::cell::Cell;
 use std::cell::RefCell;
@@ -10,10 +12,7 @@ use std::time::Duration;
 use hyper::client::conn::http1;
 use hyper::client::conn::http2;
 use tokio::sync::Notify;
-use tokio::task::AbortHandle;
-use tokio::task::spawn_local;
 use tokio::time::Instant;
-use tokio::time::timeout;
 use tokio::time::timeout_at;
 
 use super::Protocol;
@@ -24,10 +23,10 @@ use super::connect::Connected;
 use super::connect::Multiplexed;
 use super::connect::Sender;
 use super::connect::Wanted;
-use crate::proxy::body::Beginning;
 use crate::proxy::body::RequestBody;
-use crate::proxy::body::Sent;
-use crate::session::Guard;
+use crate::proxy::reset::Wire;
+pub(super) use lease::Carrier;
+pub(in crate::proxy) use lease::Lease;
 
 /// Unused connections kept to one endpoint, by one thread.
 const MAX_IDLE: usize = 256;
@@ -56,7 +55,7 @@ pub(super) struct Pool {
 /// An HTTP/1.1 connection that waits for a request.
 struct Kept {
     sender: http1::SendRequest<RequestBody>,
-    task: AbortHandle,
+    wire: Wire,
     unused_since: Instant,
 }
 
@@ -64,9 +63,17 @@ struct Kept {
 struct Shared {
     sender: http2::SendRequest<RequestBody>,
     known: Multiplexed,
-    task: AbortHandle,
+    wire: Wire,
+    /// It was reset. Its sender learns that later.
+    cut: Cell<bool>,
     streams: Cell<usize>,
     unused_since: Cell<Instant>,
+}
+
+impl Shared {
+    fn is_open(&self) -> bool {
+        !self.cut.get() && !self.sender.is_closed()
+    }
 }
 
 impl Pool {
@@ -140,13 +147,13 @@ impl Pool {
 
     fn takes_more(&self, shared: &Shared) -> bool {
         let most = self.cluster.config.streams.min(shared.known.most.get()).max(1);
-        !shared.sender.is_closed() && shared.streams.get() < most
+        shared.is_open() && shared.streams.get() < most
     }
 
     fn take(self: &Rc<Self>, wanted: Wanted) -> Option<(Lease, Option<Duration>)> {
         if wanted == Wanted::Requests && self.multiplexes.get() {
             let mut all = self.shared.borrow_mut();
-            all.retain(|shared| !shared.sender.is_closed());
+            all.retain(|shared| shared.is_open());
             let least =
                 all.iter().filter(|shared| self.takes_more(shared)).min_by_key(|shared| shared.streams.get());
             if let Some(least) = least {
@@ -160,7 +167,7 @@ impl Pool {
         }
         let kept = self.take_idle()?;
         let age = kept.unused_since.elapsed();
-        Some((Lease::new(Carrier::Own(kept.sender, kept.task), self), Some(age)))
+        Some((Lease::new(Carrier::Own(kept.sender, kept.wire), self), Some(age)))
     }
 
     /// The connection used last that can take a request now.
@@ -170,7 +177,7 @@ impl Pool {
         let mut found = None;
         while let Some(kept) = idle.pop_back() {
             if kept.sender.is_closed() || kept.unused_since.elapsed() > self.cluster.waits.idle {
-                kept.task.abort();
+                kept.wire.close();
             } else if kept.sender.is_ready() {
                 found = Some(kept);
                 break;
@@ -189,13 +196,14 @@ impl Pool {
         let connecting = Connecting::new(self);
         let connected = self.member.connector.connect(wanted, self.cluster.waits.connect, open).await;
         drop(connecting);
-        let Connected { sender, task } = connected?;
+        let Connected { sender, wire } = connected?;
         let carrier = match sender {
-            Sender::Http1(sender) => Carrier::Own(sender, task),
+            Sender::Http1(sender) => Carrier::Own(sender, wire),
             Sender::Http2(sender, known) => {
                 self.multiplexes.set(true);
-                let (streams, unused_since) = (Cell::default(), Cell::new(Instant::now()));
-                let shared = Rc::new(Shared { sender, known, task, streams, unused_since });
+                let (cut, streams, unused_since) =
+                    (Cell::default(), Cell::default(), Cell::new(Instant::now()));
+                let shared = Rc::new(Shared { sender, known, wire, cut, streams, unused_since });
                 self.shared.borrow_mut().push(Rc::clone(&shared));
                 // Whoever waited for it shares it.
                 self.freed.notify_waiters();
@@ -205,13 +213,13 @@ impl Pool {
         Ok(Lease::new(carrier, self))
     }
 
-    fn keep(&self, sender: http1::SendRequest<RequestBody>, task: AbortHandle) {
+    fn keep(&self, sender: http1::SendRequest<RequestBody>, wire: Wire) {
         let mut idle = self.idle.borrow_mut();
         if sender.is_closed() || idle.len() >= MAX_IDLE {
-            task.abort();
+            wire.close();
             return;
         }
-        idle.push_back(Kept { sender, task, unused_since: Instant::now() });
+        idle.push_back(Kept { sender, wire, unused_since: Instant::now() });
         drop(idle);
         self.freed.notify_one();
     }
@@ -222,16 +230,16 @@ impl Pool {
         self.idle.borrow_mut().retain(|kept| {
             let keep = !kept.sender.is_closed() && kept.unused_since.elapsed() <= most;
             if !keep {
-                kept.task.abort();
+                kept.wire.close();
             }
             keep
         });
         self.shared.borrow_mut().retain(|shared| {
             let idle = shared.streams.get() == 0 && shared.unused_since.get().elapsed() > most;
             if idle {
-                shared.task.abort();
+                shared.wire.close();
             }
-            !idle && !shared.sender.is_closed()
+            !idle && shared.is_open()
         });
     }
 }
@@ -310,152 +318,5 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.0.waiting.set(self.0.waiting.get().saturating_sub(1));
         self.0.cluster.metrics.waiting.dec();
-    }
-}
-
-/// A connection in use for one request. Given back, it serves another; dropped, whatever of the request it still held is
-/// torn down: an HTTP/1.1 connection with it, of an HTTP/2 connection this stream.
-pub(in crate::proxy) struct Lease {
-    pub(super) carrier: Option<Carrier>,
-    pub(super) pool: Rc<Pool>,
-    _busy: Busy,
-    /// How far the request that it is in use for has been sent; absent if it has no body.
-    pub(in crate::proxy) sent: Option<Rc<Sent>>,
-}
-
-/// What carries a request.
-pub(super) enum Carrier {
-    Own(http1::SendRequest<RequestBody>, AbortHandle),
-    Shared(http2::SendRequest<RequestBody>, Stream),
-}
-
-impl Carrier {
-    fn shared(shared: &Rc<Shared>) -> Self {
-        shared.streams.set(shared.streams.get() + 1);
-        Self::Shared(shared.sender.clone(), Stream(Rc::clone(shared)))
-    }
-}
-
-/// Counts a request on a shared connection.
-pub(super) struct Stream(Rc<Shared>);
-
-impl Stream {
-    pub(super) fn beginning(&self) -> &Beginning {
-        &self.0.known.beginning
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get().saturating_sub(1));
-        self.0.unused_since.set(Instant::now());
-    }
-}
-
-impl Lease {
-    fn new(carrier: Carrier, pool: &Rc<Pool>) -> Self {
-        Self { carrier: Some(carrier), pool: Rc::clone(pool), _busy: Busy::new(pool), sent: None }
-    }
-
-    /// Whether a failure is its endpoint's: of a connection that many share it counts once, and a stream that was reset may
-    /// have been its client's doing.
-    pub(super) fn blames(&self, error: &UpstreamError) -> bool {
-        match &self.carrier {
-            Some(Carrier::Shared(_, stream)) if !matches!(error, UpstreamError::AnswerTimeout(_)) => {
-                !error.is_reset() && !stream.0.known.blamed.replace(true)
-            }
-            _ => true,
-        }
-    }
-
-    /// Whether others use its connection too.
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self.carrier, Some(Carrier::Shared(..)))
-    }
-
-    /// Where it leads, for the log.
-    pub(in crate::proxy) fn endpoint(&self) -> String {
-        self.pool.name()
-    }
-
-    /// Without progress in a body.
-    pub(in crate::proxy) fn body_idle(&self) -> Duration {
-        self.pool.cluster.waits.body_idle
-    }
-
-    /// Whether its request has not been sent whole yet.
-    pub(in crate::proxy) fn is_sending(&self) -> bool {
-        self.sent.as_ref().is_some_and(|sent| !sent.is_whole())
-    }
-
-    /// The answer is through. Where it came before the end of its request, the rest still belongs to the session: an
-    /// upstream that reads no more would otherwise hold on to both, and nothing would wake them for the kill. There is
-    /// none where no revocation may end the request.
-    pub(in crate::proxy) fn answered(self, guard: Option<Guard>) {
-        if !self.is_sending() {
-            return self.give_back();
-        }
-        spawn_local(async move {
-            let mut lease = self;
-            let limit = lease.body_idle();
-            let killed = async {
-                match &guard {
-                    Some(guard) => drop(guard.killed().await),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                biased;
-                () = killed => {}
-                () = async { drop(timeout(limit, lease.sent_whole()).await) } => {}
-            }
-            // Still busy, it is torn down.
-            let done = match &lease.carrier {
-                Some(Carrier::Own(sender, _)) => sender.is_ready(),
-                _ => !lease.is_sending(),
-            };
-            match done {
-                true => lease.give_back(),
-                false => drop(lease),
-            }
-        });
-    }
-
-    /// Waits until it is free for another request, or will never be.
-    async fn sent_whole(&mut self) {
-        match (&mut self.carrier, &self.sent) {
-            // Ready for another request, or never again: the pool finds out which.
-            (Some(Carrier::Own(sender, _)), _) => drop(sender.ready().await),
-            (_, Some(sent)) => sent.ended().await,
-            _ => {}
-        }
-    }
-
-    fn give_back(mut self) {
-        // What was read of it may still go out.
-        self.sent = None;
-        match self.carrier.take() {
-            Some(Carrier::Own(sender, task)) => self.pool.keep(sender, task),
-            Some(Carrier::Shared(_, stream)) => {
-                drop(stream);
-                self.pool.freed.notify_one();
-            }
-            None => {}
-        }
-    }
-}
-
-impl Drop for Lease {
-    fn drop(&mut self) {
-        // On a shared connection nobody might ask the body again: an upstream that takes no more of it would keep it.
-        self.sent.iter().for_each(|sent| sent.abandon());
-        match self.carrier.take() {
-            Some(Carrier::Own(_, task)) => task.abort(),
-            Some(Carrier::Shared(_, stream)) => {
-                drop(stream);
-                self.pool.freed.notify_one();
-            }
-            None => {}
-        }
     }
 }

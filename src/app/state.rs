@@ -1,0 +1,207 @@
+//! The state directory: [`init`] makes it, and a start tells a lost state from an empty one.
+//!
+//! **Invariant:** [`init`] alone makes a journal. A start opens the journal that is there, or refuses.
+
+use std::collections::BTreeMap;
+use std::collections::HashSet;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+
+use super::Error;
+use crate::authority::Audit;
+use crate::authority::AuditConfig;
+use crate::authority::AuditError;
+use crate::authority::Entry;
+use crate::authority::audit;
+use crate::authority::audit::PastChange;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::revocation::Action;
+use crate::revocation::Engine;
+use crate::revocation::Target;
+
+/// What a gate keeps beside the journal and the audit.
+const OTHERS: [&str; 3] = ["certificates.redb", "lists", "quarantine.jsonl"];
+
+/// Why nothing starts on a state directory, or why none is made.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The directory is missing or empty.
+    #[error(
+        "{dir}: there is no state here; if there was one, mount the volume or restore a backup; if this gate is new, \
+         make the state once with `portcullis state init --config FILE`",
+        dir = .0.display()
+    )]
+    Missing(PathBuf),
+    /// The rest of a state is there, and the journal is not.
+    #[error(
+        "{dir}: the journal (revocations.redb) is missing beside {remains}: what was revoked is lost; restore it from \
+         a backup, or rebuild it from the audit with `portcullis audit replay --config FILE`",
+        dir = dir.display()
+    )]
+    LostJournal {
+        /// The state directory.
+        dir: PathBuf,
+        /// The files that are there.
+        remains: String,
+    },
+    /// The journal does not hold a change that the audit records as written.
+    #[error(
+        "{dir}: the journal (revocations.redb) does not hold `{change}`, which line {sequence} of the audit records: it \
+         belongs to another state, or is an old copy; restore the right one, or add what the audit records with \
+         `portcullis audit replay --config FILE --merge`",
+        dir = dir.display()
+    )]
+    ForeignJournal {
+        /// The state directory.
+        dir: PathBuf,
+        /// The action and its target.
+        change: String,
+        /// The sequence of the audit line.
+        sequence: u64,
+    },
+    /// There is a state, or part of one, where one was to be made.
+    #[error("{dir}: there is a state already: {found}; nothing was changed", dir = dir.display())]
+    Exists {
+        /// The state directory.
+        dir: PathBuf,
+        /// The files that are there.
+        found: String,
+    },
+    /// The directory cannot be read or made.
+    #[error("{dir}: {error}", dir = dir.display())]
+    Read {
+        /// The state directory.
+        dir: PathBuf,
+        /// What the system says.
+        #[source]
+        error: io::Error,
+    },
+}
+
+/// Makes the state that a configuration names: the directory (mode 0700), the audit with a first line that says so, and
+/// an empty journal.
+///
+/// # Errors
+/// [`StateError::Exists`] where any part of a state is there.
+pub fn init(config: &Config, clock: &Clock) -> Result<(), Error> {
+    let dir = &config.state.dir;
+    let found = parts(dir)?;
+    if !found.is_empty() {
+        return Err(StateError::Exists { dir: dir.clone(), found: found.join(", ") }.into());
+    }
+    Engine::make_directory(dir)?;
+    let made = Entry {
+        action: "state_init".into(),
+        outcome: "begun".into(),
+        actor: "portcullis".into(),
+        reason: Some("a new state, in which nothing is revoked".into()),
+        ..Entry::default()
+    };
+    // The journal comes last: whatever has a journal is a whole state.
+    audit::record(dir, &config.audit, clock.clone(), vec![made])?;
+    Engine::make_journal(dir)?;
+    tracing::info!(state = %dir.display(), "a new state was made; nothing is revoked in it");
+    Ok(())
+}
+
+/// Opens the engine on the state that a configuration names.
+pub(super) fn open(config: &Config, clock: &Clock) -> Result<Engine, Error> {
+    require(config, clock)?;
+    let engine = Engine::reopen(&config.state.dir, &config.revocation, clock.clone())?;
+    compare(&config.state.dir, &engine)?;
+    Ok(engine)
+}
+
+/// Sees to it that there is a state to start on; makes an ephemeral one.
+fn require(config: &Config, clock: &Clock) -> Result<(), Error> {
+    let dir = &config.state.dir;
+    let found = parts(dir)?;
+    if Engine::has_journal(dir) {
+        return Ok(());
+    }
+    match found.as_slice() {
+        [] if config.state.ephemeral => init(config, clock),
+        [] => Err(StateError::Missing(dir.clone()).into()),
+        remains => Err(StateError::LostJournal { dir: dir.clone(), remains: remains.join(", ") }.into()),
+    }
+}
+
+/// Holds the journal against the newest changes of the audit: a journal of another state, or an old copy, lacks one.
+///
+/// Of a target that a recent line reinstates, or whose entry lapses, the journal may have forgotten everything.
+fn compare(dir: &Path, engine: &Engine) -> Result<(), Error> {
+    let changes = audit::newest_changes(dir)?;
+    let may_be_forgotten =
+        |change: &&PastChange| change.event.action == Action::Reinstate || change.event.expires_at.is_some();
+    let passing: HashSet<&Target> =
+        changes.iter().filter(may_be_forgotten).map(|change| &change.event.target).collect();
+    let mut latest = BTreeMap::new();
+    for change in changes.iter().filter(|change| change.durable) {
+        if !passing.contains(&change.event.target) {
+            latest.insert(&change.event.target, change);
+        }
+    }
+    warn_of_undurable(changes.iter().filter(|change| !passing.contains(&change.event.target)), engine);
+    match latest.into_values().find(|change| !holds(engine, change)) {
+        None => Ok(()),
+        Some(PastChange { event, sequence, .. }) => {
+            let change = format!("{} {}", event.action.name(), event.target);
+            Err(StateError::ForeignJournal { dir: dir.to_owned(), change, sequence: *sequence }.into())
+        }
+    }
+}
+
+/// Names each change that took effect before this start, and that the journal could not take and does not hold.
+fn warn_of_undurable<'a>(changes: impl Iterator<Item = &'a PastChange>, engine: &Engine) {
+    for PastChange { sequence, event, .. } in changes.filter(|it| !it.durable && !holds(engine, it)) {
+        let change = format!("{} {}", event.action.name(), event.target);
+        tracing::error!(
+            sequence,
+            change,
+            "the journal lacks a change that was in effect; add it with `portcullis audit replay --config FILE --merge`"
+        );
+    }
+}
+
+/// Returns whether the journal holds a change, or a later one of its target.
+fn holds(engine: &Engine, change: &PastChange) -> bool {
+    let latest = engine.standing(&change.event.target).and_then(|registers| registers.latest());
+    latest.is_some_and(|latest| latest >= change.event.at)
+}
+
+/// Opens the audit of a state. Where none is left beside the journal, a new one begins with a line that says so.
+pub(super) fn open_audit(dir: &Path, config: &AuditConfig, clock: Clock) -> Result<Audit, AuditError> {
+    match audit::exists(dir) {
+        true => Audit::open(dir, config, clock),
+        false => Audit::open_after_loss(dir, config, clock),
+    }
+}
+
+/// Warns of a state that no feed rebuilds.
+pub(super) fn warn(config: &Config) {
+    if config.state.ephemeral && !config.feed.is_required() {
+        tracing::warn!(
+            "state.ephemeral: no feed is `required`: a gate that starts on an empty directory serves clients that were revoked"
+        );
+    }
+}
+
+/// The names of the parts of a state that a directory holds.
+fn parts(dir: &Path) -> Result<Vec<String>, StateError> {
+    let failed = |error| StateError::Read { dir: dir.to_owned(), error };
+    let entries = match dir.read_dir() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name().to_string_lossy().into_owned();
+        if name == Engine::JOURNAL || OTHERS.contains(&name.as_str()) || audit::is_part(&name) {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}

@@ -1,0 +1,214 @@
+//! A reinstatement, and the other names of the same principal that still refuse it.
+//!
+//! An agent has several names: its SPIFFE ID, its agent id, its DNS names. A suspension of one of them is not lifted by
+//! another, so an answer that lifted nothing must not look like one that let the agent in.
+
+use std::collections::HashSet;
+
+use serde::Serialize;
+use tokio::task::spawn_blocking;
+use utoipa::ToSchema;
+
+use super::Api;
+use super::decision::Applied;
+use super::decision::TOO_LATE;
+use super::gatekeeper::Actor;
+use super::gatekeeper::stand;
+use super::refusal::Refusal;
+use super::revocations::StateName;
+use crate::clock::Timestamp;
+use crate::revocation;
+use crate::revocation::Event;
+use crate::revocation::Level;
+use crate::revocation::Registers;
+use crate::revocation::Standing;
+use crate::revocation::Target;
+use crate::revocation::Targets;
+use crate::session::Guard;
+
+/// Certificates of one target that are looked at.
+const MAX_CERTIFICATES: usize = 1000;
+/// Entries that one answer names.
+const MAX_ENTRIES: usize = 100;
+
+/// Which names of a principal a reinstatement lifts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// The one that is named.
+    Own,
+    /// Every principal name of the credentials that the gate knows for it.
+    All,
+}
+
+/// An entry that still refuses the same principal.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(super) struct Obstacle {
+    /// The id of the event.
+    id: String,
+    pub(super) level: Level,
+    /// The canonical name.
+    pub(super) target: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    issuer: Option<String>,
+    state: StateName,
+    /// When it was decided.
+    #[schema(value_type = String, format = DateTime)]
+    since: Timestamp,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    reason: Option<String>,
+    #[serde(skip)]
+    of: Target,
+}
+
+/// An entry that `all_names` lifted.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Lifted {
+    /// The id of the event.
+    id: String,
+    level: Level,
+    /// The canonical name.
+    target: String,
+}
+
+/// A credential that the gate knows for a target.
+struct Holding {
+    targets: Vec<Target>,
+    issued_at: i64,
+}
+
+impl Api {
+    /// Lifts what stands under a target, and with [`Names::All`] under the principal's other names, each by an event of
+    /// its own. Refused where nothing stands under it and another name refuses the same principal.
+    pub(super) async fn reinstate(
+        &self,
+        event: Event,
+        names: Names,
+        actor: &Actor,
+        guards: Vec<Guard>,
+    ) -> Result<Applied, Refusal> {
+        let target = event.target.clone();
+        let mut others = Vec::new();
+        if names == Names::All || !self.stands(&target) {
+            others = self.obstacles(&target).await;
+        }
+        if let Some(refusal) = self.refuses(&event, names, &others) {
+            return Err(refusal);
+        }
+        let template = event.clone();
+        let mut applied = self.lift(event, actor, guards.clone()).await?;
+        others.retain(|other| names == Names::All && other.level == Level::Principal);
+        others.sort_by(|one, other| one.of.cmp(&other.of));
+        others.dedup_by(|one, other| one.of == other.of);
+        for other in others {
+            if !stand(&guards) {
+                return Err(Refusal::unauthorized(TOO_LATE));
+            }
+            let blank = Event::new(template.action, other.of, template.at);
+            let event = Event { id: blank.id, target: blank.target, ..template.clone() };
+            let lifted = self.lift(event, actor, guards.clone()).await?;
+            applied.changed |= lifted.changed;
+            applied.lifted.push(Lifted { id: lifted.id, level: lifted.level, target: lifted.target });
+        }
+        applied.still_refused = self.obstacles(&target).await;
+        Ok(applied)
+    }
+
+    /// Why a reinstatement is refused for what stands under other names.
+    pub(super) fn refuses(&self, event: &Event, names: Names, others: &[Obstacle]) -> Option<Refusal> {
+        if names == Names::Own {
+            let is_idle = !self.stands(&event.target) && !others.is_empty();
+            return is_idle.then(|| Refusal::still_refused(&event.target, others));
+        }
+        let is_revoked =
+            |other: &&Obstacle| other.level == Level::Principal && other.state == StateName::Revoked;
+        let revoked = others.iter().find(is_revoked).filter(|_| !event.force);
+        revoked.map(|other| revocation::Error::Revoked(other.of.clone()).into())
+    }
+
+    /// The entries, beside those of `target` itself, that refuse the principal behind it.
+    pub(super) async fn obstacles(&self, target: &Target) -> Vec<Obstacle> {
+        match target.level() {
+            Level::Certificate | Level::Key | Level::Principal | Level::Task => {}
+            Level::Token | Level::Chain | Level::Issuer | Level::TrustDomain => return Vec::new(),
+        }
+        let (registry, of) = (self.registry.clone(), target.clone());
+        let seen =
+            spawn_blocking(move || registry.by_target(&of, MAX_CERTIFICATES)).await.unwrap_or_default();
+        let now = self.clock.now();
+        let valid = seen.into_iter().filter(|seen| now < seen.not_after && !seen.authority);
+        let mut known: Vec<Holding> =
+            valid.map(|seen| Holding { targets: seen.targets, issued_at: seen.issued_at }).collect();
+        // What other levels say counts only where no certificate passes: one that was replaced is no obstacle.
+        let is_shut = !known.is_empty()
+            && known.iter().all(|known| self.denial(&known.targets, known.issued_at).is_some());
+        known.extend(self.named(target));
+        self.entries_against(&known, target, is_shut)
+    }
+
+    /// The identities of a name, and of live sessions under it, that the registry may not know.
+    fn named(&self, target: &Target) -> Vec<Holding> {
+        let sessions = self.engine.sessions_of(target);
+        let held = sessions.iter().filter_map(|session| session.credential().holder.principal.as_deref());
+        let own = (target.level() == Level::Principal).then_some(target.name());
+        let names: HashSet<&str> = held.chain(own).collect();
+        let identities = names.into_iter().filter_map(|name| self.identify(name)?.ok());
+        let issued_at = self.clock.now().secs();
+        identities
+            .map(|identity| Holding { targets: Targets::of_identity(&identity).own, issued_at })
+            .collect()
+    }
+
+    fn entries_against(&self, known: &[Holding], target: &Target, is_shut: bool) -> Vec<Obstacle> {
+        let counts = |carried: &&Target| is_shut || carried.level() == Level::Principal;
+        let is_other = |(of, _): &(Target, Registers)| {
+            (of.level(), of.issuer(), of.name()) != (target.level(), target.issuer(), target.name())
+        };
+        let against = |holding: &Holding| -> Vec<Obstacle> {
+            let carried = holding.targets.iter().filter(counts);
+            let entries = carried.flat_map(|carried| self.engine.standings_against(carried)).filter(is_other);
+            entries.flat_map(|(of, registers)| Obstacle::of(&of, &registers, holding.issued_at)).collect()
+        };
+        let mut told = HashSet::new();
+        let all = known.iter().flat_map(against);
+        all.filter(|one| told.insert((one.of.clone(), one.id.clone()))).take(MAX_ENTRIES).collect()
+    }
+
+    /// Whether anything is revoked or suspended under this name.
+    fn stands(&self, target: &Target) -> bool {
+        let registers = self.engine.standing(target);
+        registers.is_some_and(|registers| registers.is_revoked() || registers.is_suspended())
+    }
+}
+
+impl Obstacle {
+    /// What stands of a target against a credential that was issued then.
+    fn of(of: &Target, registers: &Registers, issued_at: i64) -> Vec<Self> {
+        let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
+        let standings = registers.standings().filter(|(_, standing)| hits(standing));
+        let obstacle = |(state, standing): (revocation::State, &Standing)| Self {
+            id: standing.stamp.1.clone(),
+            level: of.level(),
+            target: of.name().to_owned(),
+            issuer: of.issuer().map(str::to_owned),
+            state: state.into(),
+            since: standing.stamp.0,
+            reason: standing.reason.clone(),
+            of: of.clone(),
+        };
+        standings.map(obstacle).collect()
+    }
+}
+
+impl std::fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let state = match self.state {
+            StateName::Revoked => revocation::State::Revoked.name(),
+            StateName::Suspended => revocation::State::Suspended.name(),
+        };
+        write!(f, "{}, {state} since {}", self.of, self.since)?;
+        self.reason.iter().try_for_each(|reason| write!(f, " ({reason})"))
+    }
+}

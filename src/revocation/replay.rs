@@ -1,0 +1,215 @@
+//! A journal that is rebuilt from the events of its past.
+//!
+//! **Invariant:** an event is merged as it was when it came, after what had lapsed by then: a replay denies what the gate
+//! denied. Where the gate had not yet forgotten what had lapsed, the replay may deny more, never less.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::path::PathBuf;
+
+use redb::Database;
+
+use super::Config;
+use super::Engine;
+use super::Error;
+use super::Event;
+use super::Journal;
+use super::JournalError;
+use super::Level;
+use super::Registers;
+use super::State;
+use super::Target;
+use super::journal::Contents;
+use super::record;
+use super::registers::Terms;
+use super::uptime::Uptime;
+use crate::clock::Timestamp;
+
+/// What happens to a journal that is there and readable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReadableJournal {
+    /// It stays as it is, and nothing is rebuilt.
+    Refused,
+    /// It keeps what it holds, and events are merged in.
+    Extended,
+}
+
+/// How many targets of one level are revoked, and how many are suspended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StandingCount {
+    /// The level.
+    pub level: Level,
+    /// Targets with a revocation that stands.
+    pub revoked: usize,
+    /// Targets with a suspension that stands.
+    pub suspended: usize,
+}
+
+/// A journal in the making.
+pub struct JournalReplay {
+    path: PathBuf,
+    config: Config,
+    rows: BTreeMap<String, (Target, Registers)>,
+    /// How long the gate has run by the journal that is extended.
+    uptime: Uptime,
+    now: Timestamp,
+    /// The journal that is extended.
+    database: Option<Database>,
+    /// True if a file that is no readable journal is in the way.
+    unreadable: bool,
+}
+
+impl JournalReplay {
+    /// Begins the journal of a state directory; nothing is written before [`Self::write`].
+    ///
+    /// # Errors
+    /// [`JournalError::Readable`] where there is a readable journal that is not to be extended.
+    pub fn begin(
+        directory: &Path,
+        config: &Config,
+        readable: ReadableJournal,
+        now: Timestamp,
+    ) -> Result<Self, Error> {
+        let path = directory.join(Engine::JOURNAL);
+        let mut replay = Self {
+            path: path.clone(),
+            config: config.clone(),
+            rows: BTreeMap::new(),
+            uptime: Uptime::default(),
+            now,
+            database: None,
+            unreadable: false,
+        };
+        let failed = |error| Err(Error::Open { path: path.clone(), error });
+        match (Journal::read(&path, now), readable) {
+            (Err(JournalError::Missing), _) => {}
+            (Ok(_), ReadableJournal::Refused) => return failed(JournalError::Readable),
+            (Ok((database, contents)), ReadableJournal::Extended) => {
+                let keyed = contents.rows.into_iter().map(|row| (record::key(&row.0), row));
+                (replay.rows, replay.database) = (keyed.collect(), Some(database));
+                replay.uptime = contents.uptime;
+            }
+            (Err(JournalError::Unreadable(_) | JournalError::Row { .. }), ReadableJournal::Refused) => {
+                replay.unreadable = true;
+            }
+            (Err(error), _) => return failed(error),
+        }
+        Ok(replay)
+    }
+
+    /// Merges an event that was taken in at `time`.
+    pub fn merge(&mut self, event: &Event, time: Timestamp) {
+        let row = self.rows.entry(record::key(&event.target));
+        let (_, registers) = row.or_insert_with(|| (event.target.clone(), Registers::default()));
+        let Config { skew, remember, .. } = self.config;
+        // Reinstatements are forgotten in time. What stands stays until the gate runs on this journal.
+        registers.expire(&Terms { now: time, uptime: Uptime::default(), skew, remember });
+        registers.merge(event, Uptime::MAX);
+    }
+
+    /// How many targets anything is known of.
+    pub fn targets(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// What stands, level by level.
+    pub fn standing(&self) -> Vec<StandingCount> {
+        let stands = |registers: &Registers, wanted: State| {
+            registers.standings().any(|(state, standing)| {
+                state == wanted && standing.expires_at.is_none_or(|at| at.plus(self.config.skew) > self.now)
+            })
+        };
+        let count = |level: Level, state: State| {
+            let rows = self.rows.values().filter(|(target, _)| target.level() == level);
+            rows.filter(|(_, registers)| stands(registers, state)).count()
+        };
+        let counts = Level::ALL.into_iter().map(|level| StandingCount {
+            level,
+            revoked: count(level, State::Revoked),
+            suspended: count(level, State::Suspended),
+        });
+        counts.collect()
+    }
+
+    /// Writes the journal. Returns where a file that was no readable journal is now.
+    pub fn write(self) -> Result<Option<PathBuf>, Error> {
+        let Self { path, rows, database, unreadable, uptime, now, .. } = self;
+        let mut rows: Vec<(Target, Registers)> = rows.into_values().collect();
+        rows.iter_mut().for_each(|(_, registers)| registers.measure(now, uptime));
+        let contents = Contents { rows, uptime };
+        let written = || {
+            let aside = unreadable.then(|| put_aside(&path)).transpose()?;
+            match database {
+                Some(database) => Journal::extend(&database, &contents)?,
+                None => Journal::make_with(&path, &contents)?,
+            }
+            Ok(aside)
+        };
+        written().map_err(|error| Error::Open { path: path.clone(), error })
+    }
+}
+
+/// Renames a file out of the way, to a name that nothing has.
+fn put_aside(path: &Path) -> Result<PathBuf, JournalError> {
+    let failed = |e: std::io::Error| JournalError::Write(e.to_string());
+    let names = (1..u32::MAX).map(|number| PathBuf::from(format!("{}.unreadable-{number}", path.display())));
+    let free = names.into_iter().find(|name| name.symlink_metadata().is_err());
+    let aside = free.ok_or_else(|| JournalError::Write("no name is free".into()))?;
+    std::fs::rename(path, &aside).map_err(failed)?;
+    Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::Action;
+    use super::*;
+    use crate::clock::Clock;
+
+    const START: i64 = 1_800_000_000;
+
+    fn suspension(id: &str, at: i64, expires_at: Option<i64>) -> Event {
+        let target = Target::parse(Level::Task, "t", None).unwrap();
+        let expires_at = expires_at.map(|secs| Timestamp::from_secs(START + secs));
+        let event = Event::new(Action::Suspend, target, Timestamp::from_secs(START + at));
+        Event { id: id.into(), expires_at, ..event }
+    }
+
+    /// The gate forgot the later suspension when it lapsed, and took the earlier one in. Seen failing with a replay that
+    /// merges everything first.
+    #[test]
+    fn what_came_after_something_had_lapsed_is_not_lost_against_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config { skew: Duration::from_secs(60), ..Config::default() };
+        let start = Timestamp::from_secs(START);
+        let mut replay =
+            JournalReplay::begin(directory.path(), &config, ReadableJournal::Refused, start).unwrap();
+        let time = |secs| Timestamp::from_secs(START + secs);
+        replay.merge(&suspension("brief", 5, Some(100)), time(6));
+        replay.merge(&suspension("late", 3, None), time(200));
+        replay.write().unwrap();
+        let engine = Engine::reopen(directory.path(), &config, Clock::manual(time(300))).unwrap();
+        let stands = engine.standing(&suspension("late", 3, None).target).unwrap();
+        assert!(stands.standings().any(|(_, standing)| standing.stamp.1 == "late"));
+    }
+
+    #[test]
+    fn a_readable_journal_is_extended_or_left_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let now = Timestamp::from_secs(START);
+        let begin = |readable| JournalReplay::begin(directory.path(), &Config::default(), readable, now);
+        let mut replay = begin(ReadableJournal::Refused).unwrap();
+        replay.merge(&suspension("one", 5, None), now);
+        assert_eq!(replay.write().unwrap(), None);
+        let refused = begin(ReadableJournal::Refused).err();
+        assert!(matches!(refused, Some(Error::Open { error: JournalError::Readable, .. })), "{refused:?}");
+        let other = Target::parse(Level::Task, "other", None).unwrap();
+        let mut replay = begin(ReadableJournal::Extended).unwrap();
+        replay.merge(&Event::new(Action::Revoke, other, now), now);
+        let task = StandingCount { level: Level::Task, revoked: 1, suspended: 1 };
+        assert!(replay.targets() == 2 && replay.standing().contains(&task));
+        replay.write().unwrap();
+        assert_eq!(begin(ReadableJournal::Extended).unwrap().targets(), 2);
+    }
+}

@@ -1,0 +1,116 @@
+//! One thing that stands of a target: who said so, when, in what words, and how far it reaches.
+
+use serde::Deserialize;
+
+use super::Event;
+use super::event::ADMIN;
+use super::uptime::Uptime;
+use crate::clock::Timestamp;
+
+/// The order of a target's events.
+pub(super) type Stamp = (Timestamp, String);
+
+/// Why something stands: who said so, when, and in what words.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Standing {
+    /// The time and id of the event.
+    pub stamp: Stamp,
+    /// Why.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Who.
+    #[serde(default)]
+    pub actor: Option<String>,
+    /// By which feed.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// Hits only what was issued before, Unix seconds; `None` hits everything.
+    #[serde(default)]
+    pub issued_before: Option<i64>,
+    /// May be forgotten after; `None` never.
+    #[serde(default)]
+    pub expires_at: Option<Timestamp>,
+    /// The uptime before which it is not forgotten, whatever the wall clock says; [`Uptime::MAX`] without an `expires_at`.
+    #[serde(skip, default = "never")]
+    pub(super) lapses: Uptime,
+}
+
+/// What a reinstatement leaves behind: everything up to it is void.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tombstone {
+    pub(super) stamp: Stamp,
+    /// Whether it was decided here, so that its time is by the clock of this gate.
+    pub(super) is_local: bool,
+}
+
+impl Tombstone {
+    pub(super) fn of(event: &Event) -> Self {
+        Self { stamp: (event.at, event.id.clone()), is_local: event.is_local() }
+    }
+}
+
+/// A reinstatement, as it was kept when registers had one place for it and for a suspension.
+impl From<Standing> for Tombstone {
+    fn from(reinstatement: Standing) -> Self {
+        let is_local = reinstatement.source.as_deref() == Some(ADMIN);
+        Self { stamp: reinstatement.stamp, is_local }
+    }
+}
+
+/// How far a standing reaches.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Hits what was issued before, Unix seconds.
+    pub(super) before: i64,
+    pub(super) until: Timestamp,
+}
+
+impl Extent {
+    pub(super) fn of(issued_before: Option<i64>, expires_at: Option<Timestamp>) -> Self {
+        Self { before: issued_before.unwrap_or(i64::MAX), until: expires_at.unwrap_or(Timestamp::MAX) }
+    }
+
+    /// Whether it is at least as wide as `other`, and lasts at least as long.
+    pub(super) fn includes(self, other: Self) -> bool {
+        self.before >= other.before && self.until >= other.until
+    }
+}
+
+impl Standing {
+    pub(super) fn of(event: &Event, lapses: Uptime) -> Self {
+        Self {
+            stamp: (event.at, event.id.clone()),
+            reason: event.reason.clone(),
+            actor: event.actor.clone(),
+            source: event.source.clone(),
+            issued_before: event.issued_before,
+            expires_at: event.expires_at,
+            lapses,
+        }
+    }
+
+    pub(super) fn extent(&self) -> Extent {
+        Extent::of(self.issued_before, self.expires_at)
+    }
+
+    /// Whether `other` adds nothing to this: it is no later, no wider and lasts no longer.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self.stamp >= other.stamp && self.extent().includes(other.extent())
+    }
+}
+
+fn never() -> Uptime {
+    Uptime::MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_before_there_were_sources_is_read() {
+        let old = r#"{"stamp": ["2026-10-14T17:46:40.123Z", "id"], "reason": "leaked", "actor": "ops"}"#;
+        let standing: Standing = serde_json::from_str(old).unwrap();
+        assert_eq!((standing.source, standing.actor.as_deref()), (None, Some("ops")));
+    }
+}
