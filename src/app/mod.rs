@@ -199,9 +199,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
     let registry = Registry::in_memory(Clock::system());
     let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
-    warn_of_routes(config);
-    warn_of_scopes(config);
-    state::warn(config);
+    warn(config);
     gate_bounds(&config.gate, threads(config));
     if let Some(access) = &config.log.access {
         access.check().map_err(|e| shared.no_access_log(access, &e))?;
@@ -225,9 +223,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     if let Some(error) = fault {
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
-    warn_of_routes(&config);
-    warn_of_scopes(&config);
-    state::warn(&config);
+    warn(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
     let state = config.state.dir.clone();
@@ -517,6 +513,13 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
     let each = |count: usize| (count / threads).max(1);
     let (connections, handshakes) = (each(connections), each(handshakes));
     Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
+}
+
+/// Warns of what can work, and is perhaps not meant.
+fn warn(config: &Config) {
+    warn_of_routes(config);
+    warn_of_scopes(config);
+    state::warn(config);
 }
 
 /// Says what is allowed, and may not be meant.

@@ -16,6 +16,7 @@ use crate::authority::Entry;
 use crate::authority::audit;
 use crate::authority::audit::PastChange;
 use crate::clock::Clock;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::revocation::Action;
 use crate::revocation::Engine;
@@ -110,7 +111,7 @@ pub fn init(config: &Config, clock: &Clock) -> Result<(), Error> {
 pub(super) fn open(config: &Config, clock: &Clock) -> Result<Engine, Error> {
     require(config, clock)?;
     let engine = Engine::reopen(&config.state.dir, &config.revocation, clock.clone())?;
-    compare(&config.state.dir, &engine)?;
+    compare(config, &engine, clock.now())?;
     Ok(engine)
 }
 
@@ -130,15 +131,20 @@ fn require(config: &Config, clock: &Clock) -> Result<(), Error> {
 
 /// Holds the journal against the newest changes of the audit: a journal of another state, or an old copy, lacks one.
 ///
-/// Of a target that a recent line reinstates, or whose entry lapses, the journal may have forgotten everything.
-fn compare(dir: &Path, engine: &Engine) -> Result<(), Error> {
+/// Of a target that a recent line reinstates, or whose entry has lapsed, the journal may have forgotten everything. So
+/// it may of a change that is older than the journal remembers reinstatements: one of those may have lifted it.
+fn compare(config: &Config, engine: &Engine, now: Timestamp) -> Result<(), Error> {
+    let dir = &config.state.dir;
     let changes = audit::newest_changes(dir)?;
-    let may_be_forgotten =
-        |change: &&PastChange| change.event.action == Action::Reinstate || change.event.expires_at.is_some();
+    let is_remembered = |change: &&PastChange| change.event.at.plus(config.revocation.remember) > now;
+    let has_lapsed = |at: Timestamp| at.plus(config.revocation.skew) <= now;
+    let may_be_forgotten = |change: &&PastChange| {
+        change.event.action == Action::Reinstate || change.event.expires_at.is_some_and(has_lapsed)
+    };
     let passing: HashSet<&Target> =
         changes.iter().filter(may_be_forgotten).map(|change| &change.event.target).collect();
     let mut latest = BTreeMap::new();
-    for change in changes.iter().filter(|change| change.durable) {
+    for change in changes.iter().filter(|change| change.durable).filter(is_remembered) {
         if !passing.contains(&change.event.target) {
             latest.insert(&change.event.target, change);
         }

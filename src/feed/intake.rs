@@ -206,7 +206,12 @@ impl Intake {
         if let Some(witness) = &self.witness
             && let Some(timeline) = self.timelines.unrecorded(&id, &target)
         {
-            witness(Record::Event { event: Box::new(told), generation: outcome.generation, timeline }).await;
+            let generation = outcome.generation;
+            for other in &outcome.other_names {
+                let timeline = Timeline { at: other.at, ..timeline.clone() };
+                witness(Record::Event { event: Box::new(other.clone()), generation, timeline }).await;
+            }
+            witness(Record::Event { event: Box::new(told), generation, timeline }).await;
         }
         Ok(Taken { id, target, denies: action != Action::Reinstate, outcome: Some(outcome) })
     }

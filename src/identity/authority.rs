@@ -39,6 +39,8 @@ pub struct AuthorityCertificate {
     pub issuer_id: Option<KeyId>,
     /// Whether its own key signed it.
     pub self_signed: bool,
+    /// Of a configured certificate: the names of the configured authorities that bear its issuer's distinguished name.
+    pub issuer_names: Vec<KeyId>,
 }
 
 impl Authority {
@@ -83,6 +85,7 @@ impl Authority {
             not_after: certificate.not_after,
             issuer_id,
             self_signed,
+            issuer_names: Vec::new(),
         };
         if self.certificates.iter().all(|known| known.sha256 != added.sha256) {
             self.certificates.push(added);

@@ -10,12 +10,15 @@ use rustls::pki_types::UnixTime;
 use webpki::EndEntityCert;
 use webpki::KeyUsage;
 use webpki::VerifiedPath;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer as _;
 
 use super::Anchor;
 use super::AnchorUse;
 use super::Authority;
 use super::Certificate;
 use super::ChainError;
+use super::KeyId;
 use super::TrustDomain;
 use crate::clock::Timestamp;
 
@@ -47,6 +50,19 @@ struct Root {
 struct TrustedAuthority {
     authority: Authority,
     trust_domains: Option<Arc<[TrustDomain]>>,
+}
+
+/// The distinguished names in a configured certificate, DER.
+struct AnchorNames {
+    subject: Vec<u8>,
+    issuer: Vec<u8>,
+}
+
+impl AnchorNames {
+    fn of(root: &Root) -> Option<Self> {
+        let (_, parsed) = X509Certificate::from_der(&root.anchor.certificate.der).ok()?;
+        Some(Self { subject: parsed.subject().as_raw().to_vec(), issuer: parsed.issuer().as_raw().to_vec() })
+    }
 }
 
 /// The configured certificate authorities.
@@ -96,7 +112,31 @@ impl Trust {
             self.anchors.insert(at, anchor);
             self.roots.insert(at, Root { anchor: root, authority });
         }
+        self.link();
         Ok(certificate)
+    }
+
+    /// Gives each configured certificate that another configured authority issued the names of that authority: a path ends
+    /// at the first anchor, and says nothing of what is above it.
+    fn link(&mut self) {
+        let names: Vec<Option<AnchorNames>> = self.roots.iter().map(AnchorNames::of).collect();
+        for (root, below) in self.roots.iter().zip(&names) {
+            let is_above = |above: &&Option<AnchorNames>| {
+                above.as_ref().zip(below.as_ref()).is_some_and(|(above, below)| above.subject == below.issuer)
+            };
+            let above = names.iter().zip(&self.roots).filter(|(above, _)| is_above(above));
+            let above: Vec<usize> = above.map(|(_, root)| root.authority).collect();
+            let issuers = above.iter().filter(|at| **at != root.authority);
+            let issuers = issuers.filter_map(|at| self.authorities.get(*at));
+            let called: Vec<KeyId> = issuers
+                .flat_map(|issuer| issuer.authority.safe_names().cloned().collect::<Vec<_>>())
+                .collect();
+            let own = self.authorities.get_mut(root.authority).into_iter();
+            let certificates = own.flat_map(|own| &mut own.authority.certificates);
+            certificates
+                .filter(|own| own.sha256 == root.anchor.certificate.sha256)
+                .for_each(|own| own.issuer_names.clone_from(&called));
+        }
     }
 
     /// The authorities that are trusted, each once, with all of its certificates.

@@ -8,7 +8,7 @@ use http::HeaderName;
 
 /// Names by which upstreams learn who a client is and what it asked for, of the gate and of other proxies; never believed
 /// from a client.
-const IDENTITY: [&str; 22] = [
+const IDENTITY: [&str; 25] = [
     "client-cert",
     "client-cert-chain",
     "forwarded",
@@ -20,9 +20,12 @@ const IDENTITY: [&str; 22] = [
     "true-client-ip",
     "x-arr-clientcert",
     "x-client-cert",
+    "x-client-certificate",
     "x-client-dn",
     "x-client-ip",
     "x-client-verify",
+    "x-envoy-external-address",
+    "x-forwarded",
     "x-original-uri",
     "x-original-url",
     "x-real-ip",
@@ -34,7 +37,7 @@ const IDENTITY: [&str; 22] = [
     "x-webauth-user",
 ];
 /// The same, whole families.
-const IDENTITY_PREFIXES: [&str; 7] = [
+const IDENTITY_PREFIXES: [&str; 8] = [
     "x-portcullis-",
     "x-ssl-client",
     "ssl-client",
@@ -42,6 +45,7 @@ const IDENTITY_PREFIXES: [&str; 7] = [
     "x-auth-request-",
     "x-forwarded-",
     "x-goog-authenticated-user-",
+    "x-tls-client-",
 ];
 /// Names that end at each hop (RFC 9110, section 7.6.1). `te` passes in one form, so that it is looked at by itself.
 const HOP_BY_HOP: [&str; 8] = [

@@ -5,6 +5,8 @@
 //! is verified anew.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 
 use aws_lc_rs::digest;
 use http::HeaderValue;
@@ -64,6 +66,8 @@ pub struct Peer {
     pub(super) account: Option<Arc<Account>>,
     /// `mtls_auth_total{result="success"}` of its kind.
     pub(super) success: IntCounter,
+    /// Whether the names on its path are known.
+    has_taught: AtomicBool,
 }
 
 impl Peer {
@@ -205,7 +209,12 @@ impl Peers {
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Arc<Peer>, ChainError> {
         let key = fingerprint(leaf, intermediates);
-        self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)
+        let peer = self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)?;
+        // Not before: only who has the key of the leaf teaches what its authorities are called.
+        if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers) {
+            peer.has_taught.store(true, Ordering::Relaxed);
+        }
+        Ok(peer)
     }
 
     fn known(&self, key: &[u8; 32]) -> Option<Arc<Peer>> {
@@ -293,7 +302,8 @@ impl Peers {
         self.metrics.expiries.note(principal, chain.leaf.serial.as_str(), chain.not_after.secs());
         let of = |accounts: &Accounts| identity.is_ok().then(|| accounts.of_principal(principal));
         let account = self.accounts.as_ref().and_then(of);
-        Peer { chain, identity, credential, headers, account, success }
+        let has_taught = AtomicBool::new(false);
+        Peer { chain, identity, credential, headers, account, success, has_taught }
     }
 }
 

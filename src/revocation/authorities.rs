@@ -55,6 +55,8 @@ struct KnownAuthorities {
     names: HashMap<String, Vec<String>>,
     /// The keys of each name, sorted.
     keys: HashMap<String, Vec<String>>,
+    /// The keys of each SHA-1, sorted.
+    computed: HashMap<String, Vec<String>>,
 }
 
 /// An authority's key and its further names, as they are kept for the next start.
@@ -74,14 +76,18 @@ pub(super) struct LearnedName {
 }
 
 impl AuthorityDirectory {
-    /// The keys that a name leads to. The SHA-256 of a known key leads to that key alone, whatever certificates say.
+    /// The keys that a name leads to. The SHA-256 and the SHA-1 of a known key lead to that key alone, whatever
+    /// certificates say: an authority that takes the name of another neither joins it nor makes the name ambiguous.
     pub fn keys_of(&self, name: &str) -> Vec<String> {
         self.known.load().keys_of(name)
     }
 
-    /// The further names of a key.
+    /// The further names of a key that lead to it.
     pub fn names_of(&self, key: &str) -> Vec<String> {
-        self.known.load().names.get(key).cloned().unwrap_or_default()
+        let known = self.known.load();
+        let mut names = known.names.get(key).cloned().unwrap_or_default();
+        names.retain(|name| known.leads_to(name, key));
+        names
     }
 
     /// How many names are known; none is ever forgotten.
@@ -117,7 +123,9 @@ impl AuthorityDirectory {
         let mentioned = self.mentioned();
         let mut known = KnownAuthorities::clone(&self.known.load());
         let mut news = Vec::new();
+        authorities.clone().for_each(|authority| known.add_key(authority));
         authorities.for_each(|authority| known.add(authority, &mut news));
+        news.retain(|news| known.leads_to(&news.name, &news.key));
         self.known.store(known.into());
         let all = self.is_in_use.load(Ordering::Acquire);
         news.retain(|news| mentioned.contains(&news.name) && (all || news.name.len() == news.key.len()));
@@ -146,10 +154,26 @@ impl AuthorityDirectory {
 
 impl KnownAuthorities {
     fn keys_of(&self, name: &str) -> Vec<String> {
-        match self.names.contains_key(name) {
-            true => vec![name.to_owned()],
-            false => self.keys.get(name).cloned().unwrap_or_default(),
+        match (self.names.contains_key(name), self.computed.get(name)) {
+            (true, _) => vec![name.to_owned()],
+            (false, Some(keys)) => keys.clone(),
+            (false, None) => self.keys.get(name).cloned().unwrap_or_default(),
         }
+    }
+
+    fn leads_to(&self, name: &str, key: &str) -> bool {
+        self.keys_of(name).iter().any(|known| known == key)
+    }
+
+    fn add_key(&mut self, authority: &Authority) {
+        let key = authority.key.as_str();
+        if self.names.contains_key(key) || self.names.len() >= MAX_AUTHORITIES {
+            return;
+        }
+        self.names.insert(key.to_owned(), Vec::new());
+        let keys = self.computed.entry(authority.key_sha1.as_str().to_owned()).or_default();
+        keys.push(key.to_owned());
+        keys.sort_unstable();
     }
 
     /// Whether nothing of an authority is to be added.
@@ -162,10 +186,7 @@ impl KnownAuthorities {
 
     fn add(&mut self, authority: &Authority, news: &mut Vec<LearnedName>) {
         let key = authority.key.as_str();
-        if !self.names.contains_key(key) && self.names.len() >= MAX_AUTHORITIES {
-            return;
-        }
-        let names = self.names.entry(key.to_owned()).or_default();
+        let Some(names) = self.names.get_mut(key) else { return };
         for name in further(authority) {
             if has(names, name) || names.len() >= MAX_NAMES {
                 continue;

@@ -94,6 +94,21 @@ pub(super) enum Decider {
     Feed,
 }
 
+/// A revocation or suspension that is published.
+struct Denied {
+    entry: JournalEntry,
+    merged: Merged,
+}
+
+/// A reinstatement that is on its way to the journal.
+struct Lifts {
+    /// What stands under a name of the target's issuer that leads to other authorities as well: it goes on to hold for
+    /// their keys.
+    carried: Vec<JournalEntry>,
+    /// The reinstatement under each name, first the one that it gives.
+    lifts: Vec<Event>,
+}
+
 /// The revocation engine. Shared by every listener of a process.
 pub struct Engine {
     set: Set,
@@ -549,68 +564,80 @@ impl Engine {
         }
     }
 
-    pub(super) async fn revoke(&self, event: Event, decider: Decider, started: Instant) -> Outcome {
-        let prints = self.fingerprinter.published(&event.target);
-        let event = RefCell::new(event);
-        let published = Cell::new((Merged::default(), Uptime::MAX, Duration::ZERO));
+    /// Revokes or suspends: **publish, kill, persist**, under the target and at once under each key that the name of the
+    /// target's issuer leads to.
+    async fn deny(&self, event: Event, decider: Decider, started: Instant) -> Outcome {
+        let published = RefCell::new(Vec::new());
+        let effective_after = Cell::new(Duration::ZERO);
         let (killed, enforced) = protocol::revoke(
             || {
-                let (merged, lapses) = self.publish(prints, &mut event.borrow_mut(), decider);
-                published.set((merged, lapses, started.elapsed()));
+                let publish = |event| published.borrow_mut().push(self.publish(event, decider));
+                self.under_all_keys(event, publish);
+                effective_after.set(started.elapsed());
             },
             || {
                 // Read after the set was published: the end of break-glass stores first, and then looks at the set.
                 let enforced = !self.break_glass.is_on();
-                (self.kill(prints, &event.borrow(), published.get().0.after, enforced), enforced)
+                let published = published.borrow();
+                let kills =
+                    published.iter().map(|denial| self.kill(&denial.entry.event, denial.merged, enforced));
+                (kills.fold(Killed::default(), Killed::and), enforced)
             },
         );
-        let (merged, lapses, effective_after) = published.get();
-        let event = event.into_inner();
+        let published = published.into_inner();
         let generation = self.generation();
         let sessions_pending = killed.ended(PATIENCE).await;
         let enforced_after = started.elapsed();
-        let (id, at) = (event.id.clone(), event.at);
-        let durable = self.journal.append(JournalEntry { event, lapses }).await;
+        let (id, at) =
+            published.first().map(|Denied { entry, .. }| (entry.event.id.clone(), entry.event.at)).unzip();
+        let merged: Vec<Merged> = published.iter().map(|denial| denial.merged).collect();
+        let durable = self.journal.append(published.into_iter().map(|denial| denial.entry).collect()).await;
         Outcome {
-            id,
-            at,
-            as_asked: merged.as_asked,
-            changed: merged.is_change(),
-            was_known: merged.was_known,
+            id: id.unwrap_or_default(),
+            at: at.unwrap_or(Timestamp::MIN),
+            as_asked: merged.iter().all(|merged| merged.as_asked),
+            changed: merged.iter().any(|merged| merged.is_change()),
+            was_known: merged.iter().any(|merged| merged.was_known),
             generation,
             enforced,
             sessions_ended: killed.count(),
             sessions_pending,
-            effective_after,
+            effective_after: effective_after.get(),
             enforced_after,
             durable_after: started.elapsed(),
             durable,
+            other_names: Vec::new(),
         }
     }
 
-    pub(super) async fn reinstate(
-        &self,
-        mut event: Event,
-        decider: Decider,
-        started: Instant,
-    ) -> Result<Outcome, Error> {
-        let prints = self.fingerprinter.published(&event.target);
-        self.begin_lift(prints.exact, &mut event, decider)?;
-        let entry = JournalEntry { event: event.clone(), lapses: Uptime::MAX };
-        let journalled = self.journal.append(entry).await;
+    /// Lifts what stands of a target under any name of its issuer: **persist, publish**. All of it, or nothing: one commit
+    /// holds it.
+    async fn lift(&self, event: Event, decider: Decider, started: Instant) -> Result<Outcome, Error> {
+        let Lifts { carried, mut lifts } = self.begin_lifts(event, decider)?;
+        for entry in &carried {
+            self.carry(entry);
+        }
+        let entry = |event: &Event| JournalEntry { event: event.clone(), lapses: Uptime::MAX };
+        let entries = carried.into_iter().chain(lifts.iter().map(entry)).collect();
+        let journalled = self.journal.append(entries).await;
         let durable_after = started.elapsed();
-        let mut ledger = self.ledger();
-        ledger.end_lift(prints.exact);
+        let end = |event: &Event| {
+            let prints = self.fingerprinter.published(&event.target);
+            let mut ledger = self.ledger();
+            ledger.end_lift(prints.exact);
+            // Under the same lock: what is decided in between would have a stamp before that of the reinstatement.
+            journalled.is_ok().then(|| self.merge(ledger, prints, event, Uptime::MAX))
+        };
+        let merged: Vec<Merged> = lifts.iter().filter_map(end).collect();
         journalled.map_err(Error::Journal)?;
-        let merged = self.merge(ledger, prints, &event, Uptime::MAX);
-        let generation = self.generation();
-        let effective_after = started.elapsed();
+        let (generation, effective_after) = (self.generation(), started.elapsed());
+        let event = lifts.remove(0);
         Ok(Outcome {
             id: event.id,
             at: event.at,
-            as_asked: merged.as_asked,
-            changed: merged.is_change(),
-            was_known: merged.was_known,
+            as_asked: merged.iter().all(|merged| merged.as_asked),
+            changed: merged.iter().any(|merged| merged.is_change()),
+            was_known: merged.iter().any(|merged| merged.was_known),
             generation,
             enforced: !self.break_glass.is_on(),
             sessions_ended: 0,
@@ -619,54 +646,78 @@ impl Engine {
             enforced_after: effective_after,
             durable_after,
             durable: Ok(()),
+            other_names: lifts,
         })
     }
 
     /// Takes in a decision that was made under another name of its target: **publish, kill**; the journal gets it as
     /// soon as it can. The caller waits for neither the disk nor the sessions.
     pub(super) fn carry_over(&self, entry: JournalEntry) {
+        let (is_change, sessions_ended) = self.carry(&entry);
+        if is_change {
+            tracing::warn!(
+                target = %entry.event.target, id = entry.event.id, sessions_ended,
+                "an authority was met under a name that was revoked or suspended before: it holds for its key"
+            );
+        }
+        self.journal.submit(entry);
+    }
+
+    /// Publishes a decision that was made under another name of its target, and kills. Returns whether that changed
+    /// anything, and how many sessions it ended.
+    fn carry(&self, entry: &JournalEntry) -> (bool, usize) {
         let event = &entry.event;
         let prints = self.fingerprinter.published(&event.target);
         let published = Cell::new(Merged::default());
         let killed = protocol::revoke(
             || published.set(self.merge(self.ledger(), prints, event, entry.lapses)),
-            || self.kill(prints, event, published.get().after, !self.break_glass.is_on()),
+            || self.kill(event, published.get(), !self.break_glass.is_on()),
         );
-        if published.get().is_change() {
-            tracing::warn!(
-                target = %event.target, id = event.id, sessions_ended = killed.count(),
-                "an authority was met under a name that was revoked or suspended before: it holds for its key"
-            );
-        }
-        drop(killed);
-        self.journal.submit(entry);
+        (published.get().is_change(), killed.count())
     }
 
-    /// Refuses a reinstatement, or settles its place among the events of its target: what is decided here from now on, and
-    /// takes effect while the journal writes, comes after it and is not lifted by it.
-    fn begin_lift(&self, fingerprint: Fingerprint, event: &mut Event, decider: Decider) -> Result<(), Error> {
+    /// Refuses a reinstatement, or settles its place among the events of its target, under each name of the issuer that
+    /// anything stands of: what is decided here from now on, and takes effect while the journal writes, comes after it and
+    /// is not lifted by it.
+    fn begin_lifts(&self, event: Event, decider: Decider) -> Result<Lifts, Error> {
+        let spellings = self.spellings(&event.target);
+        let (mut carried, mut lifts) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger();
-        if let Some((_, registers)) = ledger.find(fingerprint) {
-            if event.is_refused(registers) {
-                return Err(Error::Revoked(event.target.clone()));
+        for target in spellings {
+            let known = ledger.find(self.fingerprinter.target(&target));
+            let registers = known.map(|(_, registers)| registers);
+            if let Some(registers) = registers {
+                if event.is_refused(registers) {
+                    return Err(Error::Revoked(target));
+                }
+                if decider == Decider::Feed && event.lifts_an_administrators(registers) {
+                    return Err(Error::Administered(target));
+                }
+                carried.extend(self.of_other_keys(&event.target, &target, registers));
             }
-            if decider == Decider::Feed && event.lifts_an_administrators(registers) {
-                return Err(Error::Administered(event.target.clone()));
+            let stands = registers.is_some_and(|registers| registers.standings().next().is_some());
+            if stands || target == event.target {
+                lifts.push(Event { target, ..event.clone() });
             }
         }
-        self.stamp(&ledger, fingerprint, event, decider);
-        ledger.begin_lift(fingerprint, event);
-        Ok(())
+        for lift in &mut lifts {
+            let fingerprint = self.fingerprinter.target(&lift.target);
+            self.stamp(&ledger, fingerprint, lift, decider);
+            ledger.begin_lift(fingerprint, lift);
+        }
+        Ok(Lifts { carried, lifts })
     }
 
     /// Settles an event's place among those of its target, merges it into the registers, and makes the result visible to
-    /// every reader. Returns with it the uptime before which the event does not lapse.
-    fn publish(&self, prints: NamePrints, event: &mut Event, decider: Decider) -> (Merged, Uptime) {
+    /// every reader.
+    fn publish(&self, mut event: Event, decider: Decider) -> Denied {
+        let prints = self.fingerprinter.published(&event.target);
         let ledger = self.ledger();
-        self.stamp(&ledger, prints.exact, event, decider);
+        self.stamp(&ledger, prints.exact, &mut event, decider);
         let end = event.expires_at.map(|at| at.plus(self.skew));
         let lapses = self.uptime.now().at_expiry(end, self.clock.now());
-        (self.merge(ledger, prints, event, lapses), lapses)
+        let merged = self.merge(ledger, prints, &event, lapses);
+        Denied { entry: JournalEntry { event, lapses }, merged }
     }
 
     /// Merges an event into the registers of its target, and makes the result visible to every reader.
@@ -702,7 +753,7 @@ impl Engine {
         // then do not tell which of the two was decided first. In doubt the target is denied. The clock of a feed may be
         // ahead by the skew, so the times of its own events do tell.
         let now = self.clock.now();
-        let in_doubt = |lift: &Lift| lift.at > latest || (lift.is_local && lift.at > now && event.at <= now);
+        let in_doubt = |lift: &Lift| lift.at > latest || (lift.is_local && lift.at > now);
         if let Some(Lift { at: lifted, .. }) = ledger.outranked_by(fingerprint, event).filter(in_doubt) {
             tracing::warn!(
                 id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
@@ -718,7 +769,9 @@ impl Engine {
         self.clock.now().plus(self.skew)
     }
 
-    fn kill(&self, prints: NamePrints, event: &Event, published: Option<Entry>, enforced: bool) -> Killed {
+    fn kill(&self, event: &Event, merged: Merged, enforced: bool) -> Killed {
+        let prints = self.fingerprinter.published(&event.target);
+        let published = merged.after;
         let reason = event.reason.clone().unwrap_or_default();
         let denied = |session: &Session| {
             let suspended = published?.denies(session.credential().issued_at)?;

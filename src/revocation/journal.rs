@@ -198,7 +198,8 @@ impl Row {
 }
 
 struct Append {
-    entry: JournalEntry,
+    /// One commit holds all of them.
+    entries: Vec<JournalEntry>,
     done: oneshot::Sender<Result<(), JournalError>>,
 }
 
@@ -358,15 +359,16 @@ impl Journal {
     /// A revocation or suspension that could not be written is kept and tried again while the process lives. A
     /// reinstatement is waited for however long the disk takes: one that is given up on might still be written, and
     /// would be in effect after the next start.
-    pub(super) async fn append(&self, entry: JournalEntry) -> Result<(), JournalError> {
+    pub(super) async fn append(&self, entries: Vec<JournalEntry>) -> Result<(), JournalError> {
         let commands = self.commands.as_ref().ok_or(JournalError::Closed)?;
         let (done, written) = oneshot::channel();
-        let patience = if entry.event.action == Action::Reinstate { Duration::MAX } else { PATIENCE };
+        let lifts = entries.iter().any(|entry| entry.event.action == Action::Reinstate);
+        let patience = if lifts { Duration::MAX } else { PATIENCE };
         let Ok(room) = timeout(patience, commands.reserve()).await else {
-            keep(&mut lock(&self.missed), &entry);
+            entries.iter().for_each(|entry| keep(&mut lock(&self.missed), entry));
             return Err(self.hung());
         };
-        room.map_err(|_| JournalError::Closed)?.send(Command::Append(Append { entry, done }));
+        room.map_err(|_| JournalError::Closed)?.send(Command::Append(Append { entries, done }));
         match timeout(patience, written).await {
             Ok(result) => result.unwrap_or(Err(JournalError::Closed)),
             Err(_) => Err(self.hung()),
@@ -378,7 +380,9 @@ impl Journal {
     pub(super) fn submit(&self, entry: JournalEntry) {
         let room = self.commands.as_ref().and_then(|commands| commands.try_reserve().ok());
         match room {
-            Some(room) => room.send(Command::Append(Append { entry, done: oneshot::channel().0 })),
+            Some(room) => {
+                room.send(Command::Append(Append { entries: vec![entry], done: oneshot::channel().0 }))
+            }
             None => keep(&mut lock(&self.missed), &entry),
         }
     }
@@ -455,7 +459,9 @@ impl Writer {
     async fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         loop {
             let mut batch = Vec::new();
-            let is_well = self.unwritten.is_empty() && self.durable.load(Ordering::Acquire);
+            let is_well = self.unwritten.is_empty()
+                && lock(&self.missed).is_empty()
+                && self.durable.load(Ordering::Acquire);
             let received = match (is_well, self.lapsing.is_empty()) {
                 (true, true) => timeout(LOOK, inbox.recv_many(&mut batch, BATCH)).await,
                 (true, false) => timeout(Duration::ZERO, inbox.recv_many(&mut batch, BATCH)).await,
@@ -525,8 +531,10 @@ impl Writer {
     fn keep(&mut self, command: &Command) {
         match command {
             // A reinstatement that is not on disk is not in effect either: the caller learns it, nobody retries.
-            Command::Append(Append { entry, .. }) if entry.event.action == Action::Reinstate => {}
-            Command::Append(Append { entry, .. }) => keep(&mut self.unwritten, entry),
+            Command::Append(Append { entries, .. }) => {
+                let denials = entries.iter().filter(|entry| entry.event.action != Action::Reinstate);
+                denials.for_each(|entry| keep(&mut self.unwritten, entry));
+            }
             Command::Note(_) => {}
             Command::Expire { targets, terms } => {
                 for target in targets {
@@ -565,8 +573,10 @@ impl Writer {
         // meet it here, lose against it, and be forgotten with it.
         for command in batch {
             match command {
-                Command::Append(Append { entry: JournalEntry { event, lapses }, .. }) => {
-                    step.change(&event.target, |known| known.merge(event, *lapses))?;
+                Command::Append(Append { entries, .. }) => {
+                    for JournalEntry { event, lapses } in entries {
+                        step.change(&event.target, |known| known.merge(event, *lapses))?;
+                    }
                 }
                 Command::Expire { targets, terms } => step.note(targets, *terms),
                 Command::Note(_) => {}
@@ -603,15 +613,14 @@ impl Step<'_> {
                 None => drop(self.targets.remove(key.as_str()).map_err(write_error)?),
             }
         }
-        for command in batch {
-            if let Command::Append(Append { entry: JournalEntry { event, .. }, .. }) = command
-                && event.action == Action::Reinstate
-            {
-                let key = record::key(&event.target);
-                let row =
-                    self.targets.get(key.as_str()).map_err(write_error)?.map(|row| row.value().to_vec());
-                doubtful.insert(key, row);
-            }
+        let entries = batch.iter().flat_map(|command| match command {
+            Command::Append(Append { entries, .. }) => entries.as_slice(),
+            Command::Expire { .. } | Command::Note(_) => &[],
+        });
+        for event in entries.map(|entry| &entry.event).filter(|event| event.action == Action::Reinstate) {
+            let key = record::key(&event.target);
+            let row = self.targets.get(key.as_str()).map_err(write_error)?.map(|row| row.value().to_vec());
+            doubtful.insert(key, row);
         }
         Ok(())
     }
@@ -990,7 +999,7 @@ mod tests {
     fn append(event: Event) -> Command {
         let (done, _) = oneshot::channel();
         let lapses = Uptime::default().at_expiry(event.expires_at, event.at);
-        Command::Append(Append { entry: JournalEntry { event, lapses }, done })
+        Command::Append(Append { entries: vec![JournalEntry { event, lapses }], done })
     }
 
     #[test]

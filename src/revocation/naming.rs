@@ -4,21 +4,17 @@
 //! counts under the key: [`Engine::resolve`] rewrites it, and what was decided under a name that led to no key yet is
 //! carried over when a verified path shows whose name it is.
 
-use std::time::Instant;
-
 use super::Action;
 use super::AmbiguousIssuer;
 use super::AuthorityNames;
 use super::Engine;
-use super::Error;
 use super::Event;
 use super::JournalEntry;
-use super::Outcome;
 use super::Registers;
 use super::Standing;
 use super::State;
 use super::Target;
-use super::engine::Decider;
+use super::Targets;
 use crate::identity::Authority;
 use crate::identity::Error as IdentityError;
 use crate::identity::Identity;
@@ -30,7 +26,7 @@ use crate::session::Credential;
 const KEY_LENGTH: usize = 64;
 
 impl Engine {
-    /// The credential of a verified chain. The names of its authorities lead to them from now on.
+    /// The credential of a verified chain, by all names of its authorities that are known, and those on its own path.
     pub fn credential(
         &self,
         chain: &VerifiedChain,
@@ -38,7 +34,6 @@ impl Engine {
     ) -> Credential {
         let directory = self.authorities();
         directory.begin();
-        self.learn(chain.issuers.iter());
         // Under all names that are known: what an older version decided under one of them, or was decided before it led
         // to a key, hits over every path.
         let mut chain = chain.clone();
@@ -64,6 +59,37 @@ impl Engine {
             (!entries.is_empty()).then_some(entries)
         };
         self.each_part(pick, |entries| entries.into_iter().for_each(|entry| self.carry_over(entry)));
+    }
+
+    /// Takes in the names on a verified path (`issuers`: the anchor last), whose holder has proved that it has its key.
+    /// Returns true if there is nothing more to learn from it.
+    ///
+    /// An authority that is revoked or suspended teaches nothing of what is below it, and is called only what its own
+    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one.
+    pub fn teach(&self, issuers: &[Authority]) -> bool {
+        let mut believed = Vec::new();
+        for at in (0..issuers.len()).rev() {
+            let path = issuers.get(at..).unwrap_or_default();
+            let Some(authority) = path.first() else { break };
+            if self.denies_authority(path) {
+                let names = authority.key_id.iter().cloned().collect();
+                believed.push(Authority { names, ..authority.clone() });
+                self.learn(believed.iter());
+                return false;
+            }
+            believed.push(authority.clone());
+        }
+        self.learn(believed.iter());
+        true
+    }
+
+    /// Whether the first of these authorities is denied, the others being its own issuers.
+    fn denies_authority(&self, path: &[Authority]) -> bool {
+        let targets = Targets::of_authority(path);
+        let own = self.fingerprinter().all_carried(targets.own.iter().chain(&targets.mass));
+        let first = path.first().and_then(|authority| authority.certificates.first());
+        let issued_at = first.map_or(i64::MIN, |certificate| certificate.not_before.secs());
+        self.judge(&Credential { own, issued_at, ..Credential::default() }).is_err()
     }
 
     /// Takes in what was known of authorities before this process began.
@@ -116,56 +142,31 @@ impl Engine {
         self.spellings(target).into_iter().filter_map(standing).collect()
     }
 
-    /// Revokes or suspends; under each key as well that the name of the target's issuer leads to by then.
-    pub(super) async fn deny(&self, event: Event, decider: Decider, started: Instant) -> Outcome {
+    /// Gives `publish` an event as it is, and then under each key that the name of its target's issuer leads to by then.
+    pub(super) fn under_all_keys(&self, event: Event, mut publish: impl FnMut(Event)) {
         let named = event.target.authority().map(str::to_owned);
         let unknown = named.filter(|name| self.authorities().keys_of(name) != [name.as_str()]);
-        let Some(name) = unknown else { return self.revoke(event, decider, started).await };
+        let Some(name) = unknown else { return publish(event) };
         self.authorities().mention(&name);
-        let mut outcome = self.revoke(event.clone(), decider, started).await;
+        publish(event.clone());
         for key in self.authorities().settled_keys_of(&name).iter().filter(|key| **key != name) {
-            let event = Event { target: event.target.under(key), ..event.clone() };
-            let further = self.revoke(event, decider, started).await;
-            outcome.as_asked &= further.as_asked;
-            outcome.changed |= further.changed;
-            outcome.was_known |= further.was_known;
-            outcome.generation = further.generation;
-            outcome.enforced &= further.enforced;
-            outcome.sessions_ended += further.sessions_ended;
-            outcome.sessions_pending += further.sessions_pending;
-            outcome.enforced_after = further.enforced_after;
-            outcome.durable_after = further.durable_after;
-            outcome.durable = outcome.durable.and(further.durable);
+            publish(Event { target: event.target.under(key), ..event.clone() });
         }
-        outcome
     }
 
-    /// Lifts what stands of a target under any name of its issuer: all of it, or nothing.
-    pub(super) async fn lift(
+    /// What stands under the name of `spelling`, as decisions about the other authorities that the name leads to: all but
+    /// that of `target`.
+    pub(super) fn of_other_keys(
         &self,
-        event: Event,
-        decider: Decider,
-        started: Instant,
-    ) -> Result<Outcome, Error> {
-        let others = self.standing_by_any_name(&event.target);
-        if let Some((target, _)) = others.iter().find(|(_, registers)| event.is_refused(registers)) {
-            return Err(Error::Revoked(target.clone()));
-        }
-        let administered = |(_, registers): &&(Target, Registers)| {
-            decider == Decider::Feed && event.lifts_an_administrators(registers)
-        };
-        if let Some((target, _)) = others.iter().find(administered) {
-            return Err(Error::Administered(target.clone()));
-        }
-        let (mut changed, mut as_asked) = (false, true);
-        // First the other names: as long as something stands under the key, it holds whatever becomes of them.
-        for (target, _) in others.into_iter().filter(|(target, _)| *target != event.target) {
-            let outcome = self.reinstate(Event { target, ..event.clone() }, decider, started).await?;
-            changed |= outcome.changed;
-            as_asked &= outcome.as_asked;
-        }
-        let outcome = self.reinstate(event, decider, started).await?;
-        Ok(Outcome { changed: outcome.changed | changed, as_asked: outcome.as_asked & as_asked, ..outcome })
+        target: &Target,
+        spelling: &Target,
+        registers: &Registers,
+    ) -> Vec<JournalEntry> {
+        let Some(name) = spelling.authority() else { return Vec::new() };
+        let keys = self.authorities().keys_of(name);
+        let others =
+            keys.iter().filter(|key| ![Some(name), target.authority()].contains(&Some(key.as_str())));
+        others.flat_map(|key| entries(&target.under(key), registers)).collect()
     }
 }
 

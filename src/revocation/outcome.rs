@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Declared;
+use super::Event;
 use super::JournalError;
 use super::Level;
 use crate::clock::Timestamp;
@@ -58,6 +59,8 @@ pub struct Outcome {
     pub durable_after: Duration,
     /// Whether it is on disk. It is in effect either way.
     pub durable: Result<(), JournalError>,
+    /// Of a reinstatement: the same under the other names of the target's issuer that something stood of.
+    pub other_names: Vec<Event>,
 }
 
 /// What came of the end of break-glass.

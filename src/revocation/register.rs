@@ -108,7 +108,9 @@ impl Register {
     /// not say.
     pub(super) fn measure(&mut self, now: Timestamp, uptime: Uptime) {
         let unmeasured = self.standings.iter_mut().filter(|standing| standing.lapses == Uptime::MAX);
-        unmeasured.for_each(|standing| standing.lapses = uptime.at_expiry(standing.expires_at, now));
+        unmeasured.for_each(|standing| {
+            standing.lapses = uptime.at_expiry(standing.expires_at, now);
+        });
     }
 
     /// Forgets what has had its time.

@@ -25,6 +25,11 @@ impl Sightings {
     /// Whether the gate has seen a credential that an event of `target` hits. Blocks on the registry's file: not before an
     /// event is in effect.
     pub fn include(&self, target: &Target) -> bool {
+        // A name that leads to the key of an authority hits what is under that key.
+        self.engine.spellings(target).iter().any(|spelling| self.include_as(spelling))
+    }
+
+    fn include_as(&self, target: &Target) -> bool {
         let is_configured = |domain: &TrustDomain| domain.as_str() == target.name();
         self.engine.has_sessions(target)
             || self.engine.is_listed(target)

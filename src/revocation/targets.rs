@@ -78,7 +78,7 @@ fn authority(authority: &Authority, issuer: Option<&Authority>) -> Vec<Target> {
         Some(issuer) => certificate(&own.serial, issuer.safe_names()),
         None => {
             let itself = authority.safe_names().filter(|_| own.self_signed);
-            let other = own.issuer_id.iter().filter(|_| !own.self_signed);
+            let other = own.issuer_id.iter().chain(&own.issuer_names).filter(|_| !own.self_signed);
             certificate(&own.serial, itself.chain(other))
         }
     };

@@ -173,7 +173,7 @@ impl Sessions {
 
 /// Sessions that were told to end.
 #[must_use = "a revocation is complete only when its sessions have ended"]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Killed {
     sessions: Vec<Arc<Session>>,
     fresh: usize,

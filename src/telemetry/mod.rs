@@ -131,21 +131,9 @@ impl Metrics {
                 &["cause"],
             )?,
             traffic: TrafficMetrics::new(&maker)?,
-            events: maker.counters(
-                "portcullis_revocation_events_total",
-                "Revocation events taken in.",
-                &["feed", "action", "level"],
-            )?,
-            unknown_targets: maker.counters(
-                "portcullis_revocation_unknown_targets_total",
-                "Events of targets that the gate had never seen.",
-                &["feed", "level"],
-            )?,
-            overtaken: maker.counters(
-                "portcullis_revocation_events_overtaken_total",
-                "Revocation events that a later event of their target outranks.",
-                &["feed", "action"],
-            )?,
+            events: maker.events()?,
+            unknown_targets: maker.unknown_targets()?,
+            overtaken: maker.overtaken()?,
             entries: maker.gauge("portcullis_revocation_entries", "Targets revoked or suspended.")?,
             generation: maker
                 .gauge("portcullis_revocation_generation", "Generation of the revocation set.")?,
@@ -321,6 +309,21 @@ impl Maker<'_> {
         let gauges = GaugeVec::new(opts, &["principal_id", "serial"])?;
         self.0.register(Box::new(gauges.clone()))?;
         Ok(gauges)
+    }
+
+    fn events(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Revocation events taken in.";
+        self.counters("portcullis_revocation_events_total", help, &["feed", "action", "level"])
+    }
+
+    fn unknown_targets(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Events of targets that the gate had never seen.";
+        self.counters("portcullis_revocation_unknown_targets_total", help, &["feed", "level"])
+    }
+
+    fn overtaken(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Revocation events that a later event of their target outranks.";
+        self.counters("portcullis_revocation_events_overtaken_total", help, &["feed", "action"])
     }
 
     fn enforced(&self) -> Result<HistogramVec, prometheus::Error> {

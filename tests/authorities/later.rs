@@ -39,7 +39,7 @@ struct Crossed {
     second: Issued,
 }
 
-fn party(name: &str, key: usize) -> Party {
+pub(crate) fn party(name: &str, key: usize) -> Party {
     Party { name: name.to_owned(), key }
 }
 
@@ -65,7 +65,7 @@ impl Crossed {
     }
 }
 
-fn revoke(engine: &Engine, level: Level, name: &str, issuer: Option<&str>) -> Event {
+pub(crate) fn revoke(engine: &Engine, level: Level, name: &str, issuer: Option<&str>) -> Event {
     let target = engine.resolve(&Target::parse(level, name, issuer).unwrap()).unwrap();
     let at = Timestamp::from_secs(NOW);
     Event::new(Action::Revoke, target, at)

@@ -54,7 +54,9 @@ pub(crate) fn engine() -> Engine {
 
 pub(crate) fn credential(engine: &Engine, chain: &VerifiedChain) -> Arc<Credential> {
     // Its names are no part of this.
-    Arc::new(engine.credential(chain, &Err(IdentityError::Unclaimed)))
+    let credential = engine.credential(chain, &Err(IdentityError::Unclaimed));
+    engine.teach(&chain.issuers);
+    Arc::new(credential)
 }
 
 pub(crate) fn admit(engine: &Engine, credential: &Arc<Credential>) -> Option<Guard> {

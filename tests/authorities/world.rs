@@ -332,18 +332,21 @@ impl Names {
         name.map(claimed);
     }
 
-    /// The keys that a name leads to.
+    /// The keys that a name leads to: a name that is computed from a key leads to that key, whatever claims it.
     pub(crate) fn keys_of(&self, name: &str) -> Vec<String> {
-        match self.known.contains(name) {
-            true => vec![name.to_owned()],
-            false => self.claimed.get(name).into_iter().flatten().cloned().collect(),
+        let computed = keys().iter().find(|key| key.sha1 == name && self.known.contains(&key.sha256));
+        match (self.known.contains(name), computed) {
+            (true, _) => vec![name.to_owned()],
+            (false, Some(key)) => vec![key.sha256.clone()],
+            (false, None) => self.claimed.get(name).into_iter().flatten().cloned().collect(),
         }
     }
 
     /// All names that certificates or people may use for a key.
     pub(crate) fn of(&self, key: usize) -> Vec<String> {
         let sha256 = &keys()[key].sha256;
-        let claimed = self.claimed.iter().filter(|(_, keys)| keys.contains(sha256));
+        let leads_there = |name: &String| self.keys_of(name).contains(sha256);
+        let claimed = self.claimed.iter().filter(|(name, _)| leads_there(name));
         std::iter::once(sha256.clone()).chain(claimed.map(|(name, _)| name.clone())).collect()
     }
 }

@@ -278,8 +278,11 @@ impl Api {
             );
         }
         let about = Sighting { known, principal: line.principal.clone(), serial: line.serial.clone() };
-        if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
-            outcome.durable = Err(JournalError::Write(error));
+        let others: Vec<Entry> = outcome.other_names.iter().map(|other| under_name(&line, other)).collect();
+        for line in std::iter::once(line).chain(others) {
+            if let (Err(error), Ok(())) = (self.write_down(line).await, &outcome.durable) {
+                outcome.durable = Err(JournalError::Write(error));
+            }
         }
         self.timelines.note(&outcome.id, &target, arrival, timeline);
         if let Some(timeline) = self.timelines.acknowledged(&outcome.id, &target)
@@ -507,6 +510,18 @@ const fn overtaken(action: Action) -> &'static str {
             "the target is denied: a later decision revoked or suspended it while this one was written"
         }
         Action::Revoke | Action::Suspend => "the target is not denied: a later reinstatement lifts this",
+    }
+}
+
+/// The line of a reinstatement under another name of its issuer: a replay needs each.
+fn under_name(line: &Entry, other: &Event) -> Entry {
+    let timeline = line.timeline.clone().map(|timeline| Timeline { at: other.at, ..timeline });
+    Entry {
+        at: Some(other.at),
+        target: Some(other.target.name().to_owned()),
+        issuer: other.target.issuer().map(str::to_owned),
+        timeline,
+        ..line.clone()
     }
 }
 

@@ -163,9 +163,11 @@ impl Api {
 
     fn entries_against(&self, known: &[Holding], target: &Target, is_shut: bool) -> Vec<Obstacle> {
         let counts = |carried: &&Target| is_shut || carried.level() == Level::Principal;
-        let is_other = |(of, _): &(Target, Registers)| {
-            (of.level(), of.issuer(), of.name()) != (target.level(), target.issuer(), target.name())
+        let own = self.engine.spellings(target);
+        let is_own = |own: &Target, of: &Target| {
+            (of.level(), of.issuer(), of.name()) == (own.level(), own.issuer(), own.name())
         };
+        let is_other = |(of, _): &(Target, Registers)| !own.iter().any(|own| is_own(own, of));
         let against = |holding: &Holding| -> Vec<Obstacle> {
             let carried = holding.targets.iter().filter(counts);
             let entries = carried.flat_map(|carried| self.engine.standings_against(carried)).filter(is_other);
@@ -176,10 +178,9 @@ impl Api {
         all.filter(|one| told.insert((one.of.clone(), one.id.clone()))).take(MAX_ENTRIES).collect()
     }
 
-    /// Whether anything is revoked or suspended under this name.
+    /// Whether anything is revoked or suspended under this name, or under another of the same issuer.
     fn stands(&self, target: &Target) -> bool {
-        let registers = self.engine.standing(target);
-        registers.is_some_and(|registers| registers.is_revoked() || registers.is_suspended())
+        !self.engine.standing_by_any_name(target).is_empty()
     }
 }
 
