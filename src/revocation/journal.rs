@@ -19,9 +19,11 @@ use std::collections::btree_map::Entry;
 use std::ffi::OsStr;
 use std::fs::DirEntry;
 use std::fs::File;
+use std::fs::OpenOptions;
 use std::hash::BuildHasher as _;
 use std::hash::RandomState;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ use redb::Table;
 use redb::TableDefinition;
 use redb::TableError;
 use redb::WriteTransaction;
+use redb::backends::FileBackend;
 use serde::Deserialize;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
@@ -108,7 +111,7 @@ const REMEDY: &str =
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JournalError {
     /// Another process has it open.
-    #[error("in use by another process; two gates never share a state directory")]
+    #[error("in use by another process: a gate is running on this state; stop it first")]
     InUse,
     /// There is no file.
     #[error("there is no journal")]
@@ -118,8 +121,8 @@ pub enum JournalError {
     Readable,
     /// The file was removed, moved or replaced while it was open, alone or with its directory.
     #[error(
-        "the journal's file was removed or replaced under the running gate: revocations stand in memory only; put the \
-         file back, or restart and `portcullis audit replay --config FILE`"
+        "the journal's file was removed or replaced under the running gate; put the file back; or stop the gate, run \
+         `portcullis audit replay --config FILE` (with `--merge` if another journal lies there), and start it"
     )]
     Displaced,
     /// It is torn, or was never a journal.
@@ -708,14 +711,18 @@ fn bad_row(key: &str, why: &'static str) -> JournalError {
 /// its file is the journal.
 fn create(path: &Path, contents: &Contents) -> Result<(), JournalError> {
     let new = PathBuf::from(format!("{}{NEW}-{:016x}", path.display(), RandomState::new().hash_one(())));
-    let database = builder().create(&new).map_err(open_error)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&new);
+    let backend = FileBackend::new(file.map_err(write_error)?).map_err(open_error)?;
+    let database = builder().create_with_backend(backend).map_err(open_error)?;
     initialize(&database)?;
     if !contents.rows.is_empty() {
         rewrite(&database, contents)?;
     }
     drop(database);
-    match std::fs::hard_link(&new, path) {
-        // Whoever finds a journal removes the leftovers, this one with them.
+    let linked = std::fs::hard_link(&new, path);
+    // The next start removes what is left here.
+    let _ = std::fs::remove_file(&new);
+    match linked {
         Err(_) if path.exists() => Ok(()),
         linked => linked.map_err(write_error),
     }
