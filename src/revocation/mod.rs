@@ -15,6 +15,7 @@ mod event;
 mod feeds;
 mod fingerprint;
 mod journal;
+mod journal_file;
 mod layer;
 mod ledger;
 mod lists;

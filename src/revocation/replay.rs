@@ -19,7 +19,7 @@ use super::Level;
 use super::Registers;
 use super::State;
 use super::Target;
-use super::journal::Contents;
+use super::journal_file::Contents;
 use super::record;
 use super::registers::Terms;
 use super::uptime::Uptime;
