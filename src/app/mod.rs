@@ -38,6 +38,7 @@ use tokio_rustls::TlsAcceptor;
 use operations::Operations;
 use operations::load_secrets;
 pub use state::StateError;
+pub use state::find as find_state;
 pub use state::init as init_state;
 use supervisor::Notices;
 pub use supervisor::Supervisor;

@@ -70,6 +70,18 @@ pub enum StateError {
         /// The files that are there.
         found: String,
     },
+    /// There is the rest of a state whose journal is missing, where a state was to be made.
+    #[error(
+        "{dir}: there is a state already: {found}; nothing was changed; its journal is missing: run \
+         `portcullis audit replay --config FILE`",
+        dir = dir.display()
+    )]
+    Remains {
+        /// The state directory.
+        dir: PathBuf,
+        /// The files that are there.
+        found: String,
+    },
     /// The directory cannot be read or made.
     #[error("{dir}: {error}", dir = dir.display())]
     Read {
@@ -85,12 +97,17 @@ pub enum StateError {
 /// an empty journal.
 ///
 /// # Errors
-/// [`StateError::Exists`] where any part of a state is there.
+/// [`StateError::Exists`] or [`StateError::Remains`] where any part of a state is there.
 pub fn init(config: &Config, clock: &Clock) -> Result<(), Error> {
     let dir = &config.state.dir;
     let found = parts(dir)?;
     if !found.is_empty() {
-        return Err(StateError::Exists { dir: dir.clone(), found: found.join(", ") }.into());
+        let (dir, found) = (dir.clone(), found.join(", "));
+        return Err(match Engine::has_journal(&dir) {
+            true => StateError::Exists { dir, found },
+            false => StateError::Remains { dir, found },
+        }
+        .into());
     }
     Engine::make_directory(dir)?;
     let made = Entry {
@@ -117,15 +134,23 @@ pub(super) fn open(config: &Config, clock: &Clock) -> Result<Engine, Error> {
 
 /// Sees to it that there is a state to start on; makes an ephemeral one.
 fn require(config: &Config, clock: &Clock) -> Result<(), Error> {
+    match find(config) {
+        Err(StateError::Missing(_)) if config.state.ephemeral => init(config, clock),
+        found => Ok(found?),
+    }
+}
+
+/// Looks for the journal of the state that a configuration names, without opening it.
+///
+/// # Errors
+/// [`StateError::Missing`] where there is no state, and [`StateError::LostJournal`] where only the rest of one is there.
+pub fn find(config: &Config) -> Result<(), StateError> {
     let dir = &config.state.dir;
     let found = parts(dir)?;
-    if Engine::has_journal(dir) {
-        return Ok(());
-    }
     match found.as_slice() {
-        [] if config.state.ephemeral => init(config, clock),
-        [] => Err(StateError::Missing(dir.clone()).into()),
-        remains => Err(StateError::LostJournal { dir: dir.clone(), remains: remains.join(", ") }.into()),
+        _ if Engine::has_journal(dir) => Ok(()),
+        [] => Err(StateError::Missing(dir.clone())),
+        remains => Err(StateError::LostJournal { dir: dir.clone(), remains: remains.join(", ") }),
     }
 }
 

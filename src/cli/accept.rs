@@ -25,7 +25,8 @@ pub(super) const ACCEPT: &str = "Examples:
     --actor 'J. Doe, on call' --reason 'the disk was full, INC-42; no line is missing from the SIEM'
 `portcullis audit verify` names the damage and its place. The gate must not run meanwhile: one process
 alone writes the audit. Each acceptance is a line of the audit, and covers this damage as it is now:
-anything that changes there later is new damage.
+anything that changes there later is new damage. Damage at the very end is set aside first, and
+has another place then. A revocation on damaged lines is not rebuilt by `portcullis audit replay`.
 Exit codes: 0 accepted, 1 no such damage, or the audit cannot be written, 2 usage or configuration.";
 
 /// Which damage, and who says so.
@@ -68,6 +69,10 @@ fn accept(file: &Path, sign_off: &SignOff, json: bool) -> u8 {
         Ok(accepted) => accepted,
         Err(error) => {
             complain(&format_args!("audit accept: {}: {error}", dir.display()));
+            if json {
+                let document = json!({"accepted": [], "error": error.to_string()});
+                print_document(document.to_string().as_bytes());
+            }
             return REFUSED;
         }
     };
@@ -76,6 +81,7 @@ fn accept(file: &Path, sign_off: &SignOff, json: bool) -> u8 {
         Err(VerifyError::Broken(fault)) => fault.count,
         Err(_) => 1,
     };
+    complain(&"a revocation on these lines is not rebuilt by `portcullis audit replay`: revoke it anew");
     if json {
         let document = json!({"accepted": accepted, "left": left});
         return print_document(document.to_string().as_bytes());
@@ -86,7 +92,7 @@ fn accept(file: &Path, sign_off: &SignOff, json: bool) -> u8 {
     }
     if left > 0 {
         let left = counted(left as u64, "fault");
-        complain(&format_args!("{left} left; portcullis audit verify names the first"));
+        complain(&format_args!("{left} left; `portcullis audit verify` names all"));
     }
     page.print()
 }

@@ -143,11 +143,14 @@ pub(super) struct ListArgs {
 }
 
 /// What the audit calls what was asked, and what became of it.
-const ACTIONS: [&str; 10] = [
+const ACTIONS: [&str; 13] = [
     "revoke",
     "suspend",
     "reinstate",
     "end_session",
+    "advisory",
+    "refresh",
+    "list",
     "authenticate",
     "call",
     "state_init",
@@ -155,8 +158,20 @@ const ACTIONS: [&str; 10] = [
     "audit_continued",
     "audit_accepted",
 ];
-const OUTCOMES: [&str; 7] =
-    ["applied", "effective_not_durable", "asked", "refused", "failed", "recovered", "lost"];
+const OUTCOMES: [&str; 12] = [
+    "applied",
+    "effective_not_durable",
+    "asked",
+    "refused",
+    "failed",
+    "begun",
+    "extended",
+    "ended",
+    "lapsed",
+    "ended_with_process",
+    "recovered",
+    "lost",
+];
 
 const COLUMNS: [(&str, &str); 10] = [
     ("TIME", "time"),
@@ -320,6 +335,11 @@ impl VerifyArgs {
             };
             for damage in fault.damages.iter().filter(more) {
                 complain(&format_args!("and at {damage}"));
+            }
+            if !fault.damages.is_empty() || (self.expect.is_none() && audit::exists(&self.dir)) {
+                complain(
+                    &"next: examine the damage; then stop the gate, and run `portcullis audit accept --config FILE --at FILE:LINE`",
+                );
             }
             document["damages"] = json!(fault.damages);
             document["file"] = fault.file.display().to_string().into();

@@ -103,7 +103,8 @@ Environment: PORTCULLIS_LOG=debug (log filter), PORTCULLIS__GATE__LISTEN=... (an
 
 const VALIDATE: &str = "Examples:
   portcullis validate --config gate.toml
-  PORTCULLIS__GATE__LISTEN=0.0.0.0:443 portcullis validate --config gate.toml";
+  PORTCULLIS__GATE__LISTEN=0.0.0.0:443 portcullis validate --config gate.toml
+A state that is not there yet, or whose journal is missing, is a note on standard error; the exit code stays 0.";
 
 const RUN: &str = "Examples:
   portcullis run --config gate.toml
@@ -182,7 +183,9 @@ Exit codes: 0 would be let in, 1 would be refused (or the question was).";
 
 const AUDIT: &str = "Examples:
   portcullis audit list --since 1h
-  portcullis audit verify --dir state";
+  portcullis audit verify --dir state
+  portcullis audit accept --config gate.toml --at audit.jsonl:733 --actor 'J. Doe' --reason 'full disk, INC-42'
+  portcullis audit replay --config gate.toml";
 
 const QUEUE: &str = "Examples:
   portcullis queue provision --name gate-1 --topic-arn arn:aws:sns:eu-west-1:123456789012:revocations

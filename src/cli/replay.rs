@@ -19,6 +19,7 @@ use crate::authority::audit;
 use crate::authority::audit::Acceptance;
 use crate::authority::audit::HeldAudit;
 use crate::authority::audit::Report;
+use crate::authority::audit::VerifyError;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::revocation::Engine;
@@ -33,8 +34,8 @@ pub(super) const REPLAY: &str = "Examples:
 It verifies the audit first, and rebuilds what administrators and feeds revoked, suspended and
 reinstated. The gate must not run meanwhile. A file that is no readable journal is kept under
 another name; a readable one is never replaced, but with --merge it is added to. What the audit
-could not record any more is not in it: revoke that anew. Revocation lists are not part of the
-journal.
+could not record any more is not in it, nor is a revocation on damaged lines that were accepted:
+revoke that anew. Revocation lists are not part of the journal.
 Exit codes: 0 rebuilt, 1 refused or failed, 2 usage or configuration.";
 
 /// From what, and into what.
@@ -63,7 +64,10 @@ struct Replayed {
     journal: PathBuf,
     report: Report,
     changes: u64,
+    /// How many of the changes a readable journal lacked; `None` if there was none.
+    added: Option<u64>,
     targets: usize,
+    denied: usize,
     standing: Vec<StandingCount>,
     /// Where a file that was no readable journal is now.
     aside: Option<PathBuf>,
@@ -85,6 +89,11 @@ impl ReplayArgs {
             Ok(replayed) => self.tell(&replayed),
             Err(error) => {
                 complain(&format_args!("audit replay: {error}"));
+                if self.json {
+                    let journal = config.state.dir.join(Engine::JOURNAL).display().to_string();
+                    let document = json!({"journal": journal, "written": false, "error": error.to_string()});
+                    print_document(document.to_string().as_bytes());
+                }
                 REFUSED
             }
         }
@@ -93,15 +102,24 @@ impl ReplayArgs {
     fn rebuild(&self, config: &Config) -> anyhow::Result<Replayed> {
         let dir = &config.state.dir;
         let _held = HeldAudit::take(dir)?;
+        if !audit::exists(dir) {
+            let dir = dir.display();
+            anyhow::bail!(
+                "{dir}: there is no audit to rebuild from; restore the state directory from a backup"
+            );
+        }
         let bar = if self.json { progress::none() } else { progress::bytes("audit") };
         let verified = audit::verify_from(dir, self.from, None, &mut |done, all| {
             bar.set_length(all);
             bar.set_position(done);
         });
         bar.finish_and_clear();
-        let report = verified.map_err(|error| {
-            let advice = "examine the damage, and accept it with `portcullis audit accept`, before its lines are replayed";
-            anyhow::anyhow!("{error}; {advice}")
+        let report = verified.map_err(|error| match &error {
+            VerifyError::Broken(_) => {
+                let advice = "examine the damage, and accept it with `portcullis audit accept`; the replay leaves it out";
+                anyhow::anyhow!("{error}; {advice}")
+            }
+            VerifyError::Read { .. } => error.into(),
         })?;
         let readable = if self.merge { ReadableJournal::Extended } else { ReadableJournal::Refused };
         let mut replay = JournalReplay::begin(dir, &config.revocation, readable, Clock::system().now())?;
@@ -110,13 +128,14 @@ impl ReplayArgs {
             changes += 1;
             replay.merge(&change.event, change.time);
         })?;
-        let (targets, standing) = (replay.targets(), replay.standing());
+        let (added, journal) = (replay.added(), dir.join(Engine::JOURNAL));
+        let (targets, denied, standing) = (replay.targets(), replay.denied(), replay.standing());
         let aside = if self.dry_run { None } else { replay.write()? };
-        Ok(Replayed { journal: dir.join(Engine::JOURNAL), report, changes, targets, standing, aside })
+        Ok(Replayed { journal, report, changes, added, targets, denied, standing, aside })
     }
 
     fn tell(&self, replayed: &Replayed) -> u8 {
-        let Replayed { journal, report, changes, targets, standing, aside } = replayed;
+        let Replayed { journal, report, standing, aside, .. } = replayed;
         if report.starts_midway {
             let first = report.first_sequence;
             complain(&format_args!(
@@ -129,7 +148,9 @@ impl ReplayArgs {
             ));
         }
         for Acceptance { damage, .. } in &report.accepted {
-            complain(&format_args!("the damaged lines are not replayed: {damage}"));
+            complain(&format_args!(
+                "the damaged lines are not replayed, and a revocation on them is not rebuilt: {damage}"
+            ));
         }
         if let Some(aside) = aside {
             complain(&format_args!("the file that was no readable journal is now {}", aside.display()));
@@ -138,22 +159,36 @@ impl ReplayArgs {
             let levels: Map<String, Value> = standing.iter().map(level).collect();
             let document = json!({
                 "journal": journal.display().to_string(), "written": !self.dry_run, "lines": report.events,
-                "changes": changes, "targets": targets, "standing": levels,
-                "set_aside": aside.as_ref().map(|aside| aside.display().to_string()),
+                "changes": replayed.changes, "added": replayed.added, "targets": replayed.targets,
+                "standing": levels, "set_aside": aside.as_ref().map(|aside| aside.display().to_string()),
             });
             return print_document(document.to_string().as_bytes());
         }
         let mut page = Page::new();
-        let done = if self.dry_run { "would be rebuilt" } else { "rebuilt" };
-        let (changes, lines) = (counted(*changes, "change"), counted(report.events, "line"));
-        let targets = counted(*targets as u64, "target");
-        page.line(&format_args!("{}: {done} from {changes} in {lines}: {targets}", journal.display()));
+        page.line(&self.sentence(replayed));
         let rows = standing.iter().filter(|count| count.revoked + count.suspended > 0);
         let row = |count: &StandingCount| {
             vec![count.level.name().to_owned(), count.revoked.to_string(), count.suspended.to_string()]
         };
         page.table(&["LEVEL", "REVOKED", "SUSPENDED"], rows.map(row).collect());
         page.print()
+    }
+
+    /// What was done, on one line.
+    fn sentence(&self, replayed: &Replayed) -> String {
+        let Replayed { journal, report, changes, added, targets, denied, .. } = replayed;
+        let (changes, lines) = (counted(*changes, "change"), counted(report.events, "line"));
+        let done = match (added, self.dry_run) {
+            (None, false) => format!("rebuilt from {changes} in {lines}"),
+            (None, true) => format!("would be rebuilt from {changes} in {lines}"),
+            (Some(added), is_dry) => {
+                let verb = if is_dry { "would be added" } else { "added" };
+                let added = counted(*added, "change");
+                format!("{added} {verb} that the journal lacked, of {changes} in {lines}")
+            }
+        };
+        let targets = counted(*targets as u64, "target");
+        format!("{}: {done}: {targets}, {denied} of them revoked or suspended", journal.display())
     }
 }
 

@@ -14,6 +14,8 @@ use crate::app::StateError;
 use crate::app::Supervisor;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::revocation;
+use crate::revocation::JournalError;
 use crate::telemetry;
 
 /// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once.
@@ -46,11 +48,21 @@ fn complain_of(error: &app::Error) -> u8 {
             complain(error);
             USAGE
         }
+        app::Error::Revocation(revocation::Error::Open { error: journal, .. }) if is_lasting(journal) => {
+            complain(error);
+            USAGE
+        }
         error => {
             complain(error);
             REFUSED
         }
     }
+}
+
+/// Returns whether a journal stays as bad as it is until a person does something about it.
+fn is_lasting(error: &JournalError) -> bool {
+    use JournalError as E;
+    matches!(error, E::Missing | E::Unreadable(_) | E::Row { .. } | E::Newer(_) | E::Damaged(_))
 }
 
 fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
@@ -82,10 +94,12 @@ pub(super) fn validate(file: &Path) -> u8 {
     let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
         // What would be warned of at start-up is warned of here.
         let _log = telemetry::init_log(config.log.format);
-        app::check(&config)
+        app::check(&config)?;
+        Ok(config)
     });
     match checked {
-        Ok(()) => {
+        Ok(config) => {
+            note_state(&config, file);
             let mut page = Page::new();
             page.line(&format_args!("{}: ok", file.display()));
             page.print()
@@ -94,5 +108,19 @@ pub(super) fn validate(file: &Path) -> u8 {
             complain_of(&error);
             USAGE
         }
+    }
+}
+
+/// Says that `run` would not start on the state as it is. The configuration is good all the same: it may be looked at before
+/// there is a state, or on another machine.
+fn note_state(config: &Config, file: &Path) {
+    match app::find_state(config) {
+        Ok(()) => {}
+        Err(StateError::Missing(_)) if config.state.ephemeral => {}
+        Err(StateError::Missing(dir)) => {
+            let (dir, file) = (dir.display(), file.display());
+            complain(&format_args!("note: {dir}: no state yet: run `portcullis state init --config {file}`"));
+        }
+        Err(error) => complain(&format_args!("note: {error}")),
     }
 }

@@ -6,6 +6,8 @@
 //! milliseconds; SHA-256). Table `authorities`, absent until one was met: SHA-256 of an authority's key → JSON of its
 //! further names, the SHA-1 first.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use redb::StorageError;
 use redb::Table;
 use redb::TableDefinition;
 use redb::TableError;
+use redb::backends::FileBackend;
 use redb::backends::InMemoryBackend;
 use serde::de::DeserializeOwned;
 
@@ -77,9 +80,14 @@ pub(super) struct Certificates {
 }
 
 impl Certificates {
-    /// Opens the file, or makes it.
+    /// Opens the file, or makes it, for its user alone.
     pub(super) fn open(path: &Path) -> Result<Self, CertificatesError> {
-        Self::with(|| Database::builder().set_cache_size(CACHE).create(path))
+        Self::with(|| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let backend = FileBackend::new(options.open(path)?)?;
+            Database::builder().set_cache_size(CACHE).create_with_backend(backend)
+        })
     }
 
     /// The same, without a file.

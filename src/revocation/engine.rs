@@ -50,7 +50,7 @@ use super::crl::Crl;
 use super::crl::Verdict;
 use super::crl::Verified;
 use super::event::ADMIN;
-use super::journal::Contents;
+use super::journal_file::Contents;
 use super::ledger::Ledger;
 use super::ledger::Lift;
 use super::ledger::Merged;

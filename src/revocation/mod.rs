@@ -15,6 +15,7 @@ mod event;
 mod feeds;
 mod fingerprint;
 mod journal;
+mod journal_file;
 mod layer;
 mod ledger;
 mod lists;
@@ -128,7 +129,9 @@ impl Default for Config {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The target is revoked, and only a forced reinstatement lifts a revocation.
-    #[error("{0} is revoked, not suspended; a revocation is lifted only by a forced reinstatement")]
+    #[error(
+        "{0} is revoked, not suspended; a revocation is lifted only by a forced reinstatement (`force`; on the command line `--force`)"
+    )]
     Revoked(Target),
     /// An administrator has suspended the target, and a feed wants to reinstate it without force.
     #[error("an administrator has suspended {0}, and alone lifts that")]

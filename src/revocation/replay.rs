@@ -19,7 +19,7 @@ use super::Level;
 use super::Registers;
 use super::State;
 use super::Target;
-use super::journal::Contents;
+use super::journal_file::Contents;
 use super::record;
 use super::registers::Terms;
 use super::uptime::Uptime;
@@ -57,6 +57,8 @@ pub struct JournalReplay {
     database: Option<Database>,
     /// True if a file that is no readable journal is in the way.
     unreadable: bool,
+    /// The count of merged events that were not in it yet.
+    added: u64,
 }
 
 impl JournalReplay {
@@ -79,6 +81,7 @@ impl JournalReplay {
             now,
             database: None,
             unreadable: false,
+            added: 0,
         };
         let failed = |error| Err(Error::Open { path: path.clone(), error });
         match (Journal::read(&path, now), readable) {
@@ -104,7 +107,30 @@ impl JournalReplay {
         let Config { skew, remember, .. } = self.config;
         // Reinstatements are forgotten in time. What stands stays until the gate runs on this journal.
         registers.expire(&Terms { now: time, uptime: Uptime::default(), skew, remember });
+        // Without a later uptime, an event that is there changes nothing.
+        let mut probe = registers.clone();
+        probe.merge(event, Uptime::default());
+        self.added += u64::from(probe != *registers);
         registers.merge(event, Uptime::MAX);
+    }
+
+    /// How many of the merged events the journal that is extended lacked; `None` if there was no readable one.
+    pub fn added(&self) -> Option<u64> {
+        self.database.is_some().then_some(self.added)
+    }
+
+    /// How many targets are revoked or suspended.
+    pub fn denied(&self) -> usize {
+        let stand = |(_, registers): &&(Target, Registers)| {
+            self.stands(registers, State::Revoked) || self.stands(registers, State::Suspended)
+        };
+        self.rows.values().filter(stand).count()
+    }
+
+    fn stands(&self, registers: &Registers, wanted: State) -> bool {
+        registers.standings().any(|(state, standing)| {
+            state == wanted && standing.expires_at.is_none_or(|at| at.plus(self.config.skew) > self.now)
+        })
     }
 
     /// How many targets anything is known of.
@@ -114,14 +140,9 @@ impl JournalReplay {
 
     /// What stands, level by level.
     pub fn standing(&self) -> Vec<StandingCount> {
-        let stands = |registers: &Registers, wanted: State| {
-            registers.standings().any(|(state, standing)| {
-                state == wanted && standing.expires_at.is_none_or(|at| at.plus(self.config.skew) > self.now)
-            })
-        };
         let count = |level: Level, state: State| {
             let rows = self.rows.values().filter(|(target, _)| target.level() == level);
-            rows.filter(|(_, registers)| stands(registers, state)).count()
+            rows.filter(|(_, registers)| self.stands(registers, state)).count()
         };
         let counts = Level::ALL.into_iter().map(|level| StandingCount {
             level,
@@ -209,7 +230,14 @@ mod tests {
         replay.merge(&Event::new(Action::Revoke, other, now), now);
         let task = StandingCount { level: Level::Task, revoked: 1, suspended: 1 };
         assert!(replay.targets() == 2 && replay.standing().contains(&task));
+        assert_eq!((replay.added(), replay.denied()), (Some(1), 2));
+        // What is there already is not added, whether it lapses or not.
+        let brief = Target::parse(Level::Task, "brief", None).unwrap();
+        let brief = Event { target: brief, ..suspension("brief", 6, Some(100)) };
+        (0..3).for_each(|_| replay.merge(&brief, now));
+        replay.merge(&suspension("one", 5, None), now);
+        assert_eq!((replay.added(), replay.denied()), (Some(2), 3));
         replay.write().unwrap();
-        assert_eq!(begin(ReadableJournal::Extended).unwrap().targets(), 2);
+        assert_eq!(begin(ReadableJournal::Extended).unwrap().targets(), 3);
     }
 }

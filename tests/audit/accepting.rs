@@ -161,7 +161,7 @@ fn one_acceptance_covers_one_damage_and_all_others_are_named() {
     assert!(error.contains(&format!("there is damage at {first}, {third}")), "{error}");
     accept(&site, &[&first, &third]).unwrap();
     assert_eq!(site.verify().unwrap().accepted.len(), 3);
-    assert!(accept(&site, &[&third]).unwrap_err().to_string().contains("there is none"));
+    assert!(accept(&site, &[&third]).unwrap_err().to_string().contains("the audit is whole"));
 }
 
 /// A person who can write all lines anew can write an acceptance as well; a head that was noted elsewhere still tells.
@@ -194,6 +194,29 @@ fn where_there_is_nothing_to_accept_nothing_is_made() {
     let lines = site.lines().len();
     assert!(matches!(accept(&site, &["audit.jsonl:1"]), Err(AcceptError::NotThere { .. })));
     assert_eq!(site.lines().len(), lines);
+}
+
+/// No gate starts between: where the journal is lost too, none can.
+#[test]
+fn damage_at_the_very_end_is_set_aside_and_accepted_there() {
+    for way in ["cut", "changed", "no head"] {
+        let site = Site::with(3);
+        match way {
+            "cut" => site.meddle(CURRENT, |bytes| bytes.truncate(bytes.len() - 9)),
+            "changed" => site.meddle_lines(CURRENT, |lines| lines[2] = lines[2].replace("agent", "AGENT")),
+            _ => std::fs::remove_file(site.file("audit.head")).unwrap(),
+        }
+        assert!(fault(site.verify()).damages.is_empty(), "{way}");
+        let Err(AcceptError::SetAside(places)) = accept(&site, &["audit.jsonl:3"]) else { panic!("{way}") };
+        let named: Vec<String> = fault(site.verify()).damages.iter().map(place).collect();
+        assert_eq!(places, named.join(", "), "{way}");
+        assert_eq!(accept_all(&site), named.len(), "{way}");
+        site.verify().unwrap();
+    }
+}
+
+fn place(damage: &Damage) -> String {
+    format!("{}:{}", damage.file, damage.line)
 }
 
 proptest! {

@@ -149,8 +149,18 @@ fn what_was_changed_long_ago_is_said_once_a_gate_has_started() {
     let audit = site.open();
     wait_until(|| audit.fault().is_some());
     let reason = "sequence 4: it was changed: its hash does not fit it";
-    assert_eq!(audit.fault(), Some(format!("{}:4: {reason}", site.file(&first).display())));
+    let advice = "see `portcullis audit verify`, then `portcullis audit accept`";
+    let named = format!("{}:4: {reason}", site.file(&first).display());
+    assert_eq!(audit.fault(), Some(format!("{named}; {advice}")));
     append(&audit, 1);
+    drop(audit);
+    // Only the first of several is named, so the others are counted.
+    for line in [6, 8] {
+        site.meddle_lines(&first, |lines| lines[line] = lines[line].replace("agent-", "AGENT-"));
+    }
+    let audit = site.open();
+    wait_until(|| audit.damages() == 3);
+    assert_eq!(audit.fault(), Some(format!("{named} (and 2 more); {advice}")));
 }
 
 /// Seen failing with a fault that the check alone can set.

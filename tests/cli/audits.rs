@@ -89,3 +89,31 @@ fn a_record_is_listed_without_a_server() {
     ];
     insta::assert_snapshot!(told.map(|line| run(&site, line)).join("\n"));
 }
+
+/// Every action and outcome that a gate writes. Seen failing with a list that lacks `advisory`, `refresh` and `list`.
+#[test]
+fn a_record_is_listed_by_whatever_it_holds() {
+    let site = tempfile::tempdir().unwrap();
+    let kinds = [
+        ("advisory", "begun"),
+        ("advisory", "extended"),
+        ("advisory", "ended"),
+        ("advisory", "lapsed"),
+        ("advisory", "ended_with_process"),
+        ("refresh", "failed"),
+        ("list", "applied"),
+    ];
+    let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
+    let entry = |(action, outcome): (&'static str, &'static str)| Entry {
+        action: action.into(),
+        outcome: outcome.into(),
+        actor: "portcullis".into(),
+        ..Entry::default()
+    };
+    let entries = kinds.into_iter().map(entry).collect();
+    portcullis::authority::audit::record(site.path(), &AuditConfig::default(), clock, entries).unwrap();
+    for (action, outcome) in kinds {
+        let told = run(&site, &format!("audit list --dir . --action {action} --outcome {outcome} --json"));
+        assert!(told.contains("exit code 0") && told.contains("\"total\":1"), "{told}");
+    }
+}

@@ -85,6 +85,24 @@ async fn without_a_state_nothing_starts_and_both_ways_out_are_named() {
 }
 
 #[tokio::test]
+async fn a_configuration_is_valid_without_a_state_and_what_is_missing_is_noted() {
+    let site = Site::new();
+    let (state, journal) = (site.path("state"), site.path("state/revocations.redb"));
+    let validated = ended(site.command("validate")).await;
+    assert!(validated.code == Some(0) && !validated.err.contains("note:"), "{validated:?}");
+    fs::remove_file(journal).unwrap();
+    let validated = ended(site.command("validate")).await;
+    assert_eq!(validated.code, Some(0), "{validated:?}");
+    assert!(validated.err.contains("note: ") && validated.err.contains("audit replay"), "{validated:?}");
+    fs::remove_dir_all(&state).unwrap();
+    let validated = ended(site.command("validate")).await;
+    let config = site.path("portcullis.toml");
+    let note = format!("no state yet: run `portcullis state init --config {}`", config.display());
+    assert!(validated.code == Some(0) && validated.err.contains(&note), "{validated:?}");
+    assert!(validated.out.ends_with(": ok\n") && !state.exists());
+}
+
+#[tokio::test]
 async fn an_ephemeral_state_is_made_and_warned_of_where_no_feed_rebuilds_it() {
     let (site, upstream) = (Site::new(), Upstream::start().await);
     fs::remove_dir_all(site.path("state")).unwrap();
@@ -315,6 +333,8 @@ async fn a_journal_that_is_gone_under_a_running_gate_is_noticed() {
         assert_not_durable(&mut lab, "t-2").await;
         let ready = lab.plain("/readyz").await;
         assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("removed or replaced"), "{way}: {ready}");
+        assert_eq!(ready.matches("in memory only").count(), 1, "{way}: {ready}");
+        assert!(ready.contains("or stop the gate, run `portcullis audit replay"), "{way}: {ready}");
         assert!(lab.plain("/metrics").await.contains("portcullis_journal_durable 0"), "{way}");
         let lifted =
             lab.change(json!({"action": "reinstate", "level": "task", "target": "t-2", "force": true})).await;
@@ -412,7 +432,14 @@ async fn damage_in_the_audit_is_an_alert_until_it_is_accepted_and_new_damage_is_
     let accept =
         ["audit", "accept", "--at", "audit.jsonl:2", "--actor", "J. Doe", "--reason", "disk of INC-42"];
     let running = tool(&lab, &accept).await;
-    assert!(running.code == Some(1) && running.err.contains("in use by another process"), "{running:?}");
+    let is_running = "a gate is running on this state; stop it first";
+    assert!(running.code == Some(1) && running.err.contains(is_running), "{running:?}");
+    // Also where no damage is at that place.
+    let elsewhere =
+        tool(&lab, &["audit", "accept", "--at", "audit.jsonl:1", "--actor", "a", "--reason", "r"]).await;
+    assert!(elsewhere.code == Some(1) && elsewhere.err.contains(is_running), "{elsewhere:?}");
+    let replayed = tool(&lab, &["audit", "replay", "--merge"]).await;
+    assert!(replayed.code == Some(1) && replayed.err.contains(is_running), "{replayed:?}");
     lab.stop().await;
     let accepted = tool(&lab, &accept).await;
     assert!(accepted.code == Some(0) && accepted.out.starts_with("accepted audit.jsonl:2: "), "{accepted:?}");

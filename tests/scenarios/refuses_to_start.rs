@@ -211,7 +211,7 @@ async fn state_that_cannot_be_read() {
     let site = Site::new();
     site.write("state/revocations.redb", "these are no revocations");
     let run = ended(site.command("run")).await;
-    assert_eq!(run.code, Some(1), "{run:?}");
+    assert_eq!(run.code, Some(2), "{run:?}");
     assert!(
         run.err.contains("revocations.redb") && run.err.contains("not a readable journal"),
         "{}",

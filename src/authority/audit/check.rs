@@ -14,6 +14,7 @@ use rustix::process::setpriority_process;
 
 use super::verify::Survey;
 use super::verify::VerifyError;
+use super::verify::advised;
 use super::writer::Shared;
 
 /// After all that the gate itself does.
@@ -77,9 +78,10 @@ fn check(directory: &Path, survey: &Survey, stop: &AtomicBool, shared: &Shared) 
         }
         Err(VerifyError::Read { .. }) if stop.load(Ordering::Acquire) => None,
         Err(error) => {
-            tracing::error!("audit: {error}");
+            let count = if let VerifyError::Broken(fault) = &error { fault.count } else { 1 };
+            tracing::error!("audit: {}", advised(&error.to_string(), count));
             shared.blame(error.to_string());
-            Some(if let VerifyError::Broken(fault) = &error { fault.count } else { 1 })
+            Some(count)
         }
     }
 }

@@ -12,6 +12,8 @@ use serde::Serialize;
 use super::AuditError;
 use super::Config;
 use super::Entry;
+use super::Fault;
+use super::HeldAudit;
 use super::VerifyError;
 use super::line::ACCEPTED;
 use super::trail::open_writer;
@@ -124,10 +126,22 @@ pub enum AcceptError {
         /// Where damage is.
         there: String,
     },
+    /// No whole line follows the damage, or it is about the audit as a whole.
+    #[error("no acceptance covers this: {0}")]
+    Unbounded(Box<Fault>),
+    /// The damage was at the very end. It is set aside now, and has another place.
+    #[error(
+        "the damage was at the very end, and is set aside now; examine it, and accept what `portcullis audit verify` \
+         names: {0}"
+    )]
+    SetAside(String),
 }
 
 /// Accepts damage in the audit of a state directory that no process has open: one line for each, on disk when this
 /// returns. Returns what it accepted.
+///
+/// # Errors
+/// [`AcceptError::SetAside`] where nothing follows the damage yet: an opening sets it aside, and it can be accepted then.
 pub fn accept(
     directory: &Path,
     config: &Config,
@@ -137,8 +151,20 @@ pub fn accept(
     if !super::exists(directory) {
         return Err(AcceptError::Absent);
     }
+    // A gate that runs is named before any place.
+    drop(HeldAudit::take(directory)?);
     // Before the audit is opened: an opening may put a file aside, and its places have other names then.
-    let damages = damages(directory)?;
+    let damages = match damages(directory) {
+        Err(AcceptError::Unbounded(_)) => {
+            // The line that an opening writes is the whole line that bounds it.
+            drop(open_writer(directory, config, clock.clone(), Vec::new())?);
+            match damages(directory)?.as_slice() {
+                [] => Vec::new(),
+                damages => return Err(AcceptError::SetAside(places(damages))),
+            }
+        }
+        found => found?,
+    };
     let mut accepted = Vec::new();
     for place in &sign_off.places {
         let count = accepted.len();
@@ -164,6 +190,7 @@ pub fn accept(
 fn damages(directory: &Path) -> Result<Vec<Damage>, AcceptError> {
     match verify(directory, None, &mut |_, _| {}) {
         Ok(_) => Ok(Vec::new()),
+        Err(VerifyError::Broken(fault)) if fault.damages.is_empty() => Err(AcceptError::Unbounded(fault)),
         Err(VerifyError::Broken(fault)) => Ok(fault.damages),
         Err(error) => Err(AcceptError::Read(error)),
     }
@@ -171,13 +198,15 @@ fn damages(directory: &Path) -> Result<Vec<Damage>, AcceptError> {
 
 fn listed(damages: &[Damage]) -> String {
     match damages {
-        [] => "there is none in the audit; the next start of the gate records damage at its end".into(),
-        damages => {
-            let places: Vec<String> =
-                damages.iter().map(|damage| format!("{}:{}", damage.file, damage.line)).collect();
-            format!("there is damage at {}", places.join(", "))
-        }
+        [] => "the audit is whole".into(),
+        damages => format!("there is damage at {}", places(damages)),
     }
+}
+
+fn places(damages: &[Damage]) -> String {
+    let places: Vec<String> =
+        damages.iter().map(|damage| format!("{}:{}", damage.file, damage.line)).collect();
+    places.join(", ")
 }
 
 #[cfg(test)]

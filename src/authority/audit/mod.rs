@@ -134,7 +134,7 @@ impl Default for Config {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditError {
     /// Another process has it open.
-    #[error("{path}: in use by another process; two gates never share a state directory", path = .0.display())]
+    #[error("{path}: in use by another process: a gate is running on this state; stop it first", path = .0.display())]
     InUse(PathBuf),
     /// It cannot be opened or read.
     #[error("{path}: {error}", path = path.display())]

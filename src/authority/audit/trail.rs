@@ -28,6 +28,7 @@ use super::line::FAILED;
 use super::recover::notice;
 use super::store::Store;
 use super::verify::Survey;
+use super::verify::advised;
 use super::writer::Append;
 use super::writer::Shared;
 use super::writer::Writer;
@@ -136,9 +137,10 @@ impl Audit {
     }
 
     /// What was found wrong with what is on disk first, since it was opened: as `FILE:LINE: ...` or in the words of the
-    /// line that the audit wrote about itself. `None` also while the lines are still being read.
+    /// line that the audit wrote about itself; then how many more damages there are, and what to do. `None` also while the
+    /// lines are still being read.
     pub fn fault(&self) -> Option<String> {
-        self.0.shared.fault()
+        self.0.shared.fault().map(|fault| advised(&fault, self.damages()))
     }
 
     /// The count of known damages that are not accepted. Those of earlier runs are known once all lines are read.

@@ -65,6 +65,12 @@ impl std::fmt::Display for Fault {
     }
 }
 
+/// A fault in the words of the log and of `status`: the first, the count of all others, and what to do.
+pub(super) fn advised(fault: &str, count: usize) -> String {
+    let more = if count > 1 { format!(" (and {} more)", count - 1) } else { String::new() };
+    format!("{fault}{more}; see `portcullis audit verify`, then `portcullis audit accept`")
+}
+
 /// Why an audit is not said to be whole.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
