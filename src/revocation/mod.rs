@@ -18,6 +18,7 @@ mod journal;
 mod layer;
 mod ledger;
 mod lists;
+mod merger;
 mod naming;
 mod outcome;
 mod place;
