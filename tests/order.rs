@@ -200,6 +200,28 @@ fn the_time_that_a_killed_gate_ran_counts_to_the_minute() {
     assert_eq!((engine.expire(), denied(&engine, &agent(), 0)), (1, false));
 }
 
+/// Housekeeping comes each minute, and may come a moment early. Seen failing with a note that is due after a whole minute:
+/// the second minute was lost.
+#[test]
+fn a_turn_that_comes_a_moment_early_notes_the_uptime() {
+    let clock = Clock::manual(at(0));
+    let disk = Disk::default();
+    let engine = disk.open(&clock);
+    let _ = decide(&engine, Event { expires_at: Some(at(1000)), ..event(Action::Revoke, &agent()) });
+    for millis in [60_003, 59_994] {
+        clock.advance(Duration::from_millis(millis));
+        engine.note_uptime();
+    }
+    let _ = decide(&engine, event(Action::Revoke, &Target::parse(Level::Task, "t", None).unwrap()));
+    let left = disk.copy();
+    drop(engine);
+    let engine = left.open(&clock);
+    clock.advance(Duration::from_millis(1_060_000 - 60_003 - 59_994 - 1));
+    assert_eq!(engine.expire(), 0);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!((engine.expire(), denied(&engine, &agent(), 0)), (1, false));
+}
+
 /// A disk in memory. A copy of it is what a killed process leaves.
 #[derive(Clone, Debug, Default)]
 struct Disk(Arc<Mutex<Vec<u8>>>);

@@ -389,7 +389,8 @@ impl Shared {
         let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
         let mut intake = intake.sighting(sightings);
         if let Some(audit) = audit {
-            intake = intake.witnessed(witness::on_record(audit, Arc::clone(&self.registry)));
+            let (registry, engine) = (Arc::clone(&self.registry), Arc::clone(&self.engine));
+            intake = intake.witnessed(witness::on_record(audit, registry, engine));
         }
         let mut feeds = Feeds::default();
         let running = plan.begin(&mut feeds, &intake);

@@ -6,14 +6,15 @@ use crate::authority::Audit;
 use crate::authority::Entry;
 use crate::feed::Record;
 use crate::feed::Witness;
+use crate::revocation::Engine;
 use crate::revocation::Registry;
 
 /// Writes everything that feeds bring to the audit.
-pub(super) fn on_record(audit: Audit, registry: Arc<Registry>) -> Witness {
+pub(super) fn on_record(audit: Audit, registry: Arc<Registry>, engine: Arc<Engine>) -> Witness {
     Arc::new(move |record| {
-        let (audit, registry) = (audit.clone(), Arc::clone(&registry));
+        let (audit, registry, engine) = (audit.clone(), Arc::clone(&registry), Arc::clone(&engine));
         Box::pin(async move {
-            let line = tokio::task::spawn_blocking(move || line(record, &registry)).await;
+            let line = tokio::task::spawn_blocking(move || line(record, &registry, &engine)).await;
             let Ok(line) = line else { return };
             // What cannot be written is kept, and written once the disk takes it.
             if let Err(error) = audit.append(line).await {
@@ -24,19 +25,17 @@ pub(super) fn on_record(audit: Audit, registry: Arc<Registry>) -> Witness {
 }
 
 /// The audit line of what a feed brought. Blocks.
-fn line(record: Record, registry: &Registry) -> Entry {
+fn line(record: Record, registry: &Registry, engine: &Engine) -> Entry {
     match record {
         Record::Event { event, generation, timeline } => {
-            let target = &event.target;
-            let (principal, serial) = registry.behind(target);
-            Entry {
+            let mut target = event.target.clone();
+            let (principal, serial) = registry.behind(&target);
+            engine.name_as_kept(&mut target);
+            let line = Entry {
                 action: event.action.name().into(),
                 outcome: "applied".into(),
                 actor: event.actor.clone().unwrap_or_default().into(),
                 id: Some(event.id.clone()),
-                level: Some(target.level().name().into()),
-                target: Some(target.name().to_owned()),
-                issuer: target.issuer().map(str::to_owned),
                 principal,
                 serial,
                 reason: event.reason.clone(),
@@ -48,7 +47,8 @@ fn line(record: Record, registry: &Registry) -> Entry {
                 sessions_ended: Some(timeline.sessions_ended),
                 timeline: Some(timeline),
                 ..Entry::default()
-            }
+            };
+            line.aimed_at(&target)
         }
         Record::List { feed, issuer, what, at, sessions_ended } => Entry {
             action: "list".into(),

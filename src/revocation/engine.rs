@@ -82,8 +82,9 @@ use crate::session::Sessions;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How often housekeeping gives its turn away before it takes one.
 const MOST_YIELDS: usize = 1000;
-/// How often the journal notes how long the gate has run.
-const NOTE: Duration = Duration::from_secs(60);
+/// How often the journal notes how long the gate has run, at most: less than the minute after which the caller comes again,
+/// which may be a moment early.
+const NOTE: Duration = Duration::from_secs(50);
 
 /// Where an event was decided: by which clock its time is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,7 +146,8 @@ impl Engine {
     /// The same on a state directory whose journal must be there: a missing one was lost.
     pub fn reopen(directory: &Path, config: &Config, clock: Clock) -> Result<Self, Error> {
         let path = directory.join(Self::JOURNAL);
-        let opened = Journal::open(&path, clock.now()).and_then(|opened| Self::new(opened, config, clock));
+        let terms = Terms::of(config, clock.now(), Uptime::default());
+        let opened = Journal::open(&path, terms).and_then(|opened| Self::new(opened, config, clock));
         opened.map_err(|error| Error::Open { path, error })
     }
 
@@ -170,7 +172,7 @@ impl Engine {
         config: &Config,
         clock: Clock,
     ) -> Result<Self, Error> {
-        Journal::on(storage, clock.now())
+        Journal::on(storage, Terms::of(config, clock.now(), Uptime::default()))
             .and_then(|opened| Self::new(opened, config, clock))
             .map_err(|error| Error::Open { path: Self::JOURNAL.into(), error })
     }
@@ -714,8 +716,7 @@ impl Engine {
         let prints = self.fingerprinter.published(&event.target);
         let ledger = self.ledger();
         self.stamp(&ledger, prints.exact, &mut event, decider);
-        let end = event.expires_at.map(|at| at.plus(self.skew));
-        let lapses = self.uptime.now().at_expiry(end, self.clock.now());
+        let lapses = self.terms().lapses_at(event.expires_at);
         let merged = self.merge(ledger, prints, &event, lapses);
         Denied { entry: JournalEntry { event, lapses }, merged }
     }
@@ -788,7 +789,7 @@ impl Engine {
     }
 
     /// Names a target as an earlier version kept it, where something of that is left: both are one row of the journal.
-    fn name_as_kept(&self, target: &mut Target) {
+    pub fn name_as_kept(&self, target: &mut Target) {
         if !target.is_bare() {
             return;
         }

@@ -65,7 +65,6 @@ use super::record;
 use super::record::Layout;
 use super::registers::Terms;
 use super::uptime::Uptime;
-use crate::clock::Timestamp;
 
 /// Events that may wait for the thread; more wait with their callers.
 const QUEUE: usize = 16_384;
@@ -199,23 +198,23 @@ impl Journal {
     }
 
     /// Reads a journal that no engine has open; it is not to be opened until the database is dropped.
-    pub(super) fn read(path: &Path, now: Timestamp) -> Result<(Database, Contents), JournalError> {
+    pub(super) fn read(path: &Path, terms: Terms) -> Result<(Database, Contents), JournalError> {
         if !path.try_exists().map_err(write_error)? {
             return Err(JournalError::Missing);
         }
         let (path, size) = (path.to_owned(), || 0);
         let mut open: Opener = Box::new(move || open_file(&path));
-        caught(|| load(&mut open, &size, now)).map_err(as_unreadable)
+        caught(|| load(&mut open, &size, terms)).map_err(as_unreadable)
     }
 
-    /// Puts these rows in the place of those of the same targets.
+    /// Puts these rows in the place of those of the same targets, whichever spelling counts in either.
     pub(super) fn extend(database: &Database, contents: &Contents) -> Result<(), JournalError> {
         caught(|| rewrite(database, contents))
     }
 
-    /// Opens the journal file, which must be there, and reads all of it. `now` measures how long the entries of an old
-    /// format have left.
-    pub(super) fn open(path: &Path, now: Timestamp) -> Result<(Self, Contents), JournalError> {
+    /// Opens the journal file, which must be there, and reads all of it. `terms` measure how long the entries of an
+    /// old format have left; the uptime is that of the file.
+    pub(super) fn open(path: &Path, terms: Terms) -> Result<(Self, Contents), JournalError> {
         let place = Arc::new(FilePlace::of(path).map_err(|e| match e.kind() {
             io::ErrorKind::NotFound => JournalError::Missing,
             _ => write_error(e),
@@ -231,13 +230,13 @@ impl Journal {
             open_file(&path)
         };
         let place = JournalPlace { watch: Box::new(move || check_place(&watched)), size: Box::new(size) };
-        Self::with(Box::new(open), place, now)
+        Self::with(Box::new(open), place, terms)
     }
 
     /// Opens a journal on other storage than a file of its own, or makes it there; for tests of failing disks.
     pub(super) fn on<B: StorageBackend>(
         mut storage: impl FnMut() -> io::Result<B> + Send + 'static,
-        now: Timestamp,
+        terms: Terms,
     ) -> Result<(Self, Contents), JournalError> {
         let open = move || {
             let backend = storage().map_err(write_error)?;
@@ -252,13 +251,13 @@ impl Journal {
             }
             Ok(database)
         };
-        Self::with(Box::new(open), JournalPlace::unwatched(), now)
+        Self::with(Box::new(open), JournalPlace::unwatched(), terms)
     }
 
     /// Opens a journal wherever `open` says, which is called again after each failure.
-    fn with(mut open: Opener, place: JournalPlace, now: Timestamp) -> Result<(Self, Contents), JournalError> {
+    fn with(mut open: Opener, place: JournalPlace, terms: Terms) -> Result<(Self, Contents), JournalError> {
         let JournalPlace { watch, size } = place;
-        let (database, contents) = caught(|| load(&mut open, &size, now)).map_err(as_unreadable)?;
+        let (database, contents) = caught(|| load(&mut open, &size, terms)).map_err(as_unreadable)?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
         let (missed, fault) = (Arc::<Mutex<Rows>>::default(), Arc::default());
@@ -626,6 +625,7 @@ mod tests {
     use super::super::Level;
     use super::super::journal_file::read;
     use super::*;
+    use crate::clock::Timestamp;
 
     fn writer() -> Writer {
         let database = Database::builder().create_with_backend(InMemoryBackend::new()).unwrap();
@@ -763,7 +763,7 @@ mod tests {
         let opened = Journal::with(
             Box::new(|| panic!("page {}", 7)),
             JournalPlace::unwatched(),
-            Timestamp::from_secs(0),
+            terms(Timestamp::from_secs(0)),
         );
         assert_eq!(opened.err(), Some(JournalError::Unreadable("page 7".into())));
     }

@@ -35,15 +35,16 @@ use super::JournalError;
 use super::Registers;
 use super::Standing;
 use super::Target;
+use super::merger;
 use super::place::FilePlace;
 use super::record;
 use super::record::Layout;
 use super::register::Register;
+use super::registers::Terms;
 use super::standing::Stamp;
 use super::standing::Tombstone;
 use super::storage;
 use super::uptime::Uptime;
-use crate::clock::Timestamp;
 
 /// The format that this version writes, and the newest that it reads.
 pub(super) const FORMAT: u64 = 3;
@@ -104,7 +105,7 @@ pub(super) type Opener = Box<dyn FnMut() -> Result<Database, JournalError> + Sen
 /// The table of what is denied.
 pub(super) type Targets<'t> = Table<'t, &'static str, &'static [u8]>;
 
-/// What a journal held when it was opened.
+/// What a journal held when it was opened. A name has one row, whichever of its spellings counts.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     pub(super) rows: Vec<(Target, Registers)>,
@@ -233,7 +234,7 @@ pub(super) fn named(error: JournalError, again: impl FnOnce() -> Option<ReadOnly
 pub(super) fn load(
     open: &mut Opener,
     size: &dyn Fn() -> u64,
-    now: Timestamp,
+    terms: Terms,
 ) -> Result<(Database, Contents), JournalError> {
     let mut database = open()?;
     let (mut contents, mut bytes) = (Contents::default(), 0);
@@ -243,11 +244,18 @@ pub(super) fn load(
     })?;
     let format = meta.format;
     contents.uptime = meta.uptime;
+    let terms = Terms { uptime: meta.uptime, ..terms };
     if format <= UNMEASURED {
-        contents.rows.iter_mut().for_each(|(_, registers)| registers.measure(now, meta.uptime));
+        contents.rows.iter_mut().for_each(|(_, registers)| registers.measure(&terms));
+    }
+    let joined = merger::join(&mut contents.rows, &terms);
+    if format < FORMAT || joined > 0 {
+        rewrite(&database, &contents)?;
+    }
+    if joined > 0 {
+        tracing::info!(joined, "journal: names with two rows have one now, which counts in any case");
     }
     if format < FORMAT {
-        rewrite(&database, &contents)?;
         tracing::info!(
             rows = contents.rows.len(),
             from = format,
@@ -281,6 +289,9 @@ pub(super) fn rewrite(database: &Database, contents: &Contents) -> Result<(), Jo
             let key = record::key(target);
             let row = record::write(&key, registers);
             targets.insert(key.as_str(), row.as_slice()).map_err(write_error)?;
+            if let Some(other) = record::other_key(target) {
+                targets.remove(other.as_str()).map_err(write_error)?;
+            }
         }
         transaction.open_table(META).map_err(write_error)?.insert("format", FORMAT).map_err(write_error)?;
     }
@@ -404,9 +415,10 @@ mod tests {
 
     use super::super::Journal;
     use super::*;
+    use crate::clock::Timestamp;
 
     /// What was left to an entry is measured once, by the clock of the first start, and kept. Seen failing where the file was
-    /// not rewritten.
+    /// not rewritten, and without the skew, by which an entry of this format outlives its `expires_at` too.
     #[test]
     fn a_journal_of_the_second_format_is_rewritten_with_what_its_entries_have_left() {
         let directory = tempfile::tempdir().unwrap();
@@ -420,12 +432,15 @@ mod tests {
         drop(database);
         // At the second start the clock is a day ahead.
         for now in [5, 86_400] {
-            let (journal, contents) = Journal::open(&path, Timestamp::from_secs(now)).unwrap();
+            let now = Timestamp::from_secs(now);
+            let uptime = Uptime::default().plus(Duration::from_secs(5));
+            let terms = Terms { now, uptime, skew: Duration::from_secs(60), remember: Duration::MAX };
+            let (journal, contents) = Journal::open(&path, terms).unwrap();
             let [(target, registers)] = contents.rows.as_slice() else { panic!("{contents:?}") };
             assert_eq!((target.name(), contents.uptime), ("a", Uptime::default()));
             let lapses: Vec<_> =
                 registers.standings().map(|(_, standing)| standing.lapses.millis()).collect();
-            assert_eq!(lapses, [u64::MAX, 4000], "it expires at 9 s");
+            assert_eq!(lapses, [u64::MAX, 64_000], "it expires at 9 s, and lapses a minute later");
             drop(journal);
         }
     }

@@ -19,6 +19,7 @@ mod journal_file;
 mod layer;
 mod ledger;
 mod lists;
+mod merger;
 mod naming;
 mod outcome;
 mod place;

@@ -49,7 +49,21 @@ pub(super) enum Layout {
 /// By what a target is found.
 pub(super) fn key(target: &Target) -> String {
     let is_marked = target.is_bare() && target.spelling() != Spelling::AnyCase;
-    let issuer = if is_marked { EXACT } else { target.issuer().unwrap_or_default() };
+    key_in(target, if is_marked { EXACT } else { target.issuer().unwrap_or_default() })
+}
+
+/// The key of the same name as the other spelling has it, where a name may have a row of either.
+pub(super) fn other_key(target: &Target) -> Option<String> {
+    let is_any_case = target.spelling() == Spelling::AnyCase;
+    target.is_bare().then(|| key_in(target, if is_any_case { EXACT } else { "" }))
+}
+
+/// The key that both spellings of a name share.
+pub(super) fn name_key(target: &Target) -> String {
+    key_in(target, target.issuer().unwrap_or_default())
+}
+
+fn key_in(target: &Target, issuer: &str) -> String {
     format!("{}\0{issuer}\0{}", target.level(), target.name())
 }
 
@@ -247,11 +261,14 @@ pub(super) fn second(state: u8) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use proptest::prelude::*;
 
     use super::super::Action;
     use super::super::Event;
     use super::super::State;
+    use super::super::registers::Terms;
     use super::*;
 
     fn event() -> impl Strategy<Value = (Event, Uptime)> {
@@ -308,9 +325,15 @@ mod tests {
         let stamps: Vec<_> =
             suspended.standings().map(|(state, standing)| (state, standing.stamp.0.millis())).collect();
         assert_eq!(stamps, [(State::Revoked, 1000), (State::Suspended, 2000)]);
-        suspended.measure(Timestamp::from_secs(5), Uptime::from_millis(100));
+        let terms = Terms {
+            now: Timestamp::from_secs(5),
+            uptime: Uptime::from_millis(100),
+            skew: Duration::from_secs(60),
+            remember: Duration::MAX,
+        };
+        suspended.measure(&terms);
         let lapses: Vec<_> = suspended.standings().map(|(_, standing)| standing.lapses).collect();
-        assert_eq!(lapses, [Uptime::MAX, Uptime::from_millis(4100)]);
+        assert_eq!(lapses, [Uptime::MAX, Uptime::from_millis(64_100)]);
         let (_, lifted) = read("principal\0\0a", &second(1), Layout::Second).unwrap();
         assert!(lifted.is_revoked() && !lifted.is_suspended());
         let tombstone = lifted

@@ -106,11 +106,9 @@ impl Register {
 
     /// Gives each standing that expires the uptime at which it may lapse, if it has none: journals of an old format and audits do
     /// not say.
-    pub(super) fn measure(&mut self, now: Timestamp, uptime: Uptime) {
+    pub(super) fn measure(&mut self, terms: &Terms) {
         let unmeasured = self.standings.iter_mut().filter(|standing| standing.lapses == Uptime::MAX);
-        unmeasured.for_each(|standing| {
-            standing.lapses = uptime.at_expiry(standing.expires_at, now);
-        });
+        unmeasured.for_each(|standing| standing.lapses = terms.lapses_at(standing.expires_at));
     }
 
     /// Forgets what has had its time.

@@ -15,6 +15,7 @@
 use std::time::Duration;
 
 use super::Action;
+use super::Config;
 use super::Event;
 use super::register::Register;
 use super::standing::Extent;
@@ -35,6 +36,16 @@ pub(super) struct Terms {
 }
 
 impl Terms {
+    /// The terms of a gate with this configuration.
+    pub(super) fn of(config: &Config, now: Timestamp, uptime: Uptime) -> Self {
+        Self { now, uptime, skew: config.skew, remember: config.remember }
+    }
+
+    /// The uptime before which what expires then does not lapse, if it is taken in now; [`Uptime::MAX`] if it never expires.
+    pub(super) fn lapses_at(&self, expires_at: Option<Timestamp>) -> Uptime {
+        self.uptime.at_expiry(expires_at.map(|at| at.plus(self.skew)), self.now)
+    }
+
     /// Whether a standing has lapsed: by the wall clock, and because as much time has passed as it had left when it was
     /// taken in.
     pub(super) fn lapsed(&self, standing: &Standing) -> bool {
@@ -213,9 +224,9 @@ impl Registers {
     }
 
     /// Gives each standing that expires the uptime at which it may lapse: for registers of journals that kept none.
-    pub(super) fn measure(&mut self, now: Timestamp, uptime: Uptime) {
-        self.revoked.measure(now, uptime);
-        self.suspended.measure(now, uptime);
+    pub(super) fn measure(&mut self, terms: &Terms) {
+        self.revoked.measure(terms);
+        self.suspended.measure(terms);
     }
 
     /// Forgets what has had its time.

@@ -17,6 +17,7 @@ use super::Journal;
 use super::JournalError;
 use super::Level;
 use super::Registers;
+use super::Spelling;
 use super::State;
 use super::Target;
 use super::journal_file::Contents;
@@ -49,6 +50,7 @@ pub struct StandingCount {
 pub struct JournalReplay {
     path: PathBuf,
     config: Config,
+    /// By the key that both spellings of a name share.
     rows: BTreeMap<String, (Target, Registers)>,
     /// How long the gate has run by the journal that is extended.
     uptime: Uptime,
@@ -84,11 +86,12 @@ impl JournalReplay {
             added: 0,
         };
         let failed = |error| Err(Error::Open { path: path.clone(), error });
-        match (Journal::read(&path, now), readable) {
+        let terms = Terms::of(config, now, Uptime::default());
+        match (Journal::read(&path, terms), readable) {
             (Err(JournalError::Missing), _) => {}
             (Ok(_), ReadableJournal::Refused) => return failed(JournalError::Readable),
             (Ok((database, contents)), ReadableJournal::Extended) => {
-                let keyed = contents.rows.into_iter().map(|row| (record::key(&row.0), row));
+                let keyed = contents.rows.into_iter().map(|row| (record::name_key(&row.0), row));
                 (replay.rows, replay.database) = (keyed.collect(), Some(database));
                 replay.uptime = contents.uptime;
             }
@@ -102,11 +105,14 @@ impl JournalReplay {
 
     /// Merges an event that was taken in at `time`.
     pub fn merge(&mut self, event: &Event, time: Timestamp) {
-        let row = self.rows.entry(record::key(&event.target));
-        let (_, registers) = row.or_insert_with(|| (event.target.clone(), Registers::default()));
-        let Config { skew, remember, .. } = self.config;
+        let row = self.rows.entry(record::name_key(&event.target));
+        let (target, registers) = row.or_insert_with(|| (event.target.clone(), Registers::default()));
         // Reinstatements are forgotten in time. What stands stays until the gate runs on this journal.
-        registers.expire(&Terms { now: time, uptime: Uptime::default(), skew, remember });
+        registers.expire(&Terms::of(&self.config, time, Uptime::default()));
+        // A name that counts in any case counts so until nothing is known of it, as in the gate.
+        if registers.is_blank() || event.target.spelling() == Spelling::AnyCase {
+            target.clone_from(&event.target);
+        }
         // Without a later uptime, an event that is there changes nothing.
         let mut probe = registers.clone();
         probe.merge(event, Uptime::default());
@@ -154,9 +160,10 @@ impl JournalReplay {
 
     /// Writes the journal. Returns where a file that was no readable journal is now.
     pub fn write(self) -> Result<Option<PathBuf>, Error> {
-        let Self { path, rows, database, unreadable, uptime, now, .. } = self;
+        let Self { path, config, rows, database, unreadable, uptime, now, .. } = self;
+        let terms = Terms::of(&config, now, uptime);
         let mut rows: Vec<(Target, Registers)> = rows.into_values().collect();
-        rows.iter_mut().for_each(|(_, registers)| registers.measure(now, uptime));
+        rows.iter_mut().for_each(|(_, registers)| registers.measure(&terms));
         let contents = Contents { rows, uptime };
         let written = || {
             let aside = unreadable.then(|| put_aside(&path)).transpose()?;
@@ -187,6 +194,7 @@ mod tests {
     use super::super::Action;
     use super::*;
     use crate::clock::Clock;
+    use crate::session::Credential;
 
     const START: i64 = 1_800_000_000;
 
@@ -213,6 +221,89 @@ mod tests {
         let engine = Engine::reopen(directory.path(), &config, Clock::manual(time(300))).unwrap();
         let stands = engine.standing(&suspension("late", 3, None).target).unwrap();
         assert!(stands.standings().any(|(_, standing)| standing.stamp.1 == "late"));
+    }
+
+    fn principal(name: &str) -> Target {
+        Target::parse(Level::Principal, name, None).unwrap()
+    }
+
+    /// Whether a credential that carries this name is denied.
+    fn denies(engine: &Engine, name: &str) -> bool {
+        let own = engine.fingerprinter().all_carried([&principal(name)]);
+        engine.judge(&Credential { own, ..Credential::default() }).is_err()
+    }
+
+    /// Seen failing with a row for each spelling.
+    #[test]
+    fn one_name_has_one_row_whichever_spelling_was_there_first() {
+        let (time, config) = (|secs| Timestamp::from_secs(START + secs), Config::default());
+        let revocation = |is_older, secs| {
+            let target = if is_older { principal("a").of_earlier_version() } else { principal("a") };
+            Event::new(Action::Revoke, target, time(secs))
+        };
+        for is_first_older in [true, false] {
+            let state = tempfile::tempdir().unwrap();
+            let clock = Clock::manual(time(100));
+            let open = || Engine::reopen(state.path(), &config, clock.clone()).unwrap();
+            for (readable, is_older) in
+                [(ReadableJournal::Refused, is_first_older), (ReadableJournal::Extended, !is_first_older)]
+            {
+                let mut replay = JournalReplay::begin(state.path(), &config, readable, time(50)).unwrap();
+                replay.merge(&revocation(is_older, 1 + i64::from(is_older)), time(20));
+                assert_eq!(replay.targets(), 1);
+                replay.write().unwrap();
+            }
+            let engine = open();
+            assert!(denies(&engine, "a") && denies(&engine, "A") && engine.entries() == 1);
+            let lift = Event { force: true, ..Event::new(Action::Reinstate, principal("a"), time(100)) };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            assert!(runtime.block_on(engine.decide(lift)).unwrap().as_asked);
+            assert!(!denies(&engine, "a") && !denies(&engine, "A"));
+            drop(engine);
+            let engine = open();
+            assert!(!denies(&engine, "a") && !denies(&engine, "A"));
+        }
+    }
+
+    /// A name that an earlier version revoked, and a later one revoked again once that was forgotten. Seen failing with a
+    /// name that counts in any case for ever.
+    #[test]
+    fn a_name_of_which_nothing_is_left_counts_as_its_next_event_says() {
+        let (state, config) = (tempfile::tempdir().unwrap(), Config::default());
+        let time = |secs| Timestamp::from_secs(START + secs);
+        let mut replay =
+            JournalReplay::begin(state.path(), &config, ReadableJournal::Refused, time(0)).unwrap();
+        let old = |action, secs| {
+            let target = principal("a").of_earlier_version();
+            Event { force: action == Action::Reinstate, ..Event::new(action, target, time(secs)) }
+        };
+        replay.merge(&old(Action::Revoke, 1), time(1));
+        replay.merge(&old(Action::Reinstate, 2), time(2));
+        let later = 60 * 86_400;
+        replay.merge(&Event::new(Action::Revoke, principal("a"), time(later)), time(later));
+        replay.write().unwrap();
+        let engine = Engine::reopen(state.path(), &config, Clock::manual(time(later))).unwrap();
+        assert!(denies(&engine, "a") && !denies(&engine, "A"));
+    }
+
+    /// An entry outlives its `expires_at` by the skew, by both clocks. Seen failing with a replay that leaves the skew out of
+    /// the uptime.
+    #[test]
+    fn what_is_replayed_lapses_as_what_the_gate_took_in() {
+        let (state, config) = (tempfile::tempdir().unwrap(), Config::default());
+        let time = |secs| Timestamp::from_secs(START + secs);
+        let mut replay =
+            JournalReplay::begin(state.path(), &config, ReadableJournal::Refused, time(0)).unwrap();
+        replay.merge(&suspension("s", 0, Some(100)), time(0));
+        replay.write().unwrap();
+        let clock = Clock::manual(time(0));
+        let engine = Engine::reopen(state.path(), &config, clock.clone()).unwrap();
+        clock.advance(Duration::from_secs(159));
+        // The wall clock alone is ahead.
+        clock.set(time(1000));
+        assert_eq!(engine.expire(), 0);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(engine.expire(), 1);
     }
 
     #[test]

@@ -130,13 +130,14 @@ impl Target {
     }
 
     /// The target as earlier versions meant it: they kept bare names in lower case, and hit every spelling.
-    pub(super) fn of_earlier_version(self) -> Self {
+    #[must_use]
+    pub fn of_earlier_version(self) -> Self {
         let spelling = if self.is_bare() { Spelling::AnyCase } else { self.spelling };
         Self { spelling, ..self }
     }
 
-    /// Whether it is a principal or chain without a scheme, which earlier versions kept in lower case.
-    pub(super) fn is_bare(&self) -> bool {
+    /// Returns whether this is a principal or chain without a scheme, which earlier versions kept in lower case.
+    pub fn is_bare(&self) -> bool {
         matches!(self.level, Level::Principal | Level::Chain) && !self.name.contains(':')
     }
 

@@ -492,14 +492,9 @@ impl Api {
     pub(super) async fn aimed(&self, line: Entry, target: &Target) -> Entry {
         let (registry, of) = (Arc::clone(&self.registry), target.clone());
         let (principal, serial) = spawn_blocking(move || registry.behind(&of)).await.unwrap_or_default();
-        Entry {
-            level: Some(target.level().name().into()),
-            target: Some(target.name().to_owned()),
-            issuer: target.issuer().map(str::to_owned),
-            principal,
-            serial,
-            ..line
-        }
+        let mut kept = target.clone();
+        self.engine.name_as_kept(&mut kept);
+        Entry { principal, serial, ..line.aimed_at(&kept) }
     }
 }
 

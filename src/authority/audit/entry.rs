@@ -7,10 +7,14 @@ use serde::Serialize;
 use super::MAX_LINE;
 use super::damage::Damage;
 use crate::clock::Timestamp;
+use crate::revocation::Spelling;
+use crate::revocation::Target;
 use crate::revocation::Timeline;
 
 /// How much of each text is kept of an entry that would not fit a line, bytes.
 const CLIPPED: usize = 8 * 1024;
+/// The `spelling` of a bare name that counts as it is written. Lines of earlier versions have none: theirs counted in any case.
+pub(super) const EXACT: &str = "exact";
 
 /// One event, as whoever acts on it knows it; the writer adds `sequence`, `time`, `prev` and `hash`.
 ///
@@ -49,6 +53,9 @@ pub struct Entry {
     /// The issuer that narrows the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub issuer: Option<String>,
+    /// `exact` of a bare name of a principal or chain that counts as it is written; else it counts in any case.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spelling: Option<&'static str>,
     /// The principal that the target belongs to, where it is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub principal: Option<String>,
@@ -97,6 +104,19 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// The same entry about a target, as the gate keeps it.
+    #[must_use]
+    pub fn aimed_at(self, target: &Target) -> Self {
+        let is_exact = target.is_bare() && target.spelling() != Spelling::AnyCase;
+        Self {
+            level: Some(target.level().name().into()),
+            target: Some(target.name().to_owned()),
+            issuer: target.issuer().map(str::to_owned),
+            spelling: is_exact.then_some(EXACT),
+            ..self
+        }
+    }
+
     /// Its members as they stand in the line, without braces. Texts are shortened if it would not fit a line.
     pub(super) fn members(mut self) -> serde_json::Result<String> {
         let mut text = serde_json::to_string(&self)?;

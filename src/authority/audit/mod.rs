@@ -91,6 +91,7 @@ pub use head::Head;
 pub use head::HeadError;
 pub use history::PastChange;
 pub use history::changes;
+pub use history::holds_only;
 pub use history::newest_changes;
 pub use trail::Audit;
 pub use trail::HeldAudit;
