@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use serde::Deserialize;
-use serde::Serialize;
+use serde_json::Map;
 use serde_json::Value;
 use serde_json::json;
 
@@ -41,10 +41,12 @@ impl Problem {
         format!("{}\n", self.document(disclose)).into_bytes()
     }
 
-    /// The whole document with one more member.
-    pub fn to_json_with(&self, name: &str, value: &impl Serialize) -> Vec<u8> {
+    /// The whole document with more members.
+    pub fn to_json_with(&self, members: Map<String, Value>) -> Vec<u8> {
         let mut document = self.document(Disclose::Reason);
-        document[name] = serde_json::to_value(value).unwrap_or_default();
+        if let Some(document) = document.as_object_mut() {
+            document.extend(members);
+        }
         format!("{document}\n").into_bytes()
     }
 

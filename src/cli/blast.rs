@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::REFUSED;
 use super::USAGE;
 use super::complain;
+use super::obstacles;
 use super::order::Order;
 use super::output::Page;
 use super::output::clean;
@@ -31,6 +32,10 @@ pub(super) struct Blast {
     refusal: Option<String>,
     /// What one of them does not hit although it may look so.
     note: Option<String>,
+    /// The entries under other names that reinstatements would lift.
+    also_lifts: BTreeSet<String>,
+    /// The other principals that share those names.
+    also_lets_in: BTreeSet<String>,
 }
 
 /// Whether it is to be done.
@@ -59,6 +64,10 @@ impl Blast {
             blast.principals_total += number("principals_total").max(names.len() as u64);
             blast.principals.extend(names.into_iter().map(str::to_owned));
             blast.includes_caller |= answer["includes_caller"] == Value::Bool(true);
+            let members = |name: &str| answer[name].as_array().into_iter().flatten();
+            blast.also_lifts.extend(members("also_lifts").map(obstacles::entry));
+            let others = members("also_lets_in").filter_map(Value::as_str);
+            blast.also_lets_in.extend(others.map(str::to_owned));
             blast.note = answer["note"].as_str().map(str::to_owned).or(blast.note);
             blast.refusal = refusal(answer).map(|(_, told)| told).or(blast.refusal);
             blast
@@ -85,9 +94,24 @@ impl Blast {
         if let Some(note) = &self.note {
             page.field("not hit", note);
         }
+        self.show_lifted(page);
         page.field("sessions", &format_args!("{most}{}", self.sessions));
         page.field("certificates", &format_args!("{most}{}", self.certificates));
         page.field("principals", &format_args!("{most}{}{}", self.principals_total, self.names()));
+    }
+
+    /// Adds what stands under other names and would be lifted, and the principals that this lets in as well.
+    fn show_lifted(&self, page: &mut Page) {
+        for entry in self.also_lifts.iter().take(NAMED) {
+            page.field("also lifts", entry);
+        }
+        if self.also_lifts.len() > NAMED {
+            page.field("also lifts", &format_args!("{} more", self.also_lifts.len() - NAMED));
+        }
+        let others: Vec<&str> = self.also_lets_in.iter().map(String::as_str).collect();
+        if let Some(others) = obstacles::few(&others) {
+            page.field("also lets in", &others);
+        }
     }
 
     fn names(&self) -> String {

@@ -15,6 +15,9 @@ use super::blast::Consent;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
+use super::obstacles::also_lets_in;
+use super::obstacles::remedies;
+use super::obstacles::still_refused;
 use super::order::Change;
 use super::order::ChangeArgs;
 use super::order::Order;
@@ -138,15 +141,9 @@ impl ChangeArgs {
             print_document(&answer.body);
         } else if is_done {
             let mut page = Page::new();
-            page.line(&told(order, change.level, answer));
-            for other in answer.document["lifted"].as_array().into_iter().flatten() {
-                let text = |name: &str| other[name].as_str().unwrap_or_default();
-                page.line(&format_args!(
-                    "reinstated {} {} (id {})",
-                    text("level"),
-                    text("target"),
-                    text("id")
-                ));
+            match lifted(answer) {
+                lines if lines.is_empty() => page.line(&told(order, change.level, answer)),
+                lines => lines.iter().for_each(|line| page.line(line)),
             }
             // It is done, whether or not anybody can be told.
             page.print();
@@ -165,10 +162,7 @@ impl ChangeArgs {
     fn refused(&self, order: Order, change: &Change, answer: &Answer) {
         answer.complain(order.name());
         if answer.text("code") == STILL_REFUSED {
-            complain(&format_args!(
-                "with --all-names the other names of {} are lifted too",
-                change.subject()
-            ));
+            remedies(&answer.document, &change.subject()).iter().for_each(|remedy| complain(remedy));
         }
         if answer.status == StatusCode::NOT_FOUND && answer.text("code") == UNKNOWN {
             complain(&format_args!(
@@ -196,24 +190,32 @@ fn remarks(change: &Change, answer: &Answer) -> u8 {
     if !answer.text("note").is_empty() {
         complain(&format_args!("note: {}", answer.text("note")));
     }
+    if let Some(others) = also_lets_in(&answer.document) {
+        complain(&format_args!("note: this also lets in: {others}"));
+    }
     let obstacles = still_refused(&answer.document);
     if obstacles.is_empty() {
         return DONE;
     }
     complain(&format_args!("{subject} is STILL REFUSED by other entries:"));
     obstacles.iter().for_each(|obstacle| complain(&format_args!("  {obstacle}")));
-    PARTLY
+    remedies(&answer.document, &subject).iter().for_each(|remedy| complain(remedy));
+    if answer.document["changed"] == Value::Bool(false) { REFUSED } else { PARTLY }
 }
 
-/// The entries that still refuse the principal of a reinstatement, a line each.
-pub(super) fn still_refused(document: &Value) -> Vec<String> {
-    let entries = document["still_refused"].as_array().into_iter().flatten();
-    let line = |entry: &Value| {
-        let text = |name: &str| entry[name].as_str().unwrap_or_default();
-        let reason = entry["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        format!("{} {}, {} since {}{reason}", text("level"), text("target"), text("state"), text("since"))
+/// The entries that a reinstatement under all names lifted, a line each.
+fn lifted(answer: &Answer) -> Vec<String> {
+    let lifted = answer.document["lifted"].as_array().into_iter().flatten();
+    let line = |one: &Value| {
+        let [level, target, id] =
+            ["level", "target", "id"].map(|name| one[name].as_str().unwrap_or_default());
+        format!("reinstated {level} {target} (id {id})")
     };
-    entries.map(line).collect()
+    let mut lines: Vec<String> = lifted.map(line).collect();
+    if let Some(last) = lines.last_mut() {
+        *last += &format!(", generation {}", answer.number("generation"));
+    }
+    lines
 }
 
 /// The warnings of an answer: done as asked, but perhaps not as meant.

@@ -121,6 +121,9 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
         false => page.verdict(Paint::Bad, "would be REFUSED", &why),
     }
     page.field_if("principal", &cell(&answer.document, "principal"));
+    if answer.document["known"] == Value::Bool(false) {
+        page.field("not seen", &"this gate has never seen it");
+    }
     let certificates = answer.document["certificates"].as_array().map(Vec::as_slice).unwrap_or_default();
     match certificates {
         [one] => detail(one, page),

@@ -4,7 +4,7 @@ use http::StatusCode;
 use serde_json::Value;
 
 use super::blast::refusal;
-use super::change::still_refused;
+use super::obstacles::still_refused;
 
 /// What became of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

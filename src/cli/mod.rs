@@ -15,6 +15,7 @@ mod drill;
 mod failure;
 mod fate;
 mod list;
+mod obstacles;
 mod order;
 mod output;
 mod pages;
@@ -38,6 +39,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::Arg;
 use clap::ArgMatches;
 use clap::CommandFactory;
 use clap::FromArgMatches;
@@ -250,7 +252,8 @@ enum Command {
         #[arg(long)]
         force: bool,
         /// Lift what stands under the other names of the same principal too: its SPIFFE ID, its agent id, its DNS names,
-        /// as far as the gate has seen its certificates.
+        /// as far as the gate has seen its certificates. Agents of other tenants may share an agent id: --dry-run and
+        /// the answer name them.
         #[arg(long)]
         all_names: bool,
         #[command(flatten)]
@@ -368,9 +371,14 @@ impl Cli {
 
 /// The command, with what `derive` cannot say of it and of all below it.
 fn usable(command: clap::Command, path: &str) -> clap::Command {
+    // The options of a change are one set; a reinstatement refuses these.
+    let is_refused = |arg: &Arg| {
+        path.ends_with(" reinstate") && ["issued_before", "expires_at"].contains(&arg.get_id().as_str())
+    };
     let command = command.mut_args(|arg| match arg.get_env().and_then(std::env::var_os) {
         // Whoever empties a variable wants it to count for nothing; an empty path would be an error.
         Some(value) if value.is_empty() => arg.env(Resettable::<OsStr>::Reset),
+        _ if is_refused(&arg) => arg.hide(true),
         _ => arg,
     });
     // Beside an error, clap's own usage names every option that the environment sets, as if all were required.

@@ -45,8 +45,15 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Checks the target, as the server will; the reason why it cannot be one.
+    /// Checks the target and what goes with the action, as the server will; the reason why it cannot be a change.
     pub(super) fn checked(mut self) -> Result<Self, String> {
+        let of_strikes = [("--issued-before", &self.issued_before), ("--expires-at", &self.expires_at)];
+        let given = of_strikes.iter().find(|(_, value)| value.is_some());
+        if let (Action::Reinstate, Some((name, _))) = (self.action, given) {
+            return Err(format!(
+                "{name}: a reinstatement lifts all of an entry; it goes with revoke and suspend"
+            ));
+        }
         // As openssl prints a serial.
         if let Some(serial) = self.target.strip_prefix("serial=").filter(|_| self.level == Level::Certificate)
         {

@@ -298,6 +298,18 @@ impl Binding {
         found.ok_or_else(|| Error::Foreign(format!("no template fits {}", names())))
     }
 
+    /// Explains why the agent id of an identity is no claim here; empty for another claim.
+    fn hint(&self, identity: &Identity, claimed: &str) -> &'static str {
+        let is_own_id = identity.agent.as_deref() == Some(claimed);
+        match (self.trust_domains.len() > 1, identity.trust_domain.is_some()) {
+            _ if !is_own_id => "",
+            (true, true) => "; with several trust domains the claim is the whole SPIFFE ID",
+            (true, false) => "; with several trust domains the claim is the whole DNS name",
+            (false, true) => "; under this template the claim is the whole SPIFFE ID (identity.claim_scope)",
+            (false, false) => "; under this template the claim is the whole DNS name (identity.claim_scope)",
+        }
+    }
+
     /// Holds a claim against the identity of a certificate where nobody has to claim anything.
     pub fn judge_voluntary(&self, identity: &Identity, claim: Claim<'_>) -> Result<(), Error> {
         match claim {
@@ -317,6 +329,7 @@ impl Binding {
             Claim::Value(claimed) => Err(Error::Mismatch {
                 claimed: claimed.chars().take(256).collect(),
                 principal: identity.principal.clone(),
+                hint: self.hint(identity, claimed),
             }),
             Claim::Absent if optional => Ok(()),
             Claim::Absent => Err(Error::Unclaimed),
@@ -391,6 +404,31 @@ mod tests {
         assert!(matches!(agent(Some("spiffe://evil.test/agent/a"), &[]), Err(Error::Foreign(_))));
         let admin = "spiffe://lab.test/admin/ops";
         assert_eq!(agent(Some(admin), &[]), Ok((admin.into(), None, "unknown".into())));
+    }
+
+    #[test]
+    fn an_agent_id_that_is_no_claim_is_refused_with_the_reason() {
+        let told = |rules: &Binding, spiffe, dns, claimed| {
+            let identity = rules.identify(&subject(spiffe, dns), None).unwrap();
+            rules.judge(&identity, Claim::Value(claimed)).unwrap_err().to_string()
+        };
+        let id = "spiffe://lab.test/acme/agent/alice";
+        let rules = tenants(ClaimScope::Principal);
+        let plain = format!("the request claims `alice`, its certificate is `{id}`");
+        assert_eq!(
+            told(&rules, Some(id), &[], "alice"),
+            format!("{plain}; under this template the claim is the whole SPIFFE ID (identity.claim_scope)")
+        );
+        assert_eq!(
+            told(&rules, Some(id), &[], "bob"),
+            format!("the request claims `bob`, its certificate is `{id}`")
+        );
+        let of_dns = told(&rules, None, &["alice.acme.lab.test"], "alice");
+        assert!(of_dns.ends_with("the claim is the whole DNS name (identity.claim_scope)"), "{of_dns}");
+        let mut several = tenants(ClaimScope::Agent);
+        several.trust_domains.push(TrustDomain::parse("other.test").unwrap());
+        let told = told(&several, Some(id), &[], "alice");
+        assert!(told.ends_with("; with several trust domains the claim is the whole SPIFFE ID"), "{told}");
     }
 
     #[test]

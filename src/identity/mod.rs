@@ -85,12 +85,14 @@ pub enum Error {
     #[error("foreign identity: {0}")]
     Foreign(String),
     /// The request claims another identity than its certificate proves.
-    #[error("the request claims `{claimed}`, its certificate is `{principal}`")]
+    #[error("the request claims `{claimed}`, its certificate is `{principal}`{hint}")]
     Mismatch {
         /// What the request claims.
         claimed: String,
         /// What the certificate proves.
         principal: String,
+        /// Why its own agent id is no claim; empty where the claim is another agent's.
+        hint: &'static str,
     },
     /// The request claims nothing where a claim is expected.
     #[error("the request claims no identity")]

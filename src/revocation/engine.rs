@@ -511,11 +511,6 @@ impl Engine {
         sessions
     }
 
-    /// Whether a list in force names exactly this target.
-    pub fn is_listed(&self, target: &Target) -> bool {
-        !self.set.named(self.fingerprinter.target(target)).is_empty()
-    }
-
     /// Whether a live session carries a name that an event of `target` hits.
     pub fn has_sessions(&self, target: &Target) -> bool {
         self.fingerprinter.published(target).iter().any(|print| self.sessions.has(print))

@@ -8,7 +8,7 @@ use super::Registry;
 use super::Target;
 use crate::identity::TrustDomain;
 
-/// Where a gate looks for a target: its live sessions, the lists in force, its registry, its trust domains.
+/// Where a gate looks for a target: its live sessions, its registry, its trust domains.
 #[derive(Clone)]
 pub struct Sightings {
     engine: Arc<Engine>,
@@ -32,7 +32,6 @@ impl Sightings {
     fn include_as(&self, target: &Target) -> bool {
         let is_configured = |domain: &TrustDomain| domain.as_str() == target.name();
         self.engine.has_sessions(target)
-            || self.engine.is_listed(target)
             || match target.level() {
                 Level::TrustDomain => self.trust_domains.iter().any(is_configured),
                 _ => !self.registry.by_target(target, 1).is_empty(),

@@ -221,6 +221,48 @@ fn what_is_still_refused_is_not_called_reinstated() {
     let stub = Stub::start(vec![all]);
     told.push(stub.run("reinstate --level principal --target a --all-names"));
     told.push(stub.asked().concat());
+    let other = json!({"level": "certificate", "target": "0a1b", "issuer": "3b55", "state": "revoked",
+        "since": "2026-11-22T12:00:00.000Z"});
+    for entries in [json!([other]), json!([entry, other])] {
+        let mut refused = problem(409, "still_refused", "nothing stands under principal a");
+        refused["still_refused"] = entries;
+        told.push(run("reinstate --level principal --target a", vec![Reply::Json(409, refused)]));
+    }
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn the_agents_of_other_tenants_are_named_before_and_after() {
+    let others = json!(["spiffe://lab.test/evil/agent/alice"]);
+    let entry = json!({"level": "principal", "target": "alice", "state": "suspended",
+        "since": "2026-11-22T12:00:00.000Z"});
+    let target = "spiffe://lab.test/acme/agent/alice";
+    let line = format!("reinstate --level principal --target {target}");
+    let mut refused = problem(409, "still_refused", "nothing stands under it");
+    (refused["still_refused"], refused["also_lets_in"]) = (json!([entry]), others.clone());
+    let mut told = vec![run(&line, vec![Reply::Json(409, refused)])];
+    let mut foreseen = radius(false);
+    (foreseen["also_lifts"], foreseen["also_lets_in"]) = (json!([entry]), others.clone());
+    told.push(run(&format!("{line} --all-names --dry-run"), vec![Reply::Json(200, foreseen)]));
+    let mut answer = done("reinstate", "principal", target);
+    answer["lifted"] = json!([{"id": "0192f0c1", "level": "principal", "target": target},
+        {"id": "0192f0c2", "level": "principal", "target": "alice"}]);
+    answer["also_lets_in"] = others;
+    told.push(run(&format!("{line} --all-names"), vec![Reply::Json(200, answer)]));
+    insta::assert_snapshot!(told.join("\n"));
+}
+
+#[test]
+fn a_reinstatement_takes_no_times() {
+    let stub = Stub::start(vec![Reply::HangUp]);
+    stub.write("list", r#"{"level": "task", "target": "t", "expires_at": "2027-01-01T00:00:00Z"}"#);
+    let line = "reinstate --level task --target t-42";
+    let mut told = vec![
+        stub.run(&format!("{line} --issued-before 1h")),
+        stub.run(&format!("{line} --expires-at 2027-01-01T00:00:00Z")),
+        stub.run("reinstate --file list"),
+    ];
+    told.extend(stub.asked());
     insta::assert_snapshot!(told.join("\n"));
 }
 

@@ -202,6 +202,8 @@ fn a_credential_is_checked() {
         json!([refused["certificates"][0], {"serial": "0a1c", "allowed": true, "sha256": "fe"}]);
     told.push(run("check --principal a", 200, two));
     told.push(run("check --task t-42 --issued-at 1792000000 --json", 200, refused));
+    let unseen = json!({"allowed": true, "principal": "nobody", "known": false, "hits": [], "sessions": 0});
+    told.push(run("check --principal nobody", 200, unseen));
     for line in
         ["check", "check --task t --key k", "check --certificate admin.key", "check --token t --issuer 3b"]
     {

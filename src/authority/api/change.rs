@@ -94,10 +94,10 @@ pub(super) struct Change {
     /// Why; it is logged, audited and, where configured, told to the client.
     #[schema(max_length = 1024)]
     reason: Option<String>,
-    /// Hit only credentials that were issued before.
+    /// Of a revocation or suspension: hit only credentials that were issued before.
     #[schema(value_type = Option<Moment>)]
     issued_before: Option<Timestamp>,
-    /// When what is hit has expired, and the entry may be forgotten.
+    /// Of a revocation or suspension: when what is hit has expired, and the entry may be forgotten.
     #[schema(value_type = Option<Moment>)]
     expires_at: Option<Timestamp>,
     /// Of a reinstatement: lifts a revocation too.
@@ -186,7 +186,7 @@ struct Answer {
         (status = 200, description = "Done; of a batch, all of it.", body = DoneOrMany),
         (status = 207, description = "Some of the batch was not done.", body = BatchAnswer),
         (status = 404, description = "An unknown serial.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 409, description = "`revoked`: only a forced reinstatement lifts it. `still_refused`: nothing stands under this name, and others refuse the same principal. `ambiguous_issuer`: the issuer's name belongs to several authorities. `overtaken`: done, but outranked by a later decision.", content(
+        (status = 409, description = "`revoked`: only a forced reinstatement lifts it. `still_refused`: nothing would be lifted, and other entries refuse the same principal. `ambiguous_issuer`: the issuer's name belongs to several authorities. `overtaken`: done, but outranked by a later decision.", content(
             (Applied = "application/json"), (ProblemDocument = "application/problem+json"),
         )),
         (status = 503, description = "In effect, but not on disk or not complete; or, of a reinstatement, not done.", content(
@@ -237,7 +237,7 @@ pub(super) struct Revoked {
     target: String,
     /// How many live sessions ended.
     count: usize,
-    /// False where the gate had neither seen the target nor been told of it.
+    /// False where the gate has never seen the target.
     known: bool,
 }
 
@@ -299,12 +299,7 @@ impl Api {
         if change.reason.as_ref().is_some_and(|reason| reason.len() > MAX_REASON) {
             return Err(Refusal::bad_request(format!("reason: over {MAX_REASON} bytes")));
         }
-        if change.force && change.action != Action::Reinstate {
-            return Err(Refusal::bad_request("force: goes with `reinstate` alone"));
-        }
-        if change.all_names && change.action != Action::Reinstate {
-            return Err(Refusal::bad_request("all_names: goes with `reinstate` alone"));
-        }
+        change.fits()?;
         if change.expires_at.is_some_and(|at| at <= self.clock.now()) {
             return Err(Refusal::bad_request("expires_at: in the past, so that nothing would be hit"));
         }
@@ -491,6 +486,25 @@ impl Change {
     fn target(&self) -> Result<Target, Refusal> {
         Target::parse(self.level, &self.target, self.issuer.as_deref())
             .map_err(|e| Refusal::bad_request(e.to_string()))
+    }
+
+    /// Refuses a member that does not go with the action.
+    fn fits(&self) -> Result<(), Refusal> {
+        let lifts = self.action == Action::Reinstate;
+        let of_lifts = [("force", self.force), ("all_names", self.all_names)];
+        let of_strikes =
+            [("issued_before", self.issued_before.is_some()), ("expires_at", self.expires_at.is_some())];
+        let refused = |why: &str, members: [(&str, bool); 2]| {
+            let given = members.into_iter().find(|(_, is_given)| *is_given);
+            given.map_or(Ok(()), |(name, _)| Err(Refusal::bad_request(format!("{name}: {why}"))))
+        };
+        match lifts {
+            true => refused(
+                "a reinstatement lifts all of an entry; it goes with `revoke` and `suspend`",
+                of_strikes,
+            ),
+            false => refused("goes with `reinstate` alone", of_lifts),
+        }
     }
 
     /// Whether it lets somebody in again.

@@ -84,6 +84,10 @@ pub(super) struct Verdict {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     principal: Option<String>,
+    /// False where the gate has never seen it: then the verdict only says what stands against that name. Absent of tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    known: Option<bool>,
     /// The certificates that it is about; the first hundred that the gate has seen.
     certificates: Vec<CertificateVerdict>,
     /// Every entry that stands against it.
@@ -201,6 +205,8 @@ impl Api {
         let no = identity.as_ref().err().map(No::of_names);
         let mut verdict = self.verdict(no, seen.principal.clone(), &seen.targets, issued_at);
         verdict.sessions = self.live(|holder| holder.sha256.as_deref() == Some(&seen.sha256));
+        let mut same = self.registry.by_serial(&seen.serial, None).into_iter();
+        verdict.known = Some(verdict.sessions > 0 || same.any(|one| one.sha256 == seen.sha256));
         let mut certificate = self.certificate(&seen).0;
         (certificate.allowed, certificate.code) = (verdict.allowed, verdict.code.clone());
         verdict.certificates = vec![certificate];
@@ -228,7 +234,7 @@ impl Api {
             targets.dedup();
             return match targets.is_empty() {
                 false => Ok(self.verdict(None, None, &targets, self.at(at))),
-                true => Err(Refusal::unknown_certificate(target.name())),
+                true => Err(Refusal::never_seen(target.name())),
             };
         }
         let mut targets: Vec<Target> = seen.iter().flat_map(|seen| seen.targets.clone()).collect();
@@ -241,6 +247,7 @@ impl Api {
         let (certificates, refusals): (Vec<_>, Vec<_>) =
             seen.iter().map(|seen| self.certificate(seen)).unzip();
         verdict.decide(refusals.into_iter().flatten().next());
+        verdict.known = Some(true);
         verdict.certificates = certificates;
         verdict.sessions = self.live(|holder| holder.serial.as_deref() == Some(target.name()));
         Ok(verdict)
@@ -261,6 +268,7 @@ impl Api {
         targets.dedup();
         let mut verdict = self.verdict(no, Some(named.name().to_owned()), &targets, self.at(at));
         self.add_certificates(&mut verdict, &named, at.is_none());
+        verdict.known = Some(self.sightings.include(&named));
         verdict.sessions = self.engine.sessions_of(&named).len();
         Ok(verdict)
     }
@@ -270,6 +278,7 @@ impl Api {
         let mut verdict =
             self.verdict(None, self.registry.behind(&target).0, &[self.carried(&target)], self.at(at));
         self.add_certificates(&mut verdict, &target, at.is_none());
+        verdict.known = (level != Level::Token).then(|| self.sightings.include(&target));
         verdict.sessions = self.engine.sessions_of(&target).len();
         Ok(verdict)
     }
@@ -342,6 +351,7 @@ impl Api {
             code,
             reason,
             principal,
+            known: Some(false),
             certificates: Vec::new(),
             hits,
             sessions: 0,

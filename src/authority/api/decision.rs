@@ -21,6 +21,7 @@ use super::gatekeeper::stand;
 use super::names::Lifted;
 use super::names::Names;
 use super::names::Obstacle;
+use super::names::OtherNames;
 use super::refusal::Refusal;
 use crate::authority::Entry;
 use crate::clock::Timestamp;
@@ -79,9 +80,9 @@ pub(super) struct Applied {
     reinstated_at: Option<Timestamp>,
     /// Whether what the target's credentials are allowed is another than before.
     pub(super) changed: bool,
-    /// False where the gate had neither seen the target nor been told of it: the entry stands, and hits nothing so far.
+    /// False where the gate has never seen the target: the entry stands, and hits nothing so far.
     pub(super) known: bool,
-    /// What the target does not hit although it may look so.
+    /// Of a revocation or suspension: what the target does not hit although it may look so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     note: Option<String>,
@@ -89,10 +90,15 @@ pub(super) struct Applied {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(super) still_refused: Vec<Obstacle>,
-    /// Of a reinstatement with `all_names`: what was lifted beside the target.
+    /// Of a reinstatement with `all_names`: everything that was lifted; the target is the first, if anything stood under it.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(super) lifted: Vec<Lifted>,
+    /// Of a reinstatement with `all_names`: other principals that share a name that was lifted. Each is let in as well
+    /// unless another entry refuses it. The first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(super) also_lets_in: Vec<String>,
     /// False in advisory mode, and while break-glass lasts: the gate refuses nobody.
     enforced: bool,
     /// When break-glass ends, while it lasts: then it is enforced.
@@ -102,7 +108,7 @@ pub(super) struct Applied {
     /// How the gate's routes are served: `strict`, `advisory` or `mixed`.
     mode: &'static str,
     /// The generation of the set; starts anew with each process.
-    generation: u64,
+    pub(super) generation: u64,
     /// How many live sessions ended.
     pub(super) sessions_ended: usize,
     /// Whose it is, where the gate has seen exactly one.
@@ -164,12 +170,21 @@ pub(super) struct DryRun {
     issuer: Option<String>,
     /// Whether what the target's credentials are allowed would be another than now.
     would_change: bool,
-    /// Whether the gate has seen the target, or was told of it.
+    /// Whether the gate has seen the target.
     known: bool,
-    /// What the target does not hit although it may look so.
+    /// Of a revocation or suspension: what the target does not hit although it may look so.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     note: Option<String>,
+    /// Of a reinstatement with `all_names`: the entries under other names that it would lift; the first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    also_lifts: Vec<Obstacle>,
+    /// Of a reinstatement with `all_names`: other principals that share a name with those entries. Each would be let in as
+    /// well unless another entry refuses it. The first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    also_lets_in: Vec<String>,
     /// Live sessions that would end.
     sessions: usize,
     /// Different certificates among them.
@@ -207,13 +222,13 @@ impl Api {
     ) -> Result<Done, Refusal> {
         let Decision { event, dry_run, refused, names } = decision;
         if dry_run {
-            let refused = match event.action {
-                Action::Reinstate if refused.is_none() => {
-                    self.refuses(&event, names, &self.obstacles(&event.target).await)
-                }
-                _ => refused,
-            };
-            return Ok(Done::DryRun(self.preview(&event, refused, &guards).await));
+            let (mut others, mut refused) = (OtherNames::default(), refused);
+            if event.action == Action::Reinstate {
+                others = self.other_names(&event.target).await;
+                refused = refused.or_else(|| self.refuses(&event, names, &others));
+            }
+            let preview = self.preview(&event, refused, others.lifted_by(names), &guards);
+            return Ok(Done::DryRun(preview.await));
         }
         if !stand(&guards) {
             return Err(Refusal::unauthorized(TOO_LATE));
@@ -261,7 +276,7 @@ impl Api {
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
         let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
         line = self.aimed(line, &target).await;
-        let known = outcome.was_known || outcome.sessions_ended > 0 || self.has_seen(&target).await;
+        let known = outcome.sessions_ended > 0 || self.has_seen(&target).await;
         if !known {
             self.metrics.unknown_targets.with_label_values(&[FEED, target.level().name()]).inc();
         }
@@ -382,9 +397,10 @@ impl Api {
             reinstated_at: at(Action::Reinstate),
             changed: outcome.changed,
             known,
-            note: self.note(target),
+            note: self.note(action, target),
             still_refused: Vec::new(),
             lifted: Vec::new(),
+            also_lets_in: Vec::new(),
             enforced: outcome.enforced && self.modes != ADVISORY,
             break_glass_until: lasting.filter(|_| !outcome.enforced).map(|declared| declared.until),
             mode: if outcome.enforced { self.modes } else { ADVISORY },
@@ -401,11 +417,15 @@ impl Api {
         }
     }
 
-    async fn preview(&self, event: &Event, refused: Option<Refusal>, guards: &[Guard]) -> DryRun {
+    async fn preview(
+        &self,
+        event: &Event,
+        refused: Option<Refusal>,
+        others: OtherNames,
+        guards: &[Guard],
+    ) -> DryRun {
         let seen = self.seen_of(&event.target).await;
-        let known = !seen.is_empty()
-            || !self.engine.standing_by_any_name(&event.target).is_empty()
-            || self.has_seen(&event.target).await;
+        let known = !seen.is_empty() || self.has_seen(&event.target).await;
         let preview = self.engine.preview(event);
         let refused = refused
             .or_else(|| preview.refused.then(|| revocation::Error::Revoked(event.target.clone()).into()));
@@ -425,9 +445,11 @@ impl Api {
             level: event.target.level(),
             target: event.target.name().to_owned(),
             issuer: event.target.issuer().map(str::to_owned),
-            would_change: preview.changes,
+            would_change: preview.changes || (!others.entries.is_empty() && refused.is_none()),
             known,
-            note: self.note(&event.target),
+            note: self.note(event.action, &event.target),
+            also_lifts: others.entries,
+            also_lets_in: others.principals,
             sessions: preview.sessions.len(),
             certificates: certificates.len(),
             certificates_known: hit().count(),
@@ -442,9 +464,10 @@ impl Api {
         }
     }
 
-    /// What a target does not hit although it may look so.
-    fn note(&self, target: &Target) -> Option<String> {
-        let is_dns = target.level() == Level::TrustDomain && self.binding.accepts_dns_names_in(target.name());
+    /// What a revocation or suspension does not hit although it may look so.
+    fn note(&self, action: Action, target: &Target) -> Option<String> {
+        let strikes = action != Action::Reinstate && target.level() == Level::TrustDomain;
+        let is_dns = strikes && self.binding.accepts_dns_names_in(target.name());
         is_dns.then(|| {
             format!(
                 "agents with DNS names in {} are in no trust domain and are not hit: name each as a principal, or their issuer",

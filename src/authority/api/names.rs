@@ -3,6 +3,7 @@
 //! An agent has several names: its SPIFFE ID, its agent id, its DNS names. A suspension of one of them is not lifted by
 //! another, so an answer that lifted nothing must not look like one that let the agent in.
 
+use std::collections::BTreeSet;
 use std::collections::HashSet;
 
 use serde::Serialize;
@@ -30,6 +31,10 @@ use crate::session::Guard;
 const MAX_CERTIFICATES: usize = 1000;
 /// Entries that one answer names.
 const MAX_ENTRIES: usize = 100;
+/// Other principals that one answer names.
+const MAX_PRINCIPALS: usize = 100;
+/// The longest reason of an entry in a sentence, characters.
+const MAX_QUOTED: usize = 80;
 
 /// Which names of a principal a reinstatement lifts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +68,15 @@ pub(super) struct Obstacle {
     of: Target,
 }
 
+/// The entries under other names of the principal behind a target, and the principals that share those names.
+#[derive(Clone, Debug, Default)]
+pub(super) struct OtherNames {
+    /// The entries that refuse the principal.
+    pub(super) entries: Vec<Obstacle>,
+    /// The other principals that entries of the principal level hit, and the target does not; the first hundred.
+    pub(super) principals: Vec<String>,
+}
+
 /// An entry that `all_names` lifted.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Lifted {
@@ -90,42 +104,75 @@ impl Api {
         guards: Vec<Guard>,
     ) -> Result<Applied, Refusal> {
         let target = event.target.clone();
-        let mut others = Vec::new();
+        let mut others = OtherNames::default();
         if names == Names::All || !self.stands(&target) {
-            others = self.obstacles(&target).await;
+            others = self.other_names(&target).await;
         }
         if let Some(refusal) = self.refuses(&event, names, &others) {
             return Err(refusal);
         }
         let template = event.clone();
+        let others = others.lifted_by(names);
         let mut applied = self.lift(event, actor, guards.clone()).await?;
-        others.retain(|other| names == Names::All && other.level == Level::Principal);
-        others.sort_by(|one, other| one.of.cmp(&other.of));
-        others.dedup_by(|one, other| one.of == other.of);
-        for other in others {
+        if names == Names::All && applied.changed {
+            applied.lifted.push(Lifted::of(&applied));
+        }
+        for of in others.targets() {
             if !stand(&guards) {
                 return Err(Refusal::unauthorized(TOO_LATE));
             }
-            let blank = Event::new(template.action, other.of, template.at);
+            let blank = Event::new(template.action, of, template.at);
             let event = Event { id: blank.id, target: blank.target, ..template.clone() };
-            let lifted = self.lift(event, actor, guards.clone()).await?;
-            applied.changed |= lifted.changed;
-            applied.lifted.push(Lifted { id: lifted.id, level: lifted.level, target: lifted.target });
+            let further = self.lift(event, actor, guards.clone()).await?;
+            applied.changed |= further.changed;
+            applied.generation = further.generation;
+            if further.changed {
+                applied.lifted.push(Lifted::of(&further));
+            }
         }
+        applied.also_lets_in = others.principals;
         applied.still_refused = self.obstacles(&target).await;
         Ok(applied)
     }
 
     /// Why a reinstatement is refused for what stands under other names.
-    pub(super) fn refuses(&self, event: &Event, names: Names, others: &[Obstacle]) -> Option<Refusal> {
-        if names == Names::Own {
-            let is_idle = !self.stands(&event.target) && !others.is_empty();
+    pub(super) fn refuses(&self, event: &Event, names: Names, others: &OtherNames) -> Option<Refusal> {
+        let mut lifts = others.entries.iter().filter(|other| names == Names::All && other.is_a_name());
+        if !self.stands(&event.target) && lifts.clone().next().is_none() {
+            let is_idle = !others.entries.is_empty();
             return is_idle.then(|| Refusal::still_refused(&event.target, others));
         }
-        let is_revoked =
-            |other: &&Obstacle| other.level == Level::Principal && other.state == StateName::Revoked;
-        let revoked = others.iter().find(is_revoked).filter(|_| !event.force);
+        let revoked = lifts.find(|other| other.state == StateName::Revoked).filter(|_| !event.force);
         revoked.map(|other| revocation::Error::Revoked(other.of.clone()).into())
+    }
+
+    /// The entries under other names of the principal behind `target`, with the principals that share those names.
+    pub(super) async fn other_names(&self, target: &Target) -> OtherNames {
+        let entries = self.obstacles(target).await;
+        let mut others = OtherNames { entries, principals: Vec::new() };
+        let named = others.targets();
+        if named.is_empty() {
+            return others;
+        }
+        let mut shared = self.principals_of(named).await;
+        let own = self.principals_of(vec![target.clone()]).await;
+        shared.retain(|principal| !own.contains(principal) && principal != target.name());
+        others.principals = shared.into_iter().take(MAX_PRINCIPALS).collect();
+        others
+    }
+
+    /// The principals whose valid certificates or live sessions these targets hit.
+    async fn principals_of(&self, targets: Vec<Target>) -> BTreeSet<String> {
+        let sessions = targets.iter().flat_map(|target| self.engine.sessions_of(target));
+        let mut principals: BTreeSet<String> =
+            sessions.filter_map(|session| session.credential().holder.principal.clone()).collect();
+        let (registry, now) = (self.registry.clone(), self.clock.now());
+        let seen = spawn_blocking(move || -> Vec<String> {
+            let seen = targets.iter().flat_map(|target| registry.by_target(target, MAX_CERTIFICATES));
+            seen.filter(|seen| now < seen.not_after).filter_map(|seen| seen.principal).collect()
+        });
+        principals.extend(seen.await.unwrap_or_default());
+        principals
     }
 
     /// The entries, beside those of `target` itself, that refuse the principal behind it.
@@ -178,13 +225,44 @@ impl Api {
         all.filter(|one| told.insert((one.of.clone(), one.id.clone()))).take(MAX_ENTRIES).collect()
     }
 
-    /// Whether anything is revoked or suspended under this name, or under another of the same issuer.
+    /// Whether anything is revoked or suspended under this name, or under another name of its issuer.
     fn stands(&self, target: &Target) -> bool {
         !self.engine.standing_by_any_name(target).is_empty()
     }
 }
 
+impl OtherNames {
+    /// Keeps the entries that a reinstatement under these names lifts.
+    pub(super) fn lifted_by(mut self, names: Names) -> Self {
+        match names {
+            Names::Own => Self::default(),
+            Names::All => {
+                self.entries.retain(Obstacle::is_a_name);
+                self
+            }
+        }
+    }
+
+    /// The targets of the entries that `all_names` lifts, each once.
+    fn targets(&self) -> Vec<Target> {
+        let named = self.entries.iter().filter(|entry| entry.is_a_name());
+        let targets: BTreeSet<Target> = named.map(|entry| entry.of.clone()).collect();
+        targets.into_iter().collect()
+    }
+}
+
+impl Lifted {
+    fn of(applied: &Applied) -> Self {
+        Self { id: applied.id.clone(), level: applied.level, target: applied.target.clone() }
+    }
+}
+
 impl Obstacle {
+    /// True of an entry under a name of the principal: `all_names` lifts those alone.
+    pub(super) fn is_a_name(&self) -> bool {
+        self.level == Level::Principal
+    }
+
     /// What stands of a target against a credential that was issued then.
     fn of(of: &Target, registers: &Registers, issued_at: i64) -> Vec<Self> {
         let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
@@ -210,6 +288,10 @@ impl std::fmt::Display for Obstacle {
             StateName::Suspended => revocation::State::Suspended.name(),
         };
         write!(f, "{}, {state} since {}", self.of, self.since)?;
-        self.reason.iter().try_for_each(|reason| write!(f, " ({reason})"))
+        self.reason.iter().try_for_each(|reason| {
+            let is_long = reason.chars().nth(MAX_QUOTED).is_some();
+            let start: String = reason.chars().take(MAX_QUOTED).collect();
+            write!(f, " ({start}{})", if is_long { "…" } else { "" })
+        })
     }
 }

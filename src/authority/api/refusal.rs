@@ -11,12 +11,13 @@ use http::header::CONTENT_TYPE;
 use http::header::RETRY_AFTER;
 use http::header::WWW_AUTHENTICATE;
 use serde::Serialize;
+use serde_json::json;
 use utoipa::IntoResponses;
 use utoipa::ToSchema;
 
 use super::names::Obstacle;
+use super::names::OtherNames;
 use crate::problem;
-use crate::problem::Disclose;
 use crate::problem::Problem;
 use crate::revocation;
 use crate::revocation::AmbiguousIssuer;
@@ -24,7 +25,7 @@ use crate::revocation::Target;
 
 /// The longest reason in words, characters: it is answered, logged and audited.
 const MAX_REASON: usize = 512;
-/// Entries that a reason names.
+/// Entries, and principals, that a reason names.
 const MAX_NAMED: usize = 3;
 
 /// Why a call is refused. As a response it is unfinished: the gatekeeper gives it its request id and its audit line.
@@ -36,8 +37,8 @@ pub(super) struct Refusal {
     /// What the call was about, where it got that far.
     pub(super) about: Option<Box<About>>,
     pub(super) retry_after: Option<Duration>,
-    /// The entries that still refuse the principal of a reinstatement.
-    pub(super) still_refused: Vec<Obstacle>,
+    /// Of a reinstatement: the entries that still refuse its principal.
+    pub(super) others: Option<Box<OtherNames>>,
 }
 
 /// What a refused call was about.
@@ -73,6 +74,11 @@ pub(super) struct ProblemDocument {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     still_refused: Vec<Obstacle>,
+    /// Other principals that share a name with those entries, and that `all_names` lets in as well unless another entry
+    /// refuses them; the first hundred.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    also_lets_in: Vec<String>,
 }
 
 /// How every call may be refused.
@@ -116,7 +122,7 @@ impl Refusal {
             reason.truncate(end);
             reason.push('…');
         }
-        Self { status, code, reason, about: None, retry_after: None, still_refused: Vec::new() }
+        Self { status, code, reason, about: None, retry_after: None, others: None }
     }
 
     pub(super) fn about(mut self, action: &'static str, target: Option<&Target>) -> Self {
@@ -192,16 +198,31 @@ impl Refusal {
     }
 
     /// Nothing stands under the name, while other names refuse the same principal.
-    pub(super) fn still_refused(target: &Target, others: &[Obstacle]) -> Self {
-        let named: Vec<String> = others.iter().take(MAX_NAMED).map(ToString::to_string).collect();
-        let more = if others.len() > MAX_NAMED { ", ..." } else { "" };
-        let reason = format!(
-            "nothing stands under {target}, and other entries still refuse it: {}{more}; nothing was changed, `all_names` \
-             lifts those of its other names",
-            named.join(", ")
+    pub(super) fn still_refused(target: &Target, others: &OtherNames) -> Self {
+        let (entries, principals) = (&others.entries, &others.principals);
+        let mut reason = format!(
+            "nothing stands under {target}, and other entries still refuse it: {}; nothing was changed",
+            first(entries)
         );
+        if entries.iter().any(Obstacle::is_a_name) {
+            reason += "; `all_names` lifts those of its other names";
+        }
+        if !principals.is_empty() {
+            reason += &format!(", and this also lets in: {}", first(principals));
+        }
+        if !entries.iter().all(Obstacle::is_a_name) {
+            reason += "; an entry of another level is lifted at its own level, by its own target";
+        }
         let refusal = Self::new(StatusCode::CONFLICT, "still_refused", reason);
-        Self { still_refused: others.to_vec(), ..refusal }
+        Self { others: Some(Box::new(others.clone())), ..refusal }
+    }
+
+    /// A question about a serial of which nothing is known.
+    pub(super) fn never_seen(serial: &str) -> Self {
+        let reason = format!(
+            "serial {serial}: this gate has never seen such a certificate, and nothing stands against it"
+        );
+        Self::new(StatusCode::NOT_FOUND, "unknown_certificate", reason)
     }
 
     /// A certificate that was not seen, and that does not say who issued it.
@@ -235,10 +256,14 @@ impl Refusal {
     pub(super) fn document(&self, request_id: &str) -> Vec<u8> {
         let (status, code, reason) = (self.status, self.code, self.reason.clone());
         let problem = Problem { status, code, reason, request_id: request_id.to_owned() };
-        match self.still_refused.is_empty() {
-            true => problem.to_json(Disclose::Reason),
-            false => problem.to_json_with("still_refused", &self.still_refused),
+        let mut more = serde_json::Map::new();
+        if let Some(others) = &self.others {
+            more.insert("still_refused".into(), json!(others.entries));
+            if !others.principals.is_empty() {
+                more.insert("also_lets_in".into(), json!(others.principals));
+            }
         }
+        problem.to_json_with(more)
     }
 
     /// The finished answer.
@@ -264,6 +289,15 @@ impl From<revocation::Error> for Refusal {
             _ => (StatusCode::SERVICE_UNAVAILABLE, "not_durable"),
         };
         Self::new(status, code, error.to_string())
+    }
+}
+
+/// The first ones, in words, and how many more there are.
+fn first(all: &[impl ToString]) -> String {
+    let named: Vec<String> = all.iter().take(MAX_NAMED).map(ToString::to_string).collect();
+    match all.len().saturating_sub(MAX_NAMED) {
+        0 => named.join(", "),
+        more => format!("{}, and {more} more", named.join(", ")),
     }
 }
 
