@@ -46,7 +46,7 @@ fn run(site: &TempDir, line: &str) -> String {
 /// The audit of a state whose journal is gone, with `count` changes.
 fn audited(site: &TempDir, count: usize) {
     let state = site.path().join("state");
-    fs::create_dir(&state).unwrap();
+    fs::create_dir_all(&state).unwrap();
     let clock = Clock::manual(Timestamp::from_secs(1_800_000_000));
     let change = |number: usize| Entry {
         action: ["revoke", "suspend", "reinstate"][number % 3].into(),
@@ -72,6 +72,8 @@ fn a_state_is_made_once() {
         "state init",
     ];
     let told: Vec<String> = lines.iter().map(|line| run(&site, line)).collect();
+    // With no more than its first line, the audit would be that of a state that was only begun.
+    audited(&site, 1);
     fs::remove_file(site.path().join("state/revocations.redb")).unwrap();
     let remains = run(&site, "state init --config gate.toml");
     fs::remove_dir_all(site.path().join("state")).unwrap();

@@ -97,6 +97,14 @@ async fn over_every_path() {
         gate.client(&bystander).get("/").await.assert_ok();
         gate.done(lift, &usual.pem).await;
     }
+    // In a list, under the name that another path shows.
+    let listed = format!("certificate {} {}\n", usual.serial, "bb".repeat(20));
+    gate.done("revoke --file FILE", &listed).await;
+    for cert in &paths {
+        gate.client(cert).get("/").await.assert_refused(403, "certificate_revoked");
+    }
+    gate.done("reinstate --force --file FILE", &listed).await;
+    gate.client(&usual).get("/").await.assert_ok();
     // The authority by a certificate of it that the gate has never seen.
     let unseen = below.cross_signed(&gate.other, &[0xcc]);
     gate.done("revoke --level issuer --certificate FILE --yes", &unseen.pem()).await;
