@@ -95,6 +95,8 @@ async fn a_configuration_is_valid_without_a_state_and_what_is_missing_is_noted()
     let (state, journal) = (site.path("state"), site.path("state/revocations.redb"));
     let validated = ended(site.command("validate")).await;
     assert!(validated.code == Some(0) && !validated.err.contains("note:"), "{validated:?}");
+    // Beside an audit of one line alone, a missing journal is that of a state that was only begun.
+    fs::write(site.path("state/certificates.redb"), "").unwrap();
     fs::remove_file(journal).unwrap();
     let validated = ended(site.command("validate")).await;
     assert_eq!(validated.code, Some(0), "{validated:?}");
