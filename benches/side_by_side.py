@@ -33,16 +33,16 @@ def free_port():
         return s.getsockname()[1]
 
 
-def make_pki(d, clients=("agent/agent",)):
-    """A P-256 authority, a server, and clients with a SPIFFE ID of this path; gone with the directory."""
+def make_pki(d, clients=("agent/agent",), curve="P-256"):
+    """An authority of this curve, a P-256 server, and P-256 clients with a SPIFFE ID of this path; gone with the directory."""
 
     def openssl(*args):
         subprocess.run(["openssl", *args], cwd=d, check=True, capture_output=True)
 
-    def key(name):
-        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out", f"{name}.key")
+    def key(name, curve="P-256"):
+        openssl("genpkey", "-algorithm", "EC", "-pkeyopt", f"ec_paramgen_curve:{curve}", "-out", f"{name}.key")
 
-    key("ca")
+    key("ca", curve)
     openssl("req", "-x509", "-new", "-key", "ca.key", "-days", "2", "-subj", "/CN=bench root", "-out", "ca.pem",
             "-addext", "basicConstraints=critical,CA:TRUE", "-addext", "keyUsage=critical,keyCertSign,cRLSign")
     named = [(path.split("/")[-1], f"URI:spiffe://lab.test/{path}", "clientAuth") for path in clients]
