@@ -5,6 +5,7 @@ from functools import partial
 import frames
 import lab
 import loads
+import witness
 
 # A quotation mark takes two bytes of a line of JSON.
 LONG_PATH, QUOTED_PATH = "/" + "p" * 2047, b"/" + b'"' * 2047
@@ -62,8 +63,8 @@ def looped(did, took):
     return f"one request: {did['status']} after {did['seconds']} s, {did['times round']} connections of the gate to itself"
 
 
-def look_alikes(name, curve, spread=1):
-    load = named(name, loads.chains, source=loads.look_alikes(curve), clients=64, spread=spread)
+def look_alikes(name, curve, places=(loads.STRANGER,)):
+    load = named(name, loads.chains, source=loads.look_alikes(curve), clients=64, places=places)
     return Attack(name, load, handshakes, curve=curve)
 
 
@@ -96,16 +97,18 @@ def flood(kind, port=gate):
 ATTACKS = [
     look_alikes("look-alikes, P-256", "P-256"),
     look_alikes("look-alikes, P-384", "P-384"),
-    look_alikes("look-alikes, P-384, 64 addresses", "P-384", 64),
+    look_alikes("look-alikes, P-384, 64 addresses", "P-384", loads.addresses(64)),
+    look_alikes("look-alikes, P-384, from the address of the new connections", "P-384", (witness.FRESH,)),
     silent("silent, handshakes = 8", "handshakes = 8"),
-    silent("silent, handshakes = 8, 250 addresses", "handshakes = 8", spread=250),
+    silent("silent, handshakes = 8, 250 addresses", "handshakes = 8", places=loads.addresses(250)),
     silent("one byte, handshakes = 8", "handshakes = 8", opening=b"\x16"),
     silent("half a ClientHello, handshakes = 8", "handshakes = 8", opening=loads.HALF_HELLO),
-    silent("half a ClientHello, handshakes = 8, 250 addresses", "handshakes = 8", opening=loads.HALF_HELLO, spread=250),
+    silent("half a ClientHello, handshakes = 8, 250 addresses", "handshakes = 8", opening=loads.HALF_HELLO, places=loads.addresses(250)),
     silent("silent, handshakes = 1024"),
     silent("one byte, handshakes = 1024", opening=b"\x16"),
     silent("silent, connections = 64", "connections = 64"),
     silent("one byte, connections = 64", "connections = 64", opening=b"\x16"),
+    Attack("idle connections, connections = 64", named("idle", loads.idle, clients=200), sockets, limits="connections = 64"),
     silent("silent, admin listener", port=admin),
     silent("one byte, admin listener", port=admin, opening=b"\x16"),
     junk("chains of 50 KiB, a valid agent", True),

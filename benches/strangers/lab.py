@@ -77,7 +77,18 @@ class Lab(side.Lab):
         (self.d / "gate.toml").write_text(GATE.format(gate=self.gate, admin=self.admin, up=self.up, limits=limits, more=more))
         subprocess.run(["rm", "-rf", "gate-state"], cwd=self.d, check=True)
 
-    def begin(self, binary):
+    def begin(self, binary, limits="", more=""):
+        """Starts a gate without a past. A port that was free may be taken by the time it binds: it is tried again."""
+        for left in (2, 1, 0):
+            try:
+                self.configure(limits, more)
+                return self.start_gate(binary)
+            except SystemExit:
+                if not left:
+                    raise
+                self.end()
+
+    def start_gate(self, binary):
         self.make_state(binary, "gate.toml")
         self.start("gate", str(binary), "run", "--config", "gate.toml")
         self.wait("gate", self.gate)
@@ -87,7 +98,9 @@ class Lab(side.Lab):
 
     def end(self):
         """Stops the gate; its log goes as well."""
-        gate = self.processes.pop("gate")
+        gate = self.processes.pop("gate", None)
+        if not gate:
+            return
         gate.terminate()
         try:
             gate.wait(10)

@@ -36,9 +36,9 @@ def in_threads(count, work):
     return total
 
 
-def chains(lab, phases_of, source, clients, spread=1, path="/"):
+def chains(lab, phases_of, source, clients, places=(STRANGER,), path="/"):
     """Handshakes, each with a chain that was never presented before, and a request if the gate lets it."""
-    source, places = source(lab), addresses(spread)
+    source = source(lab)
     phases = phases_of()
     phases.until_attack()
 
@@ -49,7 +49,7 @@ def chains(lab, phases_of, source, clients, spread=1, path="/"):
             tls = witness.context(lab.d)
             tls.load_cert_chain(file, source.key)
             done["handshakes"] += 1
-            done[present(tls, places[i % spread])] += 1
+            done[present(tls, places[i % len(places)])] += 1
         return done
 
     def present(tls, address):
@@ -74,14 +74,13 @@ def junk(own, count, size):
     return lambda lab: certificates.Junk(lab.d, own, count, size)
 
 
-def silent(lab, phases_of, count, port, opening=b"", spread=1):
+def silent(lab, phases_of, count, port, opening=b"", places=(STRANGER,)):
     """Sockets that say no more than `opening`, held open; one that the gate closes comes again at once."""
-    places = addresses(spread)
     phases = phases_of()
     phases.until_attack()
     selector, held = selectors.DefaultSelector(), Held(port(lab), opening)
     for i in range(count):
-        held.open(selector, places[i % spread])
+        held.open(selector, places[i % len(places)])
     while phases.going():
         for key, events in selector.select(0.1):
             held.move(selector, key, events)
@@ -123,6 +122,42 @@ class Held:
 
 # How a ClientHello of 512 bytes begins (RFC 8446, section 4.1.2).
 HALF_HELLO = bytes.fromhex("16030102000100 01fc0303") + bytes(200)
+
+
+def idle(lab, phases_of, clients):
+    """Connections without a certificate that are through their handshake and ask for nothing."""
+    tls = witness.context(lab.d)
+    phases = phases_of()
+    phases.until_attack()
+
+    def client(_):
+        done = {"opened": 0, "closed by the gate": 0}
+        while phases.going():
+            try:
+                with witness.connect(tls, lab.gate, STRANGER) as connection:
+                    # Those that come after the end of the attack have the places of others that have left.
+                    done["opened"] += phases.going()
+                    hold(connection)
+                    done["closed by the gate"] += phases.going()
+            except TimeoutError:
+                pass
+            except OSError:
+                done["closed by the gate"] += phases.going()
+        return done
+
+    def hold(connection):
+        """Until one of the two ends it."""
+        connection.settimeout(1)
+        while phases.going():
+            try:
+                if not connection.recv(4096):
+                    return
+            except TimeoutError:
+                pass
+            except OSError:
+                return
+
+    return {"sockets": clients, **in_threads(clients, client)}
 
 
 def refused(lab, phases_of, path, at_once):

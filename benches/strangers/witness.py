@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 # Each party comes from an address of its own, as on a network: no limit of an address is shared with the attacker.
 STEADY, FRESH, VICTIM, OPERATOR = ("127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5")
-# How long anyone waits for the gate, seconds.
-PATIENCE = 30
+# How long anyone waits for the gate, seconds; --patience.
+PATIENCE = 20
 RHYTHM_STEADY, RHYTHM_FRESH = 0.005, 0.1
 
 
@@ -24,9 +24,9 @@ def context(d, who=None, protocol="http/1.1"):
     return tls
 
 
-def connect(tls, port, address, timeout=PATIENCE):
+def connect(tls, port, address, timeout=None):
     """A connection through its handshake, from this address of the loopback network."""
-    tcp = socket.create_connection(("127.0.0.1", port), timeout, (address, 0))
+    tcp = socket.create_connection(("127.0.0.1", port), timeout or PATIENCE, (address, 0))
     tcp.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     try:
         return tls.wrap_socket(tcp, server_hostname="localhost")
