@@ -33,7 +33,7 @@ class Attack:
 
 
 def handshakes(did, took):
-    each = f", {took.cpu / did['handshakes'] * 1000:.1f} ms CPU each" if did["handshakes"] else ""
+    each = f", {took['cpu'] / did['handshakes'] * 1000:.1f} ms CPU each" if did["handshakes"] else ""
     outcomes = ", ".join(f"{did[name]} {name}" for name in ("served", "refused", "lost") if did[name])
     return f"{did['handshakes']} handshakes ({outcomes}){each}"
 
@@ -44,7 +44,7 @@ def sockets(did, took):
 
 def requests(did, took):
     return (f"{did['requests']} requests in {did['bytes'] / 1e6:.2f} MB, {did['connections']} connections; "
-            f"log: {took.log_bytes / max(1, did['bytes']):.1f} times what was sent")
+            f"log: {took['log_bytes'] / max(1, did['bytes']):.1f} times what was sent")
 
 
 def tries(did, took):
@@ -56,7 +56,7 @@ def flooded(did, took):
     if did["closed"]:
         why = f", GOAWAY {', '.join(map(str, did['goaway']))}" if did["goaway"] else ""
         closed = f"{did['closed']} of {did['connections']} connections closed, after {did['frames_until_closed']} frames{why}"
-    return f"{did['frames'] / took.seconds / 1e6:.3f} M frames/s taken; {closed}"
+    return f"{did['frames'] / took['seconds'] / 1e6:.3f} M frames/s taken; {closed}"
 
 
 def looped(did, took):

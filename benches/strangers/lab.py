@@ -1,5 +1,4 @@
 """A gate with what it needs, processes that ask it for something, and what it takes meanwhile."""
-import json
 import multiprocessing
 import os
 import pathlib
@@ -209,16 +208,6 @@ class Party:
         return told["done"]
 
 
-@dataclass
-class Spent:
-    """What a gate took from one moment to another."""
-
-    seconds: float
-    cpu: float
-    log_bytes: int
-    log_lines: int
-
-
 class Meter:
     """Reads a gate's accounts."""
 
@@ -239,9 +228,7 @@ class Meter:
         return self.lab.log.stat().st_size < MOST_LOG
 
     def spent(self):
+        """What the gate took since: seconds, seconds of CPU, bytes and lines of log."""
         size, lines = self.lab.said()
-        return Spent(time.monotonic() - self.begun, self.lab.used() - self.cpu, size - self.log[0], lines - self.log[1])
-
-
-def as_json(value):
-    return json.dumps(value, default=lambda one: one.__dict__)
+        return {"seconds": time.monotonic() - self.begun, "cpu": self.lab.used() - self.cpu,
+                "log_bytes": size - self.log[0], "log_lines": lines - self.log[1]}

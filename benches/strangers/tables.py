@@ -1,6 +1,15 @@
-"""The tables of benches/README.md, from what was measured."""
+"""The tables of benches/README.md, from what was measured.
+
+  python3 benches/strangers/tables.py strangers.json ...      # the tables of these runs together
+"""
+import json
+import pathlib
 import statistics
+import sys
 import time
+from functools import partial
+
+import witness
 
 NONE = "–"
 
@@ -15,13 +24,24 @@ def amount(value):
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 
-def times(samples):
+def waits(samples):
+    """Seconds that an agent waits who asks in a rhythm. While it waits for one answer it would have asked again: those
+    requests count with the rest of the time (coordinated omission)."""
+    return [left for one in samples for left in counted_down(one["seconds"], witness.RHYTHM_STEADY)]
+
+
+def counted_down(seconds, rhythm):
+    return [seconds - rhythm * i for i in range(max(1, int(seconds / rhythm)))]
+
+
+def times(samples, of=lambda samples: [one["seconds"] for one in samples]):
     """p50 / p99 in milliseconds, and how many were not served."""
     if not samples:
         return NONE
-    values = [one["seconds"] * 1000 for one in samples]
+    values = [seconds * 1000 for seconds in of(samples)]
     lost = sum(not one["good"] for one in samples)
-    return f"{amount(quantile(values, 0.5))} / {amount(quantile(values, 0.99))}" + (f" ({lost} of {len(samples)} lost)" if lost else "")
+    said = f"{amount(quantile(values, 0.5))} / {amount(quantile(values, 0.99))}"
+    return said + (f" ({lost} of {len(samples)} lost)" if lost else "")
 
 
 def revocations(samples):
@@ -52,16 +72,16 @@ def row(group):
     head = [first["attack"], first["gate"]]
     rows = [one for one in group if one["found"] and "attack" in one["found"]]
     if not rows:
-        return [*head, first["told"], *[NONE] * 7]
+        return [*head, first["told"], *[NONE] * 8]
     who = lambda name, say: " → ".join(say(pooled(rows, name, phase)) for phase in ("quiet", "attack"))
     memory = " / ".join(amount(middle(rows, lambda found, at=at: found.get(at, 0))) for at in ("rss_before", "rss_peak", "rss_after"))
-    cpu = " → ".join(f"{middle(rows, lambda found, at=at: found[at].cpu / found[at].seconds):.2f}" for at in ("quiet", "attack"))
-    log = (f"{middle(rows, lambda found: found['attack'].log_bytes) / 1e6:.2f} MB, "
-           f"{middle(rows, lambda found: found['attack'].log_lines):,.0f} lines")
+    cpu = " → ".join(f"{middle(rows, lambda found, at=at: found[at]['cpu'] / found[at]['seconds']):.2f}" for at in ("quiet", "attack"))
+    log = (f"{middle(rows, lambda found: found['attack']['log_bytes']) / 1e6:.2f} MB, "
+           f"{middle(rows, lambda found: found['attack']['log_lines']):,.0f} lines")
     descriptors = " → ".join(f"{middle(rows, lambda found, at=at: found[at]):,.0f}" for at in ("descriptors_before", "descriptors_peak"))
-    seconds = f"{middle(rows, lambda found: found['attack'].seconds):.0f}"
-    return [*head, rows[0]["told"], seconds, who("steady", times), who("fresh", times), who("revoke", revocations), memory, cpu,
-            log, descriptors]
+    seconds = f"{middle(rows, lambda found: found['attack']['seconds']):.0f}"
+    return [*head, rows[0]["told"], seconds, who("steady", partial(times, of=waits)), who("fresh", times),
+            who("revoke", revocations), memory, cpu, log, descriptors]
 
 
 HEADINGS = ("attack", "gate", "what the attackers did", "seconds", "open connection ms", "new connection ms", "revoke ms",
@@ -72,15 +92,16 @@ def table(headings, lines):
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in (headings, ["---"] * len(headings), *lines))
 
 
-def markdown(rows, options):
+def markdown(rows):
     groups, starved = {}, []
     for one in rows:
         if "starved" in one:
             starved.append(one)
         else:
             groups.setdefault((one["attack"], one["gate"]), []).append(one)
+    gates = list(dict.fromkeys(one["gate"] for one in rows))
     attacks = list(dict.fromkeys(attack for attack, _ in groups))
-    keys = [(attack, gate) for attack in attacks for gate, _ in options.gate if (attack, gate) in groups]
+    keys = [(attack, gate) for attack in attacks for gate in gates if (attack, gate) in groups]
     told = f"{time.strftime('%Y-%m-%d')}; quiet → attack; times are p50 / p99 (revoke: median / longest).\n\n"
     text = told + table(HEADINGS, [row(groups[key]) for key in keys]) if groups else told
     if starved:
@@ -93,3 +114,7 @@ def outcome(found):
     if found["exit_code"] is not None:
         return f"exit code {found['exit_code']}"
     return "lives, and serves" if found["serves"] else "lives, and does not serve"
+
+
+if __name__ == "__main__":
+    print(markdown([json.loads(line) for file in sys.argv[1:] for line in pathlib.Path(file).read_text().splitlines()]), end="")
