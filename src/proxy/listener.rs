@@ -24,8 +24,13 @@ use super::connection::Standing;
 use super::context::Context;
 use super::context::Handler;
 use super::turns::Turns;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineSource;
+use crate::telemetry::cut;
 
 const BACKLOG: i32 = 4096;
+const TASK_FAILED: LineKind = LineKind::warning("a connection's task failed", "panic");
 /// How long the accept loop rests when it cannot accept, for instance for lack of file descriptors.
 const REST: Duration = Duration::from_millis(50);
 /// How often it says so.
@@ -125,13 +130,13 @@ pub async fn accept<H: Handler>(
                 }
                 Err(error) => short.rest(context.listener, &error).await,
             },
-            Some(ended) = connections.join_next() => report(ended),
+            Some(ended) = connections.join_next() => report(&context, ended),
         }
     }
     drop(listener);
     let all = async {
         while let Some(ended) = connections.join_next().await {
-            report(ended);
+            report(&context, ended);
         }
     };
     if timeout(bounds.drain, all).await.is_err() {
@@ -195,11 +200,13 @@ impl Unknown {
 }
 
 /// A panic ends one connection, never the others.
-fn report(ended: Result<(), tokio::task::JoinError>) {
+fn report<H>(context: &Context<H>, ended: Result<(), tokio::task::JoinError>) {
     if let Err(error) = ended
         && !error.is_cancelled()
+        && let Some(unsaid) = context.peers.admits_line(TASK_FAILED, LineSource::Unknown)
     {
-        tracing::error!(%error, "a connection's task failed");
+        let error = error.to_string();
+        tracing::error!(error = &*cut(&error, LONGEST_REASON), unsaid, "a connection's task failed");
     }
 }
 
