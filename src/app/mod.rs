@@ -81,6 +81,8 @@ use crate::revocation::Timelines;
 use crate::telemetry::AccessConfig;
 use crate::telemetry::AccessLog;
 use crate::telemetry::AccessLogWriter;
+use crate::telemetry::LineLimiter;
+use crate::telemetry::LostLines;
 use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::Tracer;
@@ -170,6 +172,8 @@ struct Shared {
     timelines: Arc<Timelines>,
     telling: Telling,
     clusters: Arc<Clusters>,
+    /// The lines of the log that clients cause.
+    lines: Arc<LineLimiter>,
 }
 
 /// A thread's sign of life, and how often it gives one.
@@ -199,7 +203,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     // Everything is read the way it will be, on an engine that is gone afterwards.
     let engine = Engine::in_memory(&config.revocation, Clock::system())?;
     let registry = Registry::in_memory(Clock::system());
-    let shared = Shared::new(config.clone(), Clock::system(), engine, registry)?;
+    let shared = Shared::new(config.clone(), Clock::system(), engine, registry, Metrics::new()?)?;
     warn(config);
     gate_bounds(&config.gate, threads(config));
     if let Some(access) = &config.log.access {
@@ -215,11 +219,17 @@ pub fn check(config: &Config) -> Result<(), Error> {
 /// Starts everything that a configuration names, on the state that [`init_state`] made. When this returns, everything in
 /// the journal is refused and every listener is bound.
 pub fn start(config: Config, clock: Clock) -> Result<Running, Error> {
-    start_under(Supervisor::none(), config, clock)
+    start_under(Supervisor::none(), &LostLines::new()?, config, clock)
 }
 
-/// The same, on the sockets of a service manager, which is told how things are.
-pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Result<Running, Error> {
+/// The same, on the sockets of a service manager, which is told how things are, and beside a log that counts its lost
+/// lines.
+pub fn start_under(
+    supervisor: Supervisor,
+    lost: &LostLines,
+    config: Config,
+    clock: Clock,
+) -> Result<Running, Error> {
     let Supervisor { sockets, notices, fault } = supervisor;
     if let Some(error) = fault {
         tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
@@ -232,7 +242,7 @@ pub fn start_under(supervisor: Supervisor, config: Config, clock: Clock) -> Resu
     // After the journal, which refuses a directory that another process uses.
     let registry = Registry::open(&state, clock.clone());
     engine.recall(&registry.authorities());
-    let mut shared = Shared::new(config, clock, engine, registry)?;
+    let mut shared = Shared::new(config, clock, engine, registry, Metrics::beside(lost)?)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
     let has_news = config.admin.is_some() || !config.feed.is_empty();
@@ -331,16 +341,21 @@ impl Running {
 }
 
 impl Shared {
-    fn new(config: Config, clock: Clock, engine: Engine, registry: Registry) -> Result<Self, Error> {
-        let metrics = Metrics::new()?;
+    fn new(
+        config: Config,
+        clock: Clock,
+        engine: Engine,
+        registry: Registry,
+        metrics: Metrics,
+    ) -> Result<Self, Error> {
         metrics.started.set(clock.now().secs());
         let (engine, registry) = (Arc::new(engine), Arc::new(registry));
-        let (feeds, timelines) = (Arc::default(), Arc::default());
+        let (feeds, timelines, lines) = (Arc::default(), Arc::default(), Arc::default());
         let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
         let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
         let (config, clusters) = (Arc::new(config), Arc::new(clusters));
         let telling = Telling { metrics: metrics.clone(), log: None, tracer: None };
-        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters })
+        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters, lines })
     }
 
     fn no_access_log(&self, access: &AccessConfig, error: &io::Error) -> ConfigError {
@@ -424,7 +439,8 @@ impl Shared {
         let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
         let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
-        let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));
+        let peers = peers.noting_in(Arc::clone(&self.registry)).limiting_lines(Arc::clone(&self.lines));
+        let peers = Arc::new(peers);
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })

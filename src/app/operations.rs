@@ -69,6 +69,8 @@ use crate::revocation::Sightings;
 use crate::telemetry;
 use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
+use crate::telemetry::LeftOut;
+use crate::telemetry::LineLimiter;
 use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 
@@ -79,7 +81,7 @@ const ADMIN: Bounds =
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
 const FLUSH: Duration = Duration::from_secs(1);
-/// How often feeds are looked at.
+/// How often feeds are looked at, and the lines that were left out.
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the end of the process waits for the last spans to be exported.
 const LAST_SPANS: Duration = Duration::from_secs(2);
@@ -147,6 +149,7 @@ impl Operations {
                 spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
             }
             spawn_local(keep_house(Arc::clone(&shared.engine)));
+            spawn_local(tell_left_out(Arc::clone(&shared.lines), shared.clock.clone()));
             spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
             let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
@@ -167,13 +170,15 @@ impl Operations {
                     let context =
                         shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
                     proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
-                    api.sum_up().await;
+                    api.sum_up_all().await;
                     api.end_advisory_with_process().await;
                 }
             }
             if let Some(exporter) = exporter {
                 let _ = timeout(LAST_SPANS, exporter).await;
             }
+            // The gate's threads have ended before this one.
+            shared.lines.rest(shared.clock.elapsed()).iter().for_each(LeftOut::log);
             Ok(())
         });
     }
@@ -318,6 +323,15 @@ async fn watch_feeds(feeds: Arc<Feeds>, clock: Clock) {
     }
 }
 
+/// Logs how many lines were left out of clients that have gone quiet.
+async fn tell_left_out(lines: Arc<LineLimiter>, clock: Clock) {
+    let mut turns = tokio::time::interval(LOOK);
+    loop {
+        turns.tick().await;
+        lines.quiet(clock.elapsed()).iter().for_each(LeftOut::log);
+    }
+}
+
 async fn keep_house(engine: Arc<Engine>) {
     let mut turns = tokio::time::interval(EXPIRY);
     loop {
@@ -413,6 +427,7 @@ impl Shared {
             started: self.clock.now(),
             metrics: self.metrics.clone(),
             load: Load::default(),
+            lines: Arc::clone(&self.lines),
         }))
     }
 }

@@ -167,7 +167,6 @@ pub struct Access {
     calls: Limiter<String>,
     logins: Limiter<IpAddr>,
     strangers: Limiter<IpAddr>,
-    refusals: Limiter<()>,
 }
 
 impl Access {
@@ -181,7 +180,6 @@ impl Access {
             calls: Limiter::new((limits.calls_per_second, limits.burst)),
             logins: Limiter::new(fixed(LOGINS)),
             strangers: Limiter::new(fixed(STRANGERS)),
-            refusals: Limiter::new(fixed((STRANGERS.0 * 2, STRANGERS.1 * 5))),
         }
     }
 
@@ -242,11 +240,6 @@ impl Access {
     /// Counts a call of somebody who is no administrator.
     pub(super) fn count_stranger(&self, address: IpAddr) -> Result<(), Duration> {
         self.strangers.count(&network(address))
-    }
-
-    /// Counts a refusal of somebody who is no administrator, of all addresses: whether it is still to be audited.
-    pub(super) fn is_worth_a_line(&self) -> bool {
-        self.refusals.count(&()).is_ok()
     }
 
     fn tokens(&self) -> MutexGuard<'_, HashMap<Digest, Bearer>> {

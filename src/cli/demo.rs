@@ -46,8 +46,8 @@ impl DemoArgs {
     pub(super) fn run(self) -> u8 {
         // The demonstration tells its own story; the gate's log is for those who ask for it.
         let wanted = std::env::var_os("PORTCULLIS_LOG").is_some();
-        let _log = wanted.then(|| telemetry::init_log(LogFormat::Auto));
-        match self.perform() {
+        let log = wanted.then(|| telemetry::init_log(LogFormat::Auto)).transpose();
+        match log.map_err(anyhow::Error::from).and_then(|_log| self.perform()) {
             Ok(missing) if missing.is_empty() => DONE,
             Ok(missing) => {
                 for what in missing {

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::revocation;
 use crate::revocation::JournalError;
 use crate::telemetry;
+use crate::telemetry::Log;
 
 /// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once.
 pub(super) fn run(file: &Path) -> u8 {
@@ -29,8 +30,11 @@ pub(super) fn run(file: &Path) -> u8 {
         Ok(config) => config,
         Err(error) => return complain_of(&app::Error::from(error)),
     };
-    let _log = telemetry::init_log(config.log.format);
-    match serve(supervisor, config) {
+    let log = match telemetry::init_log(config.log.format) {
+        Ok(log) => log,
+        Err(error) => return complain_of(&app::Error::Thread(error)),
+    };
+    match serve(supervisor, &log, config) {
         Ok(()) => DONE,
         Err(error) => complain_of(&error),
     }
@@ -65,12 +69,12 @@ fn is_lasting(error: &JournalError) -> bool {
     matches!(error, E::Missing | E::Unreadable(_) | E::Row { .. } | E::Newer(_) | E::Damaged(_))
 }
 
-fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
+fn serve(supervisor: Supervisor, log: &Log, config: Config) -> Result<(), app::Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         // Listened for before anything starts: from the first moment on a signal drains.
         let (mut signals, mut hang_ups) = (Signals::listen()?, HangUps::listen()?);
-        let running = app::start_under(supervisor, config, Clock::system())?;
+        let running = app::start_under(supervisor, &log.lost(), config, Clock::system())?;
         loop {
             tokio::select! {
                 () = signals.received() => break,
@@ -93,7 +97,7 @@ fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
 pub(super) fn validate(file: &Path) -> u8 {
     let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
         // What would be warned of at start-up is warned of here.
-        let _log = telemetry::init_log(config.log.format);
+        let _log = telemetry::init_log(config.log.format)?;
         app::check(&config)?;
         Ok(config)
     });

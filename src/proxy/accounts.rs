@@ -8,9 +8,7 @@ use std::net::IpAddr;
 use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -27,8 +25,6 @@ use super::Refusal;
 
 /// More accounts than this, and those that nobody needs are forgotten.
 const MANY: usize = 16 << 10;
-/// One line of the log for each account in so many seconds.
-const SAID_EVERY: i64 = 10;
 
 #[derive(PartialEq, Eq, Hash)]
 enum Key {
@@ -41,8 +37,6 @@ pub(super) struct Accounts {
     limits: Limits,
     known: DashMap<Key, Arc<Account>>,
     sweep_at: AtomicUsize,
-    /// Addresses are many: together they are not said more often than one principal.
-    strangers: Arc<Throttle>,
 }
 
 impl Accounts {
@@ -51,11 +45,11 @@ impl Accounts {
         let Limits { connections_per_principal, connections_per_address, requests_per_second, .. } = limits;
         let limited = connections_per_principal > 0 || connections_per_address > 0 || requests_per_second > 0;
         let (known, sweep_at) = (DashMap::new(), AtomicUsize::new(MANY));
-        limited.then(|| Self { limits, known, sweep_at, strangers: Arc::default() })
+        limited.then(|| Self { limits, known, sweep_at })
     }
 
     pub(super) fn of_principal(&self, name: &str) -> Arc<Account> {
-        self.of(Key::Principal(name.to_owned()), Arc::default)
+        self.of(Key::Principal(name.to_owned()))
     }
 
     pub(super) fn of_address(&self, address: IpAddr) -> Arc<Account> {
@@ -64,16 +58,16 @@ impl Accounts {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
             v4 => v4,
         };
-        self.of(Key::Address(address), || Arc::clone(&self.strangers))
+        self.of(Key::Address(address))
     }
 
-    fn of(&self, key: Key, throttle: impl FnOnce() -> Arc<Throttle>) -> Arc<Account> {
+    fn of(&self, key: Key) -> Arc<Account> {
         if self.known.len() > self.sweep_at.load(Ordering::Relaxed) {
             self.known.retain(|_, account| Arc::strong_count(account) > 1 || !account.is_rested());
             // What is left is in use. Twice as many before the next look, or each newcomer would pay for all.
             self.sweep_at.store((self.known.len() * 2).max(MANY), Ordering::Relaxed);
         }
-        Arc::clone(&self.known.entry(key).or_insert_with(|| Arc::new(Account::new(&self.limits, throttle()))))
+        Arc::clone(&self.known.entry(key).or_insert_with(|| Arc::new(Account::new(&self.limits))))
     }
 
     /// Counts a connection that was accepted, for as long as what comes back lives; `None`: one too many.
@@ -98,7 +92,6 @@ pub(super) struct Account {
     /// By [`Place`].
     connections: [AtomicU32; 2],
     rate: Option<(DefaultDirectRateLimiter, NonZeroU32)>,
-    throttle: Arc<Throttle>,
 }
 
 #[derive(Clone, Copy)]
@@ -108,12 +101,12 @@ enum Place {
 }
 
 impl Account {
-    fn new(limits: &Limits, throttle: Arc<Throttle>) -> Self {
+    fn new(limits: &Limits) -> Self {
         let rate = NonZeroU32::new(limits.requests_per_second).map(|rate| {
             let burst = NonZeroU32::new(limits.burst).unwrap_or(rate);
             (RateLimiter::direct(Quota::per_second(rate).allow_burst(burst)), burst)
         });
-        Self { connections: Default::default(), rate, throttle }
+        Self { connections: Default::default(), rate }
     }
 
     /// Takes one request off it.
@@ -121,11 +114,6 @@ impl Account {
         let Some((rate, _)) = &self.rate else { return Ok(()) };
         let until = rate.check();
         until.map_err(|until| Refusal::TooManyRequests(until.wait_time_from(DefaultClock::default().now())))
-    }
-
-    /// When one of its refusals is worth a line: how many were not said since the last. `now` in Unix seconds.
-    pub(super) fn worth_saying(&self, now: i64) -> Option<u64> {
-        self.throttle.pass(now)
     }
 
     fn sit(self: Arc<Self>, place: Place, most: u32) -> Option<Seat> {
@@ -150,29 +138,6 @@ pub(super) struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.account.connections[self.place as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Lets one through now and then, and counts the others.
-#[derive(Default)]
-pub(super) struct Throttle {
-    next: AtomicI64,
-    unsaid: AtomicU64,
-}
-
-impl Throttle {
-    fn pass(&self, now: i64) -> Option<u64> {
-        let next = self.next.load(Ordering::Relaxed);
-        let due = now >= next
-            && self
-                .next
-                .compare_exchange(next, now + SAID_EVERY, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
-        if due {
-            return Some(self.unsaid.swap(0, Ordering::Relaxed));
-        }
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
-        None
     }
 }
 
@@ -246,14 +211,6 @@ mod tests {
         assert!(Arc::ptr_eq(&of("2001:db8::1"), &of("2001:db8::ffff:1")));
         assert!(!Arc::ptr_eq(&of("2001:db8::1"), &of("2001:db8:0:1::1")));
         assert!(Arc::ptr_eq(&of("10.0.0.1"), &of("::ffff:10.0.0.1")));
-    }
-
-    #[test]
-    fn a_flood_is_said_now_and_then() {
-        let throttle = Throttle::default();
-        assert_eq!(throttle.pass(1000), Some(0));
-        assert_eq!((throttle.pass(1001), throttle.pass(1009)), (None, None));
-        assert_eq!(throttle.pass(1010), Some(2));
     }
 
     #[test]

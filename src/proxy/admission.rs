@@ -24,6 +24,13 @@ use crate::session::Cause;
 use crate::session::Credential;
 use crate::session::Guard;
 use crate::session::Origin;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineSource;
+use crate::telemetry::cut;
+
+const ENDED: &str = "session ended";
 
 /// Why a connection is served nothing but refusals.
 pub(super) enum Barred {
@@ -133,7 +140,10 @@ impl<H: Handler> Context<H> {
         self.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
         let principal_id = peer.map_or("", Peer::principal);
         let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
-        let (code, revocation_reason) = (cause.code, &cause.reason);
-        tracing::info!(%address, code, revocation_reason, principal_id, serial, "session ended");
+        let (code, source) = (cause.code, LineSource::of(principal_id, address.ip()));
+        let Some(unsaid) = self.peers.admits_line(LineKind::info(ENDED, code), source) else { return };
+        let (principal_id, revocation_reason) =
+            (&*cut(principal_id, LONGEST_NAME), &*cut(&cause.reason, LONGEST_REASON));
+        tracing::info!(%address, code, revocation_reason, principal_id, serial, unsaid, "{ENDED}");
     }
 }

@@ -58,7 +58,12 @@ use super::streams::Streams;
 use crate::session::Guard;
 use crate::session::Origin;
 use crate::session::Session;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineSource;
+use crate::telemetry::cut;
 
+const HANDSHAKE_FAILED: &str = "handshake failed";
 /// How long a killed HTTP/2 connection may take to say goodbye before it is cut.
 const GRACE: Duration = Duration::from_millis(20);
 
@@ -301,8 +306,10 @@ async fn shake_hands<H>(
         Err(_) => "not finished in time".to_owned(),
     };
     count("failed");
-    if let Some(unsaid) = context.peers.tells_failure() {
-        tracing::info!(%address, reason, unsaid, "handshake failed");
+    let (code, source) = ("handshake_failed", LineSource::Address(address.ip()));
+    if let Some(unsaid) = context.peers.admits_line(LineKind::info(HANDSHAKE_FAILED, code), source) {
+        let reason = &*cut(&reason, LONGEST_REASON);
+        tracing::info!(%address, code, reason, unsaid, "{HANDSHAKE_FAILED}");
     }
     None
 }

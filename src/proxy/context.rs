@@ -16,6 +16,7 @@ use super::Exchanges;
 use super::Limits;
 use super::Mode;
 use super::Modes;
+use super::Peer;
 use super::Peers;
 use super::RequestId;
 use super::Terms;
@@ -31,6 +32,7 @@ use crate::clock::Clock;
 use crate::problem::Disclose;
 use crate::revocation::Engine;
 use crate::revocation::Feeds;
+use crate::telemetry::LineSource;
 use crate::telemetry::Metrics;
 
 /// What a listener serves. A request is checked, routed, judged, served; in this order.
@@ -261,13 +263,11 @@ impl<H: Handler> Context<H> {
         (exchange, terms): (&Exchange, Terms),
         passed: Passed,
     ) {
-        let unsaid = match (refusal.retry_after(), &connection.account) {
-            (Some(_), Some(account)) => account.worth_saying(self.clock.now().secs()),
-            _ => Some(0),
-        };
         exchange.refused(refusal.status().1, passed == Passed::Yes);
         let (peer, presented) = (connection.peer.as_deref(), connection.presented.as_deref());
         let (address, dialect) = (connection.address(), terms.dialect);
+        let source = LineSource::of(peer.map_or("", Peer::principal), address.ip());
+        let unsaid = self.peers.admits_line(refusal.line(), source);
         let concerned = Concerned { exchange, peer, presented, address, passed, dialect, unsaid };
         error::report(refusal, &concerned, &self.metrics);
     }

@@ -30,7 +30,20 @@ use crate::problem::Problem;
 use crate::revocation::Denial;
 use crate::revocation::Level;
 use crate::revocation::Stale;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::LineKind;
 use crate::telemetry::Metrics;
+use crate::telemetry::cut;
+
+/// The message of a refusal for what is revoked or suspended.
+pub(super) const REVOKED: &str = "authentication error: revoked certificate";
+/// That of any other refusal about identity.
+const UNAUTHENTICATED: &str = "authentication error";
+/// That of a client that takes too much.
+const REFUSED: &str = "request refused";
+/// That of all others.
+const FAILED: &str = "request failed";
 
 /// Why a request was not served.
 #[derive(Debug)]
@@ -186,7 +199,7 @@ impl Refusal {
         matches!(self, Self::Denied(_) | Self::Expired | Self::Untrusted(_) | Self::TooManyConnections)
     }
 
-    /// After how long to try again, where its client takes too much; a flood of these is not said one by one.
+    /// After how long to try again, where its client takes too much.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::TooManyRequests(wait) => Some(*wait),
@@ -257,6 +270,20 @@ impl Refusal {
         }
     }
 
+    /// The kind of its line in the log.
+    pub(super) fn line(&self) -> LineKind {
+        LineKind::warning(self.message(), self.status().1)
+    }
+
+    fn message(&self) -> &'static str {
+        match self {
+            Self::Denied(_) => REVOKED,
+            _ if self.is_about_identity() => UNAUTHENTICATED,
+            Self::TooManyRequests(_) | Self::TooManyConnections => REFUSED,
+            _ => FAILED,
+        }
+    }
+
     /// The result that `mtls_auth_total` counts it under.
     fn result(&self) -> &'static str {
         if matches!(self, Self::Denied(_)) { "revoked" } else { "failure" }
@@ -272,7 +299,7 @@ pub(super) struct Concerned<'a> {
     pub(super) address: SocketAddr,
     pub(super) passed: Passed,
     pub(super) dialect: Dialect,
-    /// How many like it were not said since the last; `None`: nor is this one.
+    /// How many like it were left out of the log before; `None`: so is this one.
     pub(super) unsaid: Option<u64>,
 }
 
@@ -296,37 +323,42 @@ pub(super) fn report(refusal: &Refusal, concerned: &Concerned<'_>, metrics: &Met
     let (_, code) = refusal.status();
     let counted = if concerned.passed == Passed::Yes { &metrics.passed } else { &metrics.refusals };
     counted.with_label_values(&[code]).inc();
-    let Some(unsaid) = concerned.unsaid else { return };
-    let (request_id, address, passed) =
-        (concerned.exchange.id(), concerned.address, concerned.passed == Passed::Yes);
-    let reason = refusal.reason();
+    if refusal.is_about_identity() {
+        let kind = concerned.peer.map_or("none", Peer::kind);
+        metrics.auth.with_label_values(&[refusal.result(), kind]).inc();
+    }
+    if let Some(unsaid) = concerned.unsaid {
+        log(refusal, concerned, unsaid);
+    }
+}
+
+fn log(refusal: &Refusal, concerned: &Concerned<'_>, unsaid: u64) {
+    let Concerned { exchange, peer, presented, address, .. } = concerned;
+    let (request_id, passed, reason) = (exchange.id(), concerned.passed == Passed::Yes, refusal.reason());
+    let (_, code) = refusal.status();
     let status = refusal.status_in(concerned.dialect).as_u16();
-    let principal_id = concerned.peer.map_or("", Peer::principal);
-    if refusal.retry_after().is_some() {
-        tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "request refused");
-        return;
-    }
-    if !refusal.is_about_identity() {
-        let ((host, path), route) = (concerned.exchange.target(), concerned.exchange.route());
-        let (host, path) = (&*host, &*path);
-        tracing::warn!(
-            %request_id, %address, status, code, principal_id, route, host, path, reason, "request failed"
-        );
-        return;
-    }
-    let kind = concerned.peer.map_or("none", Peer::kind);
-    metrics.auth.with_label_values(&[refusal.result(), kind]).inc();
-    let serial = concerned.peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+    let (principal_id, reason) =
+        (&*cut(peer.map_or("", Peer::principal), LONGEST_NAME), &*cut(&reason, LONGEST_REASON));
+    let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
     match refusal {
         Refusal::Denied(denial) => tracing::warn!(
             %request_id, %address, status, code, principal_id, serial, passed,
-            revocation_reason = denial.reason, "authentication error: revoked certificate"
+            revocation_reason = &*cut(&denial.reason, LONGEST_REASON), unsaid, "{REVOKED}"
         ),
+        Refusal::TooManyRequests(_) | Refusal::TooManyConnections => {
+            tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "{REFUSED}");
+        }
+        _ if !refusal.is_about_identity() => {
+            let ((host, path), route) = (exchange.target(), exchange.route());
+            tracing::warn!(
+                %request_id, %address, status, code, principal_id, route, host, path, reason, unsaid, "{FAILED}"
+            );
+        }
         _ => tracing::warn!(
             %request_id, %address, status, code, principal_id, serial, passed, reason,
-            presented_id = concerned.presented.map(|presented| presented.id.as_str()),
-            presented_serial = concerned.presented.map(|presented| presented.serial.as_str()),
-            "authentication error"
+            presented_id = presented.map(|presented| presented.id.as_str()),
+            presented_serial = presented.map(|presented| presented.serial.as_str()),
+            unsaid, "{UNAUTHENTICATED}"
         ),
     }
 }

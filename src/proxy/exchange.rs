@@ -3,7 +3,6 @@
 //! **Invariant:** what is told is gathered in memory and handed over; no request waits for it. Nothing here keeps a
 //! session alive.
 
-use std::borrow::Cow;
 use std::cell::Cell;
 use std::cell::OnceCell;
 use std::cell::RefCell;
@@ -50,10 +49,12 @@ use crate::session::Session;
 use crate::telemetry::AccessLines;
 use crate::telemetry::AccessLog;
 use crate::telemetry::JsonLine;
+use crate::telemetry::LONGEST_NAME;
 use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::TraceContext;
 use crate::telemetry::Tracer;
+use crate::telemetry::cut;
 
 const TRACEPARENT: &str = "traceparent";
 const TRACESTATE: &str = "tracestate";
@@ -284,15 +285,16 @@ impl Target {
     }
 }
 
-/// The host that a request names; empty if none.
+/// The host that a request names, without the name and password before it; empty if none.
 fn host_of<'a>(uri: &'a Uri, host: Option<&'a HeaderValue>) -> &'a [u8] {
     let authority = uri.authority().map(|authority| authority.as_str().as_bytes());
-    authority.or_else(|| host.map(HeaderValue::as_bytes)).unwrap_or_default()
+    let named = authority.or_else(|| host.map(HeaderValue::as_bytes)).unwrap_or_default();
+    named.rsplit(|byte| *byte == b'@').next().unwrap_or_default()
 }
 
-/// As much of a text as is told of it.
-fn cut(bytes: &[u8], most: usize) -> Cow<'_, str> {
-    String::from_utf8_lossy(bytes.get(..most).unwrap_or(bytes))
+/// As much of a text as a line of the log has of it.
+fn shortened(bytes: &[u8]) -> String {
+    cut(&String::from_utf8_lossy(bytes.get(..LONG).unwrap_or(bytes)), LONGEST_NAME).into_owned()
 }
 
 impl Exchange {
@@ -302,13 +304,13 @@ impl Exchange {
     }
 
     /// The host and the path that it asks for, cut to what is told of them.
-    pub(super) fn target(&self) -> (Cow<'_, str>, Cow<'_, str>) {
+    pub(super) fn target(&self) -> (String, String) {
         let (uri, host) = match (&self.noted, &self.target) {
             (Some(noted), _) => (&noted.uri, noted.host.as_ref()),
             (None, Some(target)) => (&target.uri, target.host.as_ref()),
             (None, None) => return Default::default(),
         };
-        (cut(host_of(uri, host), SHORT), cut(uri.path().as_bytes(), LONG))
+        (shortened(host_of(uri, host)), shortened(uri.path().as_bytes()))
     }
 
     /// The route that it was sent along; empty if it was sent nowhere.

@@ -4,6 +4,7 @@
 //! is looked at again on each. A resumed TLS session, for which rustls runs no verifier, finds its peer here too, or
 //! is verified anew.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
@@ -13,15 +14,16 @@ use http::HeaderValue;
 use prometheus::IntCounter;
 use quick_cache::sync::Cache;
 use rustls::pki_types::CertificateDer;
+use tracing::field::display;
 
 use super::Limits;
 use super::RejectAt;
 use super::accounts::Account;
 use super::accounts::Accounts;
+use super::error::REVOKED;
 use super::headers::IdentityHeaders;
 use super::presented;
 use super::presented::ADDRESS;
-use super::presented::Lines;
 use super::presented::Presented;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
@@ -35,10 +37,17 @@ use crate::revocation::Engine;
 use crate::revocation::Registry;
 use crate::revocation::Seen;
 use crate::session::Credential;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineLimiter;
+use crate::telemetry::LineSource;
 use crate::telemetry::Metrics;
+use crate::telemetry::cut;
 
 /// Chains remembered.
 const CHAINS: usize = 8192;
+const UNVERIFIED: &str = "authentication error: a client certificate does not verify";
 
 /// What becomes, in the handshake, of a client whose chain does not verify. Nobody is ever believed to be whom such a
 /// chain names.
@@ -102,9 +111,7 @@ pub struct Peers {
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
-    /// Lines about handshakes, which anybody can make fail.
-    strangers_said: Lines,
-    failures_said: Lines,
+    lines: Arc<LineLimiter>,
 }
 
 impl Peers {
@@ -134,8 +141,7 @@ impl Peers {
             chains,
             cache_hits,
             reuses,
-            strangers_said: Lines::default(),
-            failures_said: Lines::default(),
+            lines: Arc::default(),
         }
     }
 
@@ -149,6 +155,17 @@ impl Peers {
     pub fn within(mut self, limits: Limits) -> Self {
         self.accounts = Accounts::new(limits);
         self
+    }
+
+    /// Takes the lines of the log that clients cause from the budgets of the process.
+    pub fn limiting_lines(mut self, lines: Arc<LineLimiter>) -> Self {
+        self.lines = lines;
+        self
+    }
+
+    /// Asks for a line of the log; returns how many like it were left out before, if it is to be said.
+    pub(super) fn admits_line(&self, kind: LineKind, source: LineSource<'_>) -> Option<u64> {
+        self.lines.admit(kind, source, self.clock.elapsed())
     }
 
     /// What each client takes.
@@ -252,18 +269,12 @@ impl Peers {
         let code = presented::code_of(error);
         self.metrics.auth.with_label_values(&["failure", "none"]).inc();
         self.metrics.refusals.with_label_values(&[code]).inc();
-        let Some(unsaid) = self.strangers_said.pass(self.clock.now().secs()) else { return };
+        let (address, source) = in_handshake();
+        let Some(unsaid) = self.admits_line(LineKind::warning(UNVERIFIED, code), source) else { return };
         let Presented { id: presented_id, serial: presented_serial } = Presented::read(leaf);
-        let address = ADDRESS.try_with(|address| tracing::field::display(*address)).ok();
-        tracing::warn!(
-            address, code, presented_id, presented_serial, reason = %error, unsaid,
-            "authentication error: a client certificate does not verify"
-        );
-    }
-
-    /// Whether one more handshake that failed is worth a line; then, how many were not.
-    pub(super) fn tells_failure(&self) -> Option<u64> {
-        self.failures_said.pass(self.clock.now().secs())
+        let (address, reason) = (address.map(display), error.to_string());
+        let reason = &*cut(&reason, LONGEST_REASON);
+        tracing::warn!(address, code, presented_id, presented_serial, reason, unsaid, "{UNVERIFIED}");
     }
 
     /// Whether this client is refused in the handshake already.
@@ -274,15 +285,11 @@ impl Peers {
         let Err(denial) = self.engine.judge(&peer.credential) else { return false };
         self.metrics.auth.with_label_values(&["revoked", peer.kind()]).inc();
         self.metrics.refusals.with_label_values(&[denial.code()]).inc();
-        let (principal_id, serial) = (peer.principal(), peer.chain.leaf.serial.as_str());
-        let (code, revocation_reason) = (denial.code(), denial.reason);
-        tracing::warn!(
-            code,
-            principal_id,
-            serial,
-            revocation_reason,
-            "authentication error: revoked certificate"
-        );
+        let ((address, source), code) = (in_handshake(), denial.code());
+        let Some(unsaid) = self.admits_line(LineKind::warning(REVOKED, code), source) else { return true };
+        let (principal_id, serial) = (&*cut(peer.principal(), LONGEST_NAME), peer.chain.leaf.serial.as_str());
+        let (address, revocation_reason) = (address.map(display), &*cut(&denial.reason, LONGEST_REASON));
+        tracing::warn!(address, code, principal_id, serial, revocation_reason, unsaid, "{REVOKED}");
         true
     }
 
@@ -322,6 +329,13 @@ fn fingerprint(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) 
 /// An address as a header value.
 pub(super) fn address_value(address: std::net::IpAddr) -> HeaderValue {
     HeaderValue::try_from(address.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Who shakes hands, and whose budget of lines that takes from. Before the handshake is through, nobody has shown to have
+/// the key of a certificate: its principal's budget is not to be used up by others.
+fn in_handshake() -> (Option<SocketAddr>, LineSource<'static>) {
+    let address = ADDRESS.try_with(|address| *address).ok();
+    (address, address.map_or(LineSource::Unknown, |address| LineSource::Address(address.ip())))
 }
 
 #[cfg(test)]

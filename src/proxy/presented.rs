@@ -1,19 +1,13 @@
 //! What a client presented that nobody vouches for: so that it can be found and given another, never to be believed.
 
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicI64;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use rustls::pki_types::CertificateDer;
 
 use crate::identity::Certificate;
 use crate::identity::ChainError;
-
-/// The most that is told of a name, characters.
-const LONG: usize = 256;
-/// Lines in one second; what is beyond is counted.
-const LINES: u64 = 20;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::cut;
 
 tokio::task_local! {
     /// Who shakes hands, for the verifier, which is told of certificates only.
@@ -41,7 +35,7 @@ impl Presented {
         let spiffe = subject.and_then(|names| names.spiffe.as_ref()).map(ToString::to_string);
         let dns = || subject.and_then(|names| names.dns.first()).map(ToString::to_string);
         let id = spiffe.or_else(dns).unwrap_or_else(|| certificate.subject_dn.clone());
-        Self { id: id.chars().take(LONG).collect(), serial: certificate.serial.to_string() }
+        Self { id: cut(&id, LONGEST_NAME).into_owned(), serial: certificate.serial.to_string() }
     }
 }
 
@@ -50,40 +44,5 @@ pub(super) fn code_of(error: &ChainError) -> &'static str {
     match error {
         ChainError::Path(webpki::Error::CertExpired { .. }) => "certificate_expired",
         _ => "certificate_untrusted",
-    }
-}
-
-/// Lets so many lines a second through, of what anybody can cause, and counts the others. Threads that race may let
-/// one more through, or count one less.
-#[derive(Default)]
-pub(super) struct Lines {
-    second: AtomicI64,
-    said: AtomicU64,
-    unsaid: AtomicU64,
-}
-
-impl Lines {
-    /// Whether one more may be said at `now`, in seconds; then, how many were not since the last.
-    pub(super) fn pass(&self, now: i64) -> Option<u64> {
-        if self.second.swap(now, Ordering::Relaxed) != now {
-            self.said.store(0, Ordering::Relaxed);
-        }
-        if self.said.fetch_add(1, Ordering::Relaxed) < LINES {
-            return Some(self.unsaid.swap(0, Ordering::Relaxed));
-        }
-        self.unsaid.fetch_add(1, Ordering::Relaxed);
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_flood_is_said_in_a_few_lines_and_counted() {
-        let lines = Lines::default();
-        let said = (0..100).filter(|_| lines.pass(7).is_some()).count();
-        assert_eq!((said as u64, lines.pass(8), lines.pass(8)), (LINES, Some(100 - LINES), Some(0)));
     }
 }

@@ -37,7 +37,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How long the end of the process waits for the file.
 const LAST: Duration = Duration::from_secs(2);
 /// What a pipe takes whole (POSIX, `PIPE_BUF`), so that lines of the log proper come between lines, never within one.
-const PIPE: usize = 4096;
+pub(super) const PIPE: usize = 4096;
 
 /// `[log.access]`: a line of JSON for each request.
 #[derive(Clone, Debug, Deserialize)]
@@ -303,7 +303,7 @@ fn whole_lines(bytes: &[u8], most: usize) -> usize {
 }
 
 /// Writes all, or says how many bytes were.
-fn write(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
+pub(super) fn write(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
         match file.write(rest) {

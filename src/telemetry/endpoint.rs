@@ -20,10 +20,13 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
+use tokio::time::Instant;
 
 use super::Metrics;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the log says that nothing can be accepted.
+const SAID_EVERY: Duration = Duration::from_secs(10);
 /// More than these wait in the kernel: none of them may take the descriptors that others need.
 const CONNECTIONS: usize = 32;
 
@@ -38,12 +41,16 @@ pub trait Health {
 /// Serves the plain listener until it is dropped. Runs on a local runtime.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Rc<dyn Health>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut said: Option<Instant> = None;
     // It is never closed.
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "metrics: cannot accept a connection");
+                if said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
+                    tracing::warn!(%error, "metrics: cannot accept a connection");
+                    said = Some(Instant::now());
+                }
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }

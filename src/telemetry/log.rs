@@ -1,12 +1,56 @@
 //! The log: JSON lines for machines, plain lines for a terminal; on standard error.
 
+use std::backtrace::Backtrace;
+use std::backtrace::BacktraceStatus;
+use std::borrow::Cow;
+use std::fs::File;
+use std::io;
 use std::io::IsTerminal as _;
+use std::os::fd::AsFd as _;
+use std::panic::PanicHookInfo;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+use std::time::Instant;
 
 use serde::Deserialize;
-use tracing_appender::non_blocking::NonBlockingBuilder;
-use tracing_appender::non_blocking::WorkerGuard;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::limiter::LineKind;
+use super::limiter::LineLimiter;
+use super::limiter::LineSource;
+use super::log_queue::LogQueue;
+use super::log_queue::LostLines;
+
+/// The variable that holds filter directives.
+const FILTER: &str = "PORTCULLIS_LOG";
+/// The filter without it.
+const USUAL: &str = "info";
+/// The targets of this program.
+const OWN: &str = "portcullis";
+/// What libraries may log that are not named: much of the rest is about what a client sent, a line for each frame.
+const LIBRARIES: &str = "error";
+/// Likewise, where the level is `off`.
+const OFF: &str = "off";
+/// How long the end of the process waits for the reader of the log.
+const LAST: Duration = Duration::from_secs(2);
+const PANIC: LineKind = LineKind::warning("a thread panicked", "panic");
+
+/// The longest name that a line has, characters; paths too.
+pub const LONGEST_NAME: usize = 256;
+/// The longest reason in words, characters.
+pub const LONGEST_REASON: usize = 512;
+
+/// As much of a text as a line has of it: so many characters, and an ellipsis where there are more.
+pub fn cut(text: &str, most: usize) -> Cow<'_, str> {
+    match text.char_indices().nth(most).filter(|_| text.len() > most) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or_default()).into(),
+        None => text.into(),
+    }
+}
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -21,21 +65,71 @@ pub enum Format {
     Plain,
 }
 
-/// Writes what is still in hand when it is dropped.
+/// The running log. Writes the lines that wait when it is dropped, if their reader takes them within two seconds.
 #[must_use = "dropped, it takes the log with it"]
 pub struct Log {
-    _worker: WorkerGuard,
+    queue: LogQueue,
+    lost: LostLines,
+    panics: Arc<PanicLines>,
+    /// Says nothing, and hangs up when all is written.
+    done: Receiver<()>,
 }
 
-/// Starts logging to standard error; `PORTCULLIS_LOG` holds filter directives (default `info`).
+impl Log {
+    /// The lines that were lost so far, and will be.
+    pub fn lost(&self) -> LostLines {
+        self.lost.clone()
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        // A later panic is told on standard error again. The hook cannot be taken during one.
+        if !std::thread::panicking() {
+            drop(std::panic::take_hook());
+        }
+        let rest = self.panics.limiter.rest(self.panics.began.elapsed());
+        rest.iter().for_each(|left_out| left_out.log());
+        self.queue.end();
+        // A reader that hangs does not keep the process.
+        let _ = self.done.recv_timeout(LAST);
+    }
+}
+
+/// Starts logging to standard error, panics included. `PORTCULLIS_LOG` holds filter directives (default `info`). A
+/// directive without a target is about this program; libraries log errors only, unless a directive names them.
 ///
-/// Lines are written by a thread of their own: a reader of the log that hangs must not hang the gate. If it hangs for
-/// over a hundred thousand lines, further ones are lost.
-pub fn init(format: Format) -> Log {
-    let filter = EnvFilter::try_from_env("PORTCULLIS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let terminal = std::io::stderr().is_terminal();
-    let (writer, worker) = NonBlockingBuilder::default().thread_name("log").finish(std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+/// Lines are written by a thread of their own: a reader of the log that hangs must not hang the gate.
+///
+/// # Errors
+/// Its thread cannot be started.
+pub fn init(format: Format) -> io::Result<Log> {
+    let lost = LostLines::new().map_err(io::Error::other)?;
+    let queue = LogQueue::new(lost.clone());
+    // A handle of its own: with that of the standard library, a reader that hangs would stop each other writer.
+    let file = File::from(io::stderr().as_fd().try_clone_to_owned()?);
+    let (ended, done) = sync_channel(0);
+    let written = queue.clone();
+    std::thread::Builder::new().name("log".into()).spawn(move || {
+        written.write_to(file);
+        drop(ended);
+    })?;
+    let wanted = std::env::var(FILTER).unwrap_or_else(|_| USUAL.to_owned());
+    let filter = EnvFilter::try_new(directives(&wanted));
+    let fault = filter.as_ref().err().map(ToString::to_string);
+    install(format, filter.unwrap_or_else(|_| EnvFilter::new(directives(USUAL))), queue.clone());
+    if let Some(error) = fault {
+        tracing::warn!(error, "{FILTER} is not understood: the log has what it usually has");
+    }
+    let panics = Arc::new(PanicLines { limiter: LineLimiter::default(), began: Instant::now() });
+    let hook = Arc::clone(&panics);
+    std::panic::set_hook(Box::new(move |panic| hook.log(panic)));
+    Ok(Log { queue, lost, panics, done })
+}
+
+fn install(format: Format, filter: EnvFilter, queue: LogQueue) {
+    let terminal = io::stderr().is_terminal();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue).with_ansi(terminal);
     // Started twice, as by a test, the first one stays.
     let _ = match (format, terminal) {
         (Format::Json, _) | (Format::Auto, false) => {
@@ -43,5 +137,68 @@ pub fn init(format: Format) -> Log {
         }
         _ => builder.with_target(false).finish().try_init(),
     };
-    Log { _worker: worker }
+}
+
+/// The directives that count: a level alone is about this program, and libraries that are not named have their own.
+fn directives(wanted: &str) -> String {
+    let own = |directive: &str| match directive.parse::<LevelFilter>() {
+        Ok(level) => format!("{OWN}={level}"),
+        Err(_) => directive.to_owned(),
+    };
+    let wanted = wanted.split(',').map(str::trim).filter(|directive| !directive.is_empty());
+    let is_off =
+        |directive: &str| directive.parse::<LevelFilter>().is_ok_and(|level| level == LevelFilter::OFF);
+    let libraries = if wanted.clone().any(is_off) { OFF } else { LIBRARIES };
+    std::iter::once(libraries.to_owned()).chain(wanted.map(own)).collect::<Vec<_>>().join(",")
+}
+
+/// Writes panics to the log: on standard error they would wait for its reader, and be as many as a client likes.
+struct PanicLines {
+    limiter: LineLimiter,
+    began: Instant,
+}
+
+impl PanicLines {
+    fn log(&self, panic: &PanicHookInfo<'_>) {
+        let Some(unsaid) = self.limiter.admit(PANIC, LineSource::Unknown, self.began.elapsed()) else {
+            return;
+        };
+        let thread = std::thread::current();
+        let thread = thread.name().unwrap_or_default();
+        let place = panic.location().map(tracing::field::display);
+        let reason = cut(panic.payload_as_str().unwrap_or_default(), LONGEST_REASON);
+        let backtrace = Backtrace::capture();
+        let backtrace = Some(&backtrace).filter(|it| it.status() == BacktraceStatus::Captured);
+        let backtrace = backtrace.map(tracing::field::display);
+        tracing::error!(thread, place, reason = &*reason, backtrace, unsaid, "a thread panicked");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen failing with levels that are about every target: `h2` logs a line for each frame.
+    #[test]
+    fn libraries_log_errors_unless_they_are_named() {
+        for (wanted, counts) in [
+            ("info", "error,portcullis=info"),
+            ("", "error"),
+            ("off", "off,portcullis=off"),
+            ("DEBUG, h2=trace", "error,portcullis=debug,h2=trace"),
+            ("error,portcullis::app=info", "error,portcullis=error,portcullis::app=info"),
+        ] {
+            assert_eq!(directives(wanted), counts, "{wanted}");
+            assert!(EnvFilter::try_new(directives(wanted)).is_ok(), "{wanted}");
+        }
+        assert!(EnvFilter::try_new(directives("info,=,")).is_err());
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters() {
+        assert_eq!(
+            [cut("", 2), cut("ab", 2), cut("abc", 2), cut("äöü", 2), cut("äö", 2)],
+            ["", "ab", "ab…", "äö…", "äö"]
+        );
+    }
 }

@@ -5,7 +5,9 @@
 mod access_log;
 mod endpoint;
 mod expiry;
+mod limiter;
 mod log;
+mod log_queue;
 #[cfg(feature = "otel")]
 mod otlp;
 mod trace;
@@ -31,9 +33,17 @@ pub use access_log::JsonLine;
 pub use endpoint::Health;
 pub use endpoint::serve;
 pub use expiry::Expiries;
+pub use limiter::LeftOut;
+pub use limiter::LineKind;
+pub use limiter::LineLimiter;
+pub use limiter::LineSource;
 pub use log::Format as LogFormat;
+pub use log::LONGEST_NAME;
+pub use log::LONGEST_REASON;
 pub use log::Log;
+pub use log::cut;
 pub use log::init as init_log;
+pub use log_queue::LostLines;
 #[cfg(feature = "otel")]
 pub use otlp::export;
 pub use trace::Span;
@@ -96,7 +106,13 @@ pub struct Metrics {
 impl Metrics {
     /// Fresh metrics, all registered.
     pub fn new() -> Result<Self, prometheus::Error> {
+        Self::beside(&LostLines::new()?)
+    }
+
+    /// Fresh metrics, and the lost lines of a log that runs already.
+    pub fn beside(lost: &LostLines) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
+        registry.register(Box::new(lost.counters().clone()))?;
         let maker = Maker(&registry);
         Ok(Self {
             auth: maker.counters(

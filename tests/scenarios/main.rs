@@ -25,6 +25,7 @@ mod certificates_are_read_strictly;
 mod certificates_are_remembered;
 mod checks_agree_with_the_gate;
 mod claims_are_bound;
+mod clients_do_not_fill_the_log;
 mod descriptors_run_out;
 mod disk_full_is_said;
 mod events_arrive_one_by_one;

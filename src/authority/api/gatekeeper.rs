@@ -32,12 +32,19 @@ use crate::session::Guard;
 use crate::session::Holder;
 use crate::session::Origin;
 use crate::session::Session;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LeftOut;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineSource;
+use crate::telemetry::cut;
 
 /// The longest correlation id, bytes.
 const MAX_CORRELATION: usize = 128;
 const CORRELATION: &str = "x-correlation-id";
-/// How much of a path is logged and audited, characters.
-const MAX_PATH: usize = 256;
+/// How much of a method is logged and audited, characters.
+const MAX_METHOD: usize = 32;
+const REFUSED: &str = "admin request refused";
+const UNWRITTEN: LineKind = LineKind::warning("audit: cannot write", "audit");
 
 /// Somebody who was let in.
 #[derive(Clone)]
@@ -60,7 +67,7 @@ pub(super) struct Actor {
 /// What is known of any call.
 #[derive(Clone)]
 pub(super) struct Call {
-    pub(super) address: String,
+    pub(super) address: SocketAddr,
     pub(super) request_id: String,
     pub(super) correlation_id: String,
 }
@@ -80,6 +87,11 @@ impl Actor {
         Err(Refusal::insufficient_scope(format!("{} is {role}; {what} takes {}", self.name, least.name())))
     }
 
+    /// Whose budget of lines a refusal takes from.
+    fn source(&self) -> LineSource<'_> {
+        LineSource::of(&self.name, self.call.address.ip())
+    }
+
     /// An audit line by this actor.
     pub(super) fn line(&self, action: &'static str, outcome: &'static str) -> Entry {
         let (actor, role) = (self.name.clone().into(), self.role.map(|role| role.name().into()));
@@ -93,7 +105,7 @@ impl Call {
         Entry {
             action: action.into(),
             outcome: outcome.into(),
-            address: self.address.clone(),
+            address: self.address.to_string(),
             request_id: self.request_id.clone(),
             correlation_id: self.correlation_id.clone(),
             ..Entry::default()
@@ -108,7 +120,7 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     };
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let call = Call {
-        address: caller.address.to_string(),
+        address: caller.address,
         request_id: caller.request_id.clone(),
         correlation_id: correlation(request.headers()).unwrap_or_else(|| caller.request_id.clone()),
     };
@@ -297,39 +309,40 @@ impl Api {
     /// Logs a refusal, and writes it to the audit before it is answered. What strangers do, and who calls too often, is
     /// written so often only; what is missing is summed up.
     pub(super) async fn record(&self, refusal: &Refusal, actor: &Actor, (method, path): (&str, &str)) {
-        let is_cheap = actor.role.is_none() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
-        if is_cheap && !self.access.is_worth_a_line() {
-            self.load.suppress();
-            return;
-        }
-        let Call { address, request_id, .. } = &actor.call;
-        let name = actor.name.as_str();
-        let (code, reason) = (refusal.code, refusal.reason.as_str());
-        let path: String = path.chars().take(MAX_PATH).collect();
-        tracing::warn!(
-            request_id,
-            address,
-            actor = name,
-            method,
-            path,
-            code,
-            reason,
-            "admin request refused"
-        );
+        let (method, path) = (cut(method, MAX_METHOD), cut(path, LONGEST_NAME));
+        self.log(refusal, actor, (&method, &path));
         let is_lost = matches!(refusal.status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED);
         if is_lost && refusal.about.is_none() {
             return;
         }
+        let is_cheap = actor.role.is_none() || refusal.status == StatusCode::TOO_MANY_REQUESTS;
+        let unsaid = if is_cheap { self.admits_audit(refusal.code, actor) } else { Some(0) };
+        let Some(unsaid) = unsaid else { return };
         let line = Entry {
-            code: Some(code.into()),
-            reason: Some(reason.to_owned()),
-            method: Some(method.to_owned()),
-            path: Some(path),
-            suppressed: self.load.suppressed(),
+            code: Some(refusal.code.into()),
+            reason: Some(refusal.reason.clone()),
+            method: Some(method.into_owned()),
+            path: Some(path.into_owned()),
+            unsaid: Some(unsaid).filter(|unsaid| *unsaid > 0),
             ..actor.line("call", "refused")
         };
         let line = self.about(line, refusal).await;
         self.put_on_record(line).await;
+    }
+
+    fn log(&self, refusal: &Refusal, actor: &Actor, (method, path): (&str, &str)) {
+        let (code, reason) = (refusal.code, refusal.reason.as_str());
+        let kind = LineKind::warning(REFUSED, code);
+        let Some(unsaid) = self.lines.admit(kind, actor.source(), self.clock.elapsed()) else { return };
+        let Call { address, request_id, .. } = &actor.call;
+        let actor = &*cut(&actor.name, LONGEST_NAME);
+        tracing::warn!(request_id, %address, actor, method, path, code, reason, unsaid, "{REFUSED}");
+    }
+
+    /// Asks for a line of the audit about somebody who is not let in, or calls too often; returns how many like it were
+    /// left out before, if it is to be written.
+    fn admits_audit(&self, code: &'static str, actor: &Actor) -> Option<u64> {
+        self.load.refusals.admit(LineKind::warning(REFUSED, code), actor.source(), self.clock.elapsed())
     }
 
     /// Puts on record that somebody was turned away who is denied altogether.
@@ -340,35 +353,37 @@ impl Api {
         address: SocketAddr,
         request_id: &str,
     ) {
-        if !self.access.is_worth_a_line() {
-            self.load.suppress();
-            return;
-        }
         let request_id = request_id.to_owned();
-        let call = Call { address: address.to_string(), correlation_id: request_id.clone(), request_id };
+        let call = Call { address, correlation_id: request_id.clone(), request_id };
         let actor = Actor { name: principal.to_owned(), role: self.access.role(principal), call };
-        let suppressed = self.load.suppressed();
-        let line = Entry { code: Some(code.into()), suppressed, ..actor.line("call", "refused") };
+        let Some(unsaid) = self.admits_audit(code, &actor) else { return };
+        let unsaid = Some(unsaid).filter(|unsaid| *unsaid > 0);
+        let line = Entry { code: Some(code.into()), unsaid, ..actor.line("call", "refused") };
         self.put_on_record(line).await;
     }
 
-    /// Puts on record how many refusals were not written one by one.
+    /// Puts on record how many refusals were left out of callers that have gone quiet.
     pub async fn sum_up(&self) {
-        if let Some(suppressed) = self.load.suppressed() {
-            tracing::warn!(suppressed, "admin requests refused");
-            let line = Entry {
-                action: "call".into(),
-                outcome: "refused".into(),
-                suppressed: Some(suppressed),
-                ..Entry::default()
-            };
-            self.put_on_record(line).await;
+        self.record_left_out(&self.load.refusals.quiet(self.clock.elapsed())).await;
+    }
+
+    /// Puts on record how many refusals were left out, at the end of the process.
+    pub async fn sum_up_all(&self) {
+        self.record_left_out(&self.load.refusals.rest(self.clock.elapsed())).await;
+    }
+
+    async fn record_left_out(&self, left_out: &[LeftOut]) {
+        let unsaid: u64 = left_out.iter().map(|left_out| left_out.unsaid).sum();
+        if unsaid > 0 {
+            let (action, outcome) = ("call".into(), "refused".into());
+            self.put_on_record(Entry { action, outcome, unsaid: Some(unsaid), ..Entry::default() }).await;
         }
     }
 
     async fn put_on_record(&self, line: Entry) {
-        if let Err(error) = self.audit.append(line).await {
-            tracing::error!(%error, "audit: cannot write");
+        let Err(error) = self.audit.append(line).await else { return };
+        if let Some(unsaid) = self.lines.admit(UNWRITTEN, LineSource::Unknown, self.clock.elapsed()) {
+            tracing::error!(%error, unsaid, "audit: cannot write");
         }
     }
 

@@ -1,8 +1,6 @@
 //! What the API takes on at once, so that nobody's questions keep a revocation waiting.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering;
 
 use tokio::sync::Semaphore;
 use tokio::sync::SemaphorePermit;
@@ -10,6 +8,7 @@ use tokio::task::spawn_blocking;
 
 use super::Api;
 use super::refusal::Refusal;
+use crate::telemetry::LineLimiter;
 
 /// What long bodies may hold in memory together, KiB.
 const BODIES: usize = 64 * 1024;
@@ -20,8 +19,8 @@ const READING: usize = 2;
 pub struct Load {
     bodies: Semaphore,
     reading: Arc<Semaphore>,
-    /// Refusals that were not written to the audit since the last that was.
-    suppressed: AtomicU64,
+    /// The lines of the audit that callers cause who are not let in, or who call too often.
+    pub(super) refusals: LineLimiter,
 }
 
 impl Default for Load {
@@ -29,7 +28,7 @@ impl Default for Load {
         Self {
             bodies: Semaphore::new(BODIES),
             reading: Arc::new(Semaphore::new(READING)),
-            suppressed: AtomicU64::new(0),
+            refusals: LineLimiter::default(),
         }
     }
 }
@@ -39,17 +38,6 @@ impl Load {
     pub(super) fn room_for(&self, bytes: usize) -> Result<SemaphorePermit<'_>, Refusal> {
         let wanted = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
         self.bodies.try_acquire_many(wanted).map_err(|_| Refusal::busy())
-    }
-
-    /// Counts a refusal that is not audited by itself.
-    pub(super) fn suppress(&self) {
-        self.suppressed.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many were not audited since this was last asked.
-    pub(super) fn suppressed(&self) -> Option<u64> {
-        let count = self.suppressed.swap(0, Ordering::Relaxed);
-        (count > 0).then_some(count)
     }
 }
 

@@ -48,6 +48,7 @@ use crate::revocation::Registry;
 use crate::revocation::Sightings;
 use crate::revocation::Timelines;
 use crate::session::Guard;
+use crate::telemetry::LineLimiter;
 use crate::telemetry::Metrics;
 pub use gatekeeper::Recognised;
 pub use gatekeeper::Tokens;
@@ -115,6 +116,8 @@ pub struct Api {
     pub metrics: Metrics,
     /// What is under way.
     pub load: Load,
+    /// The lines of the log that clients cause.
+    pub lines: Arc<LineLimiter>,
 }
 
 impl Api {

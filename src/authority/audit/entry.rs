@@ -92,9 +92,9 @@ pub struct Entry {
     /// The path of the call.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<String>,
-    /// Refusals like this one that were not written since the last line.
+    /// Refusals like this one that were left out before it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub suppressed: Option<u64>,
+    pub unsaid: Option<u64>,
     /// The damage in the audit that is accepted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub damage: Option<Damage>,
