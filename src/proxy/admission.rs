@@ -129,6 +129,17 @@ impl<H: Handler> Context<H> {
         Ok(())
     }
 
+    /// A connection was ended for the frames that its client sent.
+    pub(super) fn tell_flood(&self, peer: Option<&Peer>, address: SocketAddr) {
+        let code = "too_many_frames";
+        self.metrics.refusals.with_label_values(&[code]).inc();
+        let Some(unsaid) = self.peers.tells_flood() else { return };
+        let principal_id = peer.map_or("", Peer::principal);
+        let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+        let listener = self.listener;
+        tracing::warn!(%address, listener, code, principal_id, serial, unsaid, "connection ended");
+    }
+
     pub(super) fn tell_end(&self, (peer, address): (Option<&Peer>, SocketAddr), cause: &Cause) {
         self.metrics.sessions_ended.with_label_values(&[cause.code]).inc();
         let principal_id = peer.map_or("", Peer::principal);

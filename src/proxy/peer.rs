@@ -102,9 +102,10 @@ pub struct Peers {
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
-    /// Lines about handshakes, which anybody can make fail.
+    /// Lines about handshakes and floods, which anybody can cause.
     strangers_said: Lines,
     failures_said: Lines,
+    floods_said: Lines,
 }
 
 impl Peers {
@@ -136,6 +137,7 @@ impl Peers {
             reuses,
             strangers_said: Lines::default(),
             failures_said: Lines::default(),
+            floods_said: Lines::default(),
         }
     }
 
@@ -264,6 +266,11 @@ impl Peers {
     /// Whether one more handshake that failed is worth a line; then, how many were not.
     pub(super) fn tells_failure(&self) -> Option<u64> {
         self.failures_said.pass(self.clock.now().secs())
+    }
+
+    /// Whether one more connection that ended in a flood is worth a line; then, how many were not.
+    pub(super) fn tells_flood(&self) -> Option<u64> {
+        self.floods_said.pass(self.clock.now().secs())
     }
 
     /// Whether this client is refused in the handshake already.

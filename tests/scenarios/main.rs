@@ -31,6 +31,7 @@ mod events_arrive_one_by_one;
 mod expiry_ends_sessions;
 mod feeds_reconcile;
 mod floods_are_cut;
+mod frames_have_a_budget;
 mod framing_is_unambiguous;
 mod handshakes_are_robust;
 mod identity_headers_are_the_gates;
