@@ -30,6 +30,7 @@ mod tls;
 mod tunnel;
 mod turns;
 mod upstream;
+mod via;
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -39,6 +39,7 @@ mod killed_while_it_decides;
 mod large_streams_stay_small;
 mod levels_hit_their_own;
 mod limits_hold;
+mod loops_are_broken;
 mod many_decide_at_once;
 mod messages_pass_unchanged;
 mod operators_see;
