@@ -75,7 +75,7 @@ impl Via {
 
     /// Whether a line names this gate: by the second word of a member, which may be followed by a comment.
     fn is_in(&self, line: &HeaderValue) -> bool {
-        let received_by = |member: &'_ [u8]| {
+        let received_by = |member: &[u8]| {
             let mut words = member.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             words.nth(1).is_some_and(|name| name.eq_ignore_ascii_case(self.name.0.as_bytes()))
         };
