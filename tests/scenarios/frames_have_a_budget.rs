@@ -38,6 +38,7 @@ const UNKNOWN: u8 = 99;
 const PADDED: u8 = 8;
 
 /// What came of a flood.
+#[derive(Debug)]
 struct Flooded {
     /// Frames that were sent until the connection ended.
     sent: usize,
@@ -63,11 +64,12 @@ async fn flood(attacker: &mut Frames, one: &[u8], count: usize) -> Flooded {
     Flooded { sent: ALL, ended: None }
 }
 
-fn assert_cut(what: &str, flooded: Flooded, most: usize) {
-    let Flooded { sent, ended } = flooded;
-    let calm = Outcome::GoneAway(ENHANCE_YOUR_CALM);
-    assert!(ended == Some(calm) || ended == Some(Outcome::Closed), "{what}: {sent} sent, {ended:?}");
-    assert!(sent < most, "{what}: {sent} sent");
+impl Flooded {
+    /// Whether the gate ended it in its own way, before it had read `most`.
+    fn was_cut(&self, most: usize) -> bool {
+        let calm = Outcome::GoneAway(ENHANCE_YOUR_CALM);
+        (self.ended == Some(calm) || self.ended == Some(Outcome::Closed)) && self.sent < most
+    }
 }
 
 /// Frames that the gate ignores, or answers by itself, each with what it is called.
@@ -85,27 +87,32 @@ fn idle_frames() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// CVE-2019-9512 (PING), CVE-2019-9515 (SETTINGS) and the like. Seen failing without the budget: all but the first was read
-/// a million times.
+/// CVE-2019-9512 (PING), CVE-2019-9515 (SETTINGS) and the like. Seen failing without the budget: each was read a million
+/// times.
 #[tokio::test]
 async fn idle_frames_end_their_connection() {
     let lab = Lab::plan().on_one_thread().start().await;
     let client = lab.client(&lab.root.agent("a"));
+    let mut passed = Vec::new();
     for (what, one) in idle_frames() {
         let mut attacker = Frames::dial(&client, &[]).await;
         attacker.get(1, "/").await;
         assert_eq!(attacker.outcome(1).await, Outcome::Answered(200, "ok".into()));
-        assert_cut(what, flood(&mut attacker, &one, 1000).await, MOST);
+        let flooded = flood(&mut attacker, &one, 1000).await;
+        passed.extend((!flooded.was_cut(MOST)).then_some((what, flooded)));
     }
+    assert!(passed.is_empty(), "{passed:#?}");
     client.h2().await.get("/").await.assert_ok();
 }
 
-/// CVE-2019-9518 (DATA without data), and a byte at a time. Seen failing without the budget, and with padding for data.
+/// CVE-2019-9518 (DATA without data, which hyper ends as well), and a byte at a time. Seen failing without the budget, and
+/// with padding taken for data.
 #[tokio::test]
 async fn data_of_a_byte_ends_its_connection() {
     let lab = Lab::plan().on_one_thread().start().await;
     let client = lab.client(&lab.root.agent("a"));
     let padded = [&[255][..], b"x", &[0; 255]].concat();
+    let mut passed = Vec::new();
     for (what, one) in [
         ("DATA without data", frame(DATA, 0, 1, &[])),
         ("DATA of a byte", frame(DATA, 0, 1, b"x")),
@@ -114,8 +121,10 @@ async fn data_of_a_byte_ends_its_connection() {
         let mut attacker = Frames::dial(&client, &[]).await;
         attacker.send(&frame(HEADERS, END_HEADERS, 1, &block(&request("POST", "/")))).await.unwrap();
         // What they take of the window, the padding too, must be given back before the next.
-        assert_cut(what, flood(&mut attacker, &one, 100).await, MOST);
+        let flooded = flood(&mut attacker, &one, 100).await;
+        passed.extend((!flooded.was_cut(MOST)).then_some((what, flooded)));
     }
+    assert!(passed.is_empty(), "{passed:#?}");
 }
 
 /// Payloads that the gate ignores count by their size. Seen failing without the budget, and with one for each frame alone.
@@ -124,13 +133,16 @@ async fn large_idle_frames_end_their_connection_sooner() {
     let lab = Lab::plan().on_one_thread().start().await;
     let client = lab.client(&lab.root.agent("a"));
     let setting = [0, 4, 0, 0, 255, 255].repeat(2730);
+    let mut passed = Vec::new();
     for (what, one) in [
         ("large frames of an unknown type", frame(UNKNOWN, 0, 0, &[0; 16 << 10])),
         ("SETTINGS with thousands of settings", frame(SETTINGS, 0, 0, &setting)),
     ] {
         let mut attacker = Frames::dial(&client, &[]).await;
-        assert_cut(what, flood(&mut attacker, &one, 20).await, MOST / 60);
+        let flooded = flood(&mut attacker, &one, 20).await;
+        passed.extend((!flooded.was_cut(MOST / 60)).then_some((what, flooded)));
     }
+    assert!(passed.is_empty(), "{passed:#?}");
 }
 
 /// Seen failing without the budget, for each of them.
@@ -139,6 +151,7 @@ async fn every_client_of_both_listeners_has_the_budget() {
     let mut lab = Lab::plan().on_one_thread().start().await;
     lab.revoke("principal", "b").await;
     let gate = |cert| lab.client_of(cert, &[&TLS13]);
+    let mut passed = Vec::new();
     for (who, client) in [
         ("a client without a certificate", gate(None)),
         ("a revoked client", gate(Some(&lab.root.agent("b")))),
@@ -148,9 +161,10 @@ async fn every_client_of_both_listeners_has_the_budget() {
         for kind in [PING, UNKNOWN] {
             let mut attacker = Frames::dial(&client, &[]).await;
             let flooded = flood(&mut attacker, &frame(kind, 0, 0, &[0; 8]), 1000).await;
-            assert_cut(&format!("{who}, {kind}"), flooded, MOST);
+            passed.extend((!flooded.was_cut(MOST)).then_some((who, kind, flooded)));
         }
     }
+    assert!(passed.is_empty(), "{passed:#?}");
 }
 
 /// Seen failing without the budget.
@@ -161,7 +175,7 @@ async fn the_log_and_the_metrics_say_who_it_was() {
     let client = Client::new(&site.root, Some(&site.root.agent("a")), at.gate, &[&TLS13]);
     for _ in 0..3 {
         let mut attacker = Frames::dial(&client, &[]).await;
-        assert_cut("PING", flood(&mut attacker, &frame(PING, 0, 0, &[0; 8]), 1000).await, MOST);
+        assert!(flood(&mut attacker, &frame(PING, 0, 0, &[0; 8]), 1000).await.was_cut(MOST));
     }
     let line = process.until(|line| line["code"] == "too_many_frames").await;
     assert_eq!(line["principal_id"], "spiffe://lab.test/agent/a");
