@@ -39,6 +39,8 @@ use portcullis::identity::Template;
 use portcullis::identity::TrustDomain;
 use portcullis::identity::ambiguous_path;
 use portcullis::proxy::ClaimHeaders;
+use portcullis::proxy::FrameHead;
+use portcullis::proxy::FrameReader;
 use portcullis::proxy::Section;
 use portcullis::proxy::may_pass;
 use portcullis::revocation::Action;
@@ -586,6 +588,30 @@ fn identified(binding: &Binding, subject: &Subject, identity: &Identity) {
         binding.judge(identity, Claim::Value("somebody-else")).is_err()
             || identity.agent.as_deref() == Some("somebody-else")
     );
+}
+
+/// HTTP/2 frames: the reader finds the frames that there are (RFC 9113, section 4.1), however the bytes are cut. The first
+/// 16 bytes say how.
+pub(crate) fn frames(bytes: &[u8]) {
+    let Some((cuts, bytes)) = bytes.split_at_checked(16) else { return };
+    let (mut expected, mut rest) = (Vec::new(), bytes);
+    while let Some((&[a, b, c, kind, flags, s, t, u, v], payload)) = rest.split_first_chunk() {
+        let length = u32::from_be_bytes([0, a, b, c]);
+        let stream = u32::from_be_bytes([s & 0x7f, t, u, v]);
+        expected.push(FrameHead { length, kind, flags, stream });
+        rest = payload.get(usize::try_from(length).unwrap()..).unwrap_or_default();
+    }
+    let (mut found, mut rest, mut reader) = (Vec::new(), bytes, FrameReader::default());
+    for cut in cuts.iter().cycle() {
+        if rest.is_empty() {
+            break;
+        }
+        let (mut piece, after) = rest.split_at(usize::from(*cut).clamp(1, rest.len()));
+        found.extend(std::iter::from_fn(|| reader.next(&mut piece)));
+        assert!(piece.is_empty());
+        rest = after;
+    }
+    assert_eq!(found, expected);
 }
 
 /// The canonical name under which a revocation hits `name`.

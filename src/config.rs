@@ -328,6 +328,29 @@ impl Config {
             let checked = upstream.check();
             checked.map_err(|(key, reason)| self.error(&format!("upstream.{name}.{key}"), reason))?;
         }
+        self.check_loops()
+    }
+
+    /// No upstream is the gate itself, nor its admin listener, which administrators reach by its own address alone.
+    fn check_loops(&self) -> Result<(), ConfigError> {
+        let outright = self.route.iter().enumerate().filter_map(|(i, route)| match &route.upstream {
+            RouteUpstream::Outright(endpoints) => Some((format!("route[{i}].upstream"), endpoints)),
+            RouteUpstream::Named(_) => None,
+        });
+        let named = self.upstream.iter();
+        let named = named.map(|(name, upstream)| (format!("upstream.{name}.endpoints"), &upstream.endpoints));
+        for (key, endpoints) in outright.chain(named) {
+            let leads_to = |listen| endpoints.iter().position(|endpoint| endpoint.leads_to(listen));
+            if let Some(at) = leads_to(self.gate.listen) {
+                let reason = format!("`{}` is gate.listen: requests would go round", endpoints[at]);
+                return Err(self.error(&format!("{key}[{at}]"), reason));
+            }
+            if let Some(at) = self.admin.as_ref().and_then(|admin| leads_to(admin.listen)) {
+                let reason =
+                    format!("`{}` is admin.listen: clients would reach the admin API", endpoints[at]);
+                return Err(self.error(&format!("{key}[{at}]"), reason));
+            }
+        }
         Ok(())
     }
 

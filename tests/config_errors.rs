@@ -133,6 +133,21 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "dir/gate.toml:14: gate.limits.handshakes: at least 1",
     ),
     ("[admin]", "[gate.limits]\nburst = 1\n[admin]", "dir/gate.toml:14: gate.limits.burst: of nothing"),
+    (
+        "127.0.0.1:0\"\n[gate.tls]",
+        "127.0.0.1:9000\"\n[gate.tls]",
+        "dir/gate.toml:12: route[0].upstream[0]: `http://127.0.0.1:9000` is gate.listen",
+    ),
+    (
+        "127.0.0.1:0\"\nallow",
+        "0.0.0.0:9000\"\nallow",
+        "dir/gate.toml:12: route[0].upstream[0]: `http://127.0.0.1:9000` is admin.listen",
+    ),
+    (
+        "[admin]\nlisten = \"127.0.0.1:0\"",
+        "[upstream.a]\nendpoints = [\"http://b\", \"https://localhost:9001\"]\n[admin]\nlisten = \"[::]:9001\"",
+        "dir/gate.toml:14: upstream.a.endpoints[1]: `https://localhost:9001` is admin.listen",
+    ),
     ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 

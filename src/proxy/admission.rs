@@ -31,6 +31,8 @@ use crate::telemetry::LineSource;
 use crate::telemetry::cut;
 
 const ENDED: &str = "session ended";
+/// What the log says of a connection that its client's frames ended.
+const FLOODED: &str = "connection ended: too many frames";
 
 /// Why a connection is served nothing but refusals.
 pub(super) enum Barred {
@@ -134,6 +136,19 @@ impl<H: Handler> Context<H> {
         connection.armed.set(true);
         connection.stand_on(guard);
         Ok(())
+    }
+
+    /// A connection was ended for the frames that its client sent.
+    pub(super) fn tell_flood(&self, peer: Option<&Peer>, address: SocketAddr) {
+        let code = "too_many_frames";
+        self.metrics.refusals.with_label_values(&[code]).inc();
+        let principal_id = peer.map_or("", Peer::principal);
+        let source = LineSource::of(principal_id, address.ip());
+        let Some(unsaid) = self.peers.admits_line(LineKind::warning(FLOODED, code), source) else { return };
+        let principal_id = &*cut(principal_id, LONGEST_NAME);
+        let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+        let listener = self.listener;
+        tracing::warn!(%address, listener, code, principal_id, serial, unsaid, "{FLOODED}");
     }
 
     pub(super) fn tell_end(&self, (peer, address): (Option<&Peer>, SocketAddr), cause: &Cause) {

@@ -270,6 +270,7 @@ pub(super) async fn serve<H: Handler>(
     }
     // The socket is closed. First let go, so that the revocation that waits for it can return; then write about it.
     let (session, peer) = (connection.session(), connection.peer.clone());
+    let flooded = connection.flights.is_flooded();
     if context.modes == Modes::Mixed {
         // What an advisory stream still does keeps the connection, and must not keep its session.
         connection.armed.set(false);
@@ -278,6 +279,9 @@ pub(super) async fn serve<H: Handler>(
     drop(connection);
     if let Some(cause) = session.as_deref().and_then(Session::cause) {
         context.tell_end((peer.as_deref(), address), cause);
+    }
+    if flooded {
+        context.tell_flood(peer.as_deref(), address);
     }
 }
 
@@ -370,7 +374,7 @@ async fn serve_http2<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, 
         Modes::Strict | Modes::Advisory => StandsOn::Connection(connection.guard()),
     };
     let pace = (context.timeouts.body_idle, context.limits.body_rate);
-    let streams = Streams::new(stands_on, Rc::clone(&context.exchanges), pace);
+    let streams = Streams::new(stands_on, Rc::clone(&context.exchanges), pace, socket.count_frames());
     let mut builder = http2::Builder::new(streams.clone());
     builder
         .timer(TokioTimer::new())

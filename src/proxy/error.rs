@@ -66,6 +66,8 @@ pub enum Refusal {
     Method,
     /// No route leads there.
     NoRoute,
+    /// It has passed this gate before.
+    Loop,
     /// The client stopped in the middle of its request.
     RequestTimeout,
     /// Its client asks too often; what it may do again after so long.
@@ -110,6 +112,7 @@ impl Refusal {
             Self::Malformed(_)
             | Self::Method
             | Self::NoRoute
+            | Self::Loop
             | Self::RequestTimeout
             | Self::TooManyRequests(_)
             | Self::TooManyConnections
@@ -225,6 +228,7 @@ impl Refusal {
             Self::Malformed(_) => (StatusCode::BAD_REQUEST, "bad_request"),
             Self::Method => (StatusCode::NOT_IMPLEMENTED, "method_not_supported"),
             Self::NoRoute => (StatusCode::NOT_FOUND, "no_route"),
+            Self::Loop => (StatusCode::LOOP_DETECTED, "loop_detected"),
             Self::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request_timeout"),
             Self::TooManyRequests(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_requests"),
             Self::TooManyConnections => (StatusCode::TOO_MANY_REQUESTS, "too_many_connections"),
@@ -253,6 +257,7 @@ impl Refusal {
             Self::Malformed(why) => format!("malformed request: {why}"),
             Self::Method => "CONNECT and TRACE are not served".into(),
             Self::NoRoute => "no route leads there".into(),
+            Self::Loop => "the request has passed this gate before: its upstream leads back here".into(),
             Self::RequestTimeout => "the request made no progress, or too little".into(),
             Self::TooManyRequests(_) => "too many requests of this client".into(),
             Self::TooManyConnections => "too many connections of this client".into(),

@@ -29,6 +29,8 @@ pub(super) struct Flights {
     /// It carries a tunnel, whose client may go on after the other side has ended.
     tunnelled: AtomicBool,
     cut: AtomicBool,
+    /// Its client has sent more frames than it may.
+    flooded: AtomicBool,
 }
 
 impl Flights {
@@ -65,6 +67,15 @@ impl Flights {
 
     pub(super) fn is_cut(&self) -> bool {
         self.cut.load(Ordering::Relaxed)
+    }
+
+    /// Its socket ends it, because its client has sent more frames than it may.
+    pub(super) fn flood(&self) {
+        self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_flooded(&self) -> bool {
+        self.flooded.load(Ordering::Relaxed)
     }
 
     fn of(&self, mode: Mode) -> &AtomicUsize {

@@ -30,7 +30,7 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// How many headers the gate adds, at most.
-const ADDED: usize = 6;
+const ADDED: usize = 7;
 
 /// What upstreams are told about a client, rendered once a chain.
 #[derive(Clone, Debug)]
@@ -88,12 +88,12 @@ pub(super) fn end_hop(headers: &mut HeaderMap) {
     remove_if(headers, is_hop_by_hop);
 }
 
-/// Removes what `Connection` names, on each of its lines; but a client cannot name away where its request goes, nor
-/// `bound`, the claim that it was let through for.
+/// Removes what `Connection` names, on each of its lines; but a client cannot name away where its request goes and has been,
+/// nor `bound`, the claim that it was let through for.
 fn end_named(headers: &mut HeaderMap, bound: Option<&HeaderName>) {
     if headers.contains_key(header::CONNECTION) {
         for name in named_by_connection(headers) {
-            if name != header::HOST && Some(&name) != bound {
+            if name != header::HOST && name != header::VIA && Some(&name) != bound {
                 headers.remove(name);
             }
         }

@@ -43,6 +43,7 @@ use super::tunnel::Asked;
 use super::upstream::Lease;
 use super::upstream::UpstreamError;
 use super::upstream::Upstreams;
+use super::via::Via;
 use crate::identity::Binding;
 use crate::identity::Claim;
 use crate::identity::ClaimSource;
@@ -60,6 +61,7 @@ pub struct Gate {
     path_matters: bool,
     /// Headers in which any route expects a claim.
     claims: Rc<[HeaderName]>,
+    via: Via,
 }
 
 /// What serves a route.
@@ -122,7 +124,7 @@ impl Gate {
             |route: &Route<Rc<Service>>| matches!(route.serves.binding.source(), ClaimSource::Path { .. });
         let path_matters = routes.len() > 1 || routes.iter().any(|route| !route.is_root() || by_path(route));
         let claims = routes.iter().filter_map(|route| route.serves.claim_header().cloned()).collect();
-        let gate = Self { routes, limits, path_matters, claims };
+        let gate = Self { routes, limits, path_matters, claims, via: Via::new(clusters.via()) };
         gate.sweep();
         gate
     }
@@ -257,6 +259,7 @@ impl Gate {
         let service = &route.service;
         let tunnel = tunnel::asked(&request).map(|asked| (asked, hyper::upgrade::on(&mut request)));
         let (mut parts, incoming) = request.into_parts();
+        let version = parts.version;
         (parts.uri, parts.version) = (next_hop(&mut parts.headers, &parts.uri)?, Version::HTTP_11);
         // Who brings no certificate says nothing about who it is, not even in the claim's header.
         let own = service.claim_header().filter(|_| connection.peer().is_some());
@@ -266,6 +269,7 @@ impl Gate {
             exchange.id(),
             ClaimHeaders { own, all: &self.claims },
         );
+        self.via.pass(&mut parts.headers, version)?;
         exchange.trace(&mut parts.headers);
         if let Some((asked, _)) = &tunnel {
             parts.extensions.clear();

@@ -14,11 +14,15 @@ use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio::time::Sleep;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::flight::Flights;
+use super::frames::FrameBudget;
+use super::frames::FrameCredit;
+use super::frames::TooManyFrames;
 use super::pace::Pace;
 use super::reset::ResetHandle;
 use crate::session::Guard;
@@ -113,6 +117,10 @@ pub(super) struct Socket {
     taken: u64,
     /// What was read ahead.
     ahead: Vec<u8>,
+    /// Of an HTTP/2 connection, from its preface on.
+    frames: Option<FrameBudget>,
+    /// The last write took all that it was offered: nothing of a frame is left behind.
+    whole: bool,
     /// What it carries.
     flights: Arc<Flights>,
 }
@@ -125,7 +133,8 @@ impl Socket {
         flights: Arc<Flights>,
         pace: Pace,
     ) -> Self {
-        Self { stream, guard, lingers: None, pace, taken: 0, ahead: Vec::new(), flights }
+        let (lingers, taken, ahead, frames) = (None, 0, Vec::new(), None);
+        Self { stream, guard, lingers, pace, taken, ahead, frames, whole: true, flights }
     }
 
     /// Gives up on a client that does not read: what waits for it holds memory, a session and an upstream connection.
@@ -155,6 +164,28 @@ impl Socket {
         }
         self.ahead = preface.filled().to_vec();
         Ok(())
+    }
+
+    /// Counts the frames of what is read from now on, after the preface. What comes back earns the budget its frames.
+    pub(super) fn count_frames(&mut self) -> Arc<FrameCredit> {
+        let credit = Arc::<FrameCredit>::default();
+        self.frames = Some(FrameBudget::new(Arc::clone(&credit), Instant::now()));
+        credit
+    }
+
+    /// An error where the client has sent too many frames; it is told so if that does not have to wait.
+    fn spend(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> io::Result<()> {
+        let taken = self.stream.get_ref().0.taken;
+        let Some(frames) = &mut self.frames else { return Ok(()) };
+        let Err(TooManyFrames) = frames.spend(bytes, taken, Instant::now) else { return Ok(()) };
+        self.flights.flood();
+        if self.whole {
+            let goodbye = frames.goodbye();
+            // Whoever does not read what it is told is told nothing.
+            let _ = Pin::new(&mut self.stream).poll_write(cx, &goodbye);
+            let _ = Pin::new(&mut self.stream).poll_flush(cx);
+        }
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Throws away what the client still sends, until it is through or has had its time. A socket that is closed over
@@ -196,7 +227,9 @@ impl AsyncRead for Socket {
             this.ahead.drain(..count);
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut this.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buf))?;
+        Poll::Ready(this.spend(cx, &buf.filled()[before..]))
     }
 }
 
@@ -204,6 +237,7 @@ impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.whole = is_whole(&written, buf.len());
         this.watch(cx, written)
     }
 
@@ -231,10 +265,16 @@ impl AsyncWrite for Socket {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.whole = is_whole(&written, bufs.iter().map(|buf| buf.len()).sum());
         this.watch(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
+}
+
+/// Whether a write took all that it was offered.
+fn is_whole(written: &Poll<io::Result<usize>>, offered: usize) -> bool {
+    matches!(written, Poll::Ready(Ok(bytes)) if *bytes == offered)
 }

@@ -8,6 +8,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::task::spawn_local;
 use super::BoxError;
 use super::exchange::Exchanges;
 use super::flight;
+use super::frames::FrameCredit;
 use super::pace::Pace;
 use crate::session::Guard;
 
@@ -48,25 +50,38 @@ pub(super) enum StandsOn {
     ItsRoute,
 }
 
+/// What the streams of one connection share.
+struct Shared {
+    /// Of whichever stream is being polled: they share one thread.
+    did: Cell<Did>,
+    /// What they earn their client of frames.
+    credit: Arc<FrameCredit>,
+}
+
 /// Runs the streams of one connection.
 #[derive(Clone)]
 pub(super) struct Streams {
     stands_on: StandsOn,
-    /// Of whichever stream is being polled: they share one thread.
-    did: Rc<Cell<Did>>,
+    shared: Rc<Shared>,
     idle: Duration,
     rate: u32,
     exchanges: Rc<Exchanges>,
 }
 
 impl Streams {
-    pub(super) fn new(stands_on: StandsOn, exchanges: Rc<Exchanges>, (idle, rate): (Duration, u32)) -> Self {
-        Self { stands_on, did: Rc::default(), idle, rate, exchanges }
+    pub(super) fn new(
+        stands_on: StandsOn,
+        exchanges: Rc<Exchanges>,
+        (idle, rate): (Duration, u32),
+        credit: Arc<FrameCredit>,
+    ) -> Self {
+        let shared = Rc::new(Shared { did: Cell::default(), credit });
+        Self { stands_on, shared, idle, rate, exchanges }
     }
 
     /// The body of an answer, as its stream takes it.
     pub(super) fn body<B>(&self, body: B) -> StreamBody<B> {
-        StreamBody { body, rest: None, did: Rc::clone(&self.did) }
+        StreamBody { body, rest: None, shared: Rc::clone(&self.shared) }
     }
 }
 
@@ -74,21 +89,22 @@ impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, stream: F) {
         // Boxed, because an async block keeps what it moves twice, and the whole is moved around until it is spawned.
         let mut stream = Box::pin(stream);
-        let did = Rc::clone(&self.did);
+        let shared = Rc::clone(&self.shared);
+        shared.credit.request();
         let mut pace = Pace::new(self.idle, self.rate);
         let open = self.exchanges.stream();
         let ended = poll_fn(move |cx| {
             let _ = &open;
-            did.set(Did::Nothing);
+            shared.did.set(Did::Nothing);
             if stream.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
-            match did.get() {
+            match shared.did.get() {
                 Did::Gave(bytes) => pace.moved(bytes, 0),
                 Did::Waits => pace.moved(0, 0),
                 Did::Nothing => {}
             }
-            match did.get() {
+            match shared.did.get() {
                 Did::Gave(_) => pace.poll_late(cx, 0),
                 Did::Nothing if pace.is_waiting() => pace.poll_late(cx, 0),
                 Did::Nothing | Did::Waits => Poll::Pending,
@@ -120,7 +136,7 @@ pub(super) struct StreamBody<B> {
     body: B,
     /// Of a piece that was too large.
     rest: Option<Bytes>,
-    did: Rc<Cell<Did>>,
+    shared: Rc<Shared>,
 }
 
 impl<B> StreamBody<B> {
@@ -128,11 +144,14 @@ impl<B> StreamBody<B> {
         if bytes.len() > PIECE {
             self.rest = Some(bytes.split_off(PIECE));
         }
-        let before = match self.did.get() {
+        if !bytes.is_empty() {
+            self.shared.credit.piece();
+        }
+        let before = match self.shared.did.get() {
             Did::Gave(before) => before,
             Did::Nothing | Did::Waits => 0,
         };
-        self.did.set(Did::Gave(before + bytes.len() as u64));
+        self.shared.did.set(Did::Gave(before + bytes.len() as u64));
         Frame::data(bytes)
     }
 }
@@ -155,7 +174,7 @@ impl<B: http_body::Body<Data = Bytes, Error = BoxError> + Unpin> http_body::Body
                 Err(trailers) => trailers,
             }))),
             Poll::Pending => {
-                this.did.set(Did::Waits);
+                this.shared.did.set(Did::Waits);
                 Poll::Pending
             }
             ended => ended,

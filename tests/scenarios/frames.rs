@@ -122,6 +122,21 @@ impl Frames {
         Ok((head[3], head[4], stream, payload))
     }
 
+    /// Waits for the answer to a PING; the error is how the connection ended before it.
+    pub(crate) async fn pong(&mut self, number: &[u8; 8]) -> Result<(), Outcome> {
+        loop {
+            match self.next().await {
+                Ok((PING, flags, _, payload)) if flags & ACK != 0 && payload == number => return Ok(()),
+                Ok((GOAWAY, _, _, payload)) => {
+                    let code = u32::from_be_bytes(payload[4..8].try_into().unwrap());
+                    return Err(Outcome::GoneAway(code));
+                }
+                Ok(_) => {}
+                Err(_) => return Err(Outcome::Closed),
+            }
+        }
+    }
+
     /// Waits for what comes of a stream, or of the connection.
     pub(crate) async fn outcome(&mut self, stream: u32) -> Outcome {
         let (mut status, mut body) = (0, Vec::new());

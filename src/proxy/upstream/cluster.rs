@@ -23,6 +23,7 @@ use super::connect::Tls;
 use crate::proxy::RouteConfig;
 use crate::proxy::Timeouts;
 use crate::proxy::TlsError;
+use crate::proxy::via::ViaName;
 use crate::telemetry::Metrics;
 
 /// The rest of an endpoint is at most doubled so many times.
@@ -34,6 +35,8 @@ pub struct Clusters {
     /// Where in `all`, by route.
     by_route: Vec<usize>,
     room: Arc<Room>,
+    /// The name under which requests are sent to them.
+    via: ViaName,
 }
 
 /// How many connections to all upstreams there may be: each takes a file descriptor.
@@ -73,7 +76,8 @@ impl Clusters {
             loaded.map(Arc::new).map_err(|e| (format!("upstream.{name}.tls.{}", e.key), e))
         };
         let all = named.iter().map(|(name, config)| load(name, config)).collect::<Result<Vec<_>, _>>();
-        let mut clusters = Self { all: all?, by_route: Vec::new(), room: Arc::clone(&room) };
+        let (by_route, via) = (Vec::new(), ViaName::new());
+        let mut clusters = Self { all: all?, by_route, room: Arc::clone(&room), via };
         for (i, route) in routes.iter().enumerate() {
             let place = match &route.upstream {
                 RouteUpstream::Named(name) => clusters.all.iter().position(|cluster| cluster.name == *name),
@@ -98,6 +102,11 @@ impl Clusters {
     /// All of them.
     pub fn all(&self) -> &[Arc<Cluster>] {
         &self.all
+    }
+
+    /// The name under which requests are sent to them, the same for all threads.
+    pub(in crate::proxy) fn via(&self) -> &ViaName {
+        &self.via
     }
 
     /// That of each route, in the order of the configuration.

@@ -1,6 +1,11 @@
 //! Where an upstream is, and what it speaks.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::net::UdpSocket;
 
 use http::Uri;
 use http::uri::Scheme;
@@ -85,6 +90,27 @@ impl Endpoint {
         self.protocol == Protocol::Https
     }
 
+    /// Whether a connection to it ends at a listener of this machine. Only addresses and `localhost` are told: names are not
+    /// looked up. A listener on port 0 has no port yet.
+    pub fn leads_to(&self, listen: SocketAddr) -> bool {
+        let own = listen.ip().to_canonical();
+        let at = |ip: IpAddr| {
+            let ip = ip.to_canonical();
+            // No address at all stands for this machine, on either side.
+            ip == own
+                || (ip.is_unspecified() && own.is_loopback())
+                || (own.is_unspecified() && (ip.is_loopback() || is_of_this_machine(ip)))
+        };
+        let here = match self.host().parse::<IpAddr>() {
+            Ok(ip) => at(ip),
+            Err(_) => {
+                let name = self.host.trim_end_matches('.');
+                name.eq_ignore_ascii_case("localhost") && (own.is_loopback() || own.is_unspecified())
+            }
+        };
+        here && self.port == listen.port()
+    }
+
     /// `HOST:PORT`.
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
@@ -98,6 +124,16 @@ impl Endpoint {
     pub(super) const fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// Whether an address is one of this machine's: what is sent there comes from there. Nothing is sent.
+fn is_of_this_machine(ip: IpAddr) -> bool {
+    let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let source = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((ip, 9))?;
+        socket.local_addr()
+    });
+    source.is_ok_and(|source| source.ip() == ip)
 }
 
 impl fmt::Display for Endpoint {
@@ -115,6 +151,30 @@ impl<'de> Deserialize<'de> for Endpoint {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn listeners_of_this_machine() {
+        for (endpoint, listen, leads) in [
+            ("https://127.0.0.1:8443", "127.0.0.1:8443", true),
+            ("http://127.0.0.1:8443", "0.0.0.0:8443", true),
+            ("https://127.8.8.8:8443", "0.0.0.0:8443", true),
+            ("https://127.0.0.1:8443", "[::]:8443", true),
+            ("https://0.0.0.0:8443", "127.0.0.1:8443", true),
+            ("https://[::1]:8443", "[::]:8443", true),
+            ("https://[::ffff:127.0.0.1]:8443", "127.0.0.1:8443", true),
+            ("https://LocalHost.:8443", "127.0.0.1:8443", true),
+            ("https://localhost", "[::]:443", true),
+            ("https://127.0.0.1:8444", "127.0.0.1:8443", false),
+            ("https://127.0.0.2:8443", "127.0.0.1:8443", false),
+            // For documentation (RFC 5737): of nobody's machine.
+            ("https://192.0.2.1:8443", "0.0.0.0:8443", false),
+            ("https://localhost:8443", "192.0.2.1:8443", false),
+            ("https://app:8443", "0.0.0.0:8443", false),
+        ] {
+            let at = Endpoint::parse(endpoint).unwrap();
+            assert_eq!(at.leads_to(listen.parse().unwrap()), leads, "{endpoint} at {listen}");
+        }
+    }
 
     #[test]
     fn endpoints() {
