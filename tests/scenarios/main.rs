@@ -13,6 +13,7 @@ mod upstream;
 
 mod a_lost_state_is_refused;
 mod administrators_decide;
+mod administrators_take_administrators;
 mod an_incident_is_handled;
 mod answers_come_as_they_are;
 mod answers_have_one_reading;
