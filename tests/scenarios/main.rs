@@ -71,6 +71,7 @@ mod strangers_are_let_in;
 mod targets_are_known_or_not;
 mod the_api_answers;
 mod threads_share_the_load;
+mod unsigned_messages_lock_nobody_out;
 mod upstream_connections_are_kept;
 mod upstreams_are_secured;
 mod upstreams_share_the_load;
