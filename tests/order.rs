@@ -235,8 +235,9 @@ fn told(action: Action, secs: i64, unsigned: bool) -> Event {
     Event { id: format!("{secs}"), at: at(secs), source, unsigned, ..event(action, &agent()) }
 }
 
-/// Seen failing with a kill that is left out where the entry stays as it is, with one that goes by the entry of all, and with a
-/// row that does not say what is unsigned.
+/// Seen failing with a publication and a kill that are left out where the entry stays as it is, with a kill that goes by the entry
+/// of all, with a standing that covers one of the other kind, with a judge that heeds all, and with a row that does not say what is
+/// unsigned.
 #[test]
 fn what_an_unsigned_message_denies_a_signed_one_denies_to_administrators_too() {
     for action in [Action::Revoke, Action::Suspend] {
@@ -296,8 +297,7 @@ fn what_a_feed_once_said_of_a_secret_shuts_its_holder_out_no_more() {
     assert!(decide(&engine, event(Action::Revoke, &secret)).as_asked && holder_is_out(&engine));
 }
 
-/// Whichever comes first. Seen failing with a reinstatement of an unsigned message that lifts everything, now and later, and
-/// with one that is not refused.
+/// Whichever comes first. Seen failing with a reinstatement of an unsigned message that lifts everything.
 #[test]
 fn an_unsigned_message_lifts_nothing_that_a_signed_one_suspended() {
     for (early, late) in [
@@ -643,8 +643,9 @@ proptest! {
 
     /// Seen failing with decisions at the time of the wall clock, with suspensions of which the last counts, with entries that
     /// lapse by the wall clock alone, with events of feeds that any later reinstatement outranks, with outcomes that are always as
-    /// asked, and with `<=` for `<` in either half of `Entry::denies`. Of who heeds signed entries alone: with a standing that
-    /// covers whatever is older and narrower, and with a judge that heeds all.
+    /// asked, and with `<=` for `<` in either half of `Entry::denies`. For who heeds signed entries alone: with a standing that
+    /// covers one of the other kind, with a judge that heeds all, with an unsigned reinstatement that lifts everything, and with a
+    /// row that does not say what is unsigned.
     #[test]
     fn what_was_answered_stands_whatever_the_clock_does(
         levels in [0..8_usize, 0..8_usize],

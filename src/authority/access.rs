@@ -195,6 +195,11 @@ impl Access {
         self.roles.get(principal).copied()
     }
 
+    /// Whether a name, of a principal or `secret:NAME`, is that of somebody who holds a role.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.roles.contains_key(name) || self.secrets.iter().any(|secret| secret.actor() == name)
+    }
+
     /// Whether a name, of a principal or `secret:NAME`, is that of somebody who may do everything.
     pub(super) fn is_admin(&self, name: &str) -> bool {
         self.admins().any(|admin| admin == name)

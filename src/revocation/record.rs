@@ -368,7 +368,8 @@ mod tests {
         assert!(lifted.revoked.tombstones().next().is_none());
     }
 
-    /// What was written before unsigned messages were told apart. Seen failing with a flag that says what is signed.
+    /// What was written before unsigned messages were told apart. Seen failing with an unsigned reinstatement that lifts
+    /// everything.
     #[test]
     fn a_row_that_tells_no_unsigned_messages_apart_counts_as_signed() {
         let stamp = |at: i64, id: u8| [&at.to_le_bytes()[..], &[1, id]].concat();

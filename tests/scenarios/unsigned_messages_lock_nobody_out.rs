@@ -87,9 +87,9 @@ fn signed(event: &Value) -> String {
 
 /// The signed message repeats the unsigned one, id and all: it adds nothing for the gate, and everything for administrators.
 ///
-/// Seen failing with credentials of the admin listener that heed all (the chief is out at the first message), with a kill and a
-/// standing that go by what the gate finds (the chief stays at the second), with a row that keeps no mark, and with an audit that
-/// has an event of one id once.
+/// Seen failing with a judge and a kill that go by what the gate finds (the chief is out at the first message), with a kill that is
+/// left out where the entry stays and a standing that covers one of the other kind (the chief stays at the second), with a row that
+/// keeps no mark, and with an audit that has an event of one id once.
 #[tokio::test]
 async fn an_unsigned_message_shuts_out_agents_and_a_signed_one_administrators() {
     let mut site = Site::start().await;
@@ -124,9 +124,11 @@ async fn an_unsigned_message_shuts_out_agents_and_a_signed_one_administrators() 
         assert!(said["note"].as_str().is_some_and(|note| note.contains("admin listener")), "{said}");
         assert!(said["hits"].as_array().unwrap().iter().all(|hit| hit["unsigned"] == true), "{said}");
 
-        drop(live);
-        site.lab.restart().await;
-        let mut live = site.administrator().await;
+        if level != "principal" {
+            drop(live);
+            site.lab.restart().await;
+            live = site.administrator().await;
+        }
         live.read("/v1/status").await;
         assert_eq!(site.lab.client(&own).get("/").await.verdict(), out, "{id}");
 
@@ -144,8 +146,7 @@ async fn an_unsigned_message_shuts_out_agents_and_a_signed_one_administrators() 
     }
 }
 
-/// Neither does it lift what an administrator, or a signed message, suspended. Seen failing where a feed's reinstatement lifts
-/// whatever a feed has suspended.
+/// Seen failing with an unsigned reinstatement that lifts whatever a feed has suspended.
 #[tokio::test]
 async fn an_unsigned_message_lets_nobody_in_whom_a_signed_one_suspended() {
     let mut site = Site::start().await;

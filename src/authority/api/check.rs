@@ -322,8 +322,7 @@ impl Api {
 
     /// What is to be said of somebody who holds a role and is denied by unsigned messages alone.
     fn note_for(&self, principal: Option<&str>, targets: &[Target], issued_at: i64) -> Option<&'static str> {
-        let holds =
-            principal.is_some_and(|name| self.access.role(name).is_some() || self.access.is_admin(name));
+        let holds = principal.is_some_and(|name| self.access.knows(name));
         let denies = |heeds| self.denial_for(targets, issued_at, heeds).is_some();
         (holds && denies(Heeds::All) && !denies(Heeds::Signed)).then_some(UNHEEDED)
     }

@@ -256,7 +256,7 @@ fn signatures_are_not_asked_for_without_keys() {
     assert!(config(keys).check().is_ok());
 }
 
-/// Seen failing with events that a batch signed as a whole, and with those of other formats, left as they are made.
+/// Seen failing with events that are left as they are made.
 #[test]
 fn an_event_says_whether_its_message_was_signed() {
     let signers = Signers::new();
