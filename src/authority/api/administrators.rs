@@ -76,6 +76,8 @@ impl Api {
             Level::Certificate | Level::Key => {
                 self.registry.by_target(target, usize::MAX).iter().any(is_admins)
             }
+            // What is no bare name hits itself alone, which the configuration tells.
+            Level::Principal if !target.is_bare() => false,
             // Many may share an agent id or a task: the administrators' certificates are fewer.
             Level::Principal | Level::Task => self.access.admins().any(|name| {
                 let own = Target::parse(Level::Principal, &name, None);
