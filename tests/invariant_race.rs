@@ -29,6 +29,7 @@ use portcullis::revocation::Target;
 use portcullis::revocation::Which;
 use portcullis::session::Credential;
 use portcullis::session::Guard;
+use portcullis::session::Heeds;
 use portcullis::session::Origin;
 use redb::StorageBackend;
 use redb::backends::InMemoryBackend;
@@ -104,6 +105,15 @@ enum Path {
     Scan,
 }
 
+/// What stands before the race, and who is to be let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Before {
+    /// Nothing, and somebody of the gate.
+    Nothing,
+    /// What an unsigned message says, which an administrator does not heed.
+    Unsigned,
+}
+
 struct Round {
     target: Target,
     credential: Arc<Credential>,
@@ -114,13 +124,26 @@ struct Round {
 impl Round {
     /// `path` puts the target's fingerprint where the kill is to find it: in the index, or by the scan.
     fn new(engine: &Engine, name: usize, path: Path) -> Self {
+        Self::after(Before::Nothing, engine, name, path)
+    }
+
+    fn after(before: Before, engine: &Engine, name: usize, path: Path) -> Self {
         let target = Target::parse(Level::Task, &format!("task-{name}"), None).unwrap();
         let prints = vec![engine.fingerprinter().target(&target)];
         let (own, mass) = match path {
             Path::Index => (prints, Vec::new()),
             Path::Scan => (Vec::new(), prints),
         };
-        let credential = Arc::new(Credential { own, mass, ..Credential::default() });
+        let heeds = match before {
+            Before::Nothing => Heeds::All,
+            Before::Unsigned => {
+                // In effect at once; nobody waits for the disk.
+                let event = Event::new(Action::Revoke, target.clone(), Timestamp::from_secs(1));
+                poll_once(std::pin::pin!(engine.apply(Event { unsigned: true, ..event })));
+                Heeds::Signed
+            }
+        };
+        let credential = Arc::new(Credential { own, mass, heeds, ..Credential::default() });
         Self { target, credential, gate: Gate::default(), revoked: AtomicBool::new(false) }
     }
 }
@@ -203,16 +226,25 @@ fn revoke(engine: &Engine, rounds: &[Round], busy: MutexGuard<'_, ()>) -> usize 
 /// skips the shard's lock where the index looks empty was *not* seen to fail here; `invariant_loom.rs` finds it.
 #[test]
 fn nobody_slips_through_between_the_check_and_the_kill() {
-    race(Path::Index);
+    race(Path::Index, Before::Nothing);
 }
 
 /// Seen failing likewise: check before register 1,763, kill before publish 6,467.
 #[test]
 fn nor_where_the_kill_scans_the_table() {
-    race(Path::Scan);
+    race(Path::Scan, Before::Nothing);
 }
 
-fn race(path: Path) {
+/// A signed message says what an unsigned one has said before: the entry that the request path finds stays as it is. Seen
+/// failing with a publication and a kill that are left out where it does: all 20,264 that were admitted of 40,960 lived on; and
+/// with a judge that heeds all, which admitted nobody.
+#[test]
+fn nor_an_administrator_whom_an_unsigned_message_denied_before() {
+    race(Path::Index, Before::Unsigned);
+    race(Path::Scan, Before::Unsigned);
+}
+
+fn race(path: Path, before: Before) {
     let _alone = alone();
     let mut tally = Tally::default();
     for _ in 0..ENGINES {
@@ -221,7 +253,11 @@ fn race(path: Path) {
         let disk = move || Ok(Disk { memory: InMemoryBackend::new(), busy: Arc::clone(&disk) });
         let clock = Clock::manual(Timestamp::from_secs(10));
         let engine = Engine::on_storage(disk, &Config::default(), clock).unwrap();
-        let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::new(&engine, name, path)).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let entered = runtime.enter();
+        let held = busy.lock().unwrap();
+        let rounds: Vec<Round> = (0..ROUNDS).map(|name| Round::after(before, &engine, name, path)).collect();
+        drop((held, entered));
         std::thread::scope(|scope| {
             let revoker = scope.spawn(|| revoke(&engine, &rounds, busy.lock().unwrap()));
             admit(&engine, &rounds, &mut tally);
@@ -229,7 +265,7 @@ fn race(path: Path) {
         });
         assert!(engine.sessions().is_empty(), "a session stayed in the table");
     }
-    println!("{path:?}, {} rounds: {tally:?}", ENGINES * ROUNDS);
+    println!("{path:?}, {before:?}, {} rounds: {tally:?}", ENGINES * ROUNDS);
     assert_eq!((tally.leaked, tally.late), (0, 0), "{tally:?}");
     assert!(tally.admitted > 1000 && tally.denied > 1000, "the threads never met: {tally:?}");
 }

@@ -78,6 +78,7 @@ use crate::revocation::Feeds;
 use crate::revocation::Registry;
 use crate::revocation::Sightings;
 use crate::revocation::Timelines;
+use crate::session::Heeds;
 use crate::telemetry::AccessConfig;
 use crate::telemetry::AccessLog;
 use crate::telemetry::AccessLogWriter;
@@ -87,8 +88,17 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::Tracer;
 
-/// What the admin listener accepts: nobody unverified, and with limits of its own.
-const STRICT: (Strangers, Option<Limits>) = (Strangers::Refused, None);
+/// Whom a listener accepts.
+struct Clients {
+    strangers: Strangers,
+    /// Of each client; `None` where the handler has its own.
+    limits: Option<Limits>,
+    heeds: Heeds,
+}
+
+/// Whom the admin listener accepts: nobody unverified, with limits of its own, and nobody is shut out by an unsigned
+/// message.
+const ADMINISTRATORS: Clients = Clients { strangers: Strangers::Refused, limits: None, heeds: Heeds::Signed };
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
 /// Descriptors that are no connections of the gate: files, runtimes, administrators.
@@ -213,7 +223,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], ADMINISTRATORS).map(drop))
 }
 
 /// Starts everything that a configuration names, on the state that [`init_state`] made. When this returns, everything in
@@ -420,7 +430,8 @@ impl Shared {
             Modes::Strict => Strangers::Tolerated,
             Modes::Advisory | Modes::Mixed => Strangers::LetIn,
         };
-        self.secure(&self.config.gate.tls, "gate.tls", &[], (strangers, Some(self.config.gate.limits)))
+        let clients = Clients { strangers, limits: Some(self.config.gate.limits), heeds: Heeds::All };
+        self.secure(&self.config.gate.tls, "gate.tls", &[], clients)
     }
 
     /// The TLS side of one listener; `names` are DNS names that it accepts beside those that fit a template.
@@ -429,8 +440,9 @@ impl Shared {
         tls: &TlsConfig,
         key: &'static str,
         names: &[DnsName],
-        (strangers, limits): (Strangers, Option<Limits>),
+        clients: Clients,
     ) -> Result<Secured, Error> {
+        let Clients { strangers, limits, heeds } = clients;
         let trust = Arc::new(load_trust(&self.config, tls, key)?);
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
@@ -439,8 +451,8 @@ impl Shared {
         let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
         let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
-        let peers = peers.noting_in(Arc::clone(&self.registry)).limiting_lines(Arc::clone(&self.lines));
-        let peers = Arc::new(peers);
+        let peers = peers.heeding(heeds).noting_in(Arc::clone(&self.registry));
+        let peers = Arc::new(peers.limiting_lines(Arc::clone(&self.lines)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;
         Ok(Secured { tls: Arc::new(tls), peers })

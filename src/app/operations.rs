@@ -21,9 +21,9 @@ use tokio::time::MissedTickBehavior;
 use tokio::time::timeout;
 use tower_service::Service as _;
 
+use super::ADMINISTRATORS;
 use super::Error;
 use super::Rules;
-use super::STRICT;
 use super::Secured;
 use super::Shared;
 use super::Told;
@@ -117,8 +117,8 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names, STRICT)?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names, STRICT)?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, ADMINISTRATORS)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, ADMINISTRATORS)?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;

@@ -43,6 +43,7 @@ fn line(record: Record, registry: &Registry, engine: &Engine) -> Entry {
                 issued_before: event.issued_before,
                 expires_at: event.expires_at,
                 force: event.force.then_some(true),
+                unsigned: event.unsigned.then_some(true),
                 generation: Some(generation),
                 sessions_ended: Some(timeline.sessions_ended),
                 timeline: Some(timeline),

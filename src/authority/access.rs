@@ -136,6 +136,11 @@ impl Secret {
         }
         Ok(Self { name: config.name.clone(), role: config.role, digest: digest_of(secret) })
     }
+
+    /// What its holder is called.
+    fn actor(&self) -> String {
+        format!("secret:{}", self.name)
+    }
 }
 
 type Digest = [u8; 32];
@@ -188,6 +193,28 @@ impl Access {
         self.roles.get(principal).copied()
     }
 
+    /// Whether a name, of a principal or `secret:NAME`, is that of somebody who holds a role.
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.roles.contains_key(name) || self.secrets.iter().any(|secret| secret.actor() == name)
+    }
+
+    /// Whether a name, of a principal or `secret:NAME`, is that of somebody who may do everything.
+    pub(super) fn is_admin(&self, name: &str) -> bool {
+        self.admins().any(|admin| admin == name)
+    }
+
+    /// The names of those who may do everything: principals, and `secret:NAME`.
+    pub(super) fn admins(&self) -> impl Iterator<Item = String> {
+        let principals = self.roles.iter().filter(|(_, role)| **role == Role::Admin);
+        let secrets = self.secrets.iter().filter(|secret| secret.role == Role::Admin);
+        principals.map(|(name, _)| name.clone()).chain(secrets.map(Secret::actor))
+    }
+
+    /// Whether a token that is out, by its id, lets its bearer do everything.
+    pub(super) fn is_admins_token(&self, jti: &str) -> bool {
+        self.tokens().values().any(|bearer| bearer.role == Role::Admin && bearer.jti == jti)
+    }
+
     /// Whether the secret is one of ours: the holder, under the id of a token that is not given yet. Takes as long for
     /// any secret of one length.
     pub(super) fn holder(&self, secret: &[u8], now: Timestamp) -> Option<Bearer> {
@@ -199,7 +226,7 @@ impl Access {
             }
         }
         found.map(|secret| Bearer {
-            actor: format!("secret:{}", secret.name),
+            actor: secret.actor(),
             role: secret.role,
             jti: Uuid::new_v4().to_string(),
             issued_at: now,

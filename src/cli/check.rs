@@ -130,6 +130,7 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
         [] => {}
         many => page.field("certificates", &counted(many.len() as u64, "certificate")),
     }
+    page.field_if("administrator", &cell(&answer.document, "note"));
     page.field("connected", &counted(answer.number("sessions"), "session"));
     if answer.document["hits"].as_array().is_some_and(|hits| !hits.is_empty()) {
         page.line(&"");

@@ -17,7 +17,8 @@ pub(super) fn entry(entry: &Value) -> String {
     let reason = entry["reason"].as_str().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let [level, target, state, since] =
         ["level", "target", "state", "since"].map(|name| entry[name].as_str().unwrap_or_default());
-    format!("{level} {target}, {state} since {since}{reason}")
+    let unsigned = if entry["unsigned"] == Value::Bool(true) { " by an unsigned message" } else { "" };
+    format!("{level} {target}, {state}{unsigned} since {since}{reason}")
 }
 
 /// The options and commands that lift the entries that still refuse `subject`, a line each.

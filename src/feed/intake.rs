@@ -177,6 +177,7 @@ impl Intake {
             Err(
                 error @ (revocation::Error::Revoked(_)
                 | revocation::Error::Administered(_)
+                | revocation::Error::Signed(_)
                 | revocation::Error::Open { .. }),
             ) => {
                 return settled(&error);
@@ -204,7 +205,7 @@ impl Intake {
             tracing::info!(feed, id, what, known, sessions_ended = outcome.sessions_ended, "taken in");
         }
         if let Some(witness) = &self.witness
-            && let Some(timeline) = self.timelines.unrecorded(&id, &target)
+            && let Some(timeline) = self.timelines.unrecorded(&told)
         {
             let generation = outcome.generation;
             for other in &outcome.other_names {

@@ -37,6 +37,7 @@ use crate::revocation::Engine;
 use crate::revocation::Registry;
 use crate::revocation::Seen;
 use crate::session::Credential;
+use crate::session::Heeds;
 use crate::telemetry::LONGEST_NAME;
 use crate::telemetry::LONGEST_REASON;
 use crate::telemetry::LineKind;
@@ -108,6 +109,7 @@ pub struct Peers {
     registry: Option<Arc<Registry>>,
     accounts: Option<Accounts>,
     nobody: Arc<Credential>,
+    heeds: Heeds,
     chains: Cache<[u8; 32], Arc<Peer>>,
     cache_hits: IntCounter,
     reuses: IntCounter,
@@ -138,6 +140,7 @@ impl Peers {
             registry: None,
             accounts: None,
             nobody: Arc::default(),
+            heeds: Heeds::All,
             chains,
             cache_hits,
             reuses,
@@ -176,6 +179,12 @@ impl Peers {
     /// Lets clients whose chain does not verify finish their handshake, whose signature is checked all the same.
     pub fn strangers(mut self, strangers: Strangers) -> Self {
         self.strangers = strangers;
+        self
+    }
+
+    /// Says which entries count against these clients.
+    pub fn heeding(mut self, heeds: Heeds) -> Self {
+        self.heeds = heeds;
         self
     }
 
@@ -228,7 +237,7 @@ impl Peers {
         let key = fingerprint(leaf, intermediates);
         let peer = self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)?;
         // Not before: only who has the key of the leaf teaches what its authorities are called.
-        if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers) {
+        if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers, self.heeds) {
             peer.has_taught.store(true, Ordering::Relaxed);
         }
         Ok(peer)
@@ -297,7 +306,8 @@ impl Peers {
         let subject = chain.leaf.subject.clone();
         let identity =
             subject.and_then(|names| self.binding.identify(&names, chain.trust_domains.as_deref()));
-        let credential = Arc::new(self.engine.credential(&chain, &identity));
+        let credential = self.engine.credential(&chain, &identity);
+        let credential = Arc::new(Credential { heeds: self.heeds, ..credential });
         if let Some(registry) = &self.registry {
             let seen = Seen::all(&chain, identity.as_ref().ok(), self.clock.now());
             seen.for_each(|seen| registry.note(seen));

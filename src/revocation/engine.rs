@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -71,6 +72,7 @@ use crate::session::Cause;
 use crate::session::Credential;
 use crate::session::Fingerprint;
 use crate::session::Guard;
+use crate::session::Heeds;
 use crate::session::Killed;
 use crate::session::Origin;
 use crate::session::Session;
@@ -85,6 +87,9 @@ const MOST_YIELDS: usize = 1000;
 /// How often the journal notes how long the gate has run, at most: less than the minute after which the caller comes again,
 /// which may be a moment early.
 const NOTE: Duration = Duration::from_secs(50);
+
+/// How often it is said that somebody is let in whom unsigned messages deny, at most, seconds.
+const UNHEEDED: i64 = 10;
 
 /// Where an event was decided: by which clock its time is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +132,8 @@ pub struct Engine {
     lists: InForce,
     break_glass: BreakGlass,
     authorities: AuthorityDirectory,
+    /// When it was last said that somebody is let in whom unsigned messages deny, in units of [`UNHEEDED`].
+    unheeded_said: AtomicI64,
 }
 
 impl Engine {
@@ -207,6 +214,7 @@ impl Engine {
             lists: InForce::default(),
             break_glass: BreakGlass::default(),
             authorities: AuthorityDirectory::default(),
+            unheeded_said: AtomicI64::new(i64::MIN),
         };
         engine.load(contents.rows);
         Ok(engine)
@@ -277,7 +285,11 @@ impl Engine {
 
     #[cold]
     fn check_anew(&self, session: &Session, generation: u64) -> Result<(), Denial> {
-        self.judge(session.credential())?;
+        let credential = session.credential();
+        self.judge(credential)?;
+        if credential.heeds == Heeds::Signed {
+            self.tell_unheeded(credential);
+        }
         session.set_seen(generation);
         Ok(())
     }
@@ -294,10 +306,55 @@ impl Engine {
             false => Some(fingerprint),
         };
         let revoked = self.set.probe(credential.own.iter().chain(&credential.mass), denied);
-        match (revoked, suspended) {
-            (Some(fingerprint), _) => Err(self.explain(fingerprint, false, issued_at)),
-            (None, Some(fingerprint)) => Err(self.explain(fingerprint, true, issued_at)),
-            (None, None) => Ok(()),
+        let (fingerprint, is_suspended) = match (revoked, suspended) {
+            (Some(fingerprint), _) => (fingerprint, false),
+            (None, Some(fingerprint)) => (fingerprint, true),
+            (None, None) => return Ok(()),
+        };
+        match credential.heeds {
+            Heeds::All => Err(self.explain(fingerprint, is_suspended, credential)),
+            Heeds::Signed => self.judge_by_signed(credential),
+        }
+    }
+
+    /// Holds a credential that something denies against the entries that it heeds: what the set has found may be an
+    /// unsigned message's.
+    ///
+    /// The set does not tell the two apart, the ledger does. A publication takes the ledger's lock first and moves the
+    /// generation last. If this look at the ledger comes before it, the session was registered before, so that the kill
+    /// finds it, and the generation was read before, so that the next request looks again. If it comes after, it sees
+    /// what was published.
+    #[cold]
+    fn judge_by_signed(&self, credential: &Credential) -> Result<(), Denial> {
+        let mut suspended = None;
+        for fingerprint in credential.own.iter().chain(&credential.mass) {
+            match self.entry_for(*fingerprint, credential) {
+                Some(false) => return Err(self.explain(*fingerprint, false, credential)),
+                Some(true) => drop(suspended.get_or_insert(*fingerprint)),
+                None => {}
+            }
+        }
+        suspended.map_or(Ok(()), |fingerprint| Err(self.explain(fingerprint, true, credential)))
+    }
+
+    /// Whether a fingerprint of a credential is denied by what it heeds, and how: see [`Entry::denies`].
+    fn entry_for(&self, fingerprint: Fingerprint, credential: &Credential) -> Option<bool> {
+        let live = self.ledger().union(fingerprint, credential.heeds);
+        let named = self.set.named(fingerprint).into_iter().map(|(_, entry)| entry);
+        named.chain(live).reduce(Entry::union)?.denies(credential.issued_at)
+    }
+
+    /// Says, now and then, that somebody is let in whom unsigned messages deny.
+    fn tell_unheeded(&self, credential: &Credential) {
+        let Err(denial) = self.judge(&Credential { heeds: Heeds::All, ..credential.clone() }) else { return };
+        let now = self.clock.now().secs() / UNHEEDED;
+        if self.unheeded_said.swap(now, Ordering::Relaxed) != now {
+            tracing::warn!(
+                principal_id = credential.holder.principal,
+                code = denial.code(),
+                revocation_reason = denial.reason,
+                "the admin listener lets somebody in whom an unsigned message denies: it heeds signed entries alone"
+            );
         }
     }
 
@@ -316,7 +373,8 @@ impl Engine {
     /// target or on its way to the journal, so that neither a clock that was set back nor an entry from the future
     /// outranks it.
     pub async fn decide(&self, event: Event) -> Result<Outcome, Error> {
-        self.carry_out(Event { source: Some(ADMIN.into()), ..event }, Decider::Administrator).await
+        let event = Event { source: Some(ADMIN.into()), unsigned: false, ..event };
+        self.carry_out(event, Decider::Administrator).await
     }
 
     /// Takes a revocation list in: **publish, kill**, and nothing else: who fetched the list keeps it. It replaces what
@@ -400,13 +458,13 @@ impl Engine {
         if others.iter().any(|(_, registers)| event.is_refused(registers)) {
             return Preview { changes: false, refused: true, sessions: Vec::new() };
         }
-        let before = registers.entry();
+        let before = registers.entries();
         registers.merge(&event, Uptime::MAX);
-        let after = registers.entry();
+        let after = registers.entries();
         let mut sessions = Vec::new();
         let lifts = event.action == Action::Reinstate;
-        if let (Some(entry), false) = (after, lifts) {
-            let denied = |session: &Session| entry.denies(session.credential().issued_at).is_some();
+        if !lifts {
+            let denied = |session: &Session| after.deny(session.credential()).is_some();
             sessions = self.sessions_of(&target);
             sessions.retain(|session| denied(session) && session.cause().is_none() && !self.spares(session));
         }
@@ -690,6 +748,9 @@ impl Engine {
                 if decider == Decider::Feed && event.lifts_an_administrators(registers) {
                     return Err(Error::Administered(target));
                 }
+                if event.lifts_what_is_signed(registers) {
+                    return Err(Error::Signed(target));
+                }
                 carried.extend(self.of_other_keys(&event.target, &target, registers));
             }
             let stands = registers.is_some_and(|registers| registers.standings().next().is_some());
@@ -770,7 +831,7 @@ impl Engine {
         let published = merged.after;
         let reason = event.reason.clone().unwrap_or_default();
         let denied = |session: &Session| {
-            let suspended = published?.denies(session.credential().issued_at)?;
+            let suspended = published.deny(session.credential())?;
             if !enforced && BreakGlass::concerns(session) {
                 return None;
             }
@@ -817,7 +878,7 @@ impl Engine {
             }
             None::<()>
         });
-        suspended.map(|fingerprint| self.explain(fingerprint, true, issued_at))
+        suspended.map(|fingerprint| self.explain(fingerprint, true, credential))
     }
 
     fn load(&self, contents: Vec<(Target, Registers)>) {
@@ -856,9 +917,9 @@ impl Engine {
         }
     }
 
-    /// Why a fingerprint is denied to what was issued then. Whatever said so may be gone by now.
-    fn explain(&self, fingerprint: Fingerprint, suspended: bool, issued_at: i64) -> Denial {
-        let live = self.standing_of(fingerprint, suspended, issued_at);
+    /// Why a fingerprint is denied to a credential. Whatever said so may be gone by now.
+    fn explain(&self, fingerprint: Fingerprint, suspended: bool, credential: &Credential) -> Denial {
+        let live = self.standing_of(fingerprint, suspended, credential);
         let (level, standing) = live.unwrap_or((Level::Certificate, None));
         if let Some(standing) = standing {
             return Denial { level, suspended, reason: standing.reason.unwrap_or_default() };
@@ -871,20 +932,19 @@ impl Engine {
         }
     }
 
-    /// The level of a target that was told of live, and what stands of it against what was issued then, if it still does.
+    /// The level of a target that was told of live, and what stands of it against a credential, if it still does.
     fn standing_of(
         &self,
         fingerprint: Fingerprint,
         suspended: bool,
-        issued_at: i64,
+        credential: &Credential,
     ) -> Option<(Level, Option<Standing>)> {
         let ledger = self.ledger();
         let state = if suspended { State::Suspended } else { State::Revoked };
-        let hits = |standing: &Standing| standing.issued_before.is_none_or(|before| issued_at < before);
         let mut level = None;
         for (target, registers) in ledger.published(fingerprint) {
             let mut standings = registers.standings();
-            let standing = standings.find(|(found, standing)| *found == state && hits(standing));
+            let standing = standings.find(|(found, standing)| *found == state && standing.hits(credential));
             if let Some((_, standing)) = standing {
                 return Some((target.level(), Some(standing.clone())));
             }

@@ -76,6 +76,9 @@ pub struct Event {
     /// Of a reinstatement: lifts a revocation too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub force: bool,
+    /// True of what a message says whose author no signature proves: the admin listener does not heed it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unsigned: bool,
 }
 
 impl Event {
@@ -92,6 +95,7 @@ impl Event {
             actor: None,
             source: None,
             force: false,
+            unsigned: false,
         }
     }
 
@@ -107,9 +111,19 @@ impl Event {
 
     /// Whether it is a reinstatement without force of what an administrator has suspended: a feed may not ask that.
     pub(super) fn lifts_an_administrators(&self, registers: &Registers) -> bool {
-        let by_admin = |(state, standing): (State, &Standing)| {
-            state == State::Suspended && standing.source.as_deref() == Some(ADMIN)
-        };
-        self.action == Action::Reinstate && !self.force && registers.standings().any(by_admin)
+        let by_admin = |standing: &Standing| standing.source.as_deref() == Some(ADMIN);
+        self.lifts_what(registers, by_admin)
+    }
+
+    /// Whether it is an unsigned reinstatement of what is suspended under a signature.
+    pub(super) fn lifts_what_is_signed(&self, registers: &Registers) -> bool {
+        self.unsigned && self.lifts_what(registers, |standing| !standing.unsigned)
+    }
+
+    /// Whether it is a reinstatement without force of a suspension that `is_such`.
+    fn lifts_what(&self, registers: &Registers, is_such: impl Fn(&Standing) -> bool) -> bool {
+        let mut standings = registers.standings();
+        let lifts = self.action == Action::Reinstate && !self.force;
+        lifts && standings.any(|(state, standing)| state == State::Suspended && is_such(standing))
     }
 }

@@ -22,6 +22,7 @@ use crate::identity::SerialText;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
 use crate::session::Fingerprint;
+use crate::session::Heeds;
 use crate::session::Holder;
 
 /// Makes fingerprints under one key.
@@ -94,6 +95,7 @@ impl Fingerprinter {
             own: self.all_carried(&targets.own),
             mass: prints(&targets.mass),
             issued_at: chain.leaf.not_before.secs(),
+            heeds: Heeds::All,
             holder: Arc::new(Holder::of(chain, identity.as_ref().ok())),
         }
     }

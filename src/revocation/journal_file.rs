@@ -91,11 +91,11 @@ struct JsonRegisters {
 impl From<JsonRegisters> for Registers {
     fn from(json: JsonRegisters) -> Self {
         let suspended = match json.suspension {
-            Some((standing, true)) => Register::of(vec![standing], None),
-            Some((reinstatement, false)) => Register::of(Vec::new(), Some(reinstatement.into())),
+            Some((standing, true)) => Register::of(vec![standing], []),
+            Some((reinstatement, false)) => Register::of(Vec::new(), [reinstatement.into()]),
             None => Register::default(),
         };
-        let cleared = json.cleared.map(|stamp| Tombstone { stamp, is_local: true });
+        let cleared = json.cleared.map(|stamp| Tombstone { stamp, is_local: true, unsigned: false });
         Self { revoked: Register::of(json.revoked, cleared), suspended }
     }
 }

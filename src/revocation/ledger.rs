@@ -14,12 +14,14 @@ use super::Target;
 use super::aliases::Aliases;
 use super::fingerprint::NamePrints;
 use super::registers::Due;
+use super::registers::Entries;
 use super::registers::Entry;
 use super::registers::Forgotten;
 use super::registers::Terms;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
 use crate::session::Fingerprint;
+use crate::session::Heeds;
 
 /// In how many parts the ledger is: whoever looks at all of it lets others in between, and a part that grows is moved
 /// while revocations wait. Of ten million targets a part has some 2,400.
@@ -79,9 +81,9 @@ impl Hasher for Keyed {
 /// What an event makes of its target.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Merged {
-    before: Option<Entry>,
+    before: Entries,
     /// What stands for it now.
-    pub(super) after: Option<Entry>,
+    pub(super) after: Entries,
     /// What stands now for the second fingerprint of the target, if it has one.
     alias: Option<(Fingerprint, Option<Entry>)>,
     /// Whether anything was known of the target before.
@@ -98,7 +100,7 @@ impl Merged {
 
     /// What stands now, for each fingerprint under which the target is published.
     pub(super) fn entries(self, exact: Fingerprint) -> impl Iterator<Item = (Fingerprint, Option<Entry>)> {
-        std::iter::once((exact, self.after)).chain(self.alias)
+        std::iter::once((exact, self.after.all())).chain(self.alias)
     }
 }
 
@@ -139,12 +141,12 @@ impl Ledger {
 
     /// What stands for each second fingerprint.
     pub(super) fn aliased(&self) -> impl Iterator<Item = (Fingerprint, Entry)> {
-        self.aliases.all().filter_map(|alias| Some((alias, self.union(alias)?)))
+        self.aliases.all().filter_map(|alias| Some((alias, self.union(alias, Heeds::All)?)))
     }
 
-    /// What stands for a fingerprint, whichever of its targets says so.
-    fn union(&self, fingerprint: Fingerprint) -> Option<Entry> {
-        let entries = self.published(fingerprint).filter_map(|(_, registers)| registers.entry());
+    /// What stands for a fingerprint, whichever of its targets says so, to credentials that heed so much.
+    pub(super) fn union(&self, fingerprint: Fingerprint, heeds: Heeds) -> Option<Entry> {
+        let entries = self.published(fingerprint).filter_map(|(_, registers)| registers.entry_for(heeds));
         entries.reduce(Entry::union)
     }
 
@@ -166,9 +168,7 @@ impl Ledger {
 
     /// The reinstatement that outranks an event of its target, of those too that are on their way to the journal.
     pub(super) fn outranked_by(&self, fingerprint: Fingerprint, event: &Event) -> Option<Lift> {
-        let tombstone = self.find(fingerprint).and_then(|(_, registers)| registers.tombstone(event.action));
-        let tombstone =
-            tombstone.filter(|tombstone| (event.at, &event.id) <= (tombstone.stamp.0, &tombstone.stamp.1));
+        let tombstone = self.find(fingerprint).and_then(|(_, registers)| registers.lifted_by(event));
         let tombstone =
             tombstone.map(|tombstone| Lift { at: tombstone.stamp.0, is_local: tombstone.is_local });
         let lifting =
@@ -200,14 +200,14 @@ impl Ledger {
         let was_known = part.known.contains_key(&prints.exact);
         let blank = || (event.target.clone(), Registers::default());
         let (_, registers) = part.known.entry(prints.exact).or_insert_with(blank);
-        let before = registers.entry();
+        let before = registers.entries();
         registers.merge(event, lapses);
-        let after = registers.entry();
+        let after = registers.entries();
         let as_asked = registers.are_as_asked(event);
         part.due = part.due.min(registers.due());
-        recount(&mut self.counts, event.target.level(), before, after);
+        recount(&mut self.counts, event.target.level(), before.all(), after.all());
         self.aliases.note(prints);
-        let alias = prints.alias.map(|alias| (alias, self.union(alias)));
+        let alias = prints.alias.map(|alias| (alias, self.union(alias, Heeds::All)));
         Merged { before, after, alias, was_known, as_asked }
     }
 
@@ -224,6 +224,10 @@ impl Ledger {
         terms: &Terms,
     ) -> (Option<Entry>, Option<Target>) {
         let (target, mut registers) = row;
+        // Earlier versions let feeds decide about secrets.
+        if target.is_secret() {
+            registers.heed_no_feed();
+        }
         let lapsed = (registers.expire(terms) != Forgotten::Nothing).then(|| target.clone());
         let entry = registers.entry();
         if !registers.is_blank() {
@@ -276,7 +280,7 @@ impl Ledger {
         if part.known.len() < part.known.capacity() / 4 {
             part.known.shrink_to_fit();
         }
-        lapsed.entries.extend(moved.into_iter().map(|alias| (alias, self.union(alias))));
+        lapsed.entries.extend(moved.into_iter().map(|alias| (alias, self.union(alias, Heeds::All))));
         lapsed
     }
 }

@@ -212,6 +212,7 @@ impl InForce {
                     source: Some("crl".to_owned()),
                     issued_before: None,
                     expires_at: None,
+                    unsigned: false,
                     lapses: Uptime::MAX,
                 },
             });
@@ -274,6 +275,7 @@ fn find_in(lists: &Lists, serials: &HashSet<&[u8]>, found: &mut Vec<Listed>) {
                 source: Some("crl".to_owned()),
                 issued_before: None,
                 expires_at: None,
+                unsigned: false,
                 lapses: Uptime::MAX,
             };
             let target = Target::of(Level::Certificate, Some(crl.issuer.key.as_str()), serial.as_str());

@@ -137,6 +137,9 @@ pub enum Error {
     /// An administrator has suspended the target, and a feed wants to reinstate it without force.
     #[error("an administrator has suspended {0}, and alone lifts that")]
     Administered(Target),
+    /// An unsigned message wants to reinstate what a signed one, or an administrator, has suspended.
+    #[error("{0} is suspended under a signature, which no unsigned message lifts")]
+    Signed(Target),
     /// The journal did not take the event.
     #[error("the journal did not take it: {0}")]
     Journal(#[source] JournalError),

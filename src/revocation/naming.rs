@@ -21,6 +21,7 @@ use crate::identity::Identity;
 use crate::identity::KeyId;
 use crate::identity::VerifiedChain;
 use crate::session::Credential;
+use crate::session::Heeds;
 
 /// The length of a SHA-256 as text: a name that may be the key of an authority that is not known yet.
 const KEY_LENGTH: usize = 64;
@@ -65,13 +66,14 @@ impl Engine {
     /// Returns true if there is nothing more to learn from it.
     ///
     /// An authority that is revoked or suspended teaches nothing of what is below it, and is called only what its own
-    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one.
-    pub fn teach(&self, issuers: &[Authority]) -> bool {
+    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one. Whether it is, is for
+    /// the listener to say, by what it heeds: whoever is let in is believed.
+    pub fn teach(&self, issuers: &[Authority], heeds: Heeds) -> bool {
         let mut believed = Vec::new();
         for at in (0..issuers.len()).rev() {
             let path = issuers.get(at..).unwrap_or_default();
             let Some(authority) = path.first() else { break };
-            if self.denies_authority(path) {
+            if self.denies_authority(path, heeds) {
                 let names = authority.key_id.iter().cloned().collect();
                 believed.push(Authority { names, ..authority.clone() });
                 self.learn(believed.iter());
@@ -84,12 +86,12 @@ impl Engine {
     }
 
     /// Whether the first of these authorities is denied, the others being its own issuers.
-    fn denies_authority(&self, path: &[Authority]) -> bool {
+    fn denies_authority(&self, path: &[Authority], heeds: Heeds) -> bool {
         let targets = Targets::of_authority(path);
         let own = self.fingerprinter().all_carried(targets.own.iter().chain(&targets.mass));
         let first = path.first().and_then(|authority| authority.certificates.first());
         let issued_at = first.map_or(i64::MIN, |certificate| certificate.not_before.secs());
-        self.judge(&Credential { own, issued_at, ..Credential::default() }).is_err()
+        self.judge(&Credential { own, issued_at, heeds, ..Credential::default() }).is_err()
     }
 
     /// Takes in what was known of authorities before this process began.
@@ -197,6 +199,7 @@ fn entries(target: &Target, registers: &Registers) -> Vec<JournalEntry> {
             expires_at: standing.expires_at,
             actor: standing.actor.clone(),
             source: standing.source.clone(),
+            unsigned: standing.unsigned,
             ..Event::new(action, target.clone(), at)
         };
         JournalEntry { event, lapses: standing.lapses }

@@ -7,16 +7,18 @@
 //! register                           what is revoked
 //! register                           what is suspended
 //!
-//! register: count (1 byte), standings…, then 0 or, behind 1 (by a feed) or 2 (decided here), the stamp of the reinstatement
-//! standing: stamp, flags (1 reason, 2 actor, 4 source, 8 issued_before, 16 expires_at and lapses), those of them in that
-//!           order
+//! register: count (1 byte), standings…, behind 3 the stamp of the reinstatement by an unsigned message if there is one,
+//!           then 0 or, behind 1 (by a feed) or 2 (decided here), the stamp of the reinstatement that lifts everything
+//! standing: stamp, flags (1 reason, 2 actor, 4 source, 8 issued_before, 16 expires_at and lapses, 32 unsigned), the first
+//!           five as far as they are there, in that order
 //! stamp:    at, text (id)
 //! at, issued_before, expires_at: 8 bytes, signed; milliseconds, seconds, milliseconds
 //! lapses:   8 bytes, unsigned; milliseconds of uptime
 //! text:     length (7 bits a byte, the last without the eighth), UTF-8
 //! ```
 //!
-//! Numbers are little-endian. Format 2, which is read and rewritten, had no `lapses`, and a single suspension or
+//! Numbers are little-endian. Rows of versions that did not tell unsigned messages apart have neither flag 32 nor 3: what
+//! they hold counts as signed. Format 2, which is read and rewritten, had no `lapses`, and a single suspension or
 //! reinstatement in place of the second register. **Invariant:** what is read is all that was written, or nothing.
 
 use std::hash::Hasher as _;
@@ -36,6 +38,9 @@ use crate::clock::Timestamp;
 
 /// Stands in a key where an issuer would: the name counts as it is written.
 const EXACT: &str = "=";
+
+/// Stands before the reinstatement of an unsigned message.
+const UNSIGNED: u8 = 3;
 
 /// How the values of a row are laid out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,8 +119,14 @@ fn write_register(row: &mut Vec<u8>, register: &Register) {
     let standings = register.standings();
     row.push(u8::try_from(standings.len()).unwrap_or(u8::MAX));
     standings.iter().for_each(|standing| write_standing(row, standing));
-    row.push(register.tombstone().map_or(0, |tombstone| 1 + u8::from(tombstone.is_local)));
-    register.tombstone().iter().for_each(|tombstone| write_stamp(row, &tombstone.stamp));
+    let (unsigned, signed): (Vec<_>, Vec<_>) =
+        register.tombstones().partition(|tombstone| tombstone.unsigned);
+    for tombstone in &unsigned {
+        row.push(UNSIGNED);
+        write_stamp(row, &tombstone.stamp);
+    }
+    row.push(signed.first().map_or(0, |tombstone| 1 + u8::from(tombstone.is_local)));
+    signed.iter().for_each(|tombstone| write_stamp(row, &tombstone.stamp));
 }
 
 fn write_standing(row: &mut Vec<u8>, standing: &Standing) {
@@ -123,6 +134,7 @@ fn write_standing(row: &mut Vec<u8>, standing: &Standing) {
     let texts = [&standing.reason, &standing.actor, &standing.source];
     let numbers = [standing.issued_before, standing.expires_at.map(Timestamp::millis)];
     let present = texts.iter().map(|text| text.is_some()).chain(numbers.iter().map(Option::is_some));
+    let present = present.chain(std::iter::once(standing.unsigned));
     row.push(present.enumerate().map(|(bit, present)| u8::from(present) << bit).sum());
     texts.into_iter().flatten().for_each(|text| write_text(row, text));
     numbers.into_iter().flatten().for_each(|number| row.extend(number.to_le_bytes()));
@@ -165,23 +177,30 @@ impl Reader<'_> {
     fn register(&mut self) -> Option<Register> {
         let count = self.byte()?;
         let standings = (0..count).map(|_| self.standing()).collect::<Option<Vec<_>>>()?;
-        let is_local = match (self.byte()?, self.layout) {
+        let mut mark = self.byte()?;
+        let mut tombstones = Vec::new();
+        if mark == UNSIGNED && self.layout == Layout::Third {
+            tombstones.push(Tombstone { stamp: self.stamp()?, is_local: false, unsigned: true });
+            mark = self.byte()?;
+        }
+        let is_local = match (mark, self.layout) {
             (0, _) => None,
             (1, Layout::Third) => Some(false),
             // Of format 2 that is not known: in doubt an event of a feed is not outranked.
             (1, Layout::Second) | (2, Layout::Third) => Some(true),
             _ => return None,
         };
-        let tombstone = self.given(is_local.is_some(), Self::stamp)?;
-        let tombstone = tombstone.zip(is_local).map(|(stamp, is_local)| Tombstone { stamp, is_local });
-        Some(Register::of(standings, tombstone))
+        if let Some(is_local) = is_local {
+            tombstones.push(Tombstone { stamp: self.stamp()?, is_local, unsigned: false });
+        }
+        Some(Register::of(standings, tombstones))
     }
 
     fn one_suspension(&mut self) -> Option<Register> {
         Some(match self.byte()? {
             0 => Register::default(),
-            1 => Register::of(Vec::new(), Some(self.standing()?.into())),
-            2 => Register::of(vec![self.standing()?], None),
+            1 => Register::of(Vec::new(), [self.standing()?.into()]),
+            2 => Register::of(vec![self.standing()?], []),
             _ => return None,
         })
     }
@@ -189,7 +208,11 @@ impl Reader<'_> {
     fn standing(&mut self) -> Option<Standing> {
         let stamp = self.stamp()?;
         let flags = self.byte()?;
-        if flags >= 32 {
+        let known = match self.layout {
+            Layout::Second => 32,
+            Layout::Third => 64,
+        };
+        if flags >= known {
             return None;
         }
         let has = |bit: u8| flags & bit != 0;
@@ -200,6 +223,7 @@ impl Reader<'_> {
             source: self.given(has(4), Self::text)?,
             issued_before: self.given(has(8), Self::number)?,
             expires_at: self.given(has(16), Self::number)?.map(Timestamp::from_millis),
+            unsigned: has(32),
             lapses: match self.layout {
                 Layout::Third => self.given(has(16), Self::uptime)?.unwrap_or(Uptime::MAX),
                 Layout::Second => Uptime::MAX,
@@ -270,19 +294,22 @@ mod tests {
     use super::super::State;
     use super::super::registers::Terms;
     use super::*;
+    use crate::session::Heeds;
 
     fn event() -> impl Strategy<Value = (Event, Uptime)> {
         let action = prop_oneof![Just(Action::Revoke), Just(Action::Suspend), Just(Action::Reinstate)];
         let text = || proptest::option::of("\\PC{0,200}");
         let number = || proptest::option::of(any::<i64>());
         let (when, why) = ((any::<i64>(), number(), number()), ("\\PC{0,300}", text(), text(), text()));
-        let whole = (action, any::<bool>(), when, why, any::<u64>());
-        whole.prop_map(|(action, force, when, (id, reason, actor, source), lapses)| {
+        let flags = (any::<bool>(), any::<bool>());
+        let whole = (action, flags, when, why, any::<u64>());
+        whole.prop_map(|(action, (force, unsigned), when, (id, reason, actor, source), lapses)| {
             let target = Target::parse(Level::Certificate, "0a", Some("abcd")).unwrap();
             let event = Event::new(action, target, Timestamp::from_millis(when.0));
             let expires_at = when.2.map(Timestamp::from_millis);
             let lapses = expires_at.map_or(Uptime::MAX, |_| Uptime::from_millis(lapses));
-            (Event { id, reason, actor, source, force, issued_before: when.1, expires_at, ..event }, lapses)
+            let event = Event { id, reason, actor, source, force, unsigned, ..event };
+            (Event { issued_before: when.1, expires_at, ..event }, lapses)
         })
     }
 
@@ -336,9 +363,30 @@ mod tests {
         assert_eq!(lapses, [Uptime::MAX, Uptime::from_millis(64_100)]);
         let (_, lifted) = read("principal\0\0a", &second(1), Layout::Second).unwrap();
         assert!(lifted.is_revoked() && !lifted.is_suspended());
-        let tombstone = lifted
-            .tombstone(Action::Suspend)
-            .map(|tombstone| (tombstone.stamp.0.millis(), tombstone.stamp.1.as_str()));
-        assert_eq!((tombstone, lifted.tombstone(Action::Revoke)), (Some((2000, "2")), None));
+        let tombstones: Vec<_> = lifted.suspended.tombstones().map(|one| one.stamp.clone()).collect();
+        assert_eq!(tombstones, [(Timestamp::from_secs(2), "2".to_owned())]);
+        assert!(lifted.revoked.tombstones().next().is_none());
+    }
+
+    /// What was written before unsigned messages were told apart. Seen failing with an unsigned reinstatement that lifts
+    /// everything.
+    #[test]
+    fn a_row_that_tells_no_unsigned_messages_apart_counts_as_signed() {
+        let stamp = |at: i64, id: u8| [&at.to_le_bytes()[..], &[1, id]].concat();
+        let row = |lifted: &[u8], flags: u8| {
+            let standing = [stamp(1000, b'1'), vec![flags, 3], b"sqs".to_vec()].concat();
+            let rest = [vec![1], standing, lifted.to_vec(), vec![0, 0]].concat();
+            [&checksum("principal\0\0a", &rest).to_le_bytes(), rest.as_slice()].concat()
+        };
+        let lifted = [vec![1], stamp(500, b'0')].concat();
+        let read = |row: &[u8]| read("principal\0\0a", row, Layout::Third).map(|(_, registers)| registers);
+        let old = read(&row(&lifted, 4)).unwrap();
+        assert_eq!(old.entry_for(Heeds::Signed), old.entry());
+        assert!(old.is_revoked() && old.revoked.tombstones().all(|tombstone| !tombstone.unsigned));
+        let new = read(&row(&[vec![UNSIGNED], stamp(900, b'9'), lifted].concat(), 4 | 32)).unwrap();
+        assert!(new.is_revoked() && new.entry_for(Heeds::Signed).is_none());
+        let marks: Vec<bool> = new.revoked.tombstones().map(|tombstone| tombstone.unsigned).collect();
+        assert_eq!(marks, [false, true]);
+        assert!(read(&row(&[0], 64)).is_err());
     }
 }

@@ -17,12 +17,15 @@ use std::time::Duration;
 use super::Action;
 use super::Config;
 use super::Event;
+use super::event::ADMIN;
 use super::register::Register;
 use super::standing::Extent;
 use super::standing::Standing;
 use super::standing::Tombstone;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
+use crate::session::Credential;
+use crate::session::Heeds;
 
 /// What has had its time.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +153,29 @@ impl Entry {
     }
 }
 
+/// What stands of a target, as each kind of credential is denied by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entries {
+    all: Option<Entry>,
+    signed: Option<Entry>,
+}
+
+impl Entries {
+    /// What the request path finds: everything.
+    pub(super) fn all(self) -> Option<Entry> {
+        self.all
+    }
+
+    /// Whether it denies a credential, and how: see [`Entry::denies`].
+    pub(super) fn deny(self, credential: &Credential) -> Option<bool> {
+        let entry = match credential.heeds {
+            Heeds::All => self.all,
+            Heeds::Signed => self.signed,
+        };
+        entry?.denies(credential.issued_at)
+    }
+}
+
 /// The state of one target.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registers {
@@ -195,9 +221,10 @@ impl Registers {
     /// neither.
     pub(super) fn are_as_asked(&self, event: &Event) -> bool {
         let asked = Extent::of(event.issued_before, event.expires_at);
+        let heeds = if event.unsigned { Heeds::All } else { Heeds::Signed };
         match event.action {
-            Action::Revoke => self.revoked.reaches(asked),
-            Action::Suspend => self.suspended.reaches(asked),
+            Action::Revoke => self.revoked.reaches(asked, heeds),
+            Action::Suspend => self.suspended.reaches(asked, heeds),
             Action::Reinstate => !self.is_revoked() && !self.is_suspended(),
         }
     }
@@ -207,13 +234,21 @@ impl Registers {
         self.revoked.latest().max(self.suspended.latest())
     }
 
-    /// The reinstatement that an event which denies something must come after.
-    pub(super) fn tombstone(&self, action: Action) -> Option<&Tombstone> {
-        match action {
-            Action::Revoke => self.revoked.tombstone(),
-            Action::Suspend => self.suspended.tombstone(),
-            Action::Reinstate => None,
-        }
+    /// A reinstatement that lifts an event which denies something.
+    pub(super) fn lifted_by(&self, event: &Event) -> Option<&Tombstone> {
+        let register = match event.action {
+            Action::Revoke => &self.revoked,
+            Action::Suspend => &self.suspended,
+            Action::Reinstate => return None,
+        };
+        register.lifted_by(&(event.at, event.id.clone()), event.unsigned)
+    }
+
+    /// Counts what any feed says as said by unsigned messages.
+    pub(super) fn heed_no_feed(&mut self) {
+        let is_of_feed = |standing: &Standing| standing.source.as_deref().is_some_and(|from| from != ADMIN);
+        self.revoked.mark_unsigned(is_of_feed);
+        self.suspended.mark_unsigned(is_of_feed);
     }
 
     /// Everything that stands: the revocations, greatest stamp first, then the suspensions, likewise. Each is of an event of
@@ -246,8 +281,18 @@ impl Registers {
 
     /// What the request path needs of it; `None` if it denies nothing.
     pub(super) fn entry(&self) -> Option<Entry> {
+        self.entry_for(Heeds::All)
+    }
+
+    /// What it denies to each kind of credential.
+    pub(super) fn entries(&self) -> Entries {
+        Entries { all: self.entry_for(Heeds::All), signed: self.entry_for(Heeds::Signed) }
+    }
+
+    /// What it denies to credentials that heed so much; `None` for nothing.
+    pub(super) fn entry_for(&self, heeds: Heeds) -> Option<Entry> {
         let (revoked_before, suspended_before) =
-            (self.revoked.denied_before(), self.suspended.denied_before());
+            (self.revoked.denied_before(heeds), self.suspended.denied_before(heeds));
         (revoked_before > i64::MIN || suspended_before > i64::MIN)
             .then_some(Entry { revoked_before, suspended_before })
     }
@@ -266,10 +311,12 @@ mod tests {
         let target = Target::parse(Level::Principal, "a", None).unwrap();
         let action = prop_oneof![Just(Action::Revoke), Just(Action::Suspend), Just(Action::Reinstate)];
         let bound = proptest::option::of(0..4_i64);
-        (action, 0..4_i64, 0..3_u8, bound.clone(), bound, any::<bool>()).prop_map(
-            move |(action, at, id, issued_before, expires_at, force)| Event {
-                // The content follows from the id, as it does for a duplicate.
+        let flags = (any::<bool>(), any::<bool>());
+        (action, 0..4_i64, 0..3_u8, bound.clone(), bound, flags).prop_map(
+            move |(action, at, id, issued_before, expires_at, (force, unsigned))| Event {
+                // The content follows from the id, as it does for a duplicate; but for the signature.
                 id: format!("{id}{action:?}{issued_before:?}{expires_at:?}{force}"),
+                unsigned,
                 at: Timestamp::from_secs(at),
                 issued_before,
                 expires_at: expires_at.map(Timestamp::from_secs),
@@ -338,12 +385,16 @@ mod tests {
             let nothing = Entry { revoked_before: i64::MIN, suspended_before: i64::MIN };
             let mut registers = Registers::default();
             for event in &events {
-                let before = registers.entry().unwrap_or(nothing);
+                let of = |registers: &Registers| {
+                    [Heeds::All, Heeds::Signed].map(|heeds| registers.entry_for(heeds).unwrap_or(nothing))
+                };
+                let before = of(&registers);
                 registers.merge(event, lapses(event));
-                let after = registers.entry().unwrap_or(nothing);
                 let lifts = event.action == Action::Reinstate;
-                prop_assert!(after.revoked_before >= before.revoked_before || (lifts && event.force));
-                prop_assert!(after.suspended_before >= before.suspended_before || lifts);
+                for (before, after) in before.iter().zip(of(&registers)) {
+                    prop_assert!(after.revoked_before >= before.revoked_before || (lifts && event.force));
+                    prop_assert!(after.suspended_before >= before.suspended_before || lifts);
+                }
             }
         }
 
@@ -377,7 +428,8 @@ mod tests {
             let last = Event { at: registers.latest().unwrap().plus(Duration::from_millis(1)), ..last };
             registers.merge(&last, lapses(&last));
             let is_refused = last.action == Action::Reinstate && !last.force && registers.is_revoked();
-            prop_assert!(registers.are_as_asked(&last) || is_refused);
+            let is_weak = last.action == Action::Reinstate && last.unsigned;
+            prop_assert!(registers.are_as_asked(&last) || is_refused || is_weak);
         }
     }
 

@@ -4,8 +4,11 @@ use serde::Deserialize;
 
 use super::Event;
 use super::event::ADMIN;
+use super::registers::Terms;
 use super::uptime::Uptime;
 use crate::clock::Timestamp;
+use crate::session::Credential;
+use crate::session::Heeds;
 
 /// The order of a target's events.
 pub(super) type Stamp = (Timestamp, String);
@@ -30,22 +33,63 @@ pub struct Standing {
     /// May be forgotten after; `None` never.
     #[serde(default)]
     pub expires_at: Option<Timestamp>,
+    /// True if an unsigned message said so: the admin listener does not heed it.
+    #[serde(default)]
+    pub unsigned: bool,
     /// The uptime before which it is not forgotten, whatever the wall clock says; [`Uptime::MAX`] without an `expires_at`.
     #[serde(skip, default = "never")]
     pub(super) lapses: Uptime,
 }
 
-/// What a reinstatement leaves behind: everything up to it is void.
+/// What a reinstatement leaves behind: everything up to it is void that it may lift.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tombstone {
     pub(super) stamp: Stamp,
     /// Whether it was decided here, so that its time is by the clock of this gate.
     pub(super) is_local: bool,
+    /// True if an unsigned message said so: it lifts what unsigned messages say, and nothing else.
+    pub(super) unsigned: bool,
 }
 
 impl Tombstone {
     pub(super) fn of(event: &Event) -> Self {
-        Self { stamp: (event.at, event.id.clone()), is_local: event.is_local() }
+        let stamp = (event.at, event.id.clone());
+        Self { stamp, is_local: event.is_local(), unsigned: event.unsigned }
+    }
+
+    /// Whether it lifts what was said then.
+    pub(super) fn lifts(&self, stamp: &Stamp, unsigned: bool) -> bool {
+        self.stamp >= *stamp && (unsigned || !self.unsigned)
+    }
+}
+
+/// The reinstatements of a register that count: none of them lifts whatever another lifts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tombstones {
+    /// The greatest that lifts everything up to it.
+    pub(super) signed: Option<Tombstone>,
+    /// The greatest of unsigned messages.
+    pub(super) unsigned: Option<Tombstone>,
+}
+
+impl Tombstones {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Tombstone> {
+        self.signed.iter().chain(&self.unsigned)
+    }
+
+    /// Puts in one that none of them covers.
+    pub(super) fn add(&mut self, new: Tombstone) {
+        let place = if new.unsigned { &mut self.unsigned } else { &mut self.signed };
+        *place = Some(new);
+        let Self { signed, unsigned } = self;
+        unsigned.take_if(|weak| signed.as_ref().is_some_and(|strong| strong.lifts(&weak.stamp, true)));
+    }
+
+    /// Forgets those that may be forgotten. Says whether there were any.
+    pub(super) fn forget(&mut self, terms: &Terms) -> bool {
+        let outlived = |tombstone: &mut Tombstone| terms.outlived(tombstone.stamp.0);
+        let signed = self.signed.take_if(outlived);
+        self.unsigned.take_if(outlived).or(signed).is_some()
     }
 }
 
@@ -53,7 +97,7 @@ impl Tombstone {
 impl From<Standing> for Tombstone {
     fn from(reinstatement: Standing) -> Self {
         let is_local = reinstatement.source.as_deref() == Some(ADMIN);
-        Self { stamp: reinstatement.stamp, is_local }
+        Self { stamp: reinstatement.stamp, is_local, unsigned: false }
     }
 }
 
@@ -85,6 +129,7 @@ impl Standing {
             source: event.source.clone(),
             issued_before: event.issued_before,
             expires_at: event.expires_at,
+            unsigned: event.unsigned,
             lapses,
         }
     }
@@ -93,9 +138,21 @@ impl Standing {
         Extent::of(self.issued_before, self.expires_at)
     }
 
-    /// Whether `other` adds nothing to this: it is no later, no wider and lasts no longer.
+    /// Whether `other` adds nothing to this: it is no later, no wider, lasts no longer, and nobody heeds it who does not
+    /// heed this.
     pub(super) fn covers(&self, other: &Self) -> bool {
-        self.stamp >= other.stamp && self.extent().includes(other.extent())
+        let is_heeded = other.unsigned || !self.unsigned;
+        is_heeded && self.stamp >= other.stamp && self.extent().includes(other.extent())
+    }
+
+    /// Whether it counts against a credential that heeds so much.
+    pub(super) fn counts_for(&self, heeds: Heeds) -> bool {
+        heeds == Heeds::All || !self.unsigned
+    }
+
+    /// Whether it counts against a credential.
+    pub(super) fn hits(&self, credential: &Credential) -> bool {
+        self.counts_for(credential.heeds) && credential.issued_at < self.extent().before
     }
 }
 

@@ -16,6 +16,8 @@ use crate::identity::TrustDomain;
 
 /// The longest name of a principal, token, task or chain, bytes.
 const MAX_NAME: usize = 2048;
+/// What the principal of a secret of the admin API begins with.
+const SECRET: &str = "secret:";
 
 /// The levels of a revocation, from one certificate to a whole trust domain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -141,6 +143,11 @@ impl Target {
         matches!(self.level, Level::Principal | Level::Chain) && !self.name.contains(':')
     }
 
+    /// Whether it names the holder of a secret of the admin API (`secret:NAME`), which no certificate carries.
+    pub fn is_secret(&self) -> bool {
+        self.level == Level::Principal && self.name.starts_with(SECRET)
+    }
+
     /// The level.
     pub fn level(&self) -> Level {
         self.level
@@ -251,7 +258,7 @@ fn principal(name: &str) -> Result<String, String> {
     if is_spiffe(name) {
         return spiffe(name);
     }
-    let is_schemed = ["did:", "secret:"].iter().any(|scheme| name.starts_with(scheme));
+    let is_schemed = ["did:", SECRET].iter().any(|scheme| name.starts_with(scheme));
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
     match is_schemed || name.bytes().all(is_bare) {
         true => Ok(name.to_owned()),

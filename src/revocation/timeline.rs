@@ -12,6 +12,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 
+use super::Event;
 use super::Outcome;
 use super::Target;
 use crate::clock::Timestamp;
@@ -108,6 +109,8 @@ struct Known {
     first: Instant,
     timeline: Timeline,
     is_recorded: bool,
+    /// Likewise, as something that is vouched for.
+    is_recorded_signed: bool,
 }
 
 impl Timelines {
@@ -126,17 +129,21 @@ impl Timelines {
         {
             kept.by_id.remove(&oldest);
         }
-        let known = Known { target: target.clone(), first: arrival.instant, timeline, is_recorded: false };
+        let (target, first) = (target.clone(), arrival.instant);
+        let known = Known { target, first, timeline, is_recorded: false, is_recorded_signed: false };
         kept.by_id.entry(id.to_owned()).or_default().push(known);
         kept.order.push_back(id.to_owned());
     }
 
-    /// The timeline of an event that is to be put on record; `None` if that has been done.
-    pub fn unrecorded(&self, id: &str, target: &Target) -> Option<Timeline> {
+    /// The timeline of an event that is to be put on record; `None` if that has been done. What came unsigned and comes
+    /// again signed is put on record once more: more heed it.
+    pub fn unrecorded(&self, event: &Event) -> Option<Timeline> {
         let mut kept = self.kept();
-        let known = kept.find(id, target).filter(|known| !known.is_recorded)?;
+        let known = kept.find(&event.id, &event.target)?;
+        let is_recorded = if event.unsigned { known.is_recorded } else { known.is_recorded_signed };
         known.is_recorded = true;
-        Some(known.timeline.clone())
+        known.is_recorded_signed |= !event.unsigned;
+        (!is_recorded).then(|| known.timeline.clone())
     }
 
     /// An event's source was told that it is done. Returns the whole timeline, the first time.

@@ -10,6 +10,17 @@ use crate::identity::VerifiedChain;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Fingerprint(pub u128);
 
+/// Which entries count against a credential.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Heeds {
+    /// All of them: a credential of the gate.
+    #[default]
+    All,
+    /// Those that an administrator, a signed message or a signed list vouches for: a credential of the admin listener,
+    /// where a queue's unsigned messages shut nobody out.
+    Signed,
+}
+
 /// All that can revoke one credential.
 #[derive(Clone, Debug, Default)]
 pub struct Credential {
@@ -20,6 +31,8 @@ pub struct Credential {
     pub mass: Vec<Fingerprint>,
     /// When the credential was issued, whole Unix seconds.
     pub issued_at: i64,
+    /// Which entries count against it.
+    pub heeds: Heeds,
     /// Whose it is. For those who list sessions; nothing is decided by it.
     pub holder: Arc<Holder>,
 }
@@ -31,6 +44,7 @@ impl Credential {
             own: Vec::new(),
             mass: Vec::new(),
             issued_at: self.issued_at,
+            heeds: self.heeds,
             holder: Arc::clone(&self.holder),
         }
     }

@@ -15,6 +15,7 @@ mod table;
 pub use credential::Cause;
 pub use credential::Credential;
 pub use credential::Fingerprint;
+pub use credential::Heeds;
 pub use credential::Holder;
 pub use id::SessionId;
 pub use id::SessionIdError;

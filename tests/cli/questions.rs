@@ -247,3 +247,17 @@ fn a_question_may_be_refused_or_unheard() {
     told.push(run("sessions --limit 0", 200, json!({})));
     insta::assert_snapshot!(told.join("\n"));
 }
+
+/// What the admin listener does not heed is marked wherever an entry is shown.
+#[test]
+fn what_an_unsigned_message_said_is_told_as_that() {
+    let mut list = revocations();
+    list["revocations"][0]["unsigned"] = true.into();
+    let told = run("revocations", 200, list.clone());
+    assert!(told.contains("suspended (unsigned)") && !told.contains("revoked (unsigned)"), "{told}");
+    let verdict = json!({"allowed": false, "code": "principal_revoked", "hits": [list["revocations"][0]], "sessions": 0,
+        "note": "the admin listener lets it in all the same"});
+    let told = run("check --principal a", 200, verdict);
+    assert!(told.contains("suspended (unsigned)"), "{told}");
+    assert!(told.contains("administrator") && told.contains("lets it in all the same"), "{told}");
+}

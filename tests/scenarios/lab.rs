@@ -65,6 +65,7 @@ pub(crate) struct Plan {
     templates: String,
     claim: String,
     routes: Option<String>,
+    allow: String,
     admin: String,
     secrets: String,
     feeds: String,
@@ -129,6 +130,12 @@ impl Plan {
     /// `gate.tls.client_ca`, as TOML.
     pub(crate) fn client_ca(mut self, client_ca: &str) -> Self {
         client_ca.clone_into(&mut self.client_ca);
+        self
+    }
+
+    /// One more administrator.
+    pub(crate) fn allowing(mut self, principal: &str) -> Self {
+        write!(self.allow, ", \"{principal}\"").unwrap();
         self
     }
 
@@ -198,7 +205,18 @@ impl Plan {
 
     fn text(&self, upstream: SocketAddr) -> String {
         let Self {
-            speaks, threads, gate, client_ca, domains, templates, claim, admin, secrets, feeds, ..
+            speaks,
+            threads,
+            gate,
+            client_ca,
+            domains,
+            templates,
+            claim,
+            allow,
+            admin,
+            secrets,
+            feeds,
+            ..
         } = self;
         let routes = self.routes.as_deref().unwrap_or("[[route]]\nupstream = [\"UPSTREAM\"]");
         let routes = routes.replace("UPSTREAM", &format!("{}://{upstream}", speaks.scheme()));
@@ -218,7 +236,7 @@ claim = {claim}
 {routes}
 [admin]
 listen = "127.0.0.1:0"
-allow = ["ops.admin.test", "second.admin.test"]
+allow = ["ops.admin.test", "second.admin.test"{allow}]
 {admin}
 [admin.tls]
 cert = "server.pem"
@@ -268,6 +286,7 @@ impl Lab {
             templates: r#"["spiffe://{trust_domain}/agent/{agent}", "dns:{agent}.lab.test"]"#.into(),
             claim: r#"{ header = "x-agent-id" }"#.into(),
             routes: None,
+            allow: String::new(),
             admin: String::new(),
             secrets: String::new(),
             feeds: String::new(),

@@ -13,6 +13,7 @@ mod upstream;
 
 mod a_lost_state_is_refused;
 mod administrators_decide;
+mod administrators_take_administrators;
 mod an_incident_is_handled;
 mod answers_come_as_they_are;
 mod answers_have_one_reading;
@@ -73,6 +74,7 @@ mod strangers_are_let_in;
 mod targets_are_known_or_not;
 mod the_api_answers;
 mod threads_share_the_load;
+mod unsigned_messages_lock_nobody_out;
 mod upstream_connections_are_kept;
 mod upstreams_are_secured;
 mod upstreams_share_the_load;

@@ -357,13 +357,32 @@ impl Api {
 
     /// Whether a caller may ask this, and it names something.
     fn may(&self, change: &Change, target: &Target, who: &Actor) -> Result<(), Refusal> {
-        let (least, what) = change.takes(|| who.role < Some(Role::Admin) && self.is_of_authority(target));
-        who.require(least, &what)?;
+        // Who may do everything is asked nothing more.
+        if who.role < Some(Role::Admin) {
+            let (least, what) = self.takes(change, target);
+            who.require(least, &what)?;
+        }
         let strikes = change.action != Action::Reinstate && !change.preemptive;
         if strikes && target.level() == Level::Certificate && !self.knows_certificate(target) {
             return Err(Refusal::unknown_certificate(target.name()));
         }
         Ok(())
+    }
+
+    /// The least role that may ask this, and what it is called.
+    fn takes(&self, change: &Change, target: &Target) -> (Role, String) {
+        let (action, level) = (change.action.name(), change.level);
+        let is_mass = matches!(level, Level::Issuer | Level::TrustDomain);
+        match change.action {
+            Action::Reinstate if change.force => (Role::Admin, "a forced reinstatement".into()),
+            _ if is_mass => (Role::Admin, format!("to {action} at level {level}")),
+            // What hits an authority's own certificate or key hits everything under it.
+            _ if self.is_of_authority(target) => (Role::Admin, format!("to {action} an authority's {level}")),
+            Action::Revoke | Action::Suspend if self.hits_an_administrator(target) => {
+                (Role::Admin, format!("to {action} {target}, which holds an administrator's role,"))
+            }
+            _ => (Role::Operator, format!("to {action} at level {level}")),
+        }
     }
 
     /// A task of its own: a caller who revokes herself, or hangs up, ends the call, never the revocation.
@@ -510,20 +529,6 @@ impl Change {
     /// Whether it lets somebody in again.
     fn lifts(&self) -> bool {
         self.action == Action::Reinstate && !self.dry_run
-    }
-
-    /// The least role that may ask this, and what it is called.
-    /// Whoever hits an authority's own certificate or key hits everything under it.
-    fn takes(&self, is_of_authority: impl FnOnce() -> bool) -> (Role, String) {
-        let is_mass = matches!(self.level, Level::Issuer | Level::TrustDomain);
-        match self.force {
-            true => (Role::Admin, "a forced reinstatement".into()),
-            _ if is_mass => (Role::Admin, format!("to {} at level {}", self.action.name(), self.level)),
-            _ if is_of_authority() => {
-                (Role::Admin, format!("to {} an authority's {}", self.action.name(), self.level))
-            }
-            _ => (Role::Operator, format!("to {} at level {}", self.action.name(), self.level)),
-        }
     }
 }
 

@@ -36,6 +36,7 @@ use crate::revocation::Seen;
 use crate::revocation::Target;
 use crate::revocation::Targets;
 use crate::session::Credential;
+use crate::session::Heeds;
 
 /// Certificates of one target that are listed.
 const MAX_CERTIFICATES: usize = 100;
@@ -94,6 +95,10 @@ pub(super) struct Verdict {
     hits: Vec<Hit>,
     /// Live sessions of it.
     sessions: usize,
+    /// Of somebody who holds a role: that unsigned messages alone deny it, which the admin listener does not heed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    note: Option<&'static str>,
 }
 
 /// One certificate, and whether it would be let in.
@@ -151,6 +156,8 @@ pub(super) async fn check(
     api.at_leisure(move |api| api.check(&question)).await?.map(Json)
 }
 
+const UNHEEDED: &str =
+    "the admin listener lets it in all the same: only unsigned messages deny it, which it does not heed";
 const ONE: &str = "query: exactly one of certificate, serial, principal, key, token, task";
 
 impl Question {
@@ -309,6 +316,15 @@ impl Api {
             verdict.decide(Some(No { reason, ..no }));
         }
         verdict.certificates = certificates;
+        let note = |seen: &Seen| self.note_for(seen.principal.as_deref(), &seen.targets, seen.issued_at);
+        verdict.note = verdict.note.or_else(|| seen.iter().find_map(note));
+    }
+
+    /// What is to be said of somebody who holds a role and is denied by unsigned messages alone.
+    fn note_for(&self, principal: Option<&str>, targets: &[Target], issued_at: i64) -> Option<&'static str> {
+        let holds = principal.is_some_and(|name| self.access.knows(name));
+        let denies = |heeds| self.denial_for(targets, issued_at, heeds).is_some();
+        (holds && denies(Heeds::All) && !denies(Heeds::Signed)).then_some(UNHEEDED)
     }
 
     /// When a credential was issued that is asked about: now, if nothing else is said.
@@ -350,6 +366,7 @@ impl Api {
             allowed: code.is_none(),
             code,
             reason,
+            note: self.note_for(principal.as_deref(), targets, issued_at),
             principal,
             known: Some(false),
             certificates: Vec::new(),
@@ -370,8 +387,13 @@ impl Api {
     }
 
     pub(super) fn denial(&self, targets: &[Target], issued_at: i64) -> Option<Denial> {
+        self.denial_for(targets, issued_at, Heeds::All)
+    }
+
+    /// Why the gate, or the admin listener, would refuse who carries these.
+    fn denial_for(&self, targets: &[Target], issued_at: i64, heeds: Heeds) -> Option<Denial> {
         let own = self.engine.fingerprinter().all_carried(targets);
-        self.engine.judge(&Credential { own, issued_at, ..Credential::default() }).err()
+        self.engine.judge(&Credential { own, issued_at, heeds, ..Credential::default() }).err()
     }
 
     /// Whether a certificate that was seen would be let in, by itself.

@@ -29,6 +29,7 @@ use crate::authority::access::Bearer;
 use crate::revocation::Denial;
 use crate::session::Credential;
 use crate::session::Guard;
+use crate::session::Heeds;
 use crate::session::Holder;
 use crate::session::Origin;
 use crate::session::Session;
@@ -303,7 +304,8 @@ impl Api {
         let targets: Vec<_> = bearer.targets().collect();
         let own = self.engine.fingerprinter().all_carried(&targets);
         let holder = Holder { principal: Some(bearer.actor.clone()), ..Holder::default() };
-        Credential { own, mass: Vec::new(), issued_at: bearer.issued_at.secs(), holder: holder.into() }
+        let issued_at = bearer.issued_at.secs();
+        Credential { own, mass: Vec::new(), issued_at, heeds: Heeds::Signed, holder: holder.into() }
     }
 
     /// Logs a refusal, and writes it to the audit before it is answered. What strangers do, and who calls too often, is

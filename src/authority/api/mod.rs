@@ -3,6 +3,7 @@
 //! One call, straight through: `gatekeeper` (credential → role → rate) → a handler → its answer, or a [`Refusal`],
 //! which the gatekeeper writes to the audit and answers as a problem document.
 
+mod administrators;
 mod advisory;
 mod audited;
 mod body;

@@ -57,6 +57,10 @@ pub(super) struct Obstacle {
     #[schema(nullable = false)]
     issuer: Option<String>,
     state: StateName,
+    /// True if an unsigned message said so: the admin listener does not heed it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    unsigned: bool,
     /// When it was decided.
     #[schema(value_type = String, format = DateTime)]
     since: Timestamp,
@@ -273,6 +277,7 @@ impl Obstacle {
             target: of.name().to_owned(),
             issuer: of.issuer().map(str::to_owned),
             state: state.into(),
+            unsigned: standing.unsigned,
             since: standing.stamp.0,
             reason: standing.reason.clone(),
             of: of.clone(),

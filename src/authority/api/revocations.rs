@@ -120,6 +120,10 @@ pub(super) struct Revocation {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     source: Option<String>,
+    /// True if an unsigned message said so: the admin listener does not heed it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schema(required = false)]
+    unsigned: bool,
     /// When it was decided.
     #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
@@ -153,6 +157,7 @@ impl Revocation {
             reason: standing.reason.clone(),
             actor: standing.actor.clone(),
             source: standing.source.clone(),
+            unsigned: standing.unsigned,
             at: standing.stamp.0,
             issued_before: standing.issued_before.map(Timestamp::from_secs),
             expires_at: standing.expires_at,

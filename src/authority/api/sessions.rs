@@ -203,7 +203,7 @@ pub(super) struct Ended {
     sessions_pending: usize,
 }
 
-/// End one session. Its credential is not denied: it may connect again.
+/// End one session. Its credential is not denied: it may connect again. An administrator's takes the role `admin`.
 #[utoipa::path(
     delete, path = "/v1/sessions/{id}", operation_id = "end_session", tag = "sessions", security(("bearer" = []), ()),
     params(("id" = String, Path, description = "The id of a session."), Why),
@@ -285,6 +285,7 @@ impl Api {
         let unknown = || Refusal::unknown("unknown_session", id).about("end_session", None);
         let name: SessionId = id.parse().map_err(|_| unknown())?;
         let session = self.engine.sessions().get(name).ok_or_else(unknown)?;
+        self.may_end(&session, &actor).map_err(|refusal| refusal.about("end_session", None))?;
         let holder = Arc::clone(&session.credential().holder);
         drop(session);
         if !stand(&guards) {

@@ -77,6 +77,9 @@ pub struct Entry {
     /// Of a reinstatement: whether it lifts a revocation too.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub force: Option<bool>,
+    /// True if an unsigned message said so: the admin listener does not heed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unsigned: Option<bool>,
     /// The engine's generation with it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<u64>,

@@ -126,6 +126,8 @@ struct Particulars {
     expires_at: Option<Timestamp>,
     #[serde(default)]
     force: bool,
+    #[serde(default)]
+    unsigned: bool,
     timeline: Option<Stamps>,
 }
 
@@ -158,6 +160,7 @@ impl PastChange {
             actor: told.actor,
             source: told.timeline.map(|stamps| stamps.feed),
             force: told.force,
+            unsigned: told.unsigned,
             ..Event::new(told.action, target, told.at)
         };
         Some(Self { sequence, time, event, durable })
@@ -196,7 +199,9 @@ mod tests {
         assert_eq!((event.target.name(), event.target.issuer()), ("0a", Some("abcd")));
         assert_eq!(event.at, Timestamp::parse("2027-01-15T07:59:00.000Z").unwrap());
         assert_eq!(event.expires_at, Timestamp::parse("2028-01-15T08:00:00.000Z"));
-        assert_eq!((event.issued_before, event.force), (Some(5), false));
+        assert_eq!((event.issued_before, event.force, event.unsigned), (Some(5), false, false));
+        let members = r#""action":"suspend","outcome":"applied","id":"x","level":"task","target":"t","at":"2027-01-15T07:59:00.000Z","unsigned":true"#;
+        assert!(PastChange::parse(line(1, members).as_bytes()).unwrap().event.unsigned);
         let texts = (event.reason.as_deref(), event.actor.as_deref(), event.source.as_deref());
         assert_eq!(texts, (Some("lost"), Some("secret:ops"), Some("sqs")));
         assert_eq!(PastChange::parse(text.replace("lost", "LOST").as_bytes()), None, "a damaged line");

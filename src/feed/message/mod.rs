@@ -71,7 +71,7 @@ pub struct Message {
 pub struct Poison {
     /// What kind of fault, for metrics: `too_large`, `not_json`, `unknown_shape`, `unknown_version`, `unknown_type`,
     /// `bad_event`, `bad_envelope`, `not_sns`, `wrong_topic`, `unsigned`, `force_unsigned`, `bad_signature`,
-    /// `bad_certificate_url`, `bad_certificate`, `unknown_certificate`, `ambiguous_issuer`.
+    /// `bad_certificate_url`, `bad_certificate`, `unknown_certificate`, `ambiguous_issuer`, `secret_target`.
     pub kind: &'static str,
     /// Where and why, in one line.
     pub reason: String,
@@ -251,7 +251,9 @@ fn take(message: &mut Message, text: &str, derived: Derived, (signed, i): (Signe
         }
     };
     match read_part(text, derived, signed, &mut note) {
-        Ok(Part::Event(event)) => message.events.push(*event),
+        Ok(Part::Event(event)) => {
+            message.events.push(Event { unsigned: signed == Signed::No, ..*event });
+        }
         Ok(Part::Irrelevant(what)) => message.irrelevant.push(what),
         Err(poison) => message.poison.push(match i {
             Some(i) => Poison::new(poison.kind, format!("part {i}: {}", poison.reason)),
@@ -275,7 +277,7 @@ fn read_part(
     let fields = Fields::read(text)?;
     let shape = Shape::of(&fields).ok_or_else(|| unknown(&fields))?;
     note(shape);
-    match shape {
+    let part = match shape {
         Shape::Portcullis => event::read(&fields, signed).map(|event| Part::Event(Box::new(event))),
         // Without an id and a time that were signed with it, it could be sent again for ever.
         _ if signed == Signed::Yes => {
@@ -284,6 +286,13 @@ fn read_part(
         Shape::Clawdentity => foreign::clawdentity(&fields, derived),
         Shape::Serial => foreign::serial(&fields, derived),
         Shape::Agentwrit => foreign::agentwrit(&fields, derived),
+    }?;
+    match part {
+        Part::Event(event) if event.target.is_secret() => {
+            let why = "`target`: a secret of the admin API, about which no feed decides, signed or not";
+            Err(Poison::new("secret_target", why))
+        }
+        part => Ok(part),
     }
 }
 

@@ -255,3 +255,54 @@ fn signatures_are_not_asked_for_without_keys() {
     let keys = json!({ "require_signed": true, "keys": { "k": Path::new("k.pem") } });
     assert!(config(keys).check().is_ok());
 }
+
+/// Seen failing with events that are left as they are made.
+#[test]
+fn an_event_says_whether_its_message_was_signed() {
+    let signers = Signers::new();
+    let reader = signers.reader(false);
+    let unsigned = |body: &str| -> Vec<bool> {
+        reader.read(body, &ORIGIN).events.iter().map(|event| event.unsigned).collect()
+    };
+    let batch = json!([event(), event()]);
+    for key in ["ed", "p256", "hs"] {
+        assert_eq!(unsigned(&signers.sign(key, &event())), [false], "{key}");
+        assert_eq!(unsigned(&signers.sign(key, &batch)), [false, false], "{key}");
+    }
+    let bare = json!({"level": "agent", "target": "a"});
+    for (body, expected) in [
+        (event().to_string(), vec![true]),
+        (batch.to_string(), vec![true, true]),
+        (json!([bare, {"serial": "0a", "issuer": "abcd"}]).to_string(), vec![true, true]),
+        (json!({"version": "0", "id": "i", "detail-type": "d", "detail": event()}).to_string(), vec![true]),
+    ] {
+        assert_eq!(unsigned(&body), expected, "{body}");
+    }
+}
+
+/// Seen failing with targets that are read and not looked at.
+#[test]
+fn no_message_decides_about_a_secret_signed_or_not() {
+    let signers = Signers::new();
+    let reader = signers.reader(false);
+    for target in ["secret:safe", " secret:safe ", "secret:"] {
+        for (action, level) in
+            [("revoke", "principal"), ("suspend", "agent"), ("reinstate", "principal"), ("revoke", "agent")]
+        {
+            let told = json!({"version": 1, "id": "e", "action": action, "level": level, "target": target,
+                "at": "2026-11-22T16:00:00Z"});
+            for body in [told.to_string(), signers.sign("ed", &told)] {
+                let why = refusal(reader.read(&body, &ORIGIN));
+                assert!(why.starts_with("secret_target: "), "{body}: {why}");
+            }
+        }
+        let foreign = json!({"level": "agent", "target": target}).to_string();
+        assert!(refusal(reader.read(&foreign, &ORIGIN)).starts_with("secret_target: "), "{foreign}");
+    }
+    // What else is in a batch takes effect.
+    let batch = json!([event(), with(event(), "target", "secret:safe".into())]).to_string();
+    assert_eq!(told(&reader.read(&batch, &ORIGIN)), (vec!["secret_target"], vec!["e-1"]));
+    // No principal: no credential carries it as anything else.
+    let other = with(with(event(), "level", "task".into()), "target", "secret:safe".into());
+    assert_eq!(told(&reader.read(&other.to_string(), &ORIGIN)), (vec![], vec!["e-1"]));
+}
