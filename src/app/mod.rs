@@ -85,8 +85,8 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::Tracer;
 
-/// What the admin listener accepts: nobody unverified, and with limits of its own.
-const STRICT: (Strangers, Option<Limits>) = (Strangers::Refused, None);
+/// What the admin listener accepts: every handshake, because a token counts beside any certificate; with limits of its own.
+const ADMIN_TLS: (Strangers, Option<Limits>) = (Strangers::LetIn, None);
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
 /// Descriptors that are no connections of the gate: files, runtimes, administrators.
@@ -209,7 +209,7 @@ pub fn check(config: &Config) -> Result<(), Error> {
     shared.plan_feeds()?;
     config.admin.as_ref().map_or(Ok(vec![]), |admin| load_secrets(config, admin))?;
     let admin_tls = config.admin.as_ref().and_then(|admin| admin.tls.as_ref());
-    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], STRICT).map(drop))
+    admin_tls.map_or(Ok(()), |tls| shared.secure(tls, "admin.tls", &[], ADMIN_TLS).map(drop))
 }
 
 /// Starts everything that a configuration names, on the state that [`init_state`] made. When this returns, everything in
@@ -420,9 +420,11 @@ impl Shared {
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
-        // Advisory mode refuses nobody, in the handshake neither; administrators are not its affair.
-        let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
-        let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
+        let reject_at = match strangers {
+            Strangers::Tolerated => self.config.gate.reject_at,
+            // Advisory mode refuses nobody, in the handshake neither; and a token counts beside a revoked certificate.
+            Strangers::LetIn => RejectAt::Request,
+        };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
         let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())

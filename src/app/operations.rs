@@ -21,9 +21,9 @@ use tokio::time::MissedTickBehavior;
 use tokio::time::timeout;
 use tower_service::Service as _;
 
+use super::ADMIN_TLS;
 use super::Error;
 use super::Rules;
-use super::STRICT;
 use super::Secured;
 use super::Shared;
 use super::Told;
@@ -115,8 +115,8 @@ impl Operations {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
             let names: Vec<DnsName> = names.filter_map(|name| DnsName::parse(name)).collect();
             let secured = match &section.tls {
-                Some(tls) => shared.secure(tls, "admin.tls", &names, STRICT)?,
-                None => shared.secure(&config.gate.tls, "gate.tls", &names, STRICT)?,
+                Some(tls) => shared.secure(tls, "admin.tls", &names, ADMIN_TLS)?,
+                None => shared.secure(&config.gate.tls, "gate.tls", &names, ADMIN_TLS)?,
             };
             let trusted = [Arc::clone(gate.trust()), Arc::clone(secured.peers.trust())];
             let api = shared.api(section, gate.binding(), trusted, (audit, condition.clone()))?;
@@ -188,6 +188,12 @@ struct Admin {
 impl Handler for Admin {
     type Route = ();
 
+    const TAKES_TOKENS: bool = true;
+
+    fn authenticates_itself(&self, request: &Request<Incoming>) -> bool {
+        authority::authenticates_itself(request)
+    }
+
     fn route(&self, _: &Request<Incoming>) -> Result<(), Refusal> {
         Ok(())
     }
@@ -211,7 +217,9 @@ impl Handler for Admin {
         connection: &Rc<Connection>,
         (): (),
     ) -> Result<Response<Body>, Refusal> {
-        let identity = connection.peer().map(|peer| &peer.identity);
+        // Beside a token the certificate has no say: it was not checked.
+        let peer = connection.peer().filter(|_| !self.authenticates_itself(&request));
+        let identity = peer.map(|peer| &peer.identity);
         request.extensions_mut().insert(Caller {
             principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),

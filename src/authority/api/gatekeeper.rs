@@ -44,7 +44,7 @@ const MAX_PATH: usize = 256;
 pub(super) struct Administrator {
     pub(super) actor: Actor,
     /// Keep what the administrator is known by in the table of sessions, so that a revocation of it waits for what is
-    /// being decided on its strength: the connection's own, and the token's.
+    /// being decided on its strength: the connection's own if a certificate let the administrator in, else the token's.
     pub(super) guards: Vec<Guard>,
 }
 
@@ -99,6 +99,13 @@ impl Call {
             ..Entry::default()
         }
     }
+}
+
+/// Returns whether a request is judged by a token or secret alone: it has an `Authorization` header, or is a login. So the
+/// certificate of its connection, revoked, expired or unknown, does not keep out the holder of a token or secret.
+pub fn authenticates_itself<B>(request: &http::Request<B>) -> bool {
+    request.headers().contains_key(AUTHORIZATION)
+        || (request.method() == Method::POST && request.uri().path() == AUTH)
 }
 
 /// Lets in whom a certificate or a token shows to be an administrator; everything else ends here.
@@ -238,7 +245,7 @@ fn correlation(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Api {
-    /// Who calls. An `Authorization` header counts before a certificate: who sends one means to be known by it.
+    /// Who calls: see [`authenticates_itself`].
     fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refused> {
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         let known = match (authorizations.next(), authorizations.next()) {
@@ -281,9 +288,9 @@ impl Api {
         let admit = || self.engine.admit(Arc::new(self.credential(&bearer)), origin);
         let guard = caller.tokens.session(&bearer.jti, caller.guard.as_ref(), admit).ok_or_else(generic)?;
         self.engine.check(guard.session()).map_err(|_| generic())?;
-        let guards = caller.guard.iter().cloned().chain([guard]).collect();
         let actor = Actor { name: bearer.actor, role: Some(bearer.role), call: call.clone() };
-        Ok(Administrator { actor, guards })
+        // The token's alone: a revocation of the certificate beside it undoes nothing that the token may do.
+        Ok(Administrator { actor, guards: vec![guard] })
     }
 
     /// A token as the engine sees it.
