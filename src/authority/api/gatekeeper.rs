@@ -336,7 +336,8 @@ impl Api {
             ..actor.line("call", "refused")
         };
         let line = self.about(line, refusal).await;
-        self.put_on_record(line).await;
+        // What cannot be written was logged.
+        let _ = self.put_on_record(line).await;
     }
 
     /// Puts on record that somebody was turned away who is denied altogether.
@@ -356,7 +357,7 @@ impl Api {
         let actor = Actor { name: principal.to_owned(), role: self.access.role(principal), call };
         let suppressed = self.load.suppressed();
         let line = Entry { code: Some(code.into()), suppressed, ..actor.line("call", "refused") };
-        self.put_on_record(line).await;
+        let _ = self.put_on_record(line).await;
     }
 
     /// Puts on record how many refusals were not written one by one.
@@ -369,13 +370,22 @@ impl Api {
                 suppressed: Some(suppressed),
                 ..Entry::default()
             };
-            self.put_on_record(line).await;
+            let _ = self.put_on_record(line).await;
         }
     }
 
-    async fn put_on_record(&self, line: Entry) {
-        if let Err(error) = self.audit.append(line).await {
-            tracing::error!(%error, "audit: cannot write");
+    /// Writes a line to the audit. Returns whether it is on disk; if not, it waits in memory until the disk takes it.
+    ///
+    /// # Errors
+    /// [`Refusal::not_durable`] where the line is not kept either.
+    pub(super) async fn put_on_record(&self, line: Entry) -> Result<bool, Refusal> {
+        let action = line.action.clone();
+        let Err(error) = self.audit.append(line).await else { return Ok(true) };
+        let waiting = self.audit.waiting();
+        tracing::error!(action = action.as_ref(), %error, waiting, "audit: cannot write");
+        match error.keeps_line() {
+            true => Ok(false),
+            false => Err(Refusal::not_durable(format!("audit: {error}"))),
         }
     }
 
