@@ -45,6 +45,7 @@ pub use supervisor::Supervisor;
 
 use crate::authority;
 use crate::authority::Audit;
+use crate::authority::Role;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ConfigError;
@@ -523,7 +524,19 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
 fn warn(config: &Config) {
     warn_of_routes(config);
     warn_of_scopes(config);
+    warn_of_lock_out(config);
     state::warn(config);
+}
+
+/// Warns of administrators who cannot come back once their certificates are revoked, or their authority has expired.
+fn warn_of_lock_out(config: &Config) {
+    let Some(admin) = &config.admin else { return };
+    if admin.secret.iter().all(|secret| secret.role != Role::Admin) {
+        tracing::warn!(
+            "no [[admin.secret]] has role \"admin\": administrators whose certificates are revoked, or whose authority has expired, \
+             are locked out"
+        );
+    }
 }
 
 /// Says what is allowed, and may not be meant.

@@ -40,6 +40,7 @@ mod levels_hit_their_own;
 mod limits_hold;
 mod many_decide_at_once;
 mod messages_pass_unchanged;
+mod nobody_is_locked_out;
 mod operators_see;
 mod refusals_speak_dialects;
 mod refuses_to_start;
