@@ -116,8 +116,8 @@ async fn in_the_answer_where_only_the_audit_cannot_be_written() {
     lab.client(b).get("/").await.assert_ok();
 }
 
-/// The calls that need no journal are carried out, and say that their line is not on disk. Seen failing with each of them that
-/// answers 503 where the audit cannot be written, and with each that ignores its error.
+/// The calls that need no journal are carried out, and say that their line is not on disk. Seen failing with a `put_on_record` that
+/// refuses where the audit cannot be written, and with one that ignores its error.
 #[tokio::test]
 async fn in_the_answer_to_every_call_that_needs_no_journal() {
     let lab = Lab::plan().staffed().start().await;
