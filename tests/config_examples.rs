@@ -4,7 +4,9 @@
 
 use std::path::Path;
 
+use portcullis::authority::Role;
 use portcullis::config::Config;
+use portcullis::proxy::ClientCaConfig;
 use portcullis::proxy::UpstreamConfig;
 use portcullis::proxy::UpstreamTimeouts;
 
@@ -22,6 +24,44 @@ fn every_example_is_a_configuration() {
         count += 1;
     }
     assert!(count >= 2, "{count}");
+}
+
+/// An administrator comes back from any mistake. Seen failing with a secret that is commented out, one of another role, and an
+/// administrator whom the agents' authority or trust domain takes along.
+#[test]
+fn every_example_has_a_way_back() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| std::fs::read_to_string(root.join(name)).unwrap();
+    let toml = |text: &str| {
+        let blocks = text.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned());
+        blocks.collect::<Vec<_>>()
+    };
+    let whole = toml(&read("README.md")).remove(0);
+    // The page shows the section alone.
+    let gate = whole.split_once("[admin]").unwrap().0;
+    let rest = "[state]\ndir = \"state\"\n";
+    let section = toml(&read("docs/admin.md")).remove(0);
+    let examples = [
+        ("README.md", whole.clone()),
+        ("docs/admin.md", format!("{gate}{section}{rest}")),
+        ("config/edge.toml", read("config/edge.toml")),
+        ("config/sidecar.toml", read("config/sidecar.toml")),
+    ];
+    for (name, text) in examples {
+        let config = load(name, &text);
+        let admin = config.admin.expect(name);
+        assert!(admin.secret.iter().any(|secret| secret.role == Role::Admin), "{name}: no secret");
+        let Some(tls) = &admin.tls else { continue };
+        let agents = format!("{:?}", config.gate.tls.client_ca);
+        for ca in &tls.client_ca {
+            let ClientCaConfig::File(file) = ca else { panic!("{name}: {ca:?}") };
+            assert!(!agents.contains(&format!("{file:?}")), "{name}: {file:?}");
+        }
+        let names = admin.roles().into_iter().flat_map(|(.., names)| names.to_vec());
+        names.for_each(|id| {
+            assert!(!id.starts_with("spiffe:"), "{name}: {id} is in the agents' trust domain")
+        });
+    }
 }
 
 /// What an example comments out must be the truth too: uncommented, it loads and changes nothing.

@@ -45,6 +45,7 @@ pub use supervisor::Supervisor;
 
 use crate::authority;
 use crate::authority::Audit;
+use crate::authority::Role;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ConfigError;
@@ -96,9 +97,9 @@ struct Clients {
     heeds: Heeds,
 }
 
-/// Whom the admin listener accepts: nobody unverified, with limits of its own, and nobody is shut out by an unsigned
-/// message.
-const ADMINISTRATORS: Clients = Clients { strangers: Strangers::Refused, limits: None, heeds: Heeds::Signed };
+/// The clients of the admin listener: it lets every handshake finish, because a token counts beside any certificate; it has
+/// limits of its own; and it heeds no unsigned message.
+const ADMINISTRATORS: Clients = Clients { strangers: Strangers::LetIn, limits: None, heeds: Heeds::Signed };
 /// Where there is no limit.
 const MANY_DESCRIPTORS: usize = 1_000_000;
 /// Descriptors that are no connections of the gate: files, runtimes, administrators.
@@ -447,9 +448,11 @@ impl Shared {
         let binding = Binding::new(&self.config.identity).admitting(names);
         let peers =
             Peers::new(trust, binding, Arc::clone(&self.engine), self.clock.clone(), self.metrics.clone());
-        // Advisory mode refuses nobody, in the handshake neither; administrators are not its affair.
-        let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
-        let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
+        let reject_at = match strangers {
+            Strangers::Tolerated => self.config.gate.reject_at,
+            // Advisory mode refuses nobody, in the handshake neither; and a token counts beside a revoked certificate.
+            Strangers::LetIn => RejectAt::Request,
+        };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
         let peers = peers.heeding(heeds).noting_in(Arc::clone(&self.registry));
         let peers = Arc::new(peers.limiting_lines(Arc::clone(&self.lines)));
@@ -549,7 +552,19 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
 fn warn(config: &Config) {
     warn_of_routes(config);
     warn_of_scopes(config);
+    warn_of_lock_out(config);
     state::warn(config);
+}
+
+/// Warns of administrators who cannot come back once their certificates are revoked, or their authority has expired.
+fn warn_of_lock_out(config: &Config) {
+    let Some(admin) = &config.admin else { return };
+    if admin.secret.iter().all(|secret| secret.role != Role::Admin) {
+        tracing::warn!(
+            "no [[admin.secret]] has role \"admin\": administrators whose certificates are revoked, or whose authority has expired, \
+             are locked out"
+        );
+    }
 }
 
 /// Says what is allowed, and may not be meant.

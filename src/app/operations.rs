@@ -193,6 +193,12 @@ struct Admin {
 impl Handler for Admin {
     type Route = ();
 
+    const TAKES_TOKENS: bool = true;
+
+    fn authenticates_itself(&self, request: &Request<Incoming>) -> bool {
+        authority::authenticates_itself(request)
+    }
+
     fn route(&self, _: &Request<Incoming>) -> Result<(), Refusal> {
         Ok(())
     }
@@ -216,7 +222,9 @@ impl Handler for Admin {
         connection: &Rc<Connection>,
         (): (),
     ) -> Result<Response<Body>, Refusal> {
-        let identity = connection.peer().map(|peer| &peer.identity);
+        // Beside a token the certificate has no say: it was not checked.
+        let peer = connection.peer().filter(|_| !self.authenticates_itself(&request));
+        let identity = peer.map(|peer| &peer.identity);
         request.extensions_mut().insert(Caller {
             principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
@@ -252,6 +260,20 @@ struct Condition {
 }
 
 impl Condition {
+    /// What the disk does not take, and waits in memory.
+    fn disk_fault(&self) -> Option<String> {
+        let journal = self
+            .engine
+            .journal_fault()
+            .map(|fault| format!("the journal cannot be written; revocations stand in memory only: {fault}"));
+        let audit = self.audit.as_ref().filter(|audit| !audit.is_durable()).map(|audit| {
+            let waiting = audit.waiting();
+            format!("the audit cannot be written; who did what is in memory only: {waiting} lines")
+        });
+        let faults: Vec<String> = journal.into_iter().chain(audit).collect();
+        (!faults.is_empty()).then(|| faults.join("; "))
+    }
+
     /// For the service manager's status line.
     fn in_words(&self) -> String {
         match self.ready() {
@@ -284,14 +306,11 @@ impl Health for Condition {
         if *self.gate_drains.borrow() {
             return Err("draining".into());
         }
-        if let Some(fault) = self.engine.journal_fault() {
-            return Err(format!("the journal cannot be written; revocations stand in memory only: {fault}"));
-        }
-        match self.audit.as_ref().is_none_or(Audit::is_durable) {
+        match self.disk_fault() {
+            Some(fault) => Err(fault),
             // Whoever depends on a stale feed is served all the same.
-            true if self.engine.break_glass().is_on() => Ok(()),
-            true => self.feeds.ready(self.clock.now()),
-            false => Err("the audit cannot be written; who did what is in memory only".into()),
+            None if self.engine.break_glass().is_on() => Ok(()),
+            None => self.feeds.ready(self.clock.now()),
         }
     }
 }

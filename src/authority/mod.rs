@@ -15,6 +15,7 @@ pub use api::Caller;
 pub use api::Load;
 pub use api::Recognised;
 pub use api::Tokens;
+pub use api::authenticates_itself;
 pub use api::openapi;
 pub use api::router;
 pub use audit::Audit;

@@ -64,6 +64,9 @@ pub(super) fn print(
     }
     let mut page = Page::new();
     let code = show(answer, &mut page);
+    if answer.document["audit_durable"] == Value::Bool(false) {
+        complain(&"WARNING: the audit line of this is not on disk: it waits in the gate's memory");
+    }
     if args.json {
         return code.max(printed);
     }

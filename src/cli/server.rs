@@ -44,14 +44,14 @@ pub(super) struct ServerArgs {
     /// The authority that vouches for the server (PEM).
     #[arg(long, env = "PORTCULLIS_CACERT", value_name = "FILE")]
     cacert: Option<PathBuf>,
-    /// The administrator's certificate (PEM).
+    /// The administrator's certificate (PEM). A secret or a token counts before it: then it is not used.
     #[arg(long, env = "PORTCULLIS_CLIENT_CERT", value_name = "FILE")]
     client_cert: Option<PathBuf>,
     /// Its private key (PEM).
     #[arg(long, env = "PORTCULLIS_CLIENT_KEY", value_name = "FILE")]
     client_key: Option<PathBuf>,
-    /// A file with an access token.
-    #[arg(long, env = "PORTCULLIS_TOKEN_FILE", value_name = "FILE", conflicts_with = "secret_file")]
+    /// A file with an access token. A secret counts before it.
+    #[arg(long, env = "PORTCULLIS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
     /// A file with an administrator's secret, for which the server gives a token.
     #[arg(long, env = "PORTCULLIS_SECRET_FILE", value_name = "FILE")]
@@ -65,6 +65,27 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
+    /// Certificate and key of the caller; `None` where a secret or a token says who calls. Beside those a certificate could only
+    /// keep the caller out: it may be the one that was revoked, and exported to the environment.
+    fn certificate(&self) -> Result<Option<(&Path, &Path)>, CallError> {
+        let usage = |text: &str| Err(CallError::Usage(text.to_owned()));
+        if self.secret_file.is_some() || self.token_file.is_some() {
+            return Ok(None);
+        }
+        match (&self.client_cert, &self.client_key) {
+            (Some(cert), Some(key)) => Ok(Some((cert, key))),
+            (Some(_), None) => {
+                usage("--client-key is missing: the private key of the certificate in --client-cert")
+            }
+            (None, Some(_)) => {
+                usage("--client-cert is missing: the certificate of the private key in --client-key")
+            }
+            (None, None) => usage(
+                "nothing says who is calling: give --client-cert and --client-key, --token-file or --secret-file",
+            ),
+        }
+    }
+
     /// An error of a file, with the option that names the file.
     fn named(&self, error: ClientError) -> ClientError {
         let (file, reason) = match error {
@@ -103,35 +124,22 @@ const LONGEST: u64 = 60;
 impl<'a> Server<'a> {
     /// Reads the files that are named, and logs in if one of them is a secret.
     pub(super) async fn open(args: &'a ServerArgs) -> Result<Self, CallError> {
-        let usage = |text: &str| Err(CallError::Usage(text.to_owned()));
         let Some(cacert) = &args.cacert else {
-            return usage("--cacert is missing: the file of the authority that vouches for the server");
+            let text = "--cacert is missing: the file of the authority that vouches for the server";
+            return Err(CallError::Usage(text.to_owned()));
         };
-        let own = match (&args.client_cert, &args.client_key) {
-            (Some(_), None) => {
-                return usage("--client-key is missing: the private key of the certificate in --client-cert");
-            }
-            (None, Some(_)) => {
-                return usage("--client-cert is missing: the certificate of the private key in --client-key");
-            }
-            (cert, key) => cert.as_deref().zip(key.as_deref()),
-        };
-        if own.is_none() && args.token_file.is_none() && args.secret_file.is_none() {
-            return usage(
-                "nothing says who is calling: give --client-cert and --client-key, --token-file or --secret-file",
-            );
-        }
-        let tls = client::config_from_files(cacert, own).map_err(|error| args.named(error))?;
+        let tls =
+            client::config_from_files(cacert, args.certificate()?).map_err(|error| args.named(error))?;
         let tls = Arc::new(tls);
         let mut server = Self { args, tls, token: None, patience: client::ANSWER };
-        if let Some(file) = &args.token_file {
-            server.token = Some(
-                bearer(&read("--token-file", file)?)
-                    .ok_or_else(|| unfit("--token-file", file, "holds no access token"))?,
-            );
-        }
-        if let Some(file) = &args.secret_file {
-            server.log_in(file).await?;
+        match (&args.secret_file, &args.token_file) {
+            (Some(file), _) => server.log_in(file).await?,
+            (None, Some(file)) => {
+                let token = bearer(&read("--token-file", file)?);
+                server.token =
+                    Some(token.ok_or_else(|| unfit("--token-file", file, "holds no access token"))?);
+            }
+            (None, None) => {}
         }
         Ok(server)
     }

@@ -10,6 +10,7 @@ use super::change::unenforced;
 use super::complain;
 use super::output::Page;
 use super::output::cell;
+use super::output::counted;
 use super::output::shown;
 use super::question;
 use super::server::ServerArgs;
@@ -57,6 +58,12 @@ fn show(answer: &Answer, page: &mut Page) -> u8 {
     let audit = &document["audit"];
     page.field_if("audit", [cell(audit, "sequence"), cell(audit, "hash")].join(":").trim_matches(':'));
     page.field_if("AUDIT FAULT", &cell(audit, "fault"));
+    let number = |name: &str| audit[name].as_u64().unwrap_or_default();
+    match (number("waiting"), number("lost")) {
+        (0, 0) => {}
+        (waiting, 0) => page.field("AUDIT WAITING", &counted(waiting, "line")),
+        (waiting, lost) => page.field("AUDIT WAITING", &format!("{}, {lost} lost", counted(waiting, "line"))),
+    }
     let caller = &document["caller"];
     page.field_if(
         "you are",

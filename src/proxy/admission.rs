@@ -73,12 +73,10 @@ impl<H: Handler> Context<H> {
             (barred, Modes::Advisory) => (admit(disarmed).ok(), barred),
             (barred, Modes::Mixed) => (admit(armed).ok(), barred),
         };
-        // Denied, where routes of both modes share it: each strict request is told so.
+        // Denied, where routes of both modes share it, or tokens count: each request that goes by the certificate is told so.
         let is_armed = guard.is_some();
-        let guard = guard.or_else(|| match self.modes {
-            Modes::Mixed => admit(self.untouchable(peer.as_ref())).ok(),
-            _ => None,
-        });
+        let lives_on = self.modes == Modes::Mixed || H::TAKES_TOKENS;
+        let guard = guard.or_else(|| lives_on.then(|| admit(self.untouchable(peer.as_ref())).ok()).flatten());
         Connection {
             peer,
             presented,

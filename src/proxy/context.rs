@@ -40,6 +40,16 @@ pub trait Handler: 'static {
     /// Where a request leads.
     type Route;
 
+    /// Whether requests may authenticate themselves here: a connection whose certificate is denied or does not verify
+    /// then lives on for them.
+    const TAKES_TOKENS: bool = false;
+
+    /// Returns whether a request is judged by a token or secret of its own alone. [`Handler::serve`] must then give its
+    /// connection's certificate no say: nothing has checked it.
+    fn authenticates_itself(&self, _: &Request<Incoming>) -> bool {
+        false
+    }
+
     /// Finds where a request leads.
     fn route(&self, request: &Request<Incoming>) -> Result<Self::Route, Refusal>;
 
@@ -115,10 +125,10 @@ impl<H: Handler> Context<H> {
             if !connection.asked.replace(true) {
                 connection.first.notify_one();
             }
-            let mut clean = true;
+            let mut clean = !self.handler.authenticates_itself(&request);
             let route = self.handler.route(&request);
             let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
-            if let Err(refusal) = self.check(connection, terms.mode) {
+            if clean && let Err(refusal) = self.check(connection, terms.mode) {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
                     if self.ends_connection(&refusal) {

@@ -54,11 +54,9 @@ const UNVERIFIED: &str = "authentication error: a client certificate does not ve
 /// chain names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strangers {
-    /// The handshake fails.
-    Refused,
-    /// It fails, but not while break-glass lasts.
+    /// The handshake fails, but not while break-glass lasts.
     Tolerated,
-    /// It does not fail: each route says what becomes of such a client.
+    /// It does not fail: each route says what becomes of such a client; on the admin listener, its token does.
     LetIn,
 }
 
@@ -133,7 +131,7 @@ impl Peers {
             trust,
             binding,
             reject_at: RejectAt::Request,
-            strangers: Strangers::Refused,
+            strangers: Strangers::Tolerated,
             engine,
             clock,
             metrics,
@@ -267,7 +265,6 @@ impl Peers {
     /// Whether the handshake of a client whose chain does not verify goes on.
     pub(super) fn lets_strangers_in(&self) -> bool {
         match self.strangers {
-            Strangers::Refused => false,
             Strangers::Tolerated => self.engine.break_glass().is_on(),
             Strangers::LetIn => true,
         }

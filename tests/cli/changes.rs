@@ -344,6 +344,40 @@ fn a_secret_is_exchanged_for_a_token_that_is_renewed() {
     insta::assert_snapshot!(told.join("\n"));
 }
 
+/// Seen failing with a client that presents the exported certificate as well, which may be the one that was revoked; and with
+/// one that reads the exported token's file although a secret is given.
+#[test]
+fn beside_a_secret_or_a_token_nothing_else_says_who_calls() {
+    let token = json!({"access_token": "first", "expires_in": 300, "token_type": "Bearer"});
+    let status = || Reply::Json(200, json!({"version": "1"}));
+    for (line, exported) in [
+        ("status --secret-file secret", vec![("TOKEN_FILE", "absent")]),
+        ("status --secret-file secret --client-cert absent", vec![("CLIENT_KEY", "absent")]),
+        ("status --secret-file secret --token-file absent", vec![]),
+        ("status --token-file token", vec![]),
+        ("status --token-file token --client-cert admin.pem --client-key admin.key", vec![]),
+        ("status", vec![("SECRET_FILE", "secret")]),
+        ("status", vec![("TOKEN_FILE", "token")]),
+    ] {
+        let has_secret = line.contains("secret") || exported.iter().any(|(name, _)| *name == "SECRET_FILE");
+        let login = has_secret.then(|| Reply::Json(200, token.clone()));
+        let stub = Stub::start(login.into_iter().chain([status()]).collect());
+        stub.write("secret", "s3cret\n");
+        stub.write("token", "first\n");
+        // With the administrator's certificate and key in the environment.
+        let mut command = stub.command(line);
+        for (name, file) in &exported {
+            command.env(format!("PORTCULLIS_{name}"), file);
+        }
+        let ended = ended(command);
+        assert_eq!(ended.code, Some(0), "{line} {exported:?}: {ended:?}");
+        let asked = stub.asked();
+        assert!(asked.iter().all(|one| !one.contains("(certificate)")), "{line}: {asked:?}");
+        assert!(asked.last().unwrap().contains("[authorization: Bearer first]"), "{line}: {asked:?}");
+        assert_eq!(asked.len(), 1 + usize::from(has_secret), "{line}: {asked:?}");
+    }
+}
+
 #[test]
 fn a_server_that_asks_for_patience_gets_it() {
     let busy = Reply::With(429, "retry-after: 0\r\n", problem(429, "rate_limited", "too many calls"));

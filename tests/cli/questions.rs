@@ -133,9 +133,12 @@ fn the_glass_is_broken() {
     ended["sessions_pending"] = 0.into();
     let mut stuck = ended.clone();
     stuck["sessions_pending"] = 1.into();
+    let mut full = advisory();
+    full["audit_durable"] = false.into();
     let begin = "advisory --for 30m --reason expired";
     let mut told = vec![
         run(begin, 200, advisory()),
+        run(begin, 200, full),
         run("advisory --for 30m --reason expired --json", 200, advisory()),
         run("advisory", 200, none.clone()),
         run("advisory", 200, advisory()),
@@ -177,6 +180,7 @@ fn the_status_is_told() {
     bad["ready"] = false.into();
     bad["not_ready"] = "draining".into();
     bad["durable"] = false.into();
+    bad["audit"] = json!({"sequence": 9, "hash": "ab12", "durable": false, "waiting": 7, "lost": 2});
     bad["feeds"] = json!([stale_feed(), {"name": "sqs", "kind": "sqs", "state": "fresh", "age_seconds": 3, "entries": 12,
         "required": false, "max_age_seconds": 120, "on_stale": "allow"}]);
     bad["warnings"] = json!(["revocation list of CN=agents: it has no number"]);

@@ -412,7 +412,7 @@ async fn logins() {
     answer.assert_ok();
     let given = answer.json();
     assert_eq!((&given["expires_in"], &given["token_type"]), (&json!(300), &json!("Bearer")));
-    assert_eq!(given.as_object().unwrap().len(), 3);
+    assert_eq!((given.as_object().unwrap().len(), &given["audit_durable"]), (4, &json!(true)));
     let mut bearer = Caller::http1(&client).await.bearing(&bought);
     bearer.done(&json!({"action": "revoke", "level": "task", "target": "t"})).await;
     bearer.send(("GET", "/v1/status"), &[("x-correlation-id", "c-17")], "").await.assert_ok();

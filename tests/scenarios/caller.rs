@@ -101,8 +101,8 @@ impl Caller {
 
     /// Posts a batch that takes longer than anything else that tests wait for. Over HTTP/1.1.
     pub(crate) async fn try_slowly(&mut self, batch: &Value) -> Result<Answer, String> {
+        let request = self.request("POST", "/v1/revocations").header(JSON.0, JSON.1);
         let Connection::Http1(connection) = &mut self.connection else { panic!("HTTP/1.1 only") };
-        let request = connection.request("POST", "/v1/revocations").header(JSON.0, JSON.1);
         connection.slowly(request.body(full(batch.to_string())).unwrap()).await.map_err(|e| e.to_string())
     }
 

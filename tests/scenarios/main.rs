@@ -44,6 +44,7 @@ mod limits_hold;
 mod loops_are_broken;
 mod many_decide_at_once;
 mod messages_pass_unchanged;
+mod nobody_is_locked_out;
 mod operators_see;
 mod refusals_speak_dialects;
 mod refuses_to_start;

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::lab::secret;
 use crate::lab::within;
 use crate::pki::Ca;
 
@@ -40,6 +41,10 @@ upstream = ["http://127.0.0.1:9000"]
 [admin]
 listen = "127.0.0.1:9443"
 allow = ["spiffe://lab.test/admin/ops"]
+[[admin.secret]]                     # the way back for administrators who are locked out
+name = "break-glass"
+role = "admin"
+file = "break-glass.secret"
 [metrics]
 listen = "127.0.0.1:8080"            # plain: /metrics /healthz /readyz
 [state]
@@ -65,6 +70,7 @@ impl Site {
             ("server.key", &key),
             ("admin.pem", &admin.pem),
             ("admin.key", &admin.key_pem),
+            ("break-glass.secret", &secret("break-glass")),
         ] {
             site.write(name, text);
         }

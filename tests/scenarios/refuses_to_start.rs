@@ -100,7 +100,7 @@ async fn a_key_of_another_certificate() {
 const NONSENSE: &[(&str, &str, &[&str])] = &[
     ("mode = \"strict\" ", "mood = \"strict\" ", &[":3: gate.mood: ", "unknown field `mood`"]),
     ("[gate.tls]\n", "[gate.tls]\nciphers = []\n", &[":5: gate.tls.ciphers: ", "unknown field `ciphers`"]),
-    ("[state]", "[stat]", &[":19: stat: ", "unknown field `stat`"]),
+    ("[state]", "[stat]", &[":23: stat: ", "unknown field `stat`"]),
     ("mode = \"strict\" ", "mode = \"strickt\" ", &[":3: gate.mode: ", "strickt"]),
     ("mode = \"strict\" ", "threads = \"two\" ", &[":3: gate.threads: ", "invalid type", "two"]),
     ("mode = \"strict\" ", "threads = 0 ", &[":3: gate.threads: ", "at least 1"]),
@@ -108,7 +108,7 @@ const NONSENSE: &[(&str, &str, &[&str])] = &[
     ("[gate.tls]", "[gate.tls", &["portcullis.toml:4: "]),
     ("[gate.tls]", "[gate]", &["portcullis.toml:4: ", "duplicate key"]),
     ("[state]\ndir = \"state\"\n", "", &["portcullis.toml", "missing field `state`"]),
-    ("dir = \"state\"\n", "", &[":19: state.dir: ", "missing field `dir`"]),
+    ("dir = \"state\"\n", "", &[":23: state.dir: ", "missing field `dir`"]),
     (
         "[[route]]\nupstream = [\"http://127.0.0.1:9000\"]\n",
         "",

@@ -363,7 +363,8 @@ async fn a_session_that_is_ended_is_the_only_one() {
     for (i, id) in ids.iter().enumerate() {
         let ended = caller.call("DELETE", &format!("/v1/sessions/{id}?reason=enough"), None).await;
         ended.assert_ok();
-        let expected = json!({"id": id, "principal": "spiffe://lab.test/agent/a", "serial": cert.serial, "ended": true, "sessions_pending": 0});
+        let expected = json!({"id": id, "principal": "spiffe://lab.test/agent/a", "serial": cert.serial, "ended": true, "sessions_pending": 0,
+            "audit_durable": true});
         assert_eq!(ended.json(), expected);
         assert_eq!(caller.read("/v1/sessions?listener=gate").await["total"], 2 - i);
         let gone = caller.call("DELETE", &format!("/v1/sessions/{id}"), None).await;

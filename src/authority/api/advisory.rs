@@ -88,6 +88,11 @@ pub(super) struct Advisory {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     sessions_pending: Option<usize>,
+    /// Of one that was just declared, extended or ended: whether its audit line is on disk. If not, it waits in memory until the
+    /// disk takes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    audit_durable: Option<bool>,
 }
 
 /// Whether break-glass lasts.
@@ -105,7 +110,7 @@ pub(super) async fn get_advisory(State(api): State<Arc<Api>>) -> Json<Advisory> 
     post, path = "/v1/advisory", operation_id = "begin_advisory", tag = "operations", request_body = Declaration, security(("bearer" = []), ()),
     responses(
         (status = 200, description = "It lasts.", body = Advisory),
-        (status = 503, description = "It is not on record, and so did not begin; or it did, and its end of the record is missing.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "The gate is about to end.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
         BodyRefusals,
     )
@@ -131,7 +136,7 @@ pub(super) async fn begin_advisory(
     delete, path = "/v1/advisory", operation_id = "end_advisory", tag = "operations", security(("bearer" = []), ()),
     responses(
         (status = 200, description = "It does not last any more, if it did.", body = Advisory),
-        (status = 503, description = "It is over, but that is not on record.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is over; the gate is about to end.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
     )
 )]
@@ -163,6 +168,7 @@ impl Api {
             max_seconds: self.advisory_max.as_secs(),
             sessions_ended: None,
             sessions_pending: None,
+            audit_durable: None,
         }
     }
 
@@ -180,7 +186,8 @@ impl Api {
         Ok(lasts)
     }
 
-    /// What lets somebody in is on record first, or it does not happen; after which the caller must still be one who may.
+    /// What lets somebody in goes on record first; after which the caller must still be one who may. A disk that fails does
+    /// not stop it: the lines wait in memory, and the answer says so.
     async fn begin(&self, lasts: Duration, reason: String, who: Administrator) -> Result<Advisory, Refusal> {
         let Administrator { actor, guards } = who;
         let line = |outcome, declared: Option<&Declared>| Entry {
@@ -189,11 +196,10 @@ impl Api {
             ..actor.line(ACTION, outcome)
         };
         let too_late = || Refusal::unauthorized(TOO_LATE).about(ACTION, None);
-        let failed = |e| Refusal::not_durable(format!("nothing was changed; audit: {e}"));
         tokio::select! {
             biased;
             () = any_killed(&guards) => return Err(too_late()),
-            on_record = self.audit.append(line("asked", None)) => on_record.map_err(failed)?,
+            on_record = self.put_on_record(line("asked", None)) => on_record?,
         };
         if !stand(&guards) {
             return Err(too_late());
@@ -203,9 +209,9 @@ impl Api {
         drop(guards);
         let answer = self.advisory();
         let outcome = if before.is_some() { "extended" } else { "begun" };
-        let on_record = self.audit.append(line(outcome, Some(&declared))).await;
-        on_record.map_err(|e| Refusal::not_durable(format!("it lasts; audit: {e}")))?;
-        Ok(answer)
+        // Lines keep their order: if this one is on disk, so is the one before.
+        let audit_durable = self.put_on_record(line(outcome, Some(&declared))).await?;
+        Ok(Advisory { audit_durable: Some(audit_durable), ..answer })
     }
 
     /// Ends it, if it is that which lasts, and puts that on record.
@@ -219,10 +225,9 @@ impl Api {
             "break-glass is over: what is denied is refused again"
         );
         let line = Entry { reason: Some(reason), sessions_ended: Some(sessions_ended), ..line };
-        let on_record = self.audit.append(line).await;
-        on_record.map_err(|e| Refusal::not_durable(format!("it is over; audit: {e}")))?;
+        let audit_durable = Some(self.put_on_record(line).await?);
         let (sessions_ended, sessions_pending) = (Some(sessions_ended), Some(sessions_pending));
-        Ok(Advisory { sessions_ended, sessions_pending, ..self.advisory() })
+        Ok(Advisory { sessions_ended, sessions_pending, audit_durable, ..self.advisory() })
     }
 
     /// Says every minute that break-glass lasts, and ends it when its time is up. Never returns.

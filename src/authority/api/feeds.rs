@@ -40,6 +40,8 @@ pub(super) struct Refreshed {
     feeds: Vec<Looked>,
     /// How many of them could not be read.
     failed: usize,
+    /// Whether the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
+    audit_durable: bool,
 }
 
 /// What one feed found.
@@ -63,7 +65,7 @@ struct Looked {
     responses(
         (status = 200, description = "What each found, or why it could not be read.", body = Refreshed),
         (status = 404, description = "No such feed.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It is done, but not on record.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It is done; the gate is about to end.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
         BodyRefusals,
     )
@@ -96,6 +98,6 @@ pub(super) async fn refresh(
     let failed = feeds.iter().filter(|looked| looked.error.is_some()).count();
     let outcome = if failed == 0 { "applied" } else { "failed" };
     let line = Entry { reason: wanted.feed, ..who.actor.line("refresh", outcome) };
-    api.audit.append(line).await.map_err(|e| Refusal::not_durable(format!("it is done; audit: {e}")))?;
-    Ok(Json(Refreshed { feeds, failed }))
+    let audit_durable = api.put_on_record(line).await?;
+    Ok(Json(Refreshed { feeds, failed, audit_durable }))
 }

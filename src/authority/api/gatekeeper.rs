@@ -52,7 +52,7 @@ const UNWRITTEN: LineKind = LineKind::warning("audit: cannot write", "audit");
 pub(super) struct Administrator {
     pub(super) actor: Actor,
     /// Keep what the administrator is known by in the table of sessions, so that a revocation of it waits for what is
-    /// being decided on its strength: the connection's own, and the token's.
+    /// being decided on its strength: the connection's own if a certificate let the administrator in, else the token's.
     pub(super) guards: Vec<Guard>,
 }
 
@@ -112,6 +112,13 @@ impl Call {
             ..Entry::default()
         }
     }
+}
+
+/// Returns whether a request is judged by a token or secret alone: it has an `Authorization` header, or is a login. So the
+/// certificate of its connection, revoked, expired or unknown, does not keep out the holder of a token or secret.
+pub fn authenticates_itself<B>(request: &http::Request<B>) -> bool {
+    request.headers().contains_key(AUTHORIZATION)
+        || (request.method() == Method::POST && request.uri().path() == AUTH)
 }
 
 /// Lets in whom a certificate or a token shows to be an administrator; everything else ends here.
@@ -251,7 +258,7 @@ fn correlation(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Api {
-    /// Who calls. An `Authorization` header counts before a certificate: who sends one means to be known by it.
+    /// Who calls: see [`authenticates_itself`].
     fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refused> {
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         let known = match (authorizations.next(), authorizations.next()) {
@@ -294,9 +301,9 @@ impl Api {
         let admit = || self.engine.admit(Arc::new(self.credential(&bearer)), origin);
         let guard = caller.tokens.session(&bearer.jti, caller.guard.as_ref(), admit).ok_or_else(generic)?;
         self.engine.check(guard.session()).map_err(|_| generic())?;
-        let guards = caller.guard.iter().cloned().chain([guard]).collect();
         let actor = Actor { name: bearer.actor, role: Some(bearer.role), call: call.clone() };
-        Ok(Administrator { actor, guards })
+        // The token's alone: a revocation of the certificate beside it undoes nothing that the token may do.
+        Ok(Administrator { actor, guards: vec![guard] })
     }
 
     /// A token as the engine sees it.
@@ -329,7 +336,8 @@ impl Api {
             ..actor.line("call", "refused")
         };
         let line = self.about(line, refusal).await;
-        self.put_on_record(line).await;
+        // What cannot be written was logged.
+        let _ = self.put_on_record(line).await;
     }
 
     fn log(&self, refusal: &Refusal, actor: &Actor, (method, path): (&str, &str)) {
@@ -361,7 +369,7 @@ impl Api {
         let Some(unsaid) = self.admits_audit(code, &actor) else { return };
         let unsaid = Some(unsaid).filter(|unsaid| *unsaid > 0);
         let line = Entry { code: Some(code.into()), unsaid, ..actor.line("call", "refused") };
-        self.put_on_record(line).await;
+        let _ = self.put_on_record(line).await;
     }
 
     /// Puts on record how many refusals were left out of callers that have gone quiet.
@@ -378,14 +386,25 @@ impl Api {
         let unsaid: u64 = left_out.iter().map(|left_out| left_out.unsaid).sum();
         if unsaid > 0 {
             let (action, outcome) = ("call".into(), "refused".into());
-            self.put_on_record(Entry { action, outcome, unsaid: Some(unsaid), ..Entry::default() }).await;
+            let line = Entry { action, outcome, unsaid: Some(unsaid), ..Entry::default() };
+            let _ = self.put_on_record(line).await;
         }
     }
 
-    async fn put_on_record(&self, line: Entry) {
-        let Err(error) = self.audit.append(line).await else { return };
+    /// Writes a line to the audit. Returns whether it is on disk; if not, it waits in memory until the disk takes it.
+    ///
+    /// # Errors
+    /// [`Refusal::not_durable`] where the line is not kept either.
+    pub(super) async fn put_on_record(&self, line: Entry) -> Result<bool, Refusal> {
+        let action = line.action.clone();
+        let Err(error) = self.audit.append(line).await else { return Ok(true) };
         if let Some(unsaid) = self.lines.admit(UNWRITTEN, LineSource::Unknown, self.clock.elapsed()) {
-            tracing::error!(%error, unsaid, "audit: cannot write");
+            let waiting = self.audit.waiting();
+            tracing::error!(action = action.as_ref(), %error, waiting, unsaid, "audit: cannot write");
+        }
+        match error.keeps_line() {
+            true => Ok(false),
+            false => Err(Refusal::not_durable(format!("audit: {error}"))),
         }
     }
 

@@ -53,6 +53,7 @@ use crate::telemetry::LineLimiter;
 use crate::telemetry::Metrics;
 pub use gatekeeper::Recognised;
 pub use gatekeeper::Tokens;
+pub use gatekeeper::authenticates_itself;
 pub use load::Load;
 use refusal::ProblemDocument;
 use refusal::Refusal;
@@ -65,7 +66,8 @@ const AUTH: &str = "/v1/admin/auth";
 /// Who calls, as the connection knows it.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    /// The principal of the client certificate; `None` without one, or with one whose names are not accepted.
+    /// The principal of the client certificate; `None` without one, with one whose names are not accepted, and of a request
+    /// that authenticates itself.
     pub principal: Option<String>,
     /// Why the names of its certificate are not accepted.
     pub refused: Option<String>,
@@ -73,7 +75,7 @@ pub struct Caller {
     pub address: SocketAddr,
     /// What the log calls the request.
     pub request_id: String,
-    /// Keeps the connection's session in the table.
+    /// Keeps the connection's session in the table. A token's revocation ends it as well.
     pub guard: Option<Guard>,
     /// The tokens that were used on the connection.
     pub tokens: Tokens,

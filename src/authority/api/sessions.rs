@@ -201,6 +201,8 @@ pub(super) struct Ended {
     ended: bool,
     /// 1 if it has not let go yet; it is served nothing any more.
     sessions_pending: usize,
+    /// Whether the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
+    audit_durable: bool,
 }
 
 /// End one session. Its credential is not denied: it may connect again. An administrator's takes the role `admin`.
@@ -210,7 +212,7 @@ pub(super) struct Ended {
     responses(
         (status = 200, description = "It has ended.", body = Ended),
         (status = 404, description = "No such session.", body = ProblemDocument, content_type = "application/problem+json"),
-        (status = 503, description = "It has ended, but that is not on record.", body = ProblemDocument, content_type = "application/problem+json"),
+        (status = 503, description = "It has ended; the gate is about to end.", body = ProblemDocument, content_type = "application/problem+json"),
         Refusals,
     )
 )]
@@ -315,16 +317,14 @@ impl Api {
             principal_id = holder.principal,
             "session ended by an administrator"
         );
-        self.audit
-            .append(line)
-            .await
-            .map_err(|e| Refusal::not_durable(format!("it has ended; audit: {e}")))?;
+        let audit_durable = self.put_on_record(line).await?;
         Ok(Ended {
             id: id.to_owned(),
             principal: holder.principal.clone(),
             serial: holder.serial.clone(),
             ended: true,
             sessions_pending,
+            audit_durable,
         })
     }
 }

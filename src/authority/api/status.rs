@@ -86,6 +86,10 @@ struct AuditStatus {
     hash: String,
     /// Whether every line is on disk.
     durable: bool,
+    /// Lines that wait in memory for a disk that fails. The end of the process loses them.
+    waiting: usize,
+    /// Lines that were dropped because no more could be kept in memory. A line says so once the disk takes lines again.
+    lost: u64,
     /// The first damage in it that is not accepted, as `FILE:LINE: reason`.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -139,6 +143,8 @@ pub(super) async fn status(
             sequence: head.sequence,
             hash: head.hash,
             durable: api.audit.is_durable(),
+            waiting: api.audit.waiting(),
+            lost: api.audit.lost(),
             fault: api.audit.fault(),
         },
         certificates_known: api.registry.len(),

@@ -43,6 +43,8 @@ pub(super) struct Token {
     expires_in: u64,
     /// `Bearer`.
     token_type: &'static str,
+    /// Whether the audit line of this login is on disk. If not, it waits in memory until the disk takes it.
+    audit_durable: bool,
 }
 
 /// Exchange a secret for a Bearer token.
@@ -77,10 +79,10 @@ pub(super) async fn post_auth(
         id: Some(bearer.jti.clone()),
         ..call.line("authenticate", "applied")
     };
-    // A token that is not on record is not given.
-    let failed = |e: &dyn std::fmt::Display| Refusal::not_durable(format!("audit: {e}"));
-    api.audit.append(line).await.map_err(|e| failed(&e))?;
+    // A disk that fails keeps nobody out who has to mend what it broke: the line waits, and the answer says so.
+    let audit_durable = api.put_on_record(line).await?;
     tracing::info!(actor = bearer.actor, role = bearer.role.name(), jti = bearer.jti, "a token was given");
     let token = api.access.issue(bearer).ok_or_else(|| Refusal::internal("the system has no randomness"))?;
-    Ok(Json(Token { access_token: token, expires_in: TOKEN_LIFETIME.as_secs(), token_type: "Bearer" }))
+    let expires_in = TOKEN_LIFETIME.as_secs();
+    Ok(Json(Token { access_token: token, expires_in, token_type: "Bearer", audit_durable }))
 }

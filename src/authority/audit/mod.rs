@@ -154,9 +154,16 @@ pub enum AuditError {
         error: String,
     },
     /// The disk neither writes nor fails. The line is kept, and may still be written.
-    #[error("the disk has not answered for {} s", trail::PATIENCE.as_secs())]
+    #[error("the disk does not answer")]
     Hung,
     /// The audit was closed.
     #[error("the audit is closed")]
     Closed,
+}
+
+impl AuditError {
+    /// Returns whether the line that was to be written waits in memory, and is written once the disk takes it.
+    pub fn keeps_line(&self) -> bool {
+        matches!(self, Self::Write { .. } | Self::Hung)
+    }
 }

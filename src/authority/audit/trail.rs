@@ -36,8 +36,10 @@ use crate::clock::Clock;
 
 /// Lines that may wait for the thread; more wait with their callers.
 const QUEUE: usize = 16_384;
-/// How long a caller waits for a disk that neither writes nor fails.
-pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a caller waits for a disk that neither writes nor fails; and for one that is known to do so: an operator has
+/// several calls to make meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+const IMPATIENCE: Duration = Duration::from_secs(1);
 
 /// Where a line stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,13 +111,14 @@ impl Audit {
         let members = members.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
         let queue = self.0.queue.as_ref().ok_or(AuditError::Closed)?;
         let (done, written) = oneshot::channel();
-        let Ok(room) = timeout(PATIENCE, queue.reserve()).await else {
+        let patience = if self.is_durable() { PATIENCE } else { IMPATIENCE };
+        let Ok(room) = timeout(patience, queue.reserve()).await else {
             let mut missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner);
             missed.keep(members, self.0.clock.now());
             return Err(self.hung());
         };
         room.map_err(|_| AuditError::Closed)?.send(Append { members, done });
-        match timeout(PATIENCE, written).await {
+        match timeout(patience, written).await {
             Ok(written) => written.unwrap_or(Err(AuditError::Closed)),
             Err(_) => Err(self.hung()),
         }
@@ -134,6 +137,22 @@ impl Audit {
     /// Whether every line that was to be written is on disk.
     pub fn is_durable(&self) -> bool {
         self.0.shared.durable.load(Ordering::Acquire)
+    }
+
+    /// The count of lines that wait in memory for a disk that fails; 0 while it does not.
+    pub fn waiting(&self) -> usize {
+        if self.is_durable() {
+            return 0;
+        }
+        let queued = self.0.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+        let missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.0.shared.waiting.load(Ordering::Acquire) + queued + missed
+    }
+
+    /// The count of lines that were dropped because no more could be kept in memory. A line says it once the disk takes lines
+    /// again; then it is 0.
+    pub fn lost(&self) -> u64 {
+        self.0.shared.lost.load(Ordering::Acquire)
     }
 
     /// What was found wrong with what is on disk first, since it was opened: as `FILE:LINE: ...` or in the words of the

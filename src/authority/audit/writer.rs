@@ -13,6 +13,7 @@ use std::sync::Mutex;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -53,6 +54,10 @@ pub(super) struct Shared {
     pub(super) head: ArcSwap<Head>,
     /// Whether everything that was to be written is.
     pub(super) durable: AtomicBool,
+    /// Lines that the disk has not taken, without those that are missed.
+    pub(super) waiting: AtomicUsize,
+    /// Lines that were dropped because no more could be kept, and that no line on disk counts yet.
+    pub(super) lost: AtomicU64,
     /// Lines of callers who found no room in the queue.
     pub(super) missed: Mutex<Kept>,
     /// The count of known damages that are not accepted.
@@ -67,6 +72,8 @@ impl Default for Shared {
         Self {
             head,
             durable: AtomicBool::new(true),
+            waiting: AtomicUsize::new(0),
+            lost: AtomicU64::new(0),
             missed: Mutex::default(),
             damages: AtomicUsize::new(0),
             fault: OnceLock::new(),
@@ -110,6 +117,11 @@ impl Kept {
     pub(super) fn keep(&mut self, members: String, time: Timestamp) {
         self.push(Line { members, time, done: None });
         self.trim();
+    }
+
+    /// The count of lines.
+    pub(super) fn len(&self) -> usize {
+        self.lines.len()
     }
 
     fn push(&mut self, line: Line) {
@@ -179,6 +191,7 @@ impl Writer {
         for Append { members, done } in batch {
             self.pending.push(Line { members, time, done: Some(done) });
         }
+        self.tell();
         let written = caught(|| self.write());
         let was_durable = self.shared.durable.swap(written.is_ok(), Ordering::AcqRel);
         match written {
@@ -188,6 +201,13 @@ impl Writer {
             Ok(()) => {}
             Err(error) => self.refuse(&error, was_durable),
         }
+        self.tell();
+    }
+
+    /// Tells the handles how many lines wait for the disk.
+    fn tell(&self) {
+        self.shared.waiting.store(self.notices.len() + self.pending.len(), Ordering::Release);
+        self.shared.lost.store(self.pending.lost, Ordering::Release);
     }
 
     /// Takes in what the audit has to say of itself.
@@ -257,7 +277,12 @@ impl Writer {
         for done in self.pending.lines.iter_mut().rev().map_while(|line| line.done.take()) {
             let _ = done.send(Err(AuditError::Write { path: self.path.clone(), error: error.to_string() }));
         }
+        let had_lost = self.pending.lost > 0;
         self.pending.trim();
+        if self.pending.lost > 0 && !had_lost {
+            let kept = self.pending.len();
+            tracing::error!(kept, "audit: lines are lost: the disk fails, and no more can be kept in memory");
+        }
     }
 }
 
@@ -303,11 +328,16 @@ mod tests {
             assert!(matches!(answer.try_recv(), Ok(Err(AuditError::Write { .. }))));
         }
         assert_eq!((writer.pending.lines.len(), writer.pending.lost), (KEPT, 10));
+        let told =
+            || (writer.shared.waiting.load(Ordering::Acquire), writer.shared.lost.load(Ordering::Acquire));
+        assert_eq!(told(), (KEPT, 10));
         std::fs::remove_dir(&file).unwrap();
         std::fs::rename(&kept, &file).unwrap();
         writer.turn(Vec::new());
         assert!(writer.shared.durable.load(Ordering::Acquire));
         assert_eq!((writer.pending.lines.len(), writer.pending.bytes, writer.pending.lost), (0, 0, 0));
+        let shared = writer.shared();
+        assert_eq!((shared.waiting.load(Ordering::Acquire), shared.lost.load(Ordering::Acquire)), (0, 0));
         let report = verify(directory.path(), None, &mut |_, _| {}).unwrap();
         assert_eq!(report.events, 1 + 1 + KEPT as u64);
         let reason = "10 lines were lost: the disk failed, and no more could be kept";
