@@ -18,7 +18,8 @@ use crate::revocation;
 use crate::revocation::JournalError;
 use crate::telemetry;
 
-/// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once.
+/// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once, and so does a thread
+/// that fails.
 pub(super) fn run(file: &Path) -> u8 {
     // First of all: it takes variables out of the environment, which nobody else may be reading.
     let supervisor = match Supervisor::from_environment() {
@@ -75,6 +76,9 @@ fn serve(supervisor: Supervisor, config: Config) -> Result<(), app::Error> {
             tokio::select! {
                 () = signals.received() => break,
                 () = hang_ups.next() => running.reopen_logs(),
+                // What is left is half a gate: it would not hear of revocations, or not serve. The end of the process
+                // ends every session.
+                thread = running.failed() => return Err(app::Error::ThreadEnded(thread)),
             }
         }
         let stopped = tokio::task::spawn_blocking(|| running.stop());

@@ -59,12 +59,7 @@ impl Accounts {
     }
 
     pub(super) fn of_address(&self, address: IpAddr) -> Arc<Account> {
-        // Who has one address of an IPv6 network has all of it.
-        let address = match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        };
-        self.of(Key::Address(address), || Arc::clone(&self.strangers))
+        self.of(Key::Address(network_of(address)), || Arc::clone(&self.strangers))
     }
 
     fn of(&self, key: Key, throttle: impl FnOnce() -> Arc<Throttle>) -> Arc<Account> {
@@ -161,7 +156,7 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    fn pass(&self, now: i64) -> Option<u64> {
+    pub(super) fn pass(&self, now: i64) -> Option<u64> {
         let next = self.next.load(Ordering::Relaxed);
         let due = now >= next
             && self
@@ -173,6 +168,14 @@ impl Throttle {
         }
         self.unsaid.fetch_add(1, Ordering::Relaxed);
         None
+    }
+}
+
+/// An IPv4 address, or the IPv6 network of 64 bits: a client that has one address of it has all of them.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
     }
 }
 
