@@ -43,6 +43,8 @@ const OVERRIDE: &str = "PORTCULLIS__";
 const MIN_HEADER: usize = 8192;
 /// Whoever leaves enforcement off for longer means `gate.mode = "advisory"`.
 const MAX_ADVISORY: Duration = Duration::from_secs(86_400);
+/// More threads than any machine has use for: each takes descriptors and memory.
+const MOST_THREADS: usize = 1024;
 const CA_FILE: &str = "SB_AGENT_MTLS_CA_FILE";
 const REQUIRED: &str = "SB_AGENT_MTLS_REQUIRED";
 
@@ -275,6 +277,9 @@ impl Config {
         self.check_routes()?;
         if self.gate.threads == Some(0) {
             return Err(self.error("gate.threads", "at least 1"));
+        }
+        if self.gate.threads.is_some_and(|threads| threads > MOST_THREADS) {
+            return Err(self.error("gate.threads", format!("at most {MOST_THREADS}")));
         }
         if self.gate.tls.client_ca.is_empty() {
             return Err(self.error("gate.tls.client_ca", "names no file"));

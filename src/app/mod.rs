@@ -8,6 +8,7 @@ mod inherited;
 mod operations;
 mod state;
 mod supervisor;
+mod threads;
 mod witness;
 
 use std::io;
@@ -18,18 +19,15 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::AtomicU64;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::process::Resource;
 use rustix::process::Rlimit;
 use rustix::process::getrlimit;
 use rustix::process::setrlimit;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
-use tokio::runtime::Builder;
-use tokio::runtime::LocalOptions;
-use tokio::runtime::LocalRuntime;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
 use tokio::task::spawn_local;
@@ -42,6 +40,7 @@ pub use state::find as find_state;
 pub use state::init as init_state;
 use supervisor::Notices;
 pub use supervisor::Supervisor;
+use threads::Thread;
 
 use crate::authority;
 use crate::authority::Audit;
@@ -64,6 +63,7 @@ use crate::proxy::Demand;
 use crate::proxy::Exchanges;
 use crate::proxy::Gate;
 use crate::proxy::Limits;
+use crate::proxy::ListenerLimits;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::RejectAt;
@@ -106,6 +106,12 @@ const MANY_DESCRIPTORS: usize = 1_000_000;
 const RESERVED: usize = 128;
 /// With fewer nothing could be served.
 const MIN_DESCRIPTORS: usize = 16;
+/// Of connections of one thread that have sent no ClientHello or wait.
+const LEAST_ROOM: usize = 4;
+/// The same.
+const MOST_ROOM: usize = 1024;
+/// How often it is looked whether a thread has ended.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -123,7 +129,7 @@ pub enum Error {
     #[error(transparent)]
     Audit(#[from] authority::AuditError),
     /// An address.
-    #[error("cannot listen on {address} ({key}): {error}")]
+    #[error("cannot listen on {address} ({key}): {error}{}", advice(.error))]
     Listen {
         /// The configuration key that names it.
         key: &'static str,
@@ -143,9 +149,25 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// A thread or runtime.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] io::Error),
+    /// A thread, or its runtime.
+    #[error("cannot start the thread {thread}: {error}{}", advice(.error))]
+    Thread {
+        /// What it is called.
+        thread: String,
+        /// Why it cannot be started.
+        #[source]
+        error: io::Error,
+    },
+    /// A thread that should run for as long as the process.
+    #[error("the thread {0} has ended; a restart starts it anew")]
+    ThreadEnded(String),
+    /// Anything else that the system refuses.
+    #[error("cannot start: {error}{}", advice(.error))]
+    System {
+        /// Why.
+        #[from]
+        error: io::Error,
+    },
     /// The metrics; a mistake in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -163,9 +185,10 @@ pub struct Running {
     registry: Arc<Registry>,
     drain_gate: watch::Sender<bool>,
     drain_operations: watch::Sender<bool>,
-    gates: Vec<JoinHandle<usize>>,
-    operations: JoinHandle<()>,
-    feeds: JoinHandle<()>,
+    gates: Vec<Thread<usize>>,
+    operations: Thread<()>,
+    feeds: Thread<()>,
+    audit: Option<Audit>,
     notices: Arc<Notices>,
     drain: Duration,
     access_log: Option<AccessLogWriter>,
@@ -185,10 +208,10 @@ struct Shared {
     clusters: Arc<Clusters>,
     /// The lines of the log that clients cause.
     lines: Arc<LineLimiter>,
+    /// Those of the gate, as operators see them reached.
+    limits: Arc<ListenerLimits>,
 }
 
-/// A thread's sign of life, and how often it gives one.
-type Pulse = (Arc<AtomicU64>, Duration);
 /// What the service manager is told, and the threads whose signs of life it wants.
 type Told = (Arc<Notices>, Pulses);
 /// The signs of life of all of the gate's threads.
@@ -207,6 +230,7 @@ struct Rules {
     disclose: Disclose,
     /// Whether what is not known to be fresh keeps requests out.
     feeds: Option<Arc<Feeds>>,
+    limits: Arc<ListenerLimits>,
 }
 
 /// Checks all that can be checked without taking anything: the files that the configuration names.
@@ -270,19 +294,21 @@ pub fn start_under(
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
     let (drain_operations, operations_drain) = watch::channel(false);
-    let mut operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit)?;
+    let mut operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit.clone())?;
     operations.spans = spans;
     let (admin_address, metrics_address) = operations.addresses()?;
-    let feeds_drain = operations_drain.clone();
-    let feeds = spawn("feeds", move || {
-        run_local(async {
-            feeds.run(feeds_drain).await;
+    let mut feeds_drain = operations_drain.clone();
+    let feeds = Thread::start("feeds", move || {
+        Ok(async move {
+            feeds.run(feeds_drain.clone()).await;
+            // Where there are no feeds, too. The sender lives until the gate has drained; losing it means the same.
+            let _ = feeds_drain.wait_for(|drain| *drain).await;
             Ok(())
-        });
+        })
     })?;
     let (gates, pulses) = shared.spawn_gates(&gate, listeners, bounds, (&gate_drains, notices.pulse()))?;
     let told = (Arc::clone(&notices), pulses);
-    let operations = spawn("operations", move || operations.run(operations_drain, told))?;
+    let operations = Thread::start("operations", move || operations.begin(operations_drain, told))?;
     tracing::info!(
         gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = Modes::of(&config.route).name(),
         entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
@@ -299,6 +325,7 @@ pub fn start_under(
         gates,
         operations,
         feeds,
+        audit,
         notices,
         drain: config.gate.drain,
         access_log,
@@ -326,23 +353,41 @@ impl Running {
         }
     }
 
+    /// Waits until a thread has ended that is needed for as long as the process runs, and returns what it is called. Never
+    /// returns of a process whose threads are well.
+    pub async fn failed(&self) -> String {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            if let Some(thread) = self.ended() {
+                return thread;
+            }
+        }
+    }
+
+    fn ended(&self) -> Option<String> {
+        let others = [self.operations.ended(), self.feeds.ended()];
+        let ended = self.gates.iter().map(Thread::ended).chain(others).flatten().next();
+        let is_over = |over: bool, name: &str| over.then(|| name.to_owned());
+        ended
+            .map(str::to_owned)
+            .or_else(|| is_over(self.engine.has_journal_ended(), "journal"))
+            .or_else(|| is_over(self.audit.as_ref().is_some_and(Audit::has_ended), "audit"))
+            .or_else(|| {
+                is_over(self.access_log.as_ref().is_some_and(AccessLogWriter::has_ended), "access-log")
+            })
+    }
+
     /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
     /// Returns how many connections were cut.
     pub fn stop(self) -> usize {
         tracing::info!(sessions = self.engine.sessions().len(), "draining");
         self.notices.stopping(self.drain);
         self.drain_gate.send_replace(true);
-        let joined = self.gates.into_iter().map(|gate| gate.join());
-        let cut = joined
-            .map(|cut| cut.inspect_err(|_| tracing::error!("a gate's thread failed")).unwrap_or_default())
-            .sum();
+        let cut = self.gates.into_iter().filter_map(Thread::join).sum();
         self.drain_operations.send_replace(true);
-        if self.feeds.join().is_err() {
-            tracing::error!("the feeds' thread failed");
-        }
-        if self.operations.join().is_err() {
-            tracing::error!("the operations thread failed");
-        }
+        self.feeds.join();
+        self.operations.join();
         self.registry.flush();
         self.registry.keep_authorities(self.engine.authorities());
         self.access_log.into_iter().for_each(AccessLogWriter::finish);
@@ -366,7 +411,21 @@ impl Shared {
         let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
         let (config, clusters) = (Arc::new(config), Arc::new(clusters));
         let telling = Telling { metrics: metrics.clone(), log: None, tracer: None };
-        Ok(Self { config, clock, metrics, engine, registry, feeds, timelines, telling, clusters, lines })
+        let limits = gate_limits(&config, &clock, &metrics).limiting_lines(Arc::clone(&lines));
+        let limits = Arc::new(limits);
+        Ok(Self {
+            config,
+            clock,
+            metrics,
+            engine,
+            registry,
+            feeds,
+            timelines,
+            telling,
+            clusters,
+            lines,
+            limits,
+        })
     }
 
     fn no_access_log(&self, access: &AccessConfig, error: &io::Error) -> ConfigError {
@@ -468,7 +527,7 @@ impl Shared {
         rules: Rules,
         handler: H,
     ) -> Rc<Context<H>> {
-        let Rules { modes, disclose, feeds } = rules;
+        let Rules { modes, disclose, feeds, limits } = rules;
         Rc::new(Context {
             listener,
             acceptor: TlsAcceptor::from(secured.tls),
@@ -481,6 +540,7 @@ impl Shared {
             disclose,
             timeouts: self.config.gate.timeouts,
             limits: self.config.gate.limits,
+            reached: limits,
             exchanges: Exchanges::new(listener, self.clock.clone(), self.telling.clone()),
             handler,
         })
@@ -493,47 +553,45 @@ impl Shared {
         listeners: Vec<StdListener>,
         bounds: Bounds,
         (drain, every): (&watch::Receiver<bool>, Option<Duration>),
-    ) -> io::Result<(Vec<JoinHandle<usize>>, Pulses)> {
+    ) -> Result<(Vec<Thread<usize>>, Pulses), Error> {
         let gates = listeners.into_iter().enumerate().map(|(i, listener)| {
             let (shared, secured, drain) = (self.clone(), secured.clone(), drain.clone());
             let pulse = Arc::new(AtomicU64::new(0));
             let watched = Arc::downgrade(&pulse);
             let pulse = every.map(|every| (pulse, every));
-            let run = move || shared.run_gate(secured, listener, bounds, (drain, pulse));
-            Ok((spawn(&format!("gate-{i}"), run)?, watched))
+            let run = async move |listener| {
+                if let Some((pulse, every)) = pulse {
+                    spawn_local(supervisor::beat(pulse, every));
+                }
+                Ok(shared.run_gate(secured, listener, bounds, drain).await)
+            };
+            let begin = move || Ok(run(TcpListener::from_std(listener)?));
+            Ok((Thread::start(&format!("gate-{i}"), begin)?, watched))
         });
         gates.collect()
     }
 
-    fn run_gate(
+    async fn run_gate(
         self,
         secured: Secured,
-        listener: StdListener,
+        listener: TcpListener,
         bounds: Bounds,
-        (drain, pulse): (watch::Receiver<bool>, Option<Pulse>),
+        drain: watch::Receiver<bool>,
     ) -> usize {
         let gate = &self.config.gate;
-        run_local(async {
-            if let Some((pulse, every)) = pulse {
-                spawn_local(supervisor::beat(pulse, every));
-            }
-            let served = (&*self.clusters, bounds.threads);
-            let handler = Gate::new(&self.config.route, secured.peers.binding(), served, gate.limits);
-            let feeds = Some(Arc::clone(&self.feeds));
-            let modes = Modes::of(&self.config.route);
-            let rules = Rules { modes, disclose: gate.disclose, feeds };
-            let context = self.context("gate", secured, rules, handler);
-            let listener = TcpListener::from_std(listener)?;
-            Ok(proxy::accept(listener, context, drain, bounds).await)
-        })
-        .unwrap_or_default()
+        let served = (&*self.clusters, bounds.threads);
+        let handler = Gate::new(&self.config.route, secured.peers.binding(), served, gate.limits);
+        let feeds = Some(Arc::clone(&self.feeds));
+        let (modes, limits) = (Modes::of(&self.config.route), Arc::clone(&self.limits));
+        let rules = Rules { modes, disclose: gate.disclose, feeds, limits };
+        let context = self.context("gate", secured, rules, handler);
+        proxy::accept(listener, context, drain, bounds).await
     }
 }
 
 /// What each of the gate's threads may have open.
 fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
     let most = descriptors() / 4;
-    let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
     if let Some(wanted) = gate.limits.connections.filter(|wanted| *wanted > most) {
         tracing::warn!(
             wanted,
@@ -541,11 +599,31 @@ fn gate_bounds(gate: &proxy::Config, threads: usize) -> Bounds {
             "gate.limits.connections: the process may not have enough file descriptors"
         );
     }
+    let [connections, handshakes] = gate_totals(gate).map(|total| (total / threads).max(1));
+    Bounds { connections, room: room(threads), threads, evicts: false, handshakes, drain: gate.drain }
+}
+
+/// The connections and handshakes that all of the gate's threads may have at once.
+fn gate_totals(gate: &proxy::Config) -> [usize; 2] {
+    let most = descriptors() / 4;
+    let connections = gate.limits.connections.unwrap_or(most).min(most).max(1);
     // However many do not finish theirs, there is room beside them.
-    let handshakes = gate.limits.handshakes.min(connections / 2);
-    let each = |count: usize| (count / threads).max(1);
-    let (connections, handshakes) = (each(connections), each(handshakes));
-    Bounds { connections, threads, evicts: false, handshakes, drain: gate.drain }
+    [connections, gate.limits.handshakes.min(connections / 2).max(1)]
+}
+
+/// How many connections each of so many threads may have beside these, which have sent no ClientHello or wait.
+fn room(threads: usize) -> usize {
+    (descriptors() / 64 / threads).clamp(LEAST_ROOM, MOST_ROOM)
+}
+
+/// The limits of the gate, named by their settings.
+fn gate_limits(config: &Config, clock: &Clock, metrics: &Metrics) -> ListenerLimits {
+    let [connections, handshakes] = gate_totals(&config.gate);
+    let settings = [
+        format!("gate.limits.connections = {connections}"),
+        format!("gate.limits.handshakes = {handshakes}"),
+    ];
+    ListenerLimits::new("gate", &config.gate.limits, settings, clock.clone(), metrics)
 }
 
 /// Warns of what can work, and is perhaps not meant.
@@ -665,17 +743,15 @@ fn shown(address: Option<SocketAddr>) -> String {
     address.map_or_else(|| "none".to_owned(), |address| address.to_string())
 }
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    run: impl FnOnce() -> T + Send + 'static,
-) -> io::Result<JoinHandle<T>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
-}
-
-/// Runs a future to its end on a single-threaded runtime of this thread.
-fn run_local<T>(future: impl Future<Output = io::Result<T>>) -> Option<T> {
-    let runtime: io::Result<LocalRuntime> =
-        Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-    let result = runtime.and_then(|runtime| runtime.block_on(future));
-    result.inspect_err(|error| tracing::error!(%error, "a runtime failed")).ok()
+/// What helps where the system has no more of something.
+fn advice(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => {
+            "; each of gate.threads takes five file descriptors: lower it, or raise LimitNOFILE= (ulimit -n)"
+        }
+        Some(Errno::AGAIN | Errno::NOMEM) => {
+            "; lower gate.threads, or raise TasksMax= (ulimit -u) or the memory of the process"
+        }
+        _ => "",
+    }
 }

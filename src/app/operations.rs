@@ -16,6 +16,8 @@ use prometheus::GaugeVec;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::sync::watch;
+use tokio::task::JoinError;
+use tokio::task::JoinSet;
 use tokio::task::spawn_local;
 use tokio::time::MissedTickBehavior;
 use tokio::time::timeout;
@@ -30,7 +32,7 @@ use super::Told;
 use super::bind;
 use super::descriptors;
 use super::inherited::Assigned;
-use super::run_local;
+use super::room;
 use crate::authority;
 use crate::authority::Access;
 use crate::authority::Api;
@@ -56,6 +58,8 @@ use crate::proxy::Clusters;
 use crate::proxy::Connection;
 use crate::proxy::Exchange;
 use crate::proxy::Handler;
+use crate::proxy::Limits;
+use crate::proxy::ListenerLimits;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
 use crate::proxy::Refusal;
@@ -75,8 +79,14 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 
 /// The admin listener's bounds.
-const ADMIN: Bounds =
-    Bounds { connections: 512, threads: 1, evicts: true, handshakes: 256, drain: Duration::from_secs(5) };
+const ADMIN: Bounds = Bounds {
+    connections: 512,
+    room: 0,
+    threads: 1,
+    evicts: true,
+    handshakes: 512,
+    drain: Duration::from_secs(5),
+};
 /// How often refusals that were not audited one by one are summed up.
 const SUM_UP: Duration = Duration::from_secs(10);
 /// How often the certificates that were seen are written.
@@ -95,6 +105,8 @@ pub(super) struct Operations {
     metrics: Option<StdListener>,
     condition: Condition,
     bounds: Bounds,
+    /// Those of the admin listener.
+    limits: Arc<ListenerLimits>,
     /// To be exported.
     pub(super) spans: Option<mpsc::Receiver<Span>>,
 }
@@ -111,7 +123,8 @@ impl Operations {
         let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
         let feeds = Arc::clone(&shared.feeds);
         let clusters = Arc::clone(&shared.clusters);
-        let condition = Condition { engine, clock, gate_drains, feeds, clusters, audit: audit.clone() };
+        let (limits, audited) = (Arc::clone(&shared.limits), audit.clone());
+        let condition = Condition { engine, clock, gate_drains, feeds, clusters, limits, audit: audited };
         let mut admin = None;
         if let (Some(section), Some(audit)) = (&config.admin, audit) {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
@@ -130,8 +143,13 @@ impl Operations {
             None => None,
         };
         let few = (descriptors() / 32).clamp(4, ADMIN.connections);
-        let bounds = Bounds { connections: few, handshakes: few, ..ADMIN };
-        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds, spans: None })
+        let bounds = Bounds { connections: few, room: room(1), handshakes: few, ..ADMIN };
+        let setting = |of: &str| format!("{few} {of}: a 32nd of the file descriptors (LimitNOFILE=)");
+        let settings = [setting("connections of callers without a role"), setting("handshakes")];
+        let of_each = Limits::default();
+        let limits = ListenerLimits::new("admin", &of_each, settings, shared.clock.clone(), &shared.metrics);
+        let limits = Arc::new(limits.limiting_lines(Arc::clone(&shared.lines)));
+        Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds, limits, spans: None })
     }
 
     pub(super) fn addresses(&self) -> io::Result<(Option<SocketAddr>, Option<SocketAddr>)> {
@@ -139,48 +157,81 @@ impl Operations {
         Ok((admin, self.metrics.as_ref().map(StdListener::local_addr).transpose()?))
     }
 
-    pub(super) fn run(self, mut drain: watch::Receiver<bool>, (notices, threads): Told) {
-        let Self { shared, admin, metrics, condition, bounds, spans } = self;
-        run_local(async move {
-            let (told, gate_drains) = (condition.clone(), condition.gate_drains.clone());
-            spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
-            if let Some(listener) = metrics {
-                let listener = TcpListener::from_std(listener)?;
-                spawn_local(telemetry::serve(listener, shared.metrics.clone(), Rc::new(condition)));
-            }
-            spawn_local(keep_house(Arc::clone(&shared.engine)));
-            spawn_local(tell_left_out(Arc::clone(&shared.lines), shared.clock.clone()));
-            spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
-            spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
-            let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
-            spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
-            match admin {
-                None => {
-                    // The sender lives until the gate has drained; losing it means the same.
-                    let _ = drain.wait_for(|drain| *drain).await;
-                }
-                Some((listener, secured, api)) => {
-                    spawn_local(sum_up(Arc::clone(&api)));
-                    let watching = Arc::clone(&api);
-                    spawn_local(async move { watching.watch_advisory().await });
-                    let router = authority::router(Arc::clone(&api));
-                    // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
-                    // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
-                    let rules = Rules { modes: Modes::Strict, disclose: Disclose::Reason, feeds: None };
-                    let context =
-                        shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
-                    proxy::accept(TcpListener::from_std(listener)?, context, drain, bounds).await;
-                    api.sum_up_all().await;
-                    api.end_advisory_with_process().await;
-                }
-            }
-            if let Some(exporter) = exporter {
-                let _ = timeout(LAST_SPANS, exporter).await;
-            }
-            // The gate's threads have ended before this one.
-            shared.lines.rest(shared.clock.elapsed()).iter().for_each(LeftOut::log);
-            Ok(())
+    /// Takes the listeners into the runtime at hand; what is returned runs until it is told to drain, or one of its tasks
+    /// fails.
+    pub(super) fn begin(
+        mut self,
+        drain: watch::Receiver<bool>,
+        (notices, threads): Told,
+    ) -> io::Result<impl Future<Output = io::Result<()>>> {
+        let metrics = self.metrics.take().map(TcpListener::from_std).transpose()?;
+        let admin = self.admin.take().map(|(listener, secured, api)| {
+            Ok::<_, io::Error>((TcpListener::from_std(listener)?, secured, api))
         });
+        let admin = admin.transpose()?;
+        Ok(async move {
+            let (mut tasks, shared) = (JoinSet::new(), self.shared.clone());
+            let (told, gate_drains) = (self.condition.clone(), self.condition.gate_drains.clone());
+            tasks.spawn_local(async move { notices.watch(|| told.in_words(), threads, gate_drains).await });
+            if let Some(listener) = metrics {
+                let health = Rc::new(self.condition.clone());
+                tasks.spawn_local(telemetry::serve(listener, shared.metrics.clone(), health));
+            }
+            tasks.spawn_local(keep_house(Arc::clone(&shared.engine)));
+            tasks.spawn_local(tell_left_out(Arc::clone(&shared.lines), shared.clock.clone()));
+            tasks.spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
+            tasks.spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
+            tasks.spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
+            if let Some((_, _, api)) = &admin {
+                tasks.spawn_local(sum_up(Arc::clone(api)));
+                let watching = Arc::clone(api);
+                tasks.spawn_local(async move { watching.watch_advisory().await });
+            }
+            tokio::select! {
+                () = self.serve(admin, drain) => Ok(()),
+                failure = first_failure(tasks) => Err(io::Error::other(failure)),
+            }
+        })
+    }
+
+    /// Serves the admin listener, if there is one, until the drain; then lets the last spans go.
+    async fn serve(self, admin: Option<(TcpListener, Secured, Arc<Api>)>, mut drain: watch::Receiver<bool>) {
+        let Self { shared, bounds, limits, spans, .. } = self;
+        let exporter = spans.map(|spans| spawn_local(shared.export(spans, drain.clone())));
+        match admin {
+            None => {
+                // The sender lives until the gate has drained; losing it means the same.
+                let _ = drain.wait_for(|drain| *drain).await;
+            }
+            Some((listener, secured, api)) => {
+                let router = authority::router(Arc::clone(&api));
+                // Strict, whatever the gate's mode: nobody without a credential that stands changes anything.
+                // Whatever feeds say: who revokes by hand, or looks why a feed is stale, is let in.
+                let (modes, disclose) = (Modes::Strict, Disclose::Reason);
+                let rules = Rules { modes, disclose, feeds: None, limits };
+                let context =
+                    shared.context("admin", secured, rules, Admin { router, api: Arc::clone(&api) });
+                proxy::accept(listener, context, drain, bounds).await;
+                api.sum_up_all().await;
+                api.end_advisory_with_process().await;
+            }
+        }
+        if let Some(exporter) = exporter {
+            let _ = timeout(LAST_SPANS, exporter).await;
+        }
+        // The gate's threads have ended before this one.
+        shared.lines.rest(shared.clock.elapsed()).iter().for_each(LeftOut::log);
+    }
+}
+
+/// Waits until a task has failed; those that are through are not missed.
+async fn first_failure(mut tasks: JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(())) => {}
+            Some(Err(failure)) => return failure,
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -256,6 +307,8 @@ struct Condition {
     gate_drains: watch::Receiver<bool>,
     feeds: Arc<Feeds>,
     clusters: Arc<Clusters>,
+    /// Those of the gate.
+    limits: Arc<ListenerLimits>,
     audit: Option<Audit>,
 }
 
@@ -277,7 +330,11 @@ impl Condition {
     /// For the service manager's status line.
     fn in_words(&self) -> String {
         match self.ready() {
-            Ok(()) => format!("serving, {} revoked or suspended", self.engine.entries()),
+            Ok(()) => {
+                let warnings: String =
+                    self.warnings().into_iter().map(|warning| format!("; {warning}")).collect();
+                format!("serving, {} revoked or suspended{warnings}", self.engine.entries())
+            }
             Err(why) => format!("serving, but not ready: {why}"),
         }
     }
@@ -300,6 +357,11 @@ impl Health for Condition {
         metrics.advisory_remaining.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         let now = self.clock.now();
         self.feeds.status(now).iter().for_each(|feed| show(feed, now, &metrics.feeds));
+    }
+
+    /// A gate at its limits is ready: without it, its clients would bring the next one to its limits.
+    fn warnings(&self) -> Vec<String> {
+        self.limits.lasting()
     }
 
     fn ready(&self) -> Result<(), String> {

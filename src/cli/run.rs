@@ -19,7 +19,8 @@ use crate::revocation::JournalError;
 use crate::telemetry;
 use crate::telemetry::Log;
 
-/// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once.
+/// Starts, waits for the signal to end, drains; a second signal, a second later or more, ends at once, and so does a thread
+/// that fails.
 pub(super) fn run(file: &Path) -> u8 {
     // First of all: it takes variables out of the environment, which nobody else may be reading.
     let supervisor = match Supervisor::from_environment() {
@@ -32,7 +33,7 @@ pub(super) fn run(file: &Path) -> u8 {
     };
     let log = match telemetry::init_log(config.log.format) {
         Ok(log) => log,
-        Err(error) => return complain_of(&app::Error::Thread(error)),
+        Err(error) => return complain_of(&app::Error::Thread { thread: "log".to_owned(), error }),
     };
     match serve(supervisor, &log, config) {
         Ok(()) => DONE,
@@ -79,6 +80,9 @@ fn serve(supervisor: Supervisor, log: &Log, config: Config) -> Result<(), app::E
             tokio::select! {
                 () = signals.received() => break,
                 () = hang_ups.next() => running.reopen_logs(),
+                // What is left is half a gate: it would not hear of revocations, or not serve. The end of the process
+                // ends every session.
+                thread = running.failed() => return Err(app::Error::ThreadEnded(thread)),
             }
         }
         let stopped = tokio::task::spawn_blocking(|| running.stop());

@@ -53,12 +53,7 @@ impl Accounts {
     }
 
     pub(super) fn of_address(&self, address: IpAddr) -> Arc<Account> {
-        // Who has one address of an IPv6 network has all of it.
-        let address = match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        };
-        self.of(Key::Address(address))
+        self.of(Key::Address(network_of(address)))
     }
 
     fn of(&self, key: Key) -> Arc<Account> {
@@ -138,6 +133,14 @@ pub(super) struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.account.connections[self.place as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An IPv4 address, or the IPv6 network of 64 bits: a client that has one address of it has all of them.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
     }
 }
 

@@ -91,7 +91,6 @@ impl<H: Handler> Context<H> {
             barred,
             tunnels: RefCell::default(),
             flights: Arc::default(),
-            close: Notify::new(),
             asked: Cell::new(false),
             first: Notify::new(),
             served: Cell::new(false),

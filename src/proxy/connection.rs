@@ -12,6 +12,8 @@
 use std::cell::Cell;
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::future::poll_fn;
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,12 +27,10 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use hyper_util::rt::TokioTimer;
 use rustls::HandshakeKind;
-use socket2::SockRef;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 
@@ -48,11 +48,14 @@ use super::ending::Watch;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
+use super::limits::Limit;
 use super::pace::Pace;
+use super::places::Ticket;
 use super::presented::ADDRESS;
 use super::presented::Presented;
 use super::socket::Socket;
 use super::socket::Tcp;
+use super::standing::Standing;
 use super::streams::StandsOn;
 use super::streams::Streams;
 use crate::session::Guard;
@@ -97,8 +100,6 @@ pub struct Connection {
     pub(super) barred: Option<Barred>,
     pub(super) tunnels: RefCell<JoinSet<()>>,
     pub(super) flights: Arc<Flights>,
-    /// Asks for the end of the connection after the answer at hand.
-    pub(super) close: Notify,
     /// Whether there was a request, and who waits for the first.
     pub(super) asked: Cell<bool>,
     pub(super) first: Notify,
@@ -110,22 +111,8 @@ pub struct Connection {
 
 /// A socket that the accept loop hands over.
 pub(super) struct Accepted {
-    pub(super) socket: TcpStream,
+    pub(super) ticket: Ticket,
     pub(super) address: SocketAddr,
-    pub(super) standing: Rc<Standing>,
-    /// To shake hands.
-    pub(super) turn: OwnedSemaphorePermit,
-}
-
-/// What the accept loop knows of a connection.
-#[derive(Default)]
-pub(super) struct Standing {
-    /// Its client is one for whom others make room.
-    pub(super) vouched: Cell<bool>,
-    /// Something has come from its client.
-    pub(super) spoken: Cell<bool>,
-    /// Its handshake is through.
-    pub(super) shaken: Cell<bool>,
 }
 
 impl Connection {
@@ -222,10 +209,14 @@ impl Connection {
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.flights.tunnel();
+        let carried = self.standing.carry();
         let mut tunnels = self.tunnels.borrow_mut();
         // One after the other may come over an HTTP/2 connection.
         while tunnels.try_join_next().is_some() {}
-        tunnels.spawn_local(tunnel);
+        tunnels.spawn_local(async move {
+            tunnel.await;
+            drop(carried);
+        });
     }
 }
 
@@ -235,25 +226,24 @@ pub(super) async fn serve<H: Handler>(
     accepted: Accepted,
     drain: watch::Receiver<bool>,
 ) {
-    let Accepted { socket, address, standing, turn } = accepted;
+    let Accepted { mut ticket, address } = accepted;
     let Some(_accepted) = context.peers.accounts().map_or(Some(None), |all| all.admits(address.ip())) else {
         context.metrics.refusals.with_label_values(&["too_many_connections"]).inc();
+        context.reached.reached(Limit::ConnectionsPerAddress);
         return;
     };
-    let Some(stream) = shake_hands(&context, socket, address, &standing).await else {
+    let Some(stream) = shake_hands(&context, &mut ticket, address).await else {
         return;
     };
-    standing.shaken.set(true);
-    drop(turn);
+    let handle = ticket.served();
+    let standing = Rc::clone(&ticket.standing);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
     let mut connection = Connection { standing, ..context.admit(&stream, origin) };
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);
-    if let (Some(session), Ok(handle)) =
-        (connection.session(), SockRef::from(&stream.get_ref().0.stream).try_clone())
-    {
+    if let (Some(session), Some(handle)) = (connection.session(), handle) {
         session.attach(handle.into());
     }
     let guard = connection.guard().filter(|_| context.modes != Modes::Mixed);
@@ -287,18 +277,23 @@ pub(super) async fn serve<H: Handler>(
 
 async fn shake_hands<H>(
     context: &Context<H>,
-    socket: TcpStream,
+    ticket: &mut Ticket,
     address: SocketAddr,
-    standing: &Standing,
 ) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
-    // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
-    let _ = socket.set_nodelay(true);
     let handshake = async {
-        // Whatever fails here fails again when it is read.
-        let _ = socket.readable().await;
-        standing.spoken.set(true);
-        ADDRESS.scope(address, context.acceptor.accept(Tcp::new(socket))).await
+        let socket = ticket.turn().await.ok_or(io::ErrorKind::NotConnected)?;
+        // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
+        let _ = socket.set_nodelay(true);
+        let mut accepting = std::pin::pin!(ADDRESS.scope(address, context.acceptor.accept(Tcp::new(socket))));
+        poll_fn(|cx| {
+            let polled = accepting.as_mut().poll(cx);
+            if polled.is_pending() {
+                ticket.answered(Instant::now());
+            }
+            polled
+        })
+        .await
     };
     let reason = match timeout(context.timeouts.handshake, handshake).await {
         Ok(Ok(stream)) => {

@@ -28,6 +28,8 @@ use super::error::Passed;
 use super::error::Refusal;
 use super::error::Told;
 use super::exchange::Outgoing;
+use super::limits::Limit;
+use super::limits::ListenerLimits;
 use crate::clock::Clock;
 use crate::problem::Disclose;
 use crate::revocation::Engine;
@@ -105,6 +107,8 @@ pub struct Context<H> {
     pub timeouts: Timeouts,
     /// How much it takes in.
     pub limits: Limits,
+    /// Its limits, as operators see them reached.
+    pub reached: Arc<ListenerLimits>,
     /// What is told of its requests.
     pub exchanges: Rc<Exchanges>,
     /// What answers.
@@ -132,7 +136,7 @@ impl<H: Handler> Context<H> {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
                     if self.ends_connection(&refusal) {
-                        connection.close.notify_one();
+                        connection.standing.close.notify_one();
                     }
                     self.handler.refused(&refusal, connection, exchange.id()).await;
                     return exchange.answer(response);
@@ -273,6 +277,7 @@ impl<H: Handler> Context<H> {
         (exchange, terms): (&Exchange, Terms),
         passed: Passed,
     ) {
+        Limit::of_refusal(refusal).into_iter().for_each(|limit| self.reached.reached(limit));
         exchange.refused(refusal.status().1, passed == Passed::Yes);
         let (peer, presented) = (connection.peer.as_deref(), connection.presented.as_deref());
         let (address, dialect) = (connection.address(), terms.dialect);

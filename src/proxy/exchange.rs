@@ -43,6 +43,7 @@ use super::RequestIds;
 use super::body::BodyError;
 use super::connection::Connection;
 use super::presented::Presented;
+use super::standing::Carried;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Session;
@@ -157,7 +158,8 @@ impl Exchanges {
         // Where it leads is told of failures, logged or not.
         let target = noted.is_none().then(|| Target::of(request));
         let (exchanges, route) = (Rc::clone(self), OnceCell::new());
-        Exchange { id, exchanges, began: Instant::now(), http2, head, trace, noted, target, route }
+        let (began, carried) = (Instant::now(), connection.standing.carry());
+        Exchange { id, exchanges, began, http2, head, trace, noted, target, route, carried }
     }
 
     /// The trace of a request, if there is a tracer: the client's, or one that begins here.
@@ -271,6 +273,7 @@ pub struct Exchange {
     /// What it asks for, where that is not noted.
     target: Option<Target>,
     route: OnceCell<Rc<str>>,
+    carried: Carried,
 }
 
 /// What a request asks for.
@@ -375,8 +378,8 @@ impl Exchange {
         // To HEAD, and with these, goes no body, whatever there is of one.
         let bare = self.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let response = if self.head && self.http2 { Body::without(response) } else { response };
-        let (exchanges, began, noted) = (self.exchanges, self.began, self.noted);
-        response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted })
+        let Self { exchanges, began, noted, carried, .. } = self;
+        response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted, _carried: carried })
     }
 }
 
@@ -387,6 +390,7 @@ pub(super) struct Outgoing {
     exchanges: Rc<Exchanges>,
     began: Instant,
     noted: Option<Rc<Noted>>,
+    _carried: Carried,
 }
 
 impl http_body::Body for Outgoing {

@@ -1,29 +1,34 @@
 //! Listeners: one socket for each thread on one port, and the loop that accepts.
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use socket2::Domain;
 use socket2::Protocol;
 use socket2::Socket;
 use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio::time::sleep;
 use tokio::time::timeout;
 
 use super::connection;
 use super::connection::Accepted;
-use super::connection::Standing;
 use super::context::Context;
 use super::context::Handler;
-use super::turns::Turns;
+use super::limits::LastingLimit;
+use super::limits::Limit;
+use super::limits::ListenerLimits;
+use super::places::Places;
 use crate::telemetry::LONGEST_REASON;
 use crate::telemetry::LineKind;
 use crate::telemetry::LineSource;
@@ -35,6 +40,9 @@ const TASK_FAILED: LineKind = LineKind::warning("a connection's task failed", "p
 const REST: Duration = Duration::from_millis(50);
 /// How often it says so.
 const SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// How long an accepted connection may take to send its ClientHello once the drain has begun.
+const FIRST_HELLO: Duration = Duration::from_secs(2);
 
 /// Binds `count` sockets to one address, among which the kernel spreads connections (SO_REUSEPORT).
 ///
@@ -74,12 +82,14 @@ fn socket(address: SocketAddr) -> io::Result<Socket> {
 /// How many connections a listener's socket has open at once, and how long they may take to end.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// More wait in the kernel until one of these ends.
+    /// That shake hands or are served. More wait until one of these ends, or is idle and makes room.
     pub connections: usize,
+    /// How many more may be open before their client has sent its ClientHello, or while they wait.
+    pub room: usize,
     /// How many threads share what the process may have of other things.
     pub threads: usize,
-    /// The bound is on connections that the handler does not vouch for, and the oldest of them makes room for a new one:
-    /// nobody keeps others out by holding connections open.
+    /// The bound is on connections that the handler does not vouch for, and the oldest of them makes room for a new one,
+    /// whatever it carries: no client keeps others out by holding connections open.
     pub evicts: bool,
     /// How many handshakes may go on at once.
     pub handshakes: usize,
@@ -88,8 +98,8 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// How many connections there may be in all.
-    fn most(self) -> usize {
+    /// How many connections may shake hands or be served in all.
+    pub(super) fn most(self) -> usize {
         if self.evicts { self.connections.saturating_mul(8) } else { self.connections }
     }
 }
@@ -104,32 +114,27 @@ pub async fn accept<H: Handler>(
     bounds: Bounds,
 ) -> usize {
     let mut connections = JoinSet::new();
-    let mut unknown = Unknown::default();
-    let mut turns = Turns::new(bounds.handshakes);
+    let places = Places::new(bounds, Arc::clone(&context.reached), &context.metrics);
     let mut short = Shortage::default();
     let stop = drain.clone();
     loop {
-        let full = connections.len() >= bounds.most();
         let next = async {
-            let turn = turns.turn(full).await;
-            (listener.accept().await, turn)
+            places.room().await;
+            listener.accept().await
         };
         tokio::select! {
             _ = drain.wait_for(|drain| *drain) => break,
-            (accepted, turn) = next => match accepted {
+            accepted = next => match accepted {
                 Ok((socket, address)) => {
                     short.over(context.listener);
-                    let accepted = Accepted { socket, address, standing: Rc::default(), turn };
-                    let standing = Rc::clone(&accepted.standing);
-                    let task = connections.spawn_local(connection::serve(Rc::clone(&context), accepted, stop.clone()));
-                    turns.begun(task.clone(), Rc::clone(&standing));
-                    if bounds.evicts {
-                        unknown.0.push_back((task, standing));
-                        unknown.leave_room(bounds.connections);
-                    }
+                    places.admit(socket, address.ip(), |ticket| {
+                        let accepted = Accepted { ticket, address };
+                        connections.spawn_local(connection::serve(Rc::clone(&context), accepted, stop.clone()))
+                    });
                 }
-                Err(error) => short.rest(context.listener, &error).await,
+                Err(error) => short.rest(&context.reached, &error).await,
             },
+            never = places.tend() => match never {},
             Some(ended) = connections.join_next() => report(&context, ended),
         }
     }
@@ -139,8 +144,17 @@ pub async fn accept<H: Handler>(
             report(&context, ended);
         }
     };
-    if timeout(bounds.drain, all).await.is_err() {
-        context.exchanges.cut();
+    let dismiss = async {
+        sleep(FIRST_HELLO).await;
+        places.dismiss_silent();
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        ended = timeout(bounds.drain, all) => if ended.is_err() {
+            context.exchanges.cut();
+        },
+        never = places.tend() => match never {},
+        never = dismiss => match never {},
     }
     connections.len()
 }
@@ -151,17 +165,23 @@ struct Shortage {
     said: Option<Instant>,
     /// The last line was that nothing can be accepted.
     lasts: bool,
+    descriptors: Option<LastingLimit>,
 }
 
 impl Shortage {
-    async fn rest(&mut self, listener: &str, error: &io::Error) {
+    async fn rest(&mut self, limits: &Arc<ListenerLimits>, error: &io::Error) {
+        let listener = limits.listener();
         if self.begins(Instant::now()) {
             tracing::warn!(listener, %error, "cannot accept connections; those that are open go on");
         }
-        tokio::time::sleep(REST).await;
+        if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
+            self.descriptors.get_or_insert_with(|| limits.last(Limit::Descriptors));
+        }
+        sleep(REST).await;
     }
 
     fn over(&mut self, listener: &str) {
+        self.descriptors = None;
         if self.ends() {
             tracing::info!(listener, "connections are accepted again");
         }
@@ -178,24 +198,6 @@ impl Shortage {
 
     fn ends(&mut self) -> bool {
         std::mem::take(&mut self.lasts)
-    }
-}
-
-/// Connections that nobody has vouched for yet, the oldest first.
-#[derive(Default)]
-struct Unknown(VecDeque<(AbortHandle, Rc<Standing>)>);
-
-impl Unknown {
-    /// Ends the oldest until there are no more than `most`. Those that are vouched for do not count: there are as many
-    /// of them as administrators open.
-    fn leave_room(&mut self, most: usize) {
-        if self.0.len() <= most {
-            return;
-        }
-        self.0.retain(|(task, standing)| !task.is_finished() && !standing.vouched.get());
-        while self.0.len() > most {
-            self.0.pop_front().iter().for_each(|(task, _)| task.abort());
-        }
     }
 }
 

@@ -15,20 +15,23 @@ mod exchange;
 mod flight;
 mod frames;
 mod headers;
+mod hello;
+mod limits;
 mod listener;
 mod names;
 mod pace;
 mod peer;
+mod places;
 mod presented;
 mod request;
 mod request_id;
 mod reset;
 mod route;
 mod socket;
+mod standing;
 mod streams;
 mod tls;
 mod tunnel;
-mod turns;
 mod upstream;
 mod via;
 
@@ -52,6 +55,8 @@ pub use exchange::Exchanges;
 pub use exchange::Telling;
 pub use frames::FrameHead;
 pub use frames::FrameReader;
+pub use limits::Limit;
+pub use limits::ListenerLimits;
 pub use listener::Bounds;
 pub use listener::accept;
 pub use listener::bind;
@@ -97,7 +102,7 @@ pub struct Config {
     /// Whether refusals are enforced or only logged and counted, on routes that do not say it themselves.
     #[serde(default)]
     pub mode: Mode,
-    /// How many threads serve it, each with connections of its own; default: one a core.
+    /// How many threads serve it, each with connections of its own; default: one a core; at most 1024.
     pub threads: Option<usize>,
     /// How much of a refusal its client is told.
     #[serde(default)]
@@ -298,14 +303,14 @@ pub struct Limits {
     pub body_rate: u32,
     /// Streams that one HTTP/2 connection may have open.
     pub streams: u32,
-    /// Connections open at once; default, and at most: a quarter of the file descriptors that the process may have, 128
+    /// Connections that shake hands or are served at once; default, and at most: a quarter of the file descriptors that the process may have, 128
     /// aside. Each takes two; three eighths are for connections to upstreams, and the rest for feeds and administrators.
     pub connections: Option<usize>,
     /// Those of one principal; 0: any.
     pub connections_per_principal: u32,
     /// Those from one address, or from one IPv6 network of 64 bits; 0: any. Counted before the handshake.
     pub connections_per_address: u32,
-    /// Handshakes that go on at once.
+    /// Handshakes that go on at once, each from its whole ClientHello on.
     pub handshakes: usize,
     /// Requests of one principal a second, or of one address where a client has no name; 0: any.
     pub requests_per_second: u32,

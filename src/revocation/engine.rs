@@ -605,6 +605,11 @@ impl Engine {
         self.journal.is_durable()
     }
 
+    /// Whether the journal's thread has ended, so that nothing is written any more.
+    pub fn has_journal_ended(&self) -> bool {
+        self.journal.has_ended()
+    }
+
     /// Why not everything in effect is on disk; `None` while it is.
     pub fn journal_fault(&self) -> Option<JournalError> {
         self.journal.fault()

@@ -279,6 +279,11 @@ impl Journal {
         Ok((Self { commands: Some(commands), durable, fault, missed, thread: Some(thread) }, contents))
     }
 
+    /// Whether its thread has ended, so that nothing is written any more.
+    pub fn has_ended(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Whether the last commit reached the disk.
     pub fn is_durable(&self) -> bool {
         self.durable.load(Ordering::Acquire)

@@ -20,6 +20,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::SyncSender;
+use std::sync::mpsc::TryRecvError;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
@@ -159,6 +160,11 @@ impl AccessLogWriter {
     /// Has the file opened again, soon: the old one was moved away.
     pub fn reopen(&self) {
         self.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it writes no more.
+    pub fn has_ended(&self) -> bool {
+        self.done.try_recv() == Err(TryRecvError::Disconnected)
     }
 
     /// Waits until all is written, now that no thread has lines any more; for a while.

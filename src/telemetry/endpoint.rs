@@ -36,6 +36,8 @@ pub trait Health {
     fn refresh(&self, metrics: &Metrics);
     /// Whether traffic should come here; the error says why not.
     fn ready(&self) -> Result<(), String>;
+    /// What an operator should know of a process that is ready all the same: limits that keep clients waiting.
+    fn warnings(&self) -> Vec<String>;
 }
 
 /// Serves the plain listener until it is dropped. Runs on a local runtime.
@@ -81,7 +83,10 @@ fn answer(request: &Request<Incoming>, metrics: &Metrics, health: &dyn Health) -
         }
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => match health.ready() {
-            Ok(()) => text(StatusCode::OK, "ready\n"),
+            Ok(()) => {
+                let warnings = health.warnings().into_iter().map(|warning| format!("warning: {warning}\n"));
+                text(StatusCode::OK, format!("ready\n{}", warnings.collect::<String>()))
+            }
             Err(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
         },
         _ => text(StatusCode::NOT_FOUND, "try /metrics, /healthz or /readyz\n"),

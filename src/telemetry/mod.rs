@@ -68,6 +68,10 @@ pub struct Metrics {
     pub passed: IntCounterVec,
     /// `portcullis_handshakes_total{result="full"|"resumed"|"failed"}`.
     pub handshakes: IntCounterVec,
+    /// `portcullis_limits_reached_total{listener, limit}`: limits that kept a client waiting, or refused it.
+    pub limits_reached: IntCounterVec,
+    /// `portcullis_connections_evicted_total{listener, phase="silent"|"waiting"|"handshake"|"idle"|"unvouched"}`.
+    pub evicted: IntCounterVec,
     /// `portcullis_sessions`: live now.
     pub sessions: IntGauge,
     /// `portcullis_sessions_ended_total{cause}`: ended by the gate, not by their peers.
@@ -140,6 +144,8 @@ impl Metrics {
                 "TLS handshakes, by result.",
                 &["result"],
             )?,
+            limits_reached: maker.limits_reached()?,
+            evicted: maker.evicted()?,
             sessions: maker.gauge("portcullis_sessions", "Live sessions.")?,
             sessions_ended: maker.counters(
                 "portcullis_sessions_ended_total",
@@ -340,6 +346,16 @@ impl Maker<'_> {
     fn overtaken(&self) -> Result<IntCounterVec, prometheus::Error> {
         let help = "Revocation events that a later event of their target outranks.";
         self.counters("portcullis_revocation_events_overtaken_total", help, &["feed", "action"])
+    }
+
+    fn limits_reached(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Limits that kept a client waiting, or refused it.";
+        self.counters("portcullis_limits_reached_total", help, &["listener", "limit"])
+    }
+
+    fn evicted(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Connections that made room for others, by what they were at.";
+        self.counters("portcullis_connections_evicted_total", help, &["listener", "phase"])
     }
 
     fn enforced(&self) -> Result<HistogramVec, prometheus::Error> {

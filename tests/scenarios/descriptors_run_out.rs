@@ -29,7 +29,7 @@ use crate::upstream::Upstream;
 const THREADS: usize = 2;
 
 /// The same command with so few descriptors.
-fn limited(plain: &Command, descriptors: usize) -> Command {
+pub(crate) fn limited(plain: &Command, descriptors: usize) -> Command {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("ulimit -n {descriptors}; exec \"$0\" \"$@\"")]);
     command.arg(plain.get_program()).args(plain.get_args()).current_dir("/").env_remove("PORTCULLIS_LOG");
@@ -155,8 +155,18 @@ async fn without_any_left_it_neither_spins_nor_dies() {
     for waiting in waiting {
         within(waiting).await.unwrap().assert_ok();
     }
+    let metrics = plain(at.metrics, "/metrics").await;
+    let reached = "portcullis_limits_reached_total{limit=\"descriptors\",listener=\"gate\"} ";
+    let reached = metrics.lines().find_map(|line| line.strip_prefix(reached)).unwrap();
+    assert!(reached.parse::<usize>().unwrap() >= 1);
+    assert!(!plain(at.metrics, "/readyz").await.contains("warning"));
     process.signal(Signal::SIGTERM);
     process.until(|line| line["message"] == "portcullis is down").await;
+    let named = process
+        .log
+        .iter()
+        .any(|line| line["limit"] == "descriptors" && line["setting"].to_string().contains("LimitNOFILE"));
+    assert!(named, "{:#?}", process.log);
     let said = |line: &&serde_json::Value| {
         line["message"].as_str().is_some_and(|text| text.starts_with("cannot accept"))
     };

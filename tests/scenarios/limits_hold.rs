@@ -8,9 +8,6 @@ use http_body::Frame;
 use http_body_util::BodyExt as _;
 use nix::sys::signal::Signal;
 use rustls::version::TLS13;
-use tokio::io::AsyncReadExt as _;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpStream;
 
 use crate::client::Answer;
 use crate::client::Client;
@@ -62,7 +59,14 @@ async fn requests_of_one_principal() {
     assert!((5..=5 + grown).contains(&served), "{served} of 5, and {grown} for the time");
     assert_eq!(passed(&ask(&lab.client(&lab.root.agent("b")), 4).await), 4);
     let refused = format!("portcullis_refusals_total{{code=\"too_many_requests\"}} {}", all.len() - served);
-    assert!(lab.plain("/metrics").await.contains(&refused), "{refused}");
+    let metrics = lab.plain("/metrics").await;
+    assert!(metrics.contains(&refused), "{refused}");
+    assert!(metrics.contains(&reached("requests_per_second", all.len() - served)), "{metrics}");
+}
+
+/// How often a limit of the gate was reached, as a metric.
+fn reached(limit: &str, times: usize) -> String {
+    format!("portcullis_limits_reached_total{{limit=\"{limit}\",listener=\"gate\"}} {times}\n")
 }
 
 #[tokio::test]
@@ -121,6 +125,7 @@ async fn connections_of_one_principal() {
         third.get("/").await.assert_refused(429, "too_many_connections");
         third.ended().await.unwrap();
     }
+    assert!(lab.plain("/metrics").await.contains(&reached("connections_per_principal", 8)));
     lab.client(&lab.root.agent("b")).get("/").await.assert_ok();
     one.get("/").await.assert_ok();
     two.get("/").await.assert_ok();
@@ -147,6 +152,7 @@ async fn connections_of_one_address() {
     let client = lab.client(&lab.root.agent("a"));
     let (mut one, two) = (client.h1().await, client.h2().await);
     assert!(client.dial(b"http/1.1").await.is_err());
+    assert!(lab.plain("/metrics").await.contains(&reached("connections_per_address", 1)));
     client.from(Ipv4Addr::new(127, 0, 0, 2)).get("/").await.assert_ok();
     one.get("/").await.assert_ok();
     drop(two);
@@ -229,32 +235,6 @@ async fn headers_and_targets() {
     assert_eq!(h2.exchange(request).await.unwrap().status, 431);
     h2.get("/").await.assert_ok();
     assert!(lab.plain("/metrics").await.contains("portcullis_refusals_total{code=\"header_too_large\"} 2"));
-}
-
-/// Half-open handshakes, silent ones and such as have begun, keep nobody out: without an end to the turn of each, this
-/// would take a minute.
-#[tokio::test]
-async fn handshakes_at_once() {
-    for (limits, silent, begun) in [("handshakes = 4", 24, 8), ("connections = 8, handshakes = 8", 24, 0)] {
-        let plan = limited(limits).gate("timeouts = { handshake = \"1m\" }");
-        let lab = plan.on_one_thread().start().await;
-        let client = lab.client(&lab.root.agent("a"));
-        let mut open = client.h1().await;
-        let mut held = Vec::new();
-        for _ in 0..silent {
-            held.push(TcpStream::connect(lab.gate()).await.unwrap());
-        }
-        for _ in 0..begun {
-            let mut begun = TcpStream::connect(lab.gate()).await.unwrap();
-            begun.write_all(&[22, 3, 1, 0, 200, 1]).await.unwrap();
-            held.push(begun);
-        }
-        client.get("/").await.assert_ok();
-        open.get("/").await.assert_ok();
-        // The oldest had to go.
-        let oldest = within(held[0].read(&mut [0; 1])).await;
-        assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
-    }
 }
 
 /// A burst of honest handshakes far above the bound waits its turn, and all of it is served.

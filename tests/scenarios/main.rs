@@ -72,6 +72,7 @@ mod sessions_say_whose_they_are;
 mod slow_clients_are_cut;
 mod stale_feeds_refuse;
 mod strangers_are_let_in;
+mod strangers_keep_nobody_out;
 mod targets_are_known_or_not;
 mod the_api_answers;
 mod threads_share_the_load;

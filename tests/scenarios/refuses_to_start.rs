@@ -4,6 +4,7 @@
 use std::fs;
 use std::net::TcpListener;
 
+use crate::descriptors_run_out::limited;
 use crate::lab::Lab;
 use crate::pki::Ca;
 use crate::process::Process;
@@ -104,6 +105,7 @@ const NONSENSE: &[(&str, &str, &[&str])] = &[
     ("mode = \"strict\" ", "mode = \"strickt\" ", &[":3: gate.mode: ", "strickt"]),
     ("mode = \"strict\" ", "threads = \"two\" ", &[":3: gate.threads: ", "invalid type", "two"]),
     ("mode = \"strict\" ", "threads = 0 ", &[":3: gate.threads: ", "at least 1"]),
+    ("mode = \"strict\" ", "threads = 5000 ", &[":3: gate.threads: ", "at most 1024"]),
     ("mode = \"strict\" ", "drain = 5 ", &[":3: gate.drain: ", "invalid type"]),
     ("[gate.tls]", "[gate.tls", &["portcullis.toml:4: "]),
     ("[gate.tls]", "[gate]", &["portcullis.toml:4: ", "duplicate key"]),
@@ -192,6 +194,23 @@ async fn the_port_of_another_gate() {
     let ended = ended(command).await;
     assert_eq!(ended.code, Some(1), "{ended:?}");
     assert!(ended.err.contains(&format!("cannot listen on {}", lab.gate())), "{}", ended.err);
+}
+
+/// Sockets for all threads are bound, and then there are no descriptors for their runtimes. Seen failing with runtimes made in
+/// threads that nobody waits for: it said that it was up, and served with some of them.
+#[tokio::test]
+async fn threads_that_cannot_be_started() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    for (threads, descriptors) in [(200, 300), (60, 100), (30, 64)] {
+        let mut command = site.run(upstream.address);
+        command.env("PORTCULLIS__GATE__THREADS", threads.to_string());
+        let ended = ended(limited(&command, descriptors)).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        for word in ["cannot start the thread", "Too many open files", "gate.threads", "LimitNOFILE="] {
+            assert!(ended.err.contains(word), "no `{word}` in {}", ended.err);
+        }
+        assert!(!ended.err.contains("portcullis is up"), "{}", ended.err);
+    }
 }
 
 #[tokio::test]

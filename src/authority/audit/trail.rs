@@ -134,6 +134,11 @@ impl Audit {
         Head::clone(&self.0.shared.head.load())
     }
 
+    /// Whether its thread has ended, so that no line is written any more.
+    pub fn has_ended(&self) -> bool {
+        self.0.thread.as_ref().is_some_and(JoinHandle::is_finished)
+    }
+
     /// Whether every line that was to be written is on disk.
     pub fn is_durable(&self) -> bool {
         self.0.shared.durable.load(Ordering::Acquire)
