@@ -221,8 +221,9 @@ impl ClientCertVerifier for Verifier {
 
 fn alert(error: ChainError) -> rustls::Error {
     let certificate = match error {
-        ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
-            CertificateError::BadEncoding
+        ChainError::Conflict | ChainError::Malformed(_) => CertificateError::BadEncoding,
+        ChainError::TooLarge(_) | ChainError::TooManyChecks(_) | ChainError::TooManyFailures => {
+            CertificateError::Other(rustls::OtherError(Arc::new(error)))
         }
         ChainError::LeafSigns
         | ChainError::LeafUsage
@@ -230,7 +231,9 @@ fn alert(error: ChainError) -> rustls::Error {
         | ChainError::PathLength(_)
         | ChainError::AnchorUsage
         | ChainError::AnchorPurpose(_) => CertificateError::InvalidPurpose,
-        ChainError::NotAnAuthority | ChainError::CriticalExtension(_) => CertificateError::UnknownIssuer,
+        ChainError::NotAnAuthority | ChainError::CriticalExtension(_) | ChainError::TooMany(_) => {
+            CertificateError::UnknownIssuer
+        }
         ChainError::Path(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         ChainError::Path(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
         ChainError::Path(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
