@@ -424,6 +424,8 @@ impl Shared {
         let strict = strangers == Strangers::Refused || Modes::of(&self.config.route) == Modes::Strict;
         let reject_at = if strict { self.config.gate.reject_at } else { RejectAt::Request };
         let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
+        // Administrators are let in from wherever strangers are, and a listener of theirs has a thread of its own.
+        let peers = if strangers == Strangers::Refused { peers } else { peers.limiting_failures() };
         let peers = Arc::new(peers.noting_in(Arc::clone(&self.registry)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;

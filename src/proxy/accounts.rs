@@ -59,12 +59,7 @@ impl Accounts {
     }
 
     pub(super) fn of_address(&self, address: IpAddr) -> Arc<Account> {
-        // Who has one address of an IPv6 network has all of it.
-        let address = match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        };
-        self.of(Key::Address(address), || Arc::clone(&self.strangers))
+        self.of(Key::Address(network(address)), || Arc::clone(&self.strangers))
     }
 
     fn of(&self, key: Key, throttle: impl FnOnce() -> Arc<Throttle>) -> Arc<Account> {
@@ -150,6 +145,14 @@ pub(super) struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.account.connections[self.place as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The network of an address: a client that has one address of an IPv6 /64 has all of it.
+pub(super) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        v4 => v4,
     }
 }
 

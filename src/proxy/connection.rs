@@ -48,8 +48,8 @@ use super::ending::Watch;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
+use super::handshake::Handshake;
 use super::pace::Pace;
-use super::presented::ADDRESS;
 use super::presented::Presented;
 use super::socket::Socket;
 use super::socket::Tcp;
@@ -235,7 +235,8 @@ pub(super) async fn serve<H: Handler>(
         context.metrics.refusals.with_label_values(&["too_many_connections"]).inc();
         return;
     };
-    let Some(stream) = shake_hands(&context, socket, address, &standing).await else {
+    let handshake = Handshake::of(address);
+    let Some(stream) = shake_hands(&context, socket, &handshake, &standing).await else {
         return;
     };
     standing.shaken.set(true);
@@ -243,7 +244,8 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let mut connection = Connection { standing, ..context.admit(&stream, origin) };
+    let mut connection = Connection { standing, ..context.admit(&stream, &handshake, origin) };
+    drop(handshake);
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);
     if let (Some(session), Ok(handle)) =
@@ -279,30 +281,34 @@ pub(super) async fn serve<H: Handler>(
 async fn shake_hands<H>(
     context: &Context<H>,
     socket: TcpStream,
-    address: SocketAddr,
+    handshake: &Rc<Handshake>,
     standing: &Standing,
 ) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
     // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
     let _ = socket.set_nodelay(true);
-    let handshake = async {
+    let shaking = async {
         // Whatever fails here fails again when it is read.
         let _ = socket.readable().await;
         standing.spoken.set(true);
-        ADDRESS.scope(address, context.acceptor.accept(Tcp::new(socket))).await
+        handshake.run(context.acceptor.accept(Tcp::new(socket))).await
     };
-    let reason = match timeout(context.timeouts.handshake, handshake).await {
+    let reason = match timeout(context.timeouts.handshake, shaking).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             count(if resumed { "resumed" } else { "full" });
             return Some(stream);
         }
-        Ok(Err(e)) => e.to_string(),
+        Ok(Err(e)) => {
+            // What rustls says of a chain is no more than the alert that its client gets.
+            let fault = handshake.fault().filter(|_| !context.peers.lets_strangers_in());
+            fault.map_or_else(|| e.to_string(), |fault| fault.to_string())
+        }
         Err(_) => "not finished in time".to_owned(),
     };
     count("failed");
     if let Some(unsaid) = context.peers.tells_failure() {
-        tracing::info!(%address, reason, unsaid, "handshake failed");
+        tracing::info!(address = %handshake.client(), reason, unsaid, "handshake failed");
     }
     None
 }

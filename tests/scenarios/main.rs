@@ -66,6 +66,7 @@ mod runs_and_drains;
 mod sessions_say_whose_they_are;
 mod slow_clients_are_cut;
 mod stale_feeds_refuse;
+mod strangers_are_cheap;
 mod strangers_are_let_in;
 mod targets_are_known_or_not;
 mod the_api_answers;
