@@ -512,7 +512,12 @@ impl Shared {
             // Advisory mode refuses nobody, in the handshake neither; and a token counts beside a revoked certificate.
             Strangers::LetIn => RejectAt::Request,
         };
-        let peers = peers.reject_at(reject_at).strangers(strangers).within(limits.unwrap_or_default());
+        let peers = peers.reject_at(reject_at).strangers(strangers);
+        let peers = match limits {
+            Some(limits) => peers.within(limits).limiting_failures(),
+            // Administrators are let in from wherever strangers are, and a listener of theirs has a thread of its own.
+            None => peers,
+        };
         let peers = peers.heeding(heeds).noting_in(Arc::clone(&self.registry));
         let peers = Arc::new(peers.limiting_lines(Arc::clone(&self.lines)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())

@@ -8,7 +8,9 @@ mod authority;
 mod binding;
 mod certificate;
 mod chain;
+mod checks;
 mod dns;
+mod path;
 mod serial;
 mod servers;
 mod spiffe;
@@ -31,6 +33,7 @@ pub use certificate::name_text;
 pub use chain::Trust;
 pub use chain::VerifiedChain;
 pub use dns::DnsName;
+pub use path::limit_bytes;
 pub use serial::Serial;
 pub use serial::SerialRef;
 pub use serial::SerialText;
@@ -105,9 +108,18 @@ pub enum ChainError {
     /// Not a certificate (RFC 5280, section 4.1), or trailing bytes behind one.
     #[error("not a certificate: {0}")]
     Malformed(String),
-    /// More certificates than any path needs: building one from them may take for ever.
-    #[error("{0} certificates presented beside the leaf")]
+    /// More certificates than are looked at (the first six beside the leaf), and no path among those.
+    #[error("no valid path among the first six of the {0} certificates presented beside the leaf")]
     TooMany(usize),
+    /// More bytes of certificates than any chain needs.
+    #[error("{0} bytes of certificates presented, more than the 32,768 that are read")]
+    TooLarge(usize),
+    /// No path was found with as many signature checks as one chain may cost.
+    #[error("no valid path found within {0} signature checks")]
+    TooManyChecks(usize),
+    /// Not looked at: too many chains from the same network did not verify in the last seconds.
+    #[error("not verified: too many chains from this network failed to verify")]
+    TooManyFailures,
     /// The same authority again, for other trust domains.
     #[error("the same authority is configured twice, for different trust domains")]
     Conflict,

@@ -53,7 +53,7 @@ impl Accounts {
     }
 
     pub(super) fn of_address(&self, address: IpAddr) -> Arc<Account> {
-        self.of(Key::Address(network_of(address)))
+        self.of(Key::Address(network(address)))
     }
 
     fn of(&self, key: Key) -> Arc<Account> {
@@ -136,8 +136,8 @@ impl Drop for Seat {
     }
 }
 
-/// An IPv4 address, or the IPv6 network of 64 bits: a client that has one address of it has all of them.
-pub(super) fn network_of(address: IpAddr) -> IpAddr {
+/// The network of an address: a client that has one address of an IPv6 /64 has all of it.
+pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         v4 => v4,

@@ -15,6 +15,7 @@ use super::Context;
 use super::Handler;
 use super::Modes;
 use super::Peer;
+use super::handshake::Handshake;
 use super::peer::address_value;
 use super::presented::Presented;
 use super::socket::Tcp;
@@ -45,10 +46,14 @@ pub(super) enum Barred {
 
 impl<H: Handler> Context<H> {
     /// Who is it, and is it revoked: for full and resumed handshakes alike.
-    pub(super) fn admit(&self, stream: &TlsStream<Tcp>, origin: Origin) -> Connection {
-        let recognised = match stream.get_ref().1.peer_certificates() {
-            None | Some([]) => Ok(None),
-            Some([leaf, intermediates @ ..]) => self.peers.recognise_again(leaf, intermediates).map(Some),
+    pub(super) fn admit(&self, stream: &TlsStream<Tcp>, handshake: &Handshake, origin: Origin) -> Connection {
+        let recognised = match (stream.get_ref().1.peer_certificates(), handshake.fault()) {
+            (None | Some([]), _) => Ok(None),
+            // Not looked for again: it would cost as much as it has.
+            (Some(_), Some(fault)) => Err(fault),
+            (Some([leaf, intermediates @ ..]), None) => {
+                self.peers.recognise_again(leaf, intermediates, origin.peer.ip()).map(Some)
+            }
         };
         let (peer, untrusted) = match recognised {
             Ok(peer) => (peer, None),

@@ -48,10 +48,10 @@ use super::ending::Watch;
 use super::flight;
 use super::flight::Flight;
 use super::flight::Flights;
+use super::handshake::Handshake;
 use super::limits::Limit;
 use super::pace::Pace;
 use super::places::Ticket;
-use super::presented::ADDRESS;
 use super::presented::Presented;
 use super::socket::Socket;
 use super::socket::Tcp;
@@ -232,7 +232,8 @@ pub(super) async fn serve<H: Handler>(
         context.reached.reached(Limit::ConnectionsPerAddress);
         return;
     };
-    let Some(stream) = shake_hands(&context, &mut ticket, address).await else {
+    let handshake = Handshake::of(address);
+    let Some(stream) = shake_hands(&context, &mut ticket, &handshake).await else {
         return;
     };
     let handle = ticket.served();
@@ -240,7 +241,8 @@ pub(super) async fn serve<H: Handler>(
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let mut connection = Connection { standing, ..context.admit(&stream, origin) };
+    let mut connection = Connection { standing, ..context.admit(&stream, &handshake, origin) };
+    drop(handshake);
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);
     if let (Some(session), Some(handle)) = (connection.session(), handle) {
@@ -278,14 +280,14 @@ pub(super) async fn serve<H: Handler>(
 async fn shake_hands<H>(
     context: &Context<H>,
     ticket: &mut Ticket,
-    address: SocketAddr,
+    handshake: &Rc<Handshake>,
 ) -> Option<TlsStream<Tcp>> {
     let count = |result| context.metrics.handshakes.with_label_values(&[result]).inc();
-    let handshake = async {
+    let shaking = async {
         let socket = ticket.turn().await.ok_or(io::ErrorKind::NotConnected)?;
         // Without it small answers wait for acknowledgements; a socket that refuses the option works all the same.
         let _ = socket.set_nodelay(true);
-        let mut accepting = std::pin::pin!(ADDRESS.scope(address, context.acceptor.accept(Tcp::new(socket))));
+        let mut accepting = std::pin::pin!(handshake.run(context.acceptor.accept(Tcp::new(socket))));
         poll_fn(|cx| {
             let polled = accepting.as_mut().poll(cx);
             if polled.is_pending() {
@@ -295,18 +297,23 @@ async fn shake_hands<H>(
         })
         .await
     };
-    let reason = match timeout(context.timeouts.handshake, handshake).await {
+    let reason = match timeout(context.timeouts.handshake, shaking).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
             count(if resumed { "resumed" } else { "full" });
             return Some(stream);
         }
-        Ok(Err(e)) => e.to_string(),
+        Ok(Err(e)) => {
+            // What rustls says of a chain is no more than the alert that its client gets.
+            let fault = handshake.fault().filter(|_| !context.peers.lets_strangers_in());
+            fault.map_or_else(|| e.to_string(), |fault| fault.to_string())
+        }
         Err(_) => "not finished in time".to_owned(),
     };
     count("failed");
-    let (code, source) = ("handshake_failed", LineSource::Address(address.ip()));
-    if let Some(unsaid) = context.peers.admits_line(LineKind::info(HANDSHAKE_FAILED, code), source) {
+    let (address, code) = (handshake.client(), "handshake_failed");
+    let kind = LineKind::info(HANDSHAKE_FAILED, code);
+    if let Some(unsaid) = context.peers.admits_line(kind, LineSource::Address(address.ip())) {
         let reason = &*cut(&reason, LONGEST_REASON);
         tracing::info!(%address, code, reason, unsaid, "{HANDSHAKE_FAILED}");
     }

@@ -218,6 +218,9 @@ impl Refusal {
             Self::Denied(denial) if denial.suspended => (StatusCode::UNAUTHORIZED, denial.code()),
             Self::Denied(denial) => (StatusCode::FORBIDDEN, denial.code()),
             Self::Expired => (StatusCode::FORBIDDEN, "certificate_expired"),
+            Self::Untrusted(identity::ChainError::TooManyFailures) => {
+                (StatusCode::TOO_MANY_REQUESTS, "too_many_failures")
+            }
             Self::Untrusted(_) => (StatusCode::FORBIDDEN, "certificate_untrusted"),
             Self::Stale(_) => (StatusCode::SERVICE_UNAVAILABLE, "revocation_state_stale"),
             Self::MtlsRequired(status) => (*status, "mtls_required"),

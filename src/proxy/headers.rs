@@ -46,6 +46,12 @@ impl IdentityHeaders {
         let principal = identity.and_then(|identity| HeaderValue::try_from(identity.principal.as_str()).ok());
         Self { xfcc: value(xfcc(leaf)), certificate: value(certificate), principal }
     }
+
+    /// How long they are.
+    pub(super) fn bytes(&self) -> usize {
+        let principal = self.principal.as_ref().map_or(0, HeaderValue::len);
+        self.xfcc.len() + self.certificate.len() + principal
+    }
 }
 
 /// Makes a request's headers those of the next hop: the client's word about itself out, the gate's in.

@@ -1,9 +1,10 @@
 //! Who is at the other end: a verified chain, its identity and everything that can revoke it, made once a chain.
 //!
-//! A bounded cache from the SHA-256 of what a client presented to what was made of it. A hit costs a hash; validity
-//! is looked at again on each. A resumed TLS session, for which rustls runs no verifier, finds its peer here too, or
-//! is verified anew.
+//! A bounded cache from the SHA-256 of what a client presented to what was made of it (`verdicts`). A hit costs a hash;
+//! validity is looked at again on each. A resumed TLS session, for which rustls runs no verifier, finds its peer here
+//! too, or is verified anew. A chain that is not known is verified only while its network has not failed too often.
 
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -12,8 +13,8 @@ use std::sync::atomic::Ordering;
 use aws_lc_rs::digest;
 use http::HeaderValue;
 use prometheus::IntCounter;
-use quick_cache::sync::Cache;
 use rustls::pki_types::CertificateDer;
+use tokio::time::Instant;
 use tracing::field::display;
 
 use super::Limits;
@@ -21,10 +22,13 @@ use super::RejectAt;
 use super::accounts::Account;
 use super::accounts::Accounts;
 use super::error::REVOKED;
+use super::failures::ChainFailures;
+use super::handshake::Handshake;
 use super::headers::IdentityHeaders;
 use super::presented;
-use super::presented::ADDRESS;
 use super::presented::Presented;
+use super::verdicts::ChainDigest;
+use super::verdicts::VerifiedChains;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::identity::Binding;
@@ -33,6 +37,7 @@ use crate::identity::Error;
 use crate::identity::Identity;
 use crate::identity::Trust;
 use crate::identity::VerifiedChain;
+use crate::identity::limit_bytes;
 use crate::revocation::Engine;
 use crate::revocation::Registry;
 use crate::revocation::Seen;
@@ -46,8 +51,6 @@ use crate::telemetry::LineSource;
 use crate::telemetry::Metrics;
 use crate::telemetry::cut;
 
-/// Chains remembered.
-const CHAINS: usize = 8192;
 const UNVERIFIED: &str = "authentication error: a client certificate does not verify";
 
 /// What becomes, in the handshake, of a client whose chain does not verify. Nobody is ever believed to be whom such a
@@ -108,7 +111,9 @@ pub struct Peers {
     accounts: Option<Accounts>,
     nobody: Arc<Credential>,
     heeds: Heeds,
-    chains: Cache<[u8; 32], Arc<Peer>>,
+    chains: VerifiedChains,
+    /// `None` where they are not limited.
+    failures: Option<ChainFailures>,
     cache_hits: IntCounter,
     reuses: IntCounter,
     lines: Arc<LineLimiter>,
@@ -125,7 +130,6 @@ impl Peers {
     ) -> Self {
         let cache_hits = metrics.cache_hits.with_label_values(&["certificate"]);
         let reuses = metrics.cache_hits.with_label_values(&["principal"]);
-        let chains = Cache::new(CHAINS);
         engine.learn(trust.authorities());
         Self {
             trust,
@@ -139,7 +143,8 @@ impl Peers {
             accounts: None,
             nobody: Arc::default(),
             heeds: Heeds::All,
-            chains,
+            chains: VerifiedChains::new(),
+            failures: None,
             cache_hits,
             reuses,
             lines: Arc::default(),
@@ -149,6 +154,12 @@ impl Peers {
     /// Lets revoked certificates fail in the handshake already.
     pub fn reject_at(mut self, reject_at: RejectAt) -> Self {
         self.reject_at = reject_at;
+        self
+    }
+
+    /// Refuses to verify chains that are not known from a network of which too many have failed to verify lately.
+    pub fn limiting_failures(mut self) -> Self {
+        self.failures = Some(ChainFailures::default());
         self
     }
 
@@ -212,28 +223,40 @@ impl Peers {
         &self.nobody
     }
 
-    /// Verifies what a client presents in a handshake, or recognises it.
+    /// Verifies what a client presents in a handshake, or recognises it. Too many bytes are refused unread, and a chain
+    /// that is not known is refused unread while its network has failed too often.
     pub(super) fn recognise(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
     ) -> Result<Arc<Peer>, ChainError> {
-        let key = fingerprint(leaf, intermediates);
-        if let Some(peer) = self.known(&key) {
+        limit_bytes(leaf, intermediates)?;
+        let digest = digest_of(leaf, intermediates);
+        if let Some(peer) = self.known(&digest) {
             self.cache_hits.inc();
             return Ok(peer);
         }
-        self.verify(key, leaf, intermediates)
+        let address = Handshake::address().map(|address| address.ip());
+        if let (Some(failures), Some(address)) = (&self.failures, address)
+            && failures.are_too_many(address, Instant::now())
+        {
+            return Err(ChainError::TooManyFailures);
+        }
+        self.verify(digest, leaf, intermediates, address)
     }
 
-    /// Recognises whom a handshake, full or resumed, has left us with; verifies anew if the chain was forgotten.
+    /// Recognises whom a handshake, full or resumed, has left us with; verifies anew if the chain was forgotten, however
+    /// often its network has failed.
     pub(super) fn recognise_again(
         &self,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
+        address: IpAddr,
     ) -> Result<Arc<Peer>, ChainError> {
-        let key = fingerprint(leaf, intermediates);
-        let peer = self.known(&key).map_or_else(|| self.verify(key, leaf, intermediates), Ok)?;
+        limit_bytes(leaf, intermediates)?;
+        let digest = digest_of(leaf, intermediates);
+        let verify = || self.verify(digest, leaf, intermediates, Some(address));
+        let peer = self.known(&digest).map_or_else(verify, Ok)?;
         // Not before: only who has the key of the leaf teaches what its authorities are called.
         if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers, self.heeds) {
             peer.has_taught.store(true, Ordering::Relaxed);
@@ -241,19 +264,23 @@ impl Peers {
         Ok(peer)
     }
 
-    fn known(&self, key: &[u8; 32]) -> Option<Arc<Peer>> {
-        self.chains.get(key).filter(|peer| peer.is_valid(self.clock.now()))
+    fn known(&self, digest: &ChainDigest) -> Option<Arc<Peer>> {
+        self.chains.get(digest).filter(|peer| peer.is_valid(self.clock.now()))
     }
 
     fn verify(
         &self,
-        key: [u8; 32],
+        digest: ChainDigest,
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
+        address: Option<IpAddr>,
     ) -> Result<Arc<Peer>, ChainError> {
-        let chain = self.trust.verify(leaf, intermediates, self.clock.now())?;
-        let peer = Arc::new(self.describe(chain));
-        self.chains.insert(key, Arc::clone(&peer));
+        let verified = self.trust.verify(leaf, intermediates, self.clock.now());
+        if let (Err(_), Some(failures), Some(address)) = (&verified, &self.failures, address) {
+            failures.count(address, Instant::now());
+        }
+        let peer = Arc::new(self.describe(verified?));
+        self.chains.insert(digest, Arc::clone(&peer));
         Ok(peer)
     }
 
@@ -322,15 +349,15 @@ impl Peers {
 }
 
 /// SHA-256 over the length-prefixed certificates.
-fn fingerprint(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> [u8; 32] {
+fn digest_of(leaf: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>]) -> ChainDigest {
     let mut context = digest::Context::new(&digest::SHA256);
     for der in std::iter::once(leaf).chain(intermediates) {
         context.update(&der.len().to_be_bytes());
         context.update(der);
     }
-    let mut key = [0; 32];
-    key.copy_from_slice(context.finish().as_ref());
-    key
+    let mut digest = [0; 32];
+    digest.copy_from_slice(context.finish().as_ref());
+    digest
 }
 
 /// An address as a header value.
@@ -341,7 +368,7 @@ pub(super) fn address_value(address: std::net::IpAddr) -> HeaderValue {
 /// Who shakes hands, and whose budget of lines that takes from. Before the handshake is through, nobody has shown to have
 /// the key of a certificate: its principal's budget is not to be used up by others.
 fn in_handshake() -> (Option<SocketAddr>, LineSource<'static>) {
-    let address = ADDRESS.try_with(|address| *address).ok();
+    let address = Handshake::address();
     (address, address.map_or(LineSource::Unknown, |address| LineSource::Address(address.ip())))
 }
 
@@ -380,6 +407,26 @@ mod tests {
         Peers::new(Arc::new(trust), binding, Arc::new(engine), clock, Metrics::new().unwrap())
     }
 
+    /// Seen failing with a cache that is bounded by number: it kept 8,141 of them, 388 MB.
+    #[test]
+    fn chains_of_any_size_are_remembered_within_bytes() {
+        let (root, key) = (named("root"), KeyPair::generate().unwrap());
+        let mut trust = Trust::new();
+        trust.add(root.self_signed(&key).unwrap().der(), None).unwrap();
+        let mut leaf = CertificateParams::new(vec!["a.lab.test".to_owned()]).unwrap();
+        let large = rcgen::CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![7; 20_000]);
+        leaf.custom_extensions.push(large);
+        let issuer = Issuer::from_params(&root, &key);
+        let leaf = leaf.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone();
+        let peers = peers(trust);
+        let peer = peers.recognise(&leaf, &[]).unwrap();
+        let digest = |i: u32| <ChainDigest>::try_from([i.to_be_bytes(); 8].concat()).unwrap();
+        (0..8192).for_each(|i| peers.chains.insert(digest(i), Arc::clone(&peer)));
+        let kept = (0..8192).filter(|i| peers.chains.get(&digest(*i)).is_some()).count();
+        let bytes = kept * (leaf.len() + peer.headers.bytes());
+        assert!((16 << 20..=64 << 20).contains(&bytes), "{kept}: {bytes}");
+    }
+
     /// Seen failing with the cache keyed by the leaf alone: whatever came with it, the first verdict was given again.
     #[test]
     fn the_same_leaf_with_other_intermediates_is_another_chain() {
@@ -402,7 +449,8 @@ mod tests {
         let peers = peers(trust);
         let recognise = |presented: &[&CertificateDer<'static>]| {
             let presented: Vec<CertificateDer<'static>> = presented.iter().copied().cloned().collect();
-            let [one, again] = [peers.recognise(&leaf, &presented), peers.recognise_again(&leaf, &presented)];
+            let again = || peers.recognise_again(&leaf, &presented, IpAddr::from([192, 0, 2, 1]));
+            let [one, again] = [peers.recognise(&leaf, &presented), again()];
             let of = |peer: Result<Arc<Peer>, ChainError>| {
                 peer.ok().map(|peer| peer.chain.issuers.iter().map(|own| own.key.clone()).collect::<Vec<_>>())
             };

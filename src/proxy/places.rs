@@ -29,7 +29,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
 
-use super::accounts::network_of;
+use super::accounts::network;
 use super::hello;
 use super::limits::LastingLimit;
 use super::limits::Limit;
@@ -148,7 +148,7 @@ impl Places {
             standing: Rc::clone(&standing),
         };
         let task = serve(ticket);
-        let address = network_of(address);
+        let address = network(address);
         let socket = Some(socket);
         let member =
             Member { task, address, standing, socket, called, handle: None, answered: None, asked: None };

@@ -1,18 +1,12 @@
 //! What a client presented that nobody vouches for: so that it can be found and given another, never to be believed.
 
-use std::net::SocketAddr;
-
 use rustls::pki_types::CertificateDer;
 
 use crate::identity::Certificate;
 use crate::identity::ChainError;
+use crate::identity::limit_bytes;
 use crate::telemetry::LONGEST_NAME;
 use crate::telemetry::cut;
-
-tokio::task_local! {
-    /// Who shakes hands, for the verifier, which is told of certificates only.
-    pub(super) static ADDRESS: SocketAddr;
-}
 
 /// Who a client says that it is, unverified.
 pub(super) struct Presented {
@@ -23,9 +17,9 @@ pub(super) struct Presented {
 }
 
 impl Presented {
-    /// What a certificate says; empty where it cannot be read.
+    /// What a certificate says; empty where it cannot be read, or is too large to be.
     pub(super) fn read(leaf: &CertificateDer<'_>) -> Self {
-        let parsed = Certificate::parse(leaf).ok();
+        let parsed = limit_bytes(leaf, &[]).and_then(|()| Certificate::parse(leaf)).ok();
         parsed.as_ref().map_or_else(|| Self { id: String::new(), serial: String::new() }, Self::of)
     }
 
@@ -43,6 +37,7 @@ impl Presented {
 pub(super) fn code_of(error: &ChainError) -> &'static str {
     match error {
         ChainError::Path(webpki::Error::CertExpired { .. }) => "certificate_expired",
+        ChainError::TooManyFailures => "too_many_failures",
         _ => "certificate_untrusted",
     }
 }

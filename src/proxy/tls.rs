@@ -21,7 +21,6 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::UnixTime;
 use rustls::pki_types::pem;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::server::ServerSessionMemoryCache;
 use rustls::server::danger::ClientCertVerified;
 use rustls::server::danger::ClientCertVerifier;
 use rustls::time_provider::TimeProvider;
@@ -29,13 +28,12 @@ use rustls::time_provider::TimeProvider;
 use super::ClientCaConfig;
 use super::Peers;
 use super::TlsConfig;
+use super::handshake::Handshake;
+use super::sessions::SessionCache;
 use crate::clock::Clock;
 use crate::identity::Certificate;
 use crate::identity::ChainError;
 use crate::identity::Trust;
-
-/// TLS sessions that a listener remembers for resumption.
-const SESSIONS: usize = 16_384;
 
 /// A file that TLS needs and cannot use.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +93,7 @@ pub fn server_config(config: &TlsConfig, peers: Arc<Peers>, clock: Clock) -> Res
         .with_single_cert(chain, key)
         .map_err(|e| failure("key", &config.key, &e))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    tls.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    tls.session_storage = Arc::new(SessionCache::new());
     tls.send_tls13_tickets = 1;
     Ok(tls)
 }
@@ -179,7 +177,8 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         _: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let peer = match self.peers.recognise(end_entity, intermediates) {
+        let recognised = self.peers.recognise(end_entity, intermediates);
+        let peer = match recognised.inspect_err(Handshake::note) {
             Ok(peer) => peer,
             // That it has the key is proved all the same; who it is, is not, and each of its requests is told so.
             Err(_) if self.peers.lets_strangers_in() => return Ok(ClientCertVerified::assertion()),
@@ -221,8 +220,9 @@ impl ClientCertVerifier for Verifier {
 
 fn alert(error: ChainError) -> rustls::Error {
     let certificate = match error {
-        ChainError::TooMany(_) | ChainError::Conflict | ChainError::Malformed(_) => {
-            CertificateError::BadEncoding
+        ChainError::Conflict | ChainError::Malformed(_) => CertificateError::BadEncoding,
+        ChainError::TooLarge(_) | ChainError::TooManyChecks(_) | ChainError::TooManyFailures => {
+            CertificateError::Other(rustls::OtherError(Arc::new(error)))
         }
         ChainError::LeafSigns
         | ChainError::LeafUsage
@@ -230,7 +230,9 @@ fn alert(error: ChainError) -> rustls::Error {
         | ChainError::PathLength(_)
         | ChainError::AnchorUsage
         | ChainError::AnchorPurpose(_) => CertificateError::InvalidPurpose,
-        ChainError::NotAnAuthority | ChainError::CriticalExtension(_) => CertificateError::UnknownIssuer,
+        ChainError::NotAnAuthority | ChainError::CriticalExtension(_) | ChainError::TooMany(_) => {
+            CertificateError::UnknownIssuer
+        }
         ChainError::Path(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         ChainError::Path(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
         ChainError::Path(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,

@@ -206,11 +206,10 @@ async fn holds(seed: u64) {
         let trust = world.trust();
         for (holder, refused) in holders.iter().zip(&expected) {
             assert_eq!(admit(&engine, &holder.credential).is_none(), *refused, "cached: {typed:?}");
-            let mut other_order = holder.presented.clone();
-            world.rng.shuffle(&mut other_order);
-            let chain = trust.verify(&holder.leaf.der, &other_order, Timestamp::from_secs(NOW)).unwrap();
+            let presented = world.among_look_alikes(&holder.presented);
+            let chain = trust.verify(&holder.leaf.der, &presented, Timestamp::from_secs(NOW)).unwrap();
             let fresh = credential(&engine, &chain);
-            assert_eq!(admit(&engine, &fresh).is_none(), *refused, "in another order: {typed:?}");
+            assert_eq!(admit(&engine, &fresh).is_none(), *refused, "among look-alikes: {typed:?}");
         }
         lift(&mut world, &engine, &names, (&resolved, key.as_deref())).await;
         let all_in = holders.iter().all(|holder| admit(&engine, &holder.credential).is_some());

@@ -24,6 +24,10 @@ use time::OffsetDateTime;
 pub(crate) const NOW: i64 = 1_800_000_000;
 /// Keys that all worlds draw from.
 const KEYS: usize = 12;
+/// The places of keys that no party has: there are six parties and four leaves at most.
+const STRANGERS: [usize; 2] = [6, 7];
+/// Intermediates of a chain that are looked at.
+const MOST_PRESENTED: usize = 6;
 /// Lists of intermediates that are presented with one leaf, at most.
 const MOST_PATHS: usize = 8;
 
@@ -198,6 +202,23 @@ impl World {
                 all.push((leaf.clone(), path));
             }
         }
+        all
+    }
+
+    /// These intermediates among certificates that bear the names of this world and that nobody in it signed.
+    pub(crate) fn among_look_alikes(
+        &mut self,
+        presented: &[CertificateDer<'static>],
+    ) -> Vec<CertificateDer<'static>> {
+        let mut all = presented.to_vec();
+        while all.len() < MOST_PRESENTED {
+            let [subject, issuer] = STRANGERS.map(|key| {
+                let name = self.parties[self.rng.usize(..self.parties.len())].name.clone();
+                Party { name, key }
+            });
+            all.push(issue(&subject, &issuer, &Wish { serial: self.rng.u8(1..), ..Wish::default() }).der);
+        }
+        self.rng.shuffle(&mut all);
         all
     }
 

@@ -71,6 +71,7 @@ mod runs_and_drains;
 mod sessions_say_whose_they_are;
 mod slow_clients_are_cut;
 mod stale_feeds_refuse;
+mod strangers_are_cheap;
 mod strangers_are_let_in;
 mod strangers_keep_nobody_out;
 mod targets_are_known_or_not;
