@@ -1,8 +1,10 @@
 //! What runs beside the gate: the admin listener, the plain listener, housekeeping.
 
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -276,6 +278,7 @@ impl Handler for Admin {
         // Beside a token the certificate has no say: it was not checked.
         let peer = connection.peer().filter(|_| !self.authenticates_itself(&request));
         let identity = peer.map(|peer| &peer.identity);
+        let recognised = Recognised::default();
         request.extensions_mut().insert(Caller {
             principal: identity.and_then(|known| known.as_ref().ok()).map(|known| known.principal.clone()),
             refused: identity.and_then(|known| known.as_ref().err()).map(ToString::to_string),
@@ -283,6 +286,7 @@ impl Handler for Admin {
             request_id: exchange.id().to_string(),
             guard: connection.guard(),
             tokens: connection.extensions().borrow_mut().get_or_insert_default::<Tokens>().clone(),
+            recognised: recognised.clone(),
         });
         let counter = exchange.counter();
         let request = request.map(|body| {
@@ -291,10 +295,18 @@ impl Handler for Admin {
                 frame
             }))
         });
-        let Ok(response) = self.router.clone().call(request).await;
-        if response.extensions().get::<Recognised>().is_some() {
-            connection.vouch();
-        }
+        let mut router = self.router.clone();
+        let mut call = pin!(router.call(request));
+        // As soon as the caller is known, not with the answer: else strangers who fill the listener end the connection of a
+        // call that waits for the disk.
+        let answered = poll_fn(|cx| {
+            let polled = call.as_mut().poll(cx);
+            if recognised.is_noted() {
+                connection.vouch();
+            }
+            polled
+        });
+        let Ok(response) = answered.await;
         Ok(response.map(|body| Body::Other(body.map_err(Into::into).boxed_unsync())))
     }
 }

@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::extract::Request;
@@ -141,6 +143,7 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         _ => api.recognise(&caller, request.headers(), &call).map(Some),
     };
     let known = admitted.as_ref().ok().and_then(Option::as_ref).map(|known| known.actor.clone());
+    known.iter().for_each(|_| caller.recognised.note());
     let (mut response, actor) = match admitted {
         Ok(administrator) => {
             let guards = administrator.as_ref().map_or_else(Vec::new, |known| known.guards.clone());
@@ -156,9 +159,6 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
         }
         Err((refusal, actor)) => (refused(&refusal), actor),
     };
-    if known.is_some() {
-        response.extensions_mut().insert(Recognised);
-    }
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     let Some(refusal) = response.extensions_mut().remove::<Refusal>() else {
         return response;
@@ -171,9 +171,6 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
             answer.headers_mut().insert(name, value.clone());
         }
     }
-    if known.is_some() {
-        answer.extensions_mut().insert(Recognised);
-    }
     // A task of its own: who hangs up is on record all the same.
     let recorded = tokio::spawn(async move { api.record(&refusal, &actor, (&method, &path)).await });
     if let Err(error) = recorded.await {
@@ -182,9 +179,22 @@ pub(super) async fn admit(State(api): State<Arc<Api>>, mut request: Request, nex
     answer
 }
 
-/// Marks an answer to somebody who was let in.
-#[derive(Clone, Copy, Debug)]
-pub struct Recognised;
+/// A flag that the caller of a request was let in, or has shown a secret. It is set before anything is done for the caller,
+/// so that the listener does not end the connection in favour of another while the call lasts.
+#[derive(Clone, Debug, Default)]
+pub struct Recognised(Arc<AtomicBool>);
+
+impl Recognised {
+    /// Sets it.
+    pub(super) fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns whether it is set.
+    pub fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 /// The tokens that were used on one connection, each with a session that lasts as long as the connection: a token's
 /// revocation ends the connections that it was used on, with whatever of an answer is still under way.

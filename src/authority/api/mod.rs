@@ -79,6 +79,8 @@ pub struct Caller {
     pub guard: Option<Guard>,
     /// The tokens that were used on the connection.
     pub tokens: Tokens,
+    /// Whether the caller is somebody who is let in.
+    pub recognised: Recognised,
 }
 
 /// What the API acts on.

@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
 use super::Api;
+use super::Caller;
 use super::body;
 use super::gatekeeper::Call;
 use super::refusal::BodyRefusals;
@@ -62,6 +63,7 @@ pub(super) struct Token {
 )]
 pub(super) async fn post_auth(
     State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
     Extension(call): Extension<Call>,
     headers: HeaderMap,
     body: Body,
@@ -73,6 +75,7 @@ pub(super) async fn post_auth(
     let login: Login = body::parse_object(&bytes).map_err(malformed)?;
     let bearer = api.access.holder(login.secret.as_bytes(), api.clock.now()).ok_or_else(denied)?;
     api.engine.judge(&api.credential(&bearer)).map_err(|_| denied())?;
+    caller.recognised.note();
     let line = Entry {
         actor: bearer.actor.clone().into(),
         role: Some(bearer.role.name().into()),
