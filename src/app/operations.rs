@@ -333,7 +333,7 @@ impl Condition {
             .map(|fault| format!("the journal cannot be written; revocations stand in memory only: {fault}"));
         let audit = self.audit.as_ref().filter(|audit| !audit.is_durable()).map(|audit| {
             let waiting = audit.waiting();
-            format!("the audit cannot be written; who did what is in memory only: {waiting} lines")
+            format!("the audit cannot be written; {waiting} lines wait in memory")
         });
         let faults: Vec<String> = journal.into_iter().chain(audit).collect();
         (!faults.is_empty()).then(|| faults.join("; "))

@@ -82,7 +82,7 @@ async fn by_holding_connections_open() {
 #[tokio::test]
 async fn by_hanging_up() {
     let (site, upstream) = (Site::new(), Upstream::start().await);
-    site.edit("[metrics]\n", "auditors = [\"audit.lab.test\"]\n[metrics]\n");
+    site.edit("[[admin.secret]]", "auditors = [\"audit.lab.test\"]\n[[admin.secret]]");
     let (mut gate, at) = Process::start(site.run(upstream.address)).await;
     let auditor = site.root.leaf().dns("audit.lab.test").issue();
     let auditor = Client::new(&site.root, Some(&auditor), at.admin, &[&TLS13]);

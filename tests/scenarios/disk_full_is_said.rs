@@ -153,7 +153,7 @@ async fn in_the_answer_to_every_call_that_needs_no_journal() {
     let audit = caller.read("/v1/status").await["audit"].clone();
     assert_eq!((&audit["durable"], &audit["waiting"], &audit["lost"]), (&json!(false), &json!(7), &json!(0)));
     let ready = lab.plain("/readyz").await;
-    assert!(ready.contains("in memory only: 7 lines"), "{ready}");
+    assert!(ready.contains("7 lines wait in memory"), "{ready}");
     mend_audit(&lab);
     lab.until_audited("\"code\":\"unauthorized\"").await;
     let text = std::fs::read_to_string(lab.audit()).unwrap();
