@@ -29,7 +29,10 @@ use crate::revocation::crl::Verdict;
 use crate::revocation::crl::Verified;
 use crate::revocation::token_list;
 use crate::revocation::token_list::TokenList;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
 use crate::telemetry::Metrics;
+use crate::telemetry::cut;
 
 /// How long the sessions that a list has hit are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -163,8 +166,10 @@ impl Intake {
         event.target = self.resolve(&event.target)?;
         let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
         let what = format!("{} {target}", action.name());
+        let what = &*cut(&what, LONGEST_NAME);
         let settled = |why: &dyn std::fmt::Display| {
-            tracing::warn!(feed, id, what, %why, "an event without effect");
+            let why = why.to_string();
+            tracing::warn!(feed, id, what, why = &*cut(&why, LONGEST_REASON), "an event without effect");
             Ok(Taken { id: id.clone(), target: target.clone(), denies: false, outcome: None })
         };
         if let Some(why) = self.outranked(&event) {
