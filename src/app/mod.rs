@@ -236,9 +236,7 @@ pub fn start_under(
     clock: Clock,
 ) -> Result<Running, Error> {
     let Supervisor { sockets, notices, fault } = supervisor;
-    if let Some(error) = fault {
-        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
-    }
+    warn_of_fault(fault);
     warn(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
@@ -258,8 +256,7 @@ pub fn start_under(
     let gate = shared.secure_gate()?;
     let threads = threads(&config);
     let bounds = gate_bounds(&config.gate, threads);
-    // Each connection takes two descriptors, of clients and to upstreams; what is left is for feeds and administrators.
-    shared.clusters.bound(descriptors() / 16 * 3);
+    shared.bound_upstreams();
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -289,6 +286,13 @@ pub fn start_under(
         drain: config.gate.drain,
         access_log,
     })
+}
+
+/// Warns of a service manager that cannot be reached.
+fn warn_of_fault(fault: Option<io::Error>) {
+    if let Some(error) = fault {
+        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
+    }
 }
 
 /// Starts the thread of the feeds.
@@ -333,6 +337,12 @@ impl Shared {
             lines,
             limits,
         })
+    }
+
+    /// Bounds the connections to upstreams. Each connection takes two descriptors, of clients and to upstreams; what is left is
+    /// for feeds and administrators.
+    fn bound_upstreams(&self) {
+        self.clusters.bound(descriptors() / 16 * 3);
     }
 
     /// Logs that every listener is bound, and where.

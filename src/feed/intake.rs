@@ -165,11 +165,9 @@ impl Intake {
         event.source = Some(feed.to_owned());
         event.target = self.resolve(&event.target)?;
         let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
-        let what = format!("{} {target}", action.name());
-        let what = &*cut(&what, LONGEST_NAME);
+        let what = cut(&format!("{} {target}", action.name()), LONGEST_NAME).into_owned();
         let settled = |why: &dyn std::fmt::Display| {
-            let why = why.to_string();
-            tracing::warn!(feed, id, what, why = &*cut(&why, LONGEST_REASON), "an event without effect");
+            tracing::warn!(feed, id, what, why = %cut(&why.to_string(), LONGEST_REASON), "an event without effect");
             Ok(Taken { id: id.clone(), target: target.clone(), denies: false, outcome: None })
         };
         if let Some(why) = self.outranked(&event) {
