@@ -54,7 +54,7 @@ fn admit(engine: &Engine, target: &Target, issued: i64) -> Option<Guard> {
     admit_heeding(Heeds::All, engine, target, issued)
 }
 
-/// Who heeds so much.
+/// Admits a credential that heeds so much.
 fn admit_heeding(heeds: Heeds, engine: &Engine, target: &Target, issued: i64) -> Option<Guard> {
     let prints = vec![engine.fingerprinter().target(target)];
     let is_mass = matches!(target.level(), Level::Issuer | Level::TrustDomain);

@@ -105,12 +105,12 @@ enum Path {
     Scan,
 }
 
-/// What stands before the race, and who is to be let in.
+/// The entry that stands before the race, and the credential that is to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
     /// Nothing, and somebody of the gate.
     Nothing,
-    /// What an unsigned message says, which an administrator does not heed.
+    /// An entry of an unsigned message, which an administrator does not heed.
     Unsigned,
 }
 

@@ -57,7 +57,7 @@ fn denied(engine: &Engine, target: &Target, issued_at: i64) -> bool {
     denied_if(engine, target, issued_at, Heeds::All)
 }
 
-/// Whether a credential that heeds so much is denied.
+/// True if a credential that heeds so much is denied.
 fn denied_if(engine: &Engine, target: &Target, issued_at: i64, heeds: Heeds) -> bool {
     let own = vec![engine.fingerprinter().target(target)];
     engine.judge(&Credential { own, issued_at, heeds, ..Credential::default() }).is_err()
@@ -485,7 +485,7 @@ impl Known {
         });
     }
 
-    /// Whether the engine must, and whether it may, refuse what was issued then and heeds so much.
+    /// Says if the engine must, and if it may, refuse a credential that was issued then and heeds so much.
     fn verdict(&self, issued_at: i64, heeds: Heeds) -> (bool, bool) {
         let counts = move |denied: &&Denied| heeds == Heeds::All || !denied.unsigned;
         let all = || self.revoked.iter().chain(&self.suspended).filter(counts);

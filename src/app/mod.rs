@@ -4,8 +4,10 @@
 //! connections. The admin listener, the plain listener and all housekeeping run on a runtime of their own, so that no
 //! load on the gate delays a revocation, nor the reverse. Shared between them: the engine, the metrics, the peers.
 
+mod descriptors;
 mod inherited;
 mod operations;
+mod running;
 mod state;
 mod supervisor;
 mod threads;
@@ -22,10 +24,6 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::process::Resource;
-use rustix::process::Rlimit;
-use rustix::process::getrlimit;
-use rustix::process::setrlimit;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -33,8 +31,10 @@ use tokio::sync::watch;
 use tokio::task::spawn_local;
 use tokio_rustls::TlsAcceptor;
 
+use descriptors::descriptors;
 use operations::Operations;
 use operations::load_secrets;
+pub use running::Running;
 pub use state::StateError;
 pub use state::find as find_state;
 pub use state::init as init_state;
@@ -89,7 +89,7 @@ use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 use crate::telemetry::Tracer;
 
-/// Whom a listener accepts.
+/// The clients that a listener accepts.
 struct Clients {
     strangers: Strangers,
     /// Of each client; `None` where the handler has its own.
@@ -100,19 +100,10 @@ struct Clients {
 /// The clients of the admin listener: it lets every handshake finish, because a token counts beside any certificate; it has
 /// limits of its own; and it heeds no unsigned message.
 const ADMINISTRATORS: Clients = Clients { strangers: Strangers::LetIn, limits: None, heeds: Heeds::Signed };
-/// Where there is no limit.
-const MANY_DESCRIPTORS: usize = 1_000_000;
-/// Descriptors that are no connections of the gate: files, runtimes, administrators.
-const RESERVED: usize = 128;
-/// With fewer nothing could be served.
-const MIN_DESCRIPTORS: usize = 16;
 /// Of connections of one thread that have sent no ClientHello or wait.
 const LEAST_ROOM: usize = 4;
 /// The same.
 const MOST_ROOM: usize = 1024;
-/// How often it is looked whether a thread has ended.
-const LOOK: Duration = Duration::from_millis(250);
-
 /// Why the process cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -152,7 +143,7 @@ pub enum Error {
     /// A thread, or its runtime.
     #[error("cannot start the thread {thread}: {error}{}", advice(.error))]
     Thread {
-        /// What it is called.
+        /// Its name.
         thread: String,
         /// Why it cannot be started.
         #[source]
@@ -171,27 +162,6 @@ pub enum Error {
     /// The metrics; a mistake in the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
-}
-
-/// A running process: its addresses, and the way to end it.
-pub struct Running {
-    /// Where the gate listens.
-    pub gate: SocketAddr,
-    /// Where the admin API listens.
-    pub admin: Option<SocketAddr>,
-    /// Where metrics and health are.
-    pub metrics: Option<SocketAddr>,
-    engine: Arc<Engine>,
-    registry: Arc<Registry>,
-    drain_gate: watch::Sender<bool>,
-    drain_operations: watch::Sender<bool>,
-    gates: Vec<Thread<usize>>,
-    operations: Thread<()>,
-    feeds: Thread<()>,
-    audit: Option<Audit>,
-    notices: Arc<Notices>,
-    drain: Duration,
-    access_log: Option<AccessLogWriter>,
 }
 
 /// What every thread needs a copy of.
@@ -266,9 +236,7 @@ pub fn start_under(
     clock: Clock,
 ) -> Result<Running, Error> {
     let Supervisor { sockets, notices, fault } = supervisor;
-    if let Some(error) = fault {
-        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
-    }
+    warn_of_fault(fault);
     warn(&config);
     let notices = Arc::new(notices);
     let mut sockets = sockets.assign(&config)?;
@@ -288,8 +256,7 @@ pub fn start_under(
     let gate = shared.secure_gate()?;
     let threads = threads(&config);
     let bounds = gate_bounds(&config.gate, threads);
-    // Each connection takes two descriptors, of clients and to upstreams; what is left is for feeds and administrators.
-    shared.clusters.bound(descriptors() / 16 * 3);
+    shared.bound_upstreams();
     let listeners = bind(sockets.gate.take(), "gate.listen", config.gate.listen, threads)?;
     let gate_address = address(&listeners)?;
     let (drain_gate, gate_drains) = watch::channel(false);
@@ -297,22 +264,11 @@ pub fn start_under(
     let mut operations = Operations::bind(&shared, sockets, &gate.peers, gate_drains.clone(), audit.clone())?;
     operations.spans = spans;
     let (admin_address, metrics_address) = operations.addresses()?;
-    let mut feeds_drain = operations_drain.clone();
-    let feeds = Thread::start("feeds", move || {
-        Ok(async move {
-            feeds.run(feeds_drain.clone()).await;
-            // Where there are no feeds, too. The sender lives until the gate has drained; losing it means the same.
-            let _ = feeds_drain.wait_for(|drain| *drain).await;
-            Ok(())
-        })
-    })?;
+    let feeds = run_feeds(feeds, operations_drain.clone())?;
     let (gates, pulses) = shared.spawn_gates(&gate, listeners, bounds, (&gate_drains, notices.pulse()))?;
     let told = (Arc::clone(&notices), pulses);
     let operations = Thread::start("operations", move || operations.begin(operations_drain, told))?;
-    tracing::info!(
-        gate = %gate_address, admin = shown(admin_address), metrics = shown(metrics_address), mode = Modes::of(&config.route).name(),
-        entries = shared.engine.entries(), state = %state.display(), "portcullis is up"
-    );
+    shared.tell_start(gate_address, admin_address, metrics_address);
     notices.ready();
     Ok(Running {
         gate: gate_address,
@@ -332,68 +288,23 @@ pub fn start_under(
     })
 }
 
-impl Running {
-    /// The engine.
-    pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+/// Warns of a service manager that cannot be reached.
+fn warn_of_fault(fault: Option<io::Error>) {
+    if let Some(error) = fault {
+        tracing::warn!(%error, "NOTIFY_SOCKET: the service manager cannot be told anything");
     }
+}
 
-    /// The certificates that were seen.
-    pub fn registry(&self) -> &Arc<Registry> {
-        &self.registry
-    }
-
-    /// Has the access log's file opened again, after it was moved away.
-    pub fn reopen_logs(&self) {
-        match &self.access_log {
-            Some(log) => log.reopen(),
-            None => tracing::info!(
-                "there is no access log to open again; configuration and certificates are not read again"
-            ),
-        }
-    }
-
-    /// Waits until a thread has ended that is needed for as long as the process runs, and returns what it is called. Never
-    /// returns of a process whose threads are well.
-    pub async fn failed(&self) -> String {
-        let mut looks = tokio::time::interval(LOOK);
-        loop {
-            looks.tick().await;
-            if let Some(thread) = self.ended() {
-                return thread;
-            }
-        }
-    }
-
-    fn ended(&self) -> Option<String> {
-        let others = [self.operations.ended(), self.feeds.ended()];
-        let ended = self.gates.iter().map(Thread::ended).chain(others).flatten().next();
-        let is_over = |over: bool, name: &str| over.then(|| name.to_owned());
-        ended
-            .map(str::to_owned)
-            .or_else(|| is_over(self.engine.has_journal_ended(), "journal"))
-            .or_else(|| is_over(self.audit.as_ref().is_some_and(Audit::has_ended), "audit"))
-            .or_else(|| {
-                is_over(self.access_log.as_ref().is_some_and(AccessLogWriter::has_ended), "access-log")
-            })
-    }
-
-    /// Drains: no new connections, open ones end within the configured time; admin and journal go on until then.
-    /// Returns how many connections were cut.
-    pub fn stop(self) -> usize {
-        tracing::info!(sessions = self.engine.sessions().len(), "draining");
-        self.notices.stopping(self.drain);
-        self.drain_gate.send_replace(true);
-        let cut = self.gates.into_iter().filter_map(Thread::join).sum();
-        self.drain_operations.send_replace(true);
-        self.feeds.join();
-        self.operations.join();
-        self.registry.flush();
-        self.registry.keep_authorities(self.engine.authorities());
-        self.access_log.into_iter().for_each(AccessLogWriter::finish);
-        tracing::info!(cut, "portcullis is down");
-        cut
-    }
+/// Starts the thread of the feeds.
+fn run_feeds(feeds: feed::Running, mut drain: watch::Receiver<bool>) -> Result<Thread<()>, Error> {
+    Thread::start("feeds", move || {
+        Ok(async move {
+            feeds.run(drain.clone()).await;
+            // Where there are no feeds, too. The sender lives until the gate has drained; losing it means the same.
+            let _ = drain.wait_for(|drain| *drain).await;
+            Ok(())
+        })
+    })
 }
 
 impl Shared {
@@ -426,6 +337,21 @@ impl Shared {
             lines,
             limits,
         })
+    }
+
+    /// Bounds the connections to upstreams. Each connection takes two descriptors, of clients and to upstreams; what is left is
+    /// for feeds and administrators.
+    fn bound_upstreams(&self) {
+        self.clusters.bound(descriptors() / 16 * 3);
+    }
+
+    /// Logs that every listener is bound, and where.
+    fn tell_start(&self, gate: SocketAddr, admin: Option<SocketAddr>, metrics: Option<SocketAddr>) {
+        let (mode, state) = (Modes::of(&self.config.route).name(), self.config.state.dir.display());
+        tracing::info!(
+            %gate, admin = shown(admin), metrics = shown(metrics), mode,
+            entries = self.engine.entries(), %state, "portcullis is up"
+        );
     }
 
     fn no_access_log(&self, access: &AccessConfig, error: &io::Error) -> ConfigError {
@@ -725,23 +651,6 @@ fn bind(
 
 fn address(listeners: &[StdListener]) -> io::Result<SocketAddr> {
     listeners.first().ok_or(io::ErrorKind::NotFound)?.local_addr()
-}
-
-/// How many file descriptors connections may take: what the journal, the audit and the admin listener need is not
-/// among them.
-fn descriptors() -> usize {
-    raise_descriptors().saturating_sub(RESERVED).max(MIN_DESCRIPTORS)
-}
-
-/// Lets the process have as many file descriptors as it may; returns how many that is.
-fn raise_descriptors() -> usize {
-    let limits = getrlimit(Resource::Nofile);
-    let wanted = Rlimit { current: limits.maximum, maximum: limits.maximum };
-    let current = match setrlimit(Resource::Nofile, wanted) {
-        Ok(()) => limits.maximum,
-        Err(_) => limits.current,
-    };
-    current.and_then(|current| usize::try_from(current).ok()).unwrap_or(MANY_DESCRIPTORS)
 }
 
 fn shown(address: Option<SocketAddr>) -> String {

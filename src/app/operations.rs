@@ -325,7 +325,7 @@ struct Condition {
 }
 
 impl Condition {
-    /// What the disk does not take, and waits in memory.
+    /// The lines and changes that wait in memory because the disk does not take them, in words.
     fn disk_fault(&self) -> Option<String> {
         let journal = self
             .engine

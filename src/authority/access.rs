@@ -137,7 +137,7 @@ impl Secret {
         Ok(Self { name: config.name.clone(), role: config.role, digest: digest_of(secret) })
     }
 
-    /// What its holder is called.
+    /// The name of its holder.
     fn actor(&self) -> String {
         format!("secret:{}", self.name)
     }
@@ -193,12 +193,12 @@ impl Access {
         self.roles.get(principal).copied()
     }
 
-    /// Whether a name, of a principal or `secret:NAME`, is that of somebody who holds a role.
+    /// True if the holder of a name (of a principal, or `secret:NAME`) has a role.
     pub(super) fn knows(&self, name: &str) -> bool {
         self.roles.contains_key(name) || self.secrets.iter().any(|secret| secret.actor() == name)
     }
 
-    /// Whether a name, of a principal or `secret:NAME`, is that of somebody who may do everything.
+    /// True if the holder of a name (of a principal, or `secret:NAME`) has the role admin.
     pub(super) fn is_admin(&self, name: &str) -> bool {
         self.admins().any(|admin| admin == name)
     }
@@ -210,7 +210,7 @@ impl Access {
         principals.map(|(name, _)| name.clone()).chain(secrets.map(Secret::actor))
     }
 
-    /// Whether a token that is out, by its id, lets its bearer do everything.
+    /// True if the token with this id is valid and has the role admin.
     pub(super) fn is_admins_token(&self, jti: &str) -> bool {
         self.tokens().values().any(|bearer| bearer.role == Role::Admin && bearer.jti == jti)
     }

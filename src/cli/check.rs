@@ -20,6 +20,7 @@ use super::output::Paint;
 use super::output::cell;
 use super::output::counted;
 use super::question;
+use super::revocations::entry_cell;
 use super::server::ServerArgs;
 use super::server::query;
 
@@ -161,6 +162,6 @@ fn detail(certificate: &Value, page: &mut Page) {
 
 fn hits(answer: &Answer, page: &mut Page) {
     let all = answer.document["hits"].as_array().into_iter().flatten();
-    let rows = all.map(|hit| COLUMNS.iter().map(|(_, name)| cell(hit, name)).collect()).collect();
+    let rows = all.map(|hit| COLUMNS.iter().map(|(_, name)| entry_cell(hit, name)).collect()).collect();
     page.table(&COLUMNS.map(|(head, _)| head), rows);
 }

@@ -214,12 +214,7 @@ fn is_harmful(c: char) -> bool {
 
 /// A member of a document as a cell of a table; empty if it is not there.
 pub(super) fn cell(document: &Value, name: &str) -> String {
-    let shown = shown(&document[name]);
-    // Of an entry: the admin listener does not heed it.
-    match name == "state" && document["unsigned"] == Value::Bool(true) {
-        true => format!("{shown} (unsigned)"),
-        false => shown,
-    }
+    shown(&document[name])
 }
 
 /// A value in words; empty if there is none.

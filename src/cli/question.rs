@@ -75,6 +75,17 @@ pub(super) fn print(
 
 /// Adds the rows of `member` as a table; says on standard error if there are none, or more.
 pub(super) fn table(document: &Value, page: &mut Page, member: &str, columns: &[(&str, &str)]) -> u8 {
+    table_of(document, page, member, columns, cell)
+}
+
+/// Adds the rows of `member` as a table whose cells `cell` makes of a row and the name of a column.
+pub(super) fn table_of(
+    document: &Value,
+    page: &mut Page,
+    member: &str,
+    columns: &[(&str, &str)],
+    cell: fn(&Value, &str) -> String,
+) -> u8 {
     let all = document[member].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows = all.iter().map(|row| columns.iter().map(|(_, name)| cell(row, name)).collect());
     let head: Vec<&str> = columns.iter().map(|(head, _)| *head).collect();

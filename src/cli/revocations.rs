@@ -90,7 +90,7 @@ impl RevocationsArgs {
         ];
         let path = format!("{}{}", super::change::REVOCATIONS, query(&pairs));
         question::ask(&self.server, "revocations", &path, "revocations", |answer, page| {
-            question::table(&answer.document, page, "revocations", &COLUMNS)
+            question::table_of(&answer.document, page, "revocations", &COLUMNS, entry_cell)
         })
     }
 }
@@ -106,7 +106,7 @@ fn story(answer: &Answer, page: &mut Page) -> u8 {
     let entry = &answer.document["entry"];
     let change = [&cell(event, "action"), answer.text("level"), answer.text("target")].join(" ");
     page.field("change", &change.trim_start());
-    page.field("state", &format_args!("{}, {effect}", answer.text("state")));
+    page.field("state", &format_args!("{}{}, {effect}", answer.text("state"), mark(entry)));
     page.field_if("issuer", answer.text("issuer"));
     for (name, in_event) in [("principal", "principal"), ("serial", "serial"), ("at", "time")] {
         page.field_if(name, &either(entry, name, event, in_event));
@@ -123,6 +123,17 @@ fn story(answer: &Answer, page: &mut Page) -> u8 {
         events.iter().for_each(|event| page.line(&told(event)));
     }
     DONE
+}
+
+/// A member of an entry as a cell of a table; its state with the [`mark`].
+pub(super) fn entry_cell(entry: &Value, name: &str) -> String {
+    let cell = cell(entry, name);
+    if name == "state" { cell + mark(entry) } else { cell }
+}
+
+/// Marks an entry that counts at the gate alone.
+fn mark(entry: &Value) -> &'static str {
+    if entry["unsigned"] == Value::Bool(true) { " (unsigned)" } else { "" }
 }
 
 /// A member of the entry; else what the event calls the same.

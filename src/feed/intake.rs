@@ -29,7 +29,10 @@ use crate::revocation::crl::Verdict;
 use crate::revocation::crl::Verified;
 use crate::revocation::token_list;
 use crate::revocation::token_list::TokenList;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
 use crate::telemetry::Metrics;
+use crate::telemetry::cut;
 
 /// How long the sessions that a list has hit are waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -162,9 +165,9 @@ impl Intake {
         event.source = Some(feed.to_owned());
         event.target = self.resolve(&event.target)?;
         let (id, target, action) = (event.id.clone(), event.target.clone(), event.action);
-        let what = format!("{} {target}", action.name());
+        let what = cut(&format!("{} {target}", action.name()), LONGEST_NAME).into_owned();
         let settled = |why: &dyn std::fmt::Display| {
-            tracing::warn!(feed, id, what, %why, "an event without effect");
+            tracing::warn!(feed, id, what, why = %cut(&why.to_string(), LONGEST_REASON), "an event without effect");
             Ok(Taken { id: id.clone(), target: target.clone(), denies: false, outcome: None })
         };
         if let Some(why) = self.outranked(&event) {

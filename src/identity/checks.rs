@@ -24,7 +24,7 @@ pub(super) struct SignatureChecks {
 #[derive(Debug, Default)]
 struct ChecksState {
     made: Vec<SignatureCheck>,
-    /// Whether one was refused because it was one too many.
+    /// True if one was refused because it was one too many.
     exhausted: bool,
 }
 
@@ -43,7 +43,7 @@ impl SignatureChecks {
         all.map(|algorithm| CountedAlgorithm { algorithm: *algorithm, checks: self }).collect()
     }
 
-    /// Whether a check was refused because it was one too many.
+    /// True if a check was refused because it was one too many.
     pub(super) fn are_exhausted(&self) -> bool {
         self.state().exhausted
     }

@@ -38,7 +38,7 @@ pub fn limit_bytes(leaf: &CertificateDer<'_>, presented: &[CertificateDer<'_>]) 
 pub(super) struct Intermediates<'a> {
     /// In the order of their bytes: the client does not choose which path is tried first.
     pub(super) considered: Vec<CertificateDer<'a>>,
-    /// Whether there are more.
+    /// True if there are more.
     pub(super) truncated: bool,
 }
 
@@ -128,12 +128,12 @@ struct Intermediate<'a> {
     certificate: EndEntityCert<'a>,
     /// The contents of its SubjectPublicKeyInfo.
     key: Vec<u8>,
-    /// What is signed: the TBSCertificate (RFC 5280, section 4.1).
+    /// The signed bytes: the TBSCertificate (RFC 5280, section 4.1).
     message: &'a [u8],
     /// The contents of the signature's AlgorithmIdentifier.
     algorithm: &'a [u8],
     signature: &'a [u8],
-    /// Whether it may vouch for others (RFC 5280, section 4.2.1.9); read once it is vouched for itself.
+    /// True if it may vouch for others (RFC 5280, section 4.2.1.9); read once it is vouched for itself.
     is_authority: bool,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Intermediate<'a> {
         })
     }
 
-    /// Whether the holder of a key (the contents of its SubjectPublicKeyInfo) signed it.
+    /// True if the holder of a key (the contents of its SubjectPublicKeyInfo) signed it.
     fn is_signed_by(&self, key: &[u8], algorithms: &[CountedAlgorithm<'_>]) -> bool {
         let Some(kind) = Element::read(key) else { return false };
         let Some(bits) = Element::read(kind.behind).and_then(|key| key.bits()) else { return false };
@@ -270,7 +270,7 @@ mod tests {
         first
     }
 
-    /// What a stranger, who has no key of an authority, presents below a root: its leaf and six intermediates.
+    /// Chains of a stranger, who has no key of an authority, below a root: a leaf and six intermediates.
     fn strangers_chains(
         root: &Party,
         below: &Party,
@@ -330,7 +330,7 @@ mod tests {
         }
     }
 
-    /// Seen failing without the bound in [`SignatureChecks::once`]: 19 checks.
+    /// Seen failing without the bound in [`SignatureChecks::once`]: 38 checks.
     #[test]
     fn whatever_is_presented_the_checks_are_bounded() {
         // Whoever has the key of an authority can make others cross-sign each other.

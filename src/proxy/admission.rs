@@ -32,10 +32,10 @@ use crate::telemetry::LineSource;
 use crate::telemetry::cut;
 
 const ENDED: &str = "session ended";
-/// What the log says of a connection that its client's frames ended.
+/// The message of the line about a connection that its client's frames ended.
 const FLOODED: &str = "connection ended: too many frames";
 
-/// Why a connection is served nothing but refusals.
+/// Why a connection is refused, but for requests that authenticate themselves by a token.
 pub(super) enum Barred {
     Expired,
     Untrusted(ChainError),
@@ -100,7 +100,7 @@ impl<H: Handler> Context<H> {
             first: Notify::new(),
             served: Cell::new(false),
             extensions: RefCell::default(),
-            standing: Rc::default(),
+            state: Rc::default(),
         }
     }
 

@@ -43,6 +43,7 @@ use super::accounts::Account;
 use super::accounts::Accounts;
 use super::accounts::Seat;
 use super::admission::Barred;
+use super::connection_state::ConnectionState;
 use super::ending::End;
 use super::ending::Watch;
 use super::flight;
@@ -55,7 +56,6 @@ use super::places::Ticket;
 use super::presented::Presented;
 use super::socket::Socket;
 use super::socket::Tcp;
-use super::standing::Standing;
 use super::streams::StandsOn;
 use super::streams::Streams;
 use crate::session::Guard;
@@ -106,7 +106,7 @@ pub struct Connection {
     pub(super) served: Cell<bool>,
     /// What the handler keeps about it.
     pub(super) extensions: RefCell<Extensions>,
-    pub(super) standing: Rc<Standing>,
+    pub(super) state: Rc<ConnectionState>,
 }
 
 /// A socket that the accept loop hands over.
@@ -173,7 +173,7 @@ impl Connection {
 
     /// Says that its client is one for whom others make room when connections are short.
     pub fn vouch(&self) {
-        self.standing.vouched.set(true);
+        self.state.vouched.set(true);
     }
 
     /// Where the other end is.
@@ -209,13 +209,13 @@ impl Connection {
     /// Runs a tunnel as part of this connection.
     pub(super) fn tunnel(&self, tunnel: impl Future<Output = ()> + 'static) {
         self.flights.tunnel();
-        let carried = self.standing.carry();
+        let request = self.state.carry();
         let mut tunnels = self.tunnels.borrow_mut();
         // One after the other may come over an HTTP/2 connection.
         while tunnels.try_join_next().is_some() {}
         tunnels.spawn_local(async move {
             tunnel.await;
-            drop(carried);
+            drop(request);
         });
     }
 }
@@ -237,11 +237,11 @@ pub(super) async fn serve<H: Handler>(
         return;
     };
     let handle = ticket.served();
-    let standing = Rc::clone(&ticket.standing);
+    let state = Rc::clone(&ticket.state);
     let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
     let protocol = if http2 { "http/2" } else { "http/1.1" };
     let origin = Origin { peer: address, listener: context.listener, protocol };
-    let mut connection = Connection { standing, ..context.admit(&stream, &handshake, origin) };
+    let mut connection = Connection { state, ..context.admit(&stream, &handshake, origin) };
     drop(handshake);
     let _seat = connection.sit_down(context.peers.accounts());
     let connection = Rc::new(connection);

@@ -42,7 +42,7 @@ pub trait Handler: 'static {
     /// Where a request leads.
     type Route;
 
-    /// Whether requests may authenticate themselves here: a connection whose certificate is denied or does not verify
+    /// True if requests may authenticate themselves here: a connection whose certificate is denied or does not verify
     /// then lives on for them.
     const TAKES_TOKENS: bool = false;
 
@@ -136,7 +136,7 @@ impl<H: Handler> Context<H> {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {
                     if self.ends_connection(&refusal) {
-                        connection.standing.close.notify_one();
+                        connection.state.close.notify_one();
                     }
                     self.handler.refused(&refusal, connection, exchange.id()).await;
                     return exchange.answer(response);

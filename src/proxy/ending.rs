@@ -97,7 +97,7 @@ impl<H: Handler> Watch<H> {
                     self.draining = true;
                     return End::Gently;
                 }
-                () = self.connection.standing.close.notified() => return End::Gently,
+                () = self.connection.state.close.notified() => return End::Gently,
             }
         }
     }

@@ -66,7 +66,7 @@ pub enum Refusal {
     Method,
     /// No route leads there.
     NoRoute,
-    /// It has passed this gate before.
+    /// The request has passed this gate before.
     Loop,
     /// The client stopped in the middle of its request.
     RequestTimeout,

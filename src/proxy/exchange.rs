@@ -42,8 +42,8 @@ use super::RequestId;
 use super::RequestIds;
 use super::body::BodyError;
 use super::connection::Connection;
+use super::connection_state::RequestGuard;
 use super::presented::Presented;
-use super::standing::Carried;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 use crate::session::Session;
@@ -158,8 +158,8 @@ impl Exchanges {
         // Where it leads is told of failures, logged or not.
         let target = noted.is_none().then(|| Target::of(request));
         let (exchanges, route) = (Rc::clone(self), OnceCell::new());
-        let (began, carried) = (Instant::now(), connection.standing.carry());
-        Exchange { id, exchanges, began, http2, head, trace, noted, target, route, carried }
+        let (began, request) = (Instant::now(), connection.state.carry());
+        Exchange { id, exchanges, began, http2, head, trace, noted, target, route, request }
     }
 
     /// The trace of a request, if there is a tracer: the client's, or one that begins here.
@@ -273,7 +273,7 @@ pub struct Exchange {
     /// What it asks for, where that is not noted.
     target: Option<Target>,
     route: OnceCell<Rc<str>>,
-    carried: Carried,
+    request: RequestGuard,
 }
 
 /// What a request asks for.
@@ -378,8 +378,8 @@ impl Exchange {
         // To HEAD, and with these, goes no body, whatever there is of one.
         let bare = self.head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         let response = if self.head && self.http2 { Body::without(response) } else { response };
-        let Self { exchanges, began, noted, carried, .. } = self;
-        response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted, _carried: carried })
+        let Self { exchanges, began, noted, request, .. } = self;
+        response.map(|body| Outgoing { body, whole: bare, exchanges, began, noted, _request: request })
     }
 }
 
@@ -390,7 +390,7 @@ pub(super) struct Outgoing {
     exchanges: Rc<Exchanges>,
     began: Instant,
     noted: Option<Rc<Noted>>,
-    _carried: Carried,
+    _request: RequestGuard,
 }
 
 impl http_body::Body for Outgoing {

@@ -29,7 +29,7 @@ pub(super) struct ChainFailures {
 }
 
 impl ChainFailures {
-    /// Whether an address has failed too often to be verified at `now`.
+    /// True if an address has failed too often to be verified at `now`.
     pub(super) fn are_too_many(&self, address: IpAddr, now: Instant) -> bool {
         let Some(good_at) = self.networks().get(&network(address)).copied() else { return false };
         good_at.saturating_duration_since(now) > one() * (BURST - 1)

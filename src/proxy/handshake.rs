@@ -47,7 +47,7 @@ impl Handshake {
         let _ = CURRENT.try_with(|current| current.fault.replace(Some(error.clone())));
     }
 
-    /// Whether the chain of the current handshake does not verify.
+    /// True if the chain of the current handshake does not verify.
     pub(super) fn is_of_stranger() -> bool {
         CURRENT.try_with(|current| current.fault.borrow().is_some()).unwrap_or(false)
     }

@@ -29,7 +29,7 @@ pub(super) async fn arrive(socket: &TcpStream) {
     }
 }
 
-/// Whether the kernel holds a whole ClientHello, or something that no more bytes can make one.
+/// True if the kernel holds a whole ClientHello, or something that no more bytes can make one.
 pub(super) fn is_here(socket: &TcpStream) -> bool {
     let mut head = [0; HEAD];
     match recv(socket.as_fd(), &mut head[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {

@@ -59,7 +59,7 @@ const UNVERIFIED: &str = "authentication error: a client certificate does not ve
 pub enum Strangers {
     /// The handshake fails, but not while break-glass lasts.
     Tolerated,
-    /// It does not fail: each route says what becomes of such a client; on the admin listener, its token does.
+    /// The handshake goes on: each route decides about such a client; on the admin listener, its token does.
     LetIn,
 }
 
@@ -365,8 +365,8 @@ pub(super) fn address_value(address: std::net::IpAddr) -> HeaderValue {
     HeaderValue::try_from(address.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-/// Who shakes hands, and whose budget of lines that takes from. Before the handshake is through, nobody has shown to have
-/// the key of a certificate: its principal's budget is not to be used up by others.
+/// Returns the client's address and its line budget. Before the handshake ends, the client has not proved possession of the
+/// key, so the principal's budget is not used.
 fn in_handshake() -> (Option<SocketAddr>, LineSource<'static>) {
     let address = Handshake::address();
     (address, address.map_or(LineSource::Unknown, |address| LineSource::Address(address.ip())))

@@ -17,7 +17,7 @@ pub(super) struct Presented {
 }
 
 impl Presented {
-    /// What a certificate says; empty where it cannot be read, or is too large to be.
+    /// Reads the names in a certificate; empty if it cannot be read, or is too large.
     pub(super) fn read(leaf: &CertificateDer<'_>) -> Self {
         let parsed = limit_bytes(leaf, &[]).and_then(|()| Certificate::parse(leaf)).ok();
         parsed.as_ref().map_or_else(|| Self { id: String::new(), serial: String::new() }, Self::of)

@@ -274,7 +274,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// Whether a write took all that it was offered.
+/// True if a write took all that it was offered.
 fn is_whole(written: &Poll<io::Result<usize>>, offered: usize) -> bool {
     matches!(written, Poll::Ready(Ok(bytes)) if *bytes == offered)
 }

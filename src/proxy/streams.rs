@@ -50,11 +50,11 @@ pub(super) enum StandsOn {
     ItsRoute,
 }
 
-/// What the streams of one connection share.
+/// The state that the streams of one connection share.
 struct Shared {
     /// Of whichever stream is being polled: they share one thread.
     did: Cell<Did>,
-    /// What they earn their client of frames.
+    /// The frames that they earn their client.
     credit: Arc<FrameCredit>,
 }
 

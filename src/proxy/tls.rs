@@ -29,7 +29,7 @@ use super::ClientCaConfig;
 use super::Peers;
 use super::TlsConfig;
 use super::handshake::Handshake;
-use super::sessions::SessionCache;
+use super::resumption::ResumptionCache;
 use crate::clock::Clock;
 use crate::identity::Certificate;
 use crate::identity::ChainError;
@@ -93,7 +93,7 @@ pub fn server_config(config: &TlsConfig, peers: Arc<Peers>, clock: Clock) -> Res
         .with_single_cert(chain, key)
         .map_err(|e| failure("key", &config.key, &e))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    tls.session_storage = Arc::new(SessionCache::new());
+    tls.session_storage = Arc::new(ResumptionCache::new());
     tls.send_tls13_tickets = 1;
     Ok(tls)
 }

@@ -8,13 +8,13 @@ use quick_cache::sync::Cache;
 use super::Peer;
 use crate::identity::Authority;
 
-/// What one listener remembers, bytes: about ten thousand chains of certificates of usual size.
+/// The most that one listener remembers, bytes: about ten thousand chains of certificates of usual size.
 const MAX_BYTES: u64 = 64 << 20;
 /// Chains of usual size that fit, for which room is prepared.
 const USUAL_CHAINS: usize = 8192;
-/// What each takes whatever its certificates say, bytes.
+/// The size of each beside its certificates, bytes.
 const BASE: usize = 2048;
-/// What a key id takes, bytes.
+/// The size of a key id, bytes.
 const KEY_ID: usize = 96;
 
 /// The SHA-256 of the certificates that a client presented.
@@ -31,7 +31,7 @@ impl VerifiedChains {
         Self { peers: Cache::with_weighter(USUAL_CHAINS, MAX_BYTES, PeerWeight) }
     }
 
-    /// What was made of these certificates.
+    /// The peer that these certificates verified as.
     pub(super) fn get(&self, digest: &ChainDigest) -> Option<Arc<Peer>> {
         self.peers.get(digest)
     }

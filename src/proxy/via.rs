@@ -25,7 +25,7 @@ impl ViaName {
     }
 }
 
-/// What a gate writes into `Via`. Each thread has its own: threads that share a value would count its uses in one place.
+/// The name that a gate writes into `Via`. Each thread has its own: threads that share a value would count its uses in one place.
 #[derive(Debug)]
 pub(super) struct Via {
     name: ViaName,
@@ -73,7 +73,7 @@ impl Via {
         Ok(())
     }
 
-    /// Whether a line names this gate: by the second word of a member, which may be followed by a comment.
+    /// True if a line names this gate: by the second word of a member, which may be followed by a comment.
     fn is_in(&self, line: &HeaderValue) -> bool {
         let received_by = |member: &[u8]| {
             let mut words = member.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());

@@ -78,6 +78,8 @@ use crate::session::Origin;
 use crate::session::Session;
 use crate::session::SessionId;
 use crate::session::Sessions;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::cut;
 
 /// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
 /// kill before it does anything else.
@@ -605,7 +607,7 @@ impl Engine {
         self.journal.is_durable()
     }
 
-    /// Whether the journal's thread has ended, so that nothing is written any more.
+    /// True if the journal's thread has ended, so that nothing is written any more.
     pub fn has_journal_ended(&self) -> bool {
         self.journal.has_ended()
     }
@@ -716,7 +718,9 @@ impl Engine {
         let (is_change, sessions_ended) = self.carry(&entry);
         if is_change {
             tracing::warn!(
-                target = %entry.event.target, id = entry.event.id, sessions_ended,
+                revocation_target = loggable(&entry.event.target),
+                id = entry.event.id,
+                sessions_ended,
                 "an authority was met under a name that was revoked or suspended before: it holds for its key"
             );
         }
@@ -818,7 +822,7 @@ impl Engine {
         let in_doubt = |lift: &Lift| lift.at > latest || (lift.is_local && lift.at > now);
         if let Some(Lift { at: lifted, .. }) = ledger.outranked_by(fingerprint, event).filter(in_doubt) {
             tracing::warn!(
-                id = event.id, target = %event.target, at = %event.at, %lifted, action = event.action.name(),
+                id = event.id, revocation_target = loggable(&event.target), at = %event.at, %lifted, action = event.action.name(),
                 "takes effect although the target was reinstated at a later time: that lies in the future, so \
                  the clock of this gate was or is wrong; if the event is an old one, reinstate the target again"
             );
@@ -916,7 +920,7 @@ impl Engine {
     fn tell_if_late(&self, event: &Event) {
         if event.action != Action::Reinstate && self.terms().outlived(event.at) {
             tracing::warn!(
-                id = event.id, target = %event.target, at = %event.at, action = event.action.name(),
+                id = event.id, revocation_target = loggable(&event.target), at = %event.at, action = event.action.name(),
                 "took effect although it is older than what is remembered; if it was lifted before, lift it again"
             );
         }
@@ -974,6 +978,11 @@ impl Engine {
             std::thread::yield_now();
         }
     }
+}
+
+/// A target as a line of the log has it.
+fn loggable(target: &Target) -> String {
+    cut(&target.to_string(), LONGEST_NAME).into_owned()
 }
 
 impl Drop for Engine {

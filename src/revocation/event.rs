@@ -115,12 +115,12 @@ impl Event {
         self.lifts_what(registers, by_admin)
     }
 
-    /// Whether it is an unsigned reinstatement of what is suspended under a signature.
+    /// True for an unsigned reinstatement of a target that a signed entry suspends.
     pub(super) fn lifts_what_is_signed(&self, registers: &Registers) -> bool {
         self.unsigned && self.lifts_what(registers, |standing| !standing.unsigned)
     }
 
-    /// Whether it is a reinstatement without force of a suspension that `is_such`.
+    /// True for a reinstatement without force of a suspension that `is_such`.
     fn lifts_what(&self, registers: &Registers, is_such: impl Fn(&Standing) -> bool) -> bool {
         let mut standings = registers.standings();
         let lifts = self.action == Action::Reinstate && !self.force;

@@ -279,7 +279,7 @@ impl Journal {
         Ok((Self { commands: Some(commands), durable, fault, missed, thread: Some(thread) }, contents))
     }
 
-    /// Whether its thread has ended, so that nothing is written any more.
+    /// True if its thread has ended, so that nothing is written any more.
     pub fn has_ended(&self) -> bool {
         self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }

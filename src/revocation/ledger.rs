@@ -144,7 +144,7 @@ impl Ledger {
         self.aliases.all().filter_map(|alias| Some((alias, self.union(alias, Heeds::All)?)))
     }
 
-    /// What stands for a fingerprint, whichever of its targets says so, to credentials that heed so much.
+    /// The entry of a fingerprint for credentials that heed so much, over all of its targets.
     pub(super) fn union(&self, fingerprint: Fingerprint, heeds: Heeds) -> Option<Entry> {
         let entries = self.published(fingerprint).filter_map(|(_, registers)| registers.entry_for(heeds));
         entries.reduce(Entry::union)

@@ -138,7 +138,7 @@ pub enum Error {
     #[error("an administrator has suspended {0}, and alone lifts that")]
     Administered(Target),
     /// An unsigned message wants to reinstate what a signed one, or an administrator, has suspended.
-    #[error("{0} is suspended under a signature, which no unsigned message lifts")]
+    #[error("an unsigned message cannot reinstate {0}: a signed event or an administrator suspended it")]
     Signed(Target),
     /// The journal did not take the event.
     #[error("the journal did not take it: {0}")]

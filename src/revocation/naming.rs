@@ -66,8 +66,8 @@ impl Engine {
     /// Returns true if there is nothing more to learn from it.
     ///
     /// An authority that is revoked or suspended teaches nothing of what is below it, and is called only what its own
-    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one. Whether it is, is for
-    /// the listener to say, by what it heeds: whoever is let in is believed.
+    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one. `heeds` selects the
+    /// entries that decide whether the authority is denied.
     pub fn teach(&self, issuers: &[Authority], heeds: Heeds) -> bool {
         let mut believed = Vec::new();
         for at in (0..issuers.len()).rev() {

@@ -368,7 +368,7 @@ mod tests {
         assert!(lifted.revoked.tombstones().next().is_none());
     }
 
-    /// What was written before unsigned messages were told apart. Seen failing with an unsigned reinstatement that lifts
+    /// Reads rows that were written before unsigned messages were told apart. Seen failing with an unsigned reinstatement that lifts
     /// everything.
     #[test]
     fn a_row_that_tells_no_unsigned_messages_apart_counts_as_signed() {

@@ -7,6 +7,7 @@
 use super::registers::Due;
 use super::registers::Forgotten;
 use super::registers::Terms;
+use super::standing::EntryKind;
 use super::standing::Extent;
 use super::standing::Stamp;
 use super::standing::Standing;
@@ -49,16 +50,16 @@ impl Register {
     }
 
     /// A reinstatement that lifts what was said then.
-    pub(super) fn lifted_by(&self, stamp: &Stamp, unsigned: bool) -> Option<&Tombstone> {
-        self.tombstones().find(|tombstone| tombstone.lifts(stamp, unsigned))
+    pub(super) fn lifted_by(&self, stamp: &Stamp, kind: EntryKind) -> Option<&Tombstone> {
+        self.tombstones().find(|tombstone| tombstone.lifts(stamp, kind))
     }
 
     /// Merges a standing in, unless a reinstatement has lifted it or another covers it.
     pub(super) fn merge(&mut self, mut new: Standing) {
-        if self.lifted_by(&new.stamp, new.unsigned).is_some() {
+        if self.lifted_by(&new.stamp, new.kind()).is_some() {
             return;
         }
-        let unsigned = new.unsigned;
+        let kind = new.kind();
         let mut is_covered = false;
         for known in self.standings.iter_mut().filter(|known| known.covers(&new)) {
             // The wall clock may have been wrong when either came: the longer uptime counts.
@@ -80,14 +81,14 @@ impl Register {
         self.standings.reserve_exact(1);
         self.standings.insert(at, new);
         if self.standings.len() > MAX_STANDINGS {
-            self.widen(unsigned);
+            self.widen(kind);
         }
     }
 
     /// Lifts everything up to a reinstatement that it may lift.
     pub(super) fn lift(&mut self, new: &Tombstone) {
-        if self.lifted_by(&new.stamp, new.unsigned).is_none() {
-            self.standings.retain(|standing| !new.lifts(&standing.stamp, standing.unsigned));
+        if self.lifted_by(&new.stamp, new.kind()).is_none() {
+            self.standings.retain(|standing| !new.lifts(&standing.stamp, standing.kind()));
             self.tombstones.get_or_insert_default().add(new.clone());
         }
     }
@@ -106,7 +107,7 @@ impl Register {
         other.standings.into_iter().for_each(|standing| self.merge(standing));
     }
 
-    /// Whether one standing reaches at least as far, and counts for whoever heeds so much.
+    /// True if one standing reaches at least as far, and counts for credentials that heed so much.
     pub(super) fn reaches(&self, extent: Extent, heeds: Heeds) -> bool {
         let mut counting = self.standings.iter().filter(|standing| standing.counts_for(heeds));
         counting.any(|standing| standing.extent().includes(extent))
@@ -160,14 +161,15 @@ impl Register {
     }
 
     /// Merges the two oldest standings of a kind of which there are too many into one that covers both: denying too
-    /// much, never too little. Those of the other kind stay: who does not heed the one is denied by it no more than before.
-    fn widen(&mut self, unsigned: bool) {
-        let of_kind = |standing: &&Standing| standing.unsigned == unsigned;
+    /// much, never too little. Only standings of one kind are merged, so unsigned entries never widen what the admin listener
+    /// enforces.
+    fn widen(&mut self, kind: EntryKind) {
+        let of_kind = |standing: &&Standing| standing.kind() == kind;
         if self.standings.iter().filter(of_kind).count() <= MAX_STANDINGS {
             return;
         }
         let mut take_oldest = || {
-            let at = self.standings.iter().rposition(|standing| standing.unsigned == unsigned)?;
+            let at = self.standings.iter().rposition(|standing| standing.kind() == kind)?;
             Some(self.standings.remove(at))
         };
         if let (Some(oldest), Some(mut next)) = (take_oldest(), take_oldest()) {
@@ -203,7 +205,7 @@ mod tests {
         })
     }
 
-    /// What stands under a signature.
+    /// The signed standings.
     fn signed(registers: &Registers) -> Vec<(State, Standing)> {
         let signed = registers.standings().filter(|(_, standing)| !standing.unsigned);
         signed.map(|(state, standing)| (state, standing.clone())).collect()

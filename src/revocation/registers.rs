@@ -19,6 +19,7 @@ use super::Config;
 use super::Event;
 use super::event::ADMIN;
 use super::register::Register;
+use super::standing::EntryKind;
 use super::standing::Extent;
 use super::standing::Standing;
 use super::standing::Tombstone;
@@ -153,7 +154,7 @@ impl Entry {
     }
 }
 
-/// What stands of a target, as each kind of credential is denied by it.
+/// The entries of a target for each kind of credential.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Entries {
     all: Option<Entry>,
@@ -161,12 +162,12 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// What the request path finds: everything.
+    /// The entry that the request path finds: everything counts.
     pub(super) fn all(self) -> Option<Entry> {
         self.all
     }
 
-    /// Whether it denies a credential, and how: see [`Entry::denies`].
+    /// Judges a credential: see [`Entry::denies`].
     pub(super) fn deny(self, credential: &Credential) -> Option<bool> {
         let entry = match credential.heeds {
             Heeds::All => self.all,
@@ -241,7 +242,7 @@ impl Registers {
             Action::Suspend => &self.suspended,
             Action::Reinstate => return None,
         };
-        register.lifted_by(&(event.at, event.id.clone()), event.unsigned)
+        register.lifted_by(&(event.at, event.id.clone()), EntryKind::of(event))
     }
 
     /// Counts what any feed says as said by unsigned messages.
@@ -284,12 +285,12 @@ impl Registers {
         self.entry_for(Heeds::All)
     }
 
-    /// What it denies to each kind of credential.
+    /// The entries for each kind of credential.
     pub(super) fn entries(&self) -> Entries {
         Entries { all: self.entry_for(Heeds::All), signed: self.entry_for(Heeds::Signed) }
     }
 
-    /// What it denies to credentials that heed so much; `None` for nothing.
+    /// The entry for credentials that heed so much; `None` if nothing is denied to them.
     pub(super) fn entry_for(&self, heeds: Heeds) -> Option<Entry> {
         let (revoked_before, suspended_before) =
             (self.revoked.denied_before(heeds), self.suspended.denied_before(heeds));

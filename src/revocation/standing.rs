@@ -41,7 +41,7 @@ pub struct Standing {
     pub(super) lapses: Uptime,
 }
 
-/// What a reinstatement leaves behind: everything up to it is void that it may lift.
+/// The trace of a reinstatement: everything up to it is void that it may lift.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Tombstone {
     pub(super) stamp: Stamp,
@@ -57,9 +57,13 @@ impl Tombstone {
         Self { stamp, is_local: event.is_local(), unsigned: event.unsigned }
     }
 
-    /// Whether it lifts what was said then.
-    pub(super) fn lifts(&self, stamp: &Stamp, unsigned: bool) -> bool {
-        self.stamp >= *stamp && (unsigned || !self.unsigned)
+    pub(super) fn kind(&self) -> EntryKind {
+        if self.unsigned { EntryKind::Unsigned } else { EntryKind::Signed }
+    }
+
+    /// True if this reinstatement lifts an entry of that stamp and kind.
+    pub(super) fn lifts(&self, stamp: &Stamp, kind: EntryKind) -> bool {
+        self.stamp >= *stamp && (kind == EntryKind::Unsigned || !self.unsigned)
     }
 }
 
@@ -82,7 +86,9 @@ impl Tombstones {
         let place = if new.unsigned { &mut self.unsigned } else { &mut self.signed };
         *place = Some(new);
         let Self { signed, unsigned } = self;
-        unsigned.take_if(|weak| signed.as_ref().is_some_and(|strong| strong.lifts(&weak.stamp, true)));
+        unsigned.take_if(|weak| {
+            signed.as_ref().is_some_and(|strong| strong.lifts(&weak.stamp, EntryKind::Unsigned))
+        });
     }
 
     /// Forgets those that may be forgotten. Says whether there were any.
@@ -120,6 +126,21 @@ impl Extent {
     }
 }
 
+/// The two kinds of entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryKind {
+    /// An administrator, a signed message or a signed list vouches for it.
+    Signed,
+    /// An unsigned message said so: it counts at the gate alone.
+    Unsigned,
+}
+
+impl EntryKind {
+    pub(super) fn of(event: &Event) -> Self {
+        if event.unsigned { Self::Unsigned } else { Self::Signed }
+    }
+}
+
 impl Standing {
     pub(super) fn of(event: &Event, lapses: Uptime) -> Self {
         Self {
@@ -134,23 +155,27 @@ impl Standing {
         }
     }
 
+    pub(super) fn kind(&self) -> EntryKind {
+        if self.unsigned { EntryKind::Unsigned } else { EntryKind::Signed }
+    }
+
     pub(super) fn extent(&self) -> Extent {
         Extent::of(self.issued_before, self.expires_at)
     }
 
-    /// Whether `other` adds nothing to this: it is no later, no wider, lasts no longer, and nobody heeds it who does not
-    /// heed this.
+    /// True if `other` adds nothing to this: it is no later, no wider, lasts no longer, and every credential that `other`
+    /// denies is also denied by this one.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let is_heeded = other.unsigned || !self.unsigned;
         is_heeded && self.stamp >= other.stamp && self.extent().includes(other.extent())
     }
 
-    /// Whether it counts against a credential that heeds so much.
+    /// True if it counts against a credential that heeds so much.
     pub(super) fn counts_for(&self, heeds: Heeds) -> bool {
         heeds == Heeds::All || !self.unsigned
     }
 
-    /// Whether it counts against a credential.
+    /// True if it counts against a credential.
     pub(super) fn hits(&self, credential: &Credential) -> bool {
         self.counts_for(credential.heeds) && credential.issued_at < self.extent().before
     }

@@ -16,7 +16,7 @@ use crate::identity::TrustDomain;
 
 /// The longest name of a principal, token, task or chain, bytes.
 const MAX_NAME: usize = 2048;
-/// What the principal of a secret of the admin API begins with.
+/// The prefix of the principal of a secret of the admin API.
 const SECRET: &str = "secret:";
 
 /// The levels of a revocation, from one certificate to a whole trust domain.
@@ -143,7 +143,7 @@ impl Target {
         matches!(self.level, Level::Principal | Level::Chain) && !self.name.contains(':')
     }
 
-    /// Whether it names the holder of a secret of the admin API (`secret:NAME`), which no certificate carries.
+    /// True if it names the holder of a secret of the admin API (`secret:NAME`), which no certificate carries.
     pub fn is_secret(&self) -> bool {
         self.level == Level::Principal && self.name.starts_with(SECRET)
     }

@@ -162,7 +162,7 @@ impl AccessLogWriter {
         self.reopen.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it writes no more.
+    /// True if it writes no more.
     pub fn has_ended(&self) -> bool {
         self.done.try_recv() == Err(TryRecvError::Disconnected)
     }

@@ -31,7 +31,7 @@ const FILTER: &str = "PORTCULLIS_LOG";
 const USUAL: &str = "info";
 /// The targets of this program.
 const OWN: &str = "portcullis";
-/// What libraries may log that are not named: much of the rest is about what a client sent, a line for each frame.
+/// The level of libraries that no directive names: their other lines are mostly about the frames of clients.
 const LIBRARIES: &str = "error";
 /// Likewise, where the level is `off`.
 const OFF: &str = "off";

@@ -21,11 +21,11 @@ use tracing_subscriber::fmt::MakeWriter;
 use super::access_log::PIPE;
 use super::access_log::write;
 
-/// What may wait, bytes; each line counts for [`OVERHEAD`] more.
+/// The room for waiting lines, bytes; each line counts for [`OVERHEAD`] more.
 const ROOM: usize = 8 << 20;
 /// Of that, what levels below `warn` may fill.
 const ROOM_FOR_INFORMATION: usize = ROOM / 2;
-/// What a waiting line takes beside its text, bytes.
+/// The size of a waiting line beside its text, bytes.
 const OVERHEAD: usize = 64;
 /// By their places in the counts of lost lines.
 const LEVELS: [(Level, &str); 5] = [
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(queue.state().bytes, 0);
     }
 
-    /// What cannot be written is counted, and waits for nothing.
+    /// Lines that cannot be written are counted, and wait for nothing.
     #[test]
     fn a_full_disk_loses_lines() {
         let (queue, counts) = queue();

@@ -119,16 +119,8 @@ impl Metrics {
         registry.register(Box::new(lost.counters().clone()))?;
         let maker = Maker(&registry);
         Ok(Self {
-            auth: maker.counters(
-                "mtls_auth_total",
-                "Requests judged, by result.",
-                &["result", "principal_type"],
-            )?,
-            cache_hits: maker.counters(
-                "mtls_cache_hits",
-                "Verified chains and identities used again.",
-                &["type"],
-            )?,
+            auth: maker.auth()?,
+            cache_hits: maker.cache_hits()?,
             expiries: Expiries::new(
                 maker.expiry()?,
                 maker.gauge("portcullis_cert_expiry_left_out", "Certificates seen that have no series.")?,
@@ -147,11 +139,7 @@ impl Metrics {
             limits_reached: maker.limits_reached()?,
             evicted: maker.evicted()?,
             sessions: maker.gauge("portcullis_sessions", "Live sessions.")?,
-            sessions_ended: maker.counters(
-                "portcullis_sessions_ended_total",
-                "Sessions that the gate ended, by cause.",
-                &["cause"],
-            )?,
+            sessions_ended: maker.sessions_ended()?,
             traffic: TrafficMetrics::new(&maker)?,
             events: maker.events()?,
             unknown_targets: maker.unknown_targets()?,
@@ -296,6 +284,19 @@ impl FeedMetrics {
 struct Maker<'a>(&'a Registry);
 
 impl Maker<'_> {
+    fn auth(&self) -> Result<IntCounterVec, prometheus::Error> {
+        self.counters("mtls_auth_total", "Requests judged, by result.", &["result", "principal_type"])
+    }
+
+    fn cache_hits(&self) -> Result<IntCounterVec, prometheus::Error> {
+        self.counters("mtls_cache_hits", "Verified chains and identities used again.", &["type"])
+    }
+
+    fn sessions_ended(&self) -> Result<IntCounterVec, prometheus::Error> {
+        let help = "Sessions that the gate ended, by cause.";
+        self.counters("portcullis_sessions_ended_total", help, &["cause"])
+    }
+
     fn counters(&self, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
         let counters = IntCounterVec::new(Opts::new(name, help), labels)?;
         self.0.register(Box::new(counters.clone()))?;

@@ -55,7 +55,7 @@ impl Site {
         Caller::http1(&self.lab.administrator("operator")).await
     }
 
-    /// What is an administrator's, at each level.
+    /// Targets of an administrator, at each level.
     fn targets(&self) -> Vec<Value> {
         let issuer = &self.lab.ops.key_sha256;
         let mut targets: Vec<Value> = [
@@ -89,7 +89,7 @@ impl Site {
         targets
     }
 
-    /// What is above every administrator, which takes the role whomever it hits.
+    /// Targets above every administrator, which need the role whomever they hit.
     fn above(&self) -> Vec<Value> {
         let ops = &self.lab.ops;
         vec![

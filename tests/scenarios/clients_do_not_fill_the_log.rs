@@ -198,7 +198,26 @@ async fn of_the_admin_listener() {
     assert!(audit.len() < 64 << 10, "{} bytes", audit.len());
 }
 
-/// What a library says of a client: h2 warns of each acknowledgement of a ping that it has not sent. Seen failing with
+/// Names and reasons of any length, in changes. Seen failing with the target as `target`, which every line has already, and
+/// with both as they came: 2,024 and 1,024 characters.
+#[tokio::test]
+async fn of_changes() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    let (mut gate, at) = Process::start(site.run(upstream.address)).await;
+    let (name, reason) = (format!("spiffe://lab.test/agent/{}", "x".repeat(2000)), "r".repeat(1024));
+    let change = ["--level", "principal", "--target", &name, "--reason", &reason, "--preemptive"];
+    let revoked = ended(site.change("revoke", at.admin, &change)).await;
+    assert_eq!(revoked.code, Some(0), "{revoked:?}");
+    let log = whole_log(&mut gate).await;
+    let line = log.iter().find(|line| line["message"] == "revocation applied").unwrap();
+    for (member, most) in [("revocation_target", 256), ("reason", 512)] {
+        let told = line[member].as_str().unwrap();
+        assert!(told.ends_with('…'), "{member}: {told}");
+        assert_eq!(told.chars().count(), most + 1, "{member}");
+    }
+}
+
+/// Lines of a library about a client: h2 warns of each acknowledgement of a ping that it has not sent. Seen failing with
 /// lines of every library: one for each frame.
 #[tokio::test]
 async fn with_pings_that_nobody_sent() {

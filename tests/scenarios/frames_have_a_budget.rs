@@ -37,7 +37,7 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 const UNKNOWN: u8 = 99;
 const PADDED: u8 = 8;
 
-/// What came of a flood.
+/// The result of a flood.
 #[derive(Debug)]
 struct Flooded {
     /// Frames that were sent until the connection ended.
@@ -65,7 +65,7 @@ async fn flood(attacker: &mut Frames, one: &[u8], count: usize) -> Flooded {
 }
 
 impl Flooded {
-    /// Whether the gate ended it in its own way, before it had read `most`.
+    /// True if the gate ended it in its own way, before it had read `most`.
     fn was_cut(&self, most: usize) -> bool {
         let calm = Outcome::GoneAway(ENHANCE_YOUR_CALM);
         (self.ended == Some(calm) || self.ended == Some(Outcome::Closed)) && self.sent < most
@@ -187,7 +187,7 @@ async fn the_log_and_the_metrics_say_who_it_was() {
     within(counted).await;
 }
 
-/// What a gRPC library sends for what it gets: a WINDOW_UPDATE of stream and connection, and a PING that measures the
+/// Frames that a gRPC library sends in answer to data: a WINDOW_UPDATE of stream and connection, and a PING that measures the
 /// bandwidth.
 fn chatter(stream: u32, bytes: usize) -> Vec<u8> {
     let bytes = u32::try_from(bytes).unwrap().to_be_bytes();

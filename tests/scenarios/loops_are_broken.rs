@@ -127,7 +127,7 @@ async fn but_a_chain_of_gates_is_none() {
     assert_ne!(first.strip_prefix("1.1 "), second.strip_prefix("2 "));
 }
 
-/// What other proxies have written stays, on one line; answers name nobody.
+/// Members of other proxies stay, on one line; answers name no proxy.
 #[tokio::test]
 async fn via_of_others_is_kept() {
     let lab = Lab::start().await;

@@ -311,7 +311,7 @@ impl Desk {
         assert!(status.out.contains(why), "no `{why}` in {status:?}");
     }
 
-    /// What can deny the administrator: level and target.
+    /// Targets that can deny the administrator: level and name.
     fn denials(&self) -> Vec<(&'static str, String)> {
         vec![
             ("principal", "spiffe://lab.test/admin/ops".to_owned()),
@@ -373,7 +373,7 @@ async fn from_certificates_that_do_not_verify() {
     }
 }
 
-/// Whether the gate refuses an agent whose chain does not verify, in the handshake: a client of TLS 1.3 learns it when it reads.
+/// True if the gate refuses an agent whose chain does not verify, in the handshake: a client of TLS 1.3 learns it when it reads.
 async fn is_refused(desk: &Desk, agent: &Cert) -> bool {
     match desk.client(agent).try_h1().await {
         Ok(mut connection) => connection.try_get("/").await.is_err(),

@@ -1,5 +1,5 @@
-//! What an unsigned message of a queue denies is denied at the gate, and shuts no administrator out; what a signed one denies
-//! is denied to administrators too, and no message decides about a secret.
+//! Unsigned messages of a queue deny at the gate, and shut no administrator out; signed ones deny administrators too, and no
+//! message decides about a secret.
 
 use std::time::Duration;
 
@@ -70,7 +70,7 @@ impl Site {
         Caller::http1(&self.lab.admin_client(Some(&self.chief))).await
     }
 
-    /// What the audit has of an event: whether each of its lines is marked as unsigned.
+    /// The audit lines of an event: true if each of its lines is marked as unsigned.
     async fn audited(&self, id: &str) -> Vec<bool> {
         self.lab.until_audited(&format!("\"id\":\"{id}\"")).await;
         let audit = std::fs::read_to_string(self.lab.audit()).unwrap();

@@ -1,4 +1,4 @@
-//! Whom only an administrator may shut out: whatever holds the role `admin`, and whatever such a holder is let in by.
+//! Targets that only an administrator may revoke or suspend: holders of the role `admin`, and the credentials that let them in.
 
 use super::Api;
 use super::gatekeeper::Actor;
@@ -11,7 +11,7 @@ use crate::revocation::Targets;
 use crate::session::Session;
 
 impl Api {
-    /// Whether an event of `target` hits something that holds the role `admin`, by what is configured, what is live, and
+    /// True if an event of `target` hits something that holds the role `admin`, by what is configured, what is live, and
     /// the certificates that the gate has seen. Authorities and trust domains are not looked at: they take that role
     /// whomever they hit. Blocks on the disk, for a few reads.
     pub(super) fn hits_an_administrator(&self, target: &Target) -> bool {
@@ -36,7 +36,7 @@ impl Api {
         who.require(Role::Admin, &what)
     }
 
-    /// Whether a session is an administrator's: by its certificate, or by a token that was used on its connection.
+    /// True if a session is an administrator's: by its certificate, or by a token that was used on its connection.
     fn is_administrators(&self, session: &Session) -> bool {
         let bears = |other: &Session| {
             other.listener() == session.listener() && other.peer() == session.peer() && self.is_admins(other)
@@ -52,12 +52,12 @@ impl Api {
         self.engine.sessions_of(target).iter().any(|session| self.is_admins(session))
     }
 
-    /// Whether a target is a name of an administrator, as far as the configuration tells all of them.
+    /// True if a target is a name of an administrator, as far as the configuration tells all of them.
     fn hits_a_configured_name(&self, target: &Target) -> bool {
         self.access.admins().any(|name| self.names_of(&name).iter().any(|carried| target.hits(carried)))
     }
 
-    /// What a certificate of this principal carries of it, whatever else is in the certificate.
+    /// The targets that every certificate of this principal carries.
     fn names_of(&self, principal: &str) -> Vec<Target> {
         let typed = Target::parse(Level::Principal, principal, None);
         // It may be a DNS name that fits no template.
@@ -68,7 +68,7 @@ impl Api {
         names
     }
 
-    /// Whether a target hits an administrator's certificate that the gate has seen.
+    /// True if a target hits an administrator's certificate that the gate has seen.
     fn hits_a_seen_one(&self, target: &Target) -> bool {
         let is_admins =
             |seen: &Seen| seen.principal.as_deref().is_some_and(|name| self.access.is_admin(name));

@@ -28,6 +28,9 @@ use crate::authority::Role;
 use crate::clock::Timestamp;
 use crate::revocation::Declared;
 use crate::revocation::Which;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::cut;
 
 /// The longest body, bytes.
 const MAX_BODY: usize = 8192;
@@ -186,7 +189,7 @@ impl Api {
         Ok(lasts)
     }
 
-    /// What lets somebody in goes on record first; after which the caller must still be one who may. A disk that fails does
+    /// Puts the decision on record, then checks again that the caller may make it. A disk that fails does
     /// not stop it: the lines wait in memory, and the answer says so.
     async fn begin(&self, lasts: Duration, reason: String, who: Administrator) -> Result<Advisory, Refusal> {
         let Administrator { actor, guards } = who;
@@ -221,7 +224,7 @@ impl Api {
         let (sessions_ended, sessions_pending) = (resumed.sessions_ended, resumed.sessions_pending);
         let (outcome, ended_by) = (line.outcome.as_ref(), line.actor.as_ref());
         tracing::warn!(
-            by, reason, %since, outcome, ended_by, sessions_ended, sessions_pending,
+            by = &*cut(&by, LONGEST_NAME), reason = &*cut(&reason, LONGEST_REASON), %since, outcome, ended_by, sessions_ended, sessions_pending,
             "break-glass is over: what is denied is refused again"
         );
         let line = Entry { reason: Some(reason), sessions_ended: Some(sessions_ended), ..line };
@@ -240,7 +243,7 @@ impl Api {
             };
             let Declared { by, reason, since, until, .. } = &declared;
             tracing::warn!(
-                by, reason, %since, %until,
+                by = &*cut(by, LONGEST_NAME), reason = &*cut(reason, LONGEST_REASON), %since, %until,
                 "break-glass: the gate refuses nobody for who they are; `portcullis advisory --end` ends it"
             );
             tokio::select! {

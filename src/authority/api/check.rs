@@ -320,7 +320,7 @@ impl Api {
         verdict.note = verdict.note.or_else(|| seen.iter().find_map(note));
     }
 
-    /// What is to be said of somebody who holds a role and is denied by unsigned messages alone.
+    /// The note about a principal that has a role and is denied by unsigned messages alone.
     fn note_for(&self, principal: Option<&str>, targets: &[Target], issued_at: i64) -> Option<&'static str> {
         let holds = principal.is_some_and(|name| self.access.knows(name));
         let denies = |heeds| self.denial_for(targets, issued_at, heeds).is_some();

@@ -37,6 +37,9 @@ use crate::revocation::Target;
 use crate::revocation::Targets;
 use crate::revocation::Timeline;
 use crate::session::Guard;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::cut;
 
 /// The most names in one answer.
 const MAX_NAMES: usize = 100;
@@ -348,15 +351,17 @@ impl Api {
     }
 
     async fn write_down(&self, line: Entry) -> Result<(), String> {
+        let [target, principal] =
+            [&line.target, &line.principal].map(|name| name.as_deref().map(|name| cut(name, LONGEST_NAME)));
         tracing::info!(
             id = line.id,
             action = line.action.as_ref(),
             level = line.level.as_deref(),
-            target = line.target,
-            principal = line.principal,
+            revocation_target = target.as_deref(),
+            principal = principal.as_deref(),
             serial = line.serial,
-            actor = line.actor.as_ref(),
-            reason = line.reason,
+            actor = &*cut(&line.actor, LONGEST_NAME),
+            reason = line.reason.as_deref().map(|reason| cut(reason, LONGEST_REASON)).as_deref(),
             force = line.force,
             issued_before = line.issued_before,
             sessions_ended = line.sessions_ended,

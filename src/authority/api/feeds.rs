@@ -40,7 +40,7 @@ pub(super) struct Refreshed {
     feeds: Vec<Looked>,
     /// How many of them could not be read.
     failed: usize,
-    /// Whether the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
+    /// True if the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
     audit_durable: bool,
 }
 

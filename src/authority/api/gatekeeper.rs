@@ -90,7 +90,7 @@ impl Actor {
         Err(Refusal::insufficient_scope(format!("{} is {role}; {what} takes {}", self.name, least.name())))
     }
 
-    /// Whose budget of lines a refusal takes from.
+    /// The budget of lines that a refusal takes from.
     fn source(&self) -> LineSource<'_> {
         LineSource::of(&self.name, self.call.address.ip())
     }
@@ -268,7 +268,7 @@ fn correlation(headers: &HeaderMap) -> Option<String> {
 }
 
 impl Api {
-    /// Who calls: see [`authenticates_itself`].
+    /// Recognises the caller: see [`authenticates_itself`].
     fn recognise(&self, caller: &Caller, headers: &HeaderMap, call: &Call) -> Result<Administrator, Refused> {
         let mut authorizations = headers.get_all(AUTHORIZATION).iter();
         let known = match (authorizations.next(), authorizations.next()) {

@@ -79,7 +79,7 @@ pub struct Caller {
     pub guard: Option<Guard>,
     /// The tokens that were used on the connection.
     pub tokens: Tokens,
-    /// Whether the caller is somebody who is let in.
+    /// The verdict about the caller.
     pub recognised: Recognised,
 }
 

@@ -30,6 +30,8 @@ use crate::revocation::Target;
 use crate::session;
 use crate::session::Cause;
 use crate::session::SessionId;
+use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::cut;
 
 /// The longest reason, bytes.
 const MAX_REASON: usize = 1024;
@@ -201,7 +203,7 @@ pub(super) struct Ended {
     ended: bool,
     /// 1 if it has not let go yet; it is served nothing any more.
     sessions_pending: usize,
-    /// Whether the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
+    /// True if the audit line of this call is on disk. If not, it waits in memory until the disk takes it.
     audit_durable: bool,
 }
 
@@ -313,8 +315,8 @@ impl Api {
         };
         tracing::info!(
             session = id,
-            actor = actor.name,
-            principal_id = holder.principal,
+            actor = &*cut(&actor.name, LONGEST_NAME),
+            principal_id = holder.principal.as_deref().map(|name| cut(name, LONGEST_NAME)).as_deref(),
             "session ended by an administrator"
         );
         let audit_durable = self.put_on_record(line).await?;

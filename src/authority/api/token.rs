@@ -44,7 +44,7 @@ pub(super) struct Token {
     expires_in: u64,
     /// `Bearer`.
     token_type: &'static str,
-    /// Whether the audit line of this login is on disk. If not, it waits in memory until the disk takes it.
+    /// True if the audit line of this login is on disk. If not, it waits in memory until the disk takes it.
     audit_durable: bool,
 }
 

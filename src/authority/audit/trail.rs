@@ -134,7 +134,7 @@ impl Audit {
         Head::clone(&self.0.shared.head.load())
     }
 
-    /// Whether its thread has ended, so that no line is written any more.
+    /// True if its thread has ended, so that no line is written any more.
     pub fn has_ended(&self) -> bool {
         self.0.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }

@@ -21,6 +21,8 @@ use crate::feed::message::Origin;
 use crate::feed::message::Poison;
 use crate::revocation::Arrival;
 use crate::revocation::Event;
+use crate::telemetry::LONGEST_REASON;
+use crate::telemetry::cut;
 
 /// How many parts of one message that are not understood the log is told of.
 const MOST_TOLD: usize = 3;
@@ -118,7 +120,7 @@ impl Consumer<'_> {
             self.link.intake.metrics().feeds.poison.with_label_values(&[feed, *kind]).inc();
         }
         for Poison { kind, reason } in message.poison.iter().take(MOST_TOLD) {
-            let parts = message.poison.len();
+            let (parts, reason) = (message.poison.len(), &*cut(reason, LONGEST_REASON));
             tracing::warn!(feed, message_id, receives, kind, reason, parts, "a message is not understood");
         }
         for what in &message.irrelevant {

@@ -90,7 +90,7 @@ impl Endpoint {
         self.protocol == Protocol::Https
     }
 
-    /// Whether a connection to it ends at a listener of this machine. Only addresses and `localhost` are told: names are not
+    /// True if a connection to it ends at a listener of this machine. Only addresses and `localhost` are told: names are not
     /// looked up. A listener on port 0 has no port yet.
     pub fn leads_to(&self, listen: SocketAddr) -> bool {
         let own = listen.ip().to_canonical();
@@ -126,7 +126,7 @@ impl Endpoint {
     }
 }
 
-/// Whether an address is one of this machine's: what is sent there comes from there. Nothing is sent.
+/// True if an address is one of this machine's: the system would send to it from itself. Nothing is sent.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     let any: IpAddr = if ip.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {

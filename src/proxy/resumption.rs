@@ -9,28 +9,28 @@ use rustls::server::StoresServerSessions;
 
 use super::handshake::Handshake;
 
-/// What one listener keeps, bytes: about fourteen thousand sessions of clients that present two certificates.
+/// The most that one listener keeps, bytes: about fourteen thousand sessions of clients that present two certificates.
 const MAX_BYTES: u64 = 32 << 20;
 /// A larger session is not kept, bytes; its client gets no ticket, and shakes hands in full each time.
 const MAX_SESSION_BYTES: usize = 16 << 10;
 /// Sessions of usual size that fit, for which room is prepared.
 const USUAL_SESSIONS: usize = 16_384;
-/// What a session takes beside its key and value, bytes.
+/// The size of a session beside its key and value, bytes.
 const OVERHEAD: usize = 160;
 
 /// The TLS sessions of one listener.
-pub(super) struct SessionCache {
+pub(super) struct ResumptionCache {
     sessions: Cache<Vec<u8>, Box<[u8]>, SessionWeight>,
 }
 
-impl SessionCache {
+impl ResumptionCache {
     /// Keeps none yet.
     pub(super) fn new() -> Self {
         Self { sessions: Cache::with_weighter(USUAL_SESSIONS, MAX_BYTES, SessionWeight) }
     }
 }
 
-impl StoresServerSessions for SessionCache {
+impl StoresServerSessions for ResumptionCache {
     fn put(&self, key: Vec<u8>, value: Vec<u8>) -> bool {
         if value.len() > MAX_SESSION_BYTES || Handshake::is_of_stranger() {
             return false;
@@ -53,9 +53,9 @@ impl StoresServerSessions for SessionCache {
     }
 }
 
-impl std::fmt::Debug for SessionCache {
+impl std::fmt::Debug for ResumptionCache {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SessionCache")
+        f.write_str("ResumptionCache")
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn sessions_of_any_size_are_bounded_in_bytes() {
         for (count, size) in [(4096, MAX_SESSION_BYTES), (100_000, 2048), (300_000, 200)] {
-            let store = SessionCache::new();
+            let store = ResumptionCache::new();
             let kept = kept(&store, count, size);
             let most = usize::try_from(MAX_BYTES).unwrap();
             assert!(kept <= most, "{size}: {kept}");
@@ -102,13 +102,13 @@ mod tests {
     /// Seen failing with `ServerSessionMemoryCache`.
     #[test]
     fn a_session_that_is_too_large_is_not_kept() {
-        let store = SessionCache::new();
+        let store = ResumptionCache::new();
         assert_eq!(kept(&store, 10, MAX_SESSION_BYTES + 1), 0);
     }
 
     #[test]
     fn a_session_is_taken_once() {
-        let store = SessionCache::new();
+        let store = ResumptionCache::new();
         assert!(store.put(key(1), vec![1, 2, 3]) && store.put(key(1), vec![4, 5]));
         assert_eq!(store.get(&key(1)), Some(vec![4, 5]));
         assert_eq!((store.take(&key(1)), store.take(&key(1))), (Some(vec![4, 5]), None));
@@ -118,7 +118,7 @@ mod tests {
     /// Seen failing without the look at the handshake.
     #[tokio::test]
     async fn a_session_of_a_stranger_is_not_kept() {
-        let store = SessionCache::new();
+        let store = ResumptionCache::new();
         let address = SocketAddr::from(([192, 0, 2, 1], 1));
         let put = async |number, fault: Option<&ChainError>| {
             let shaking = async {

@@ -8,20 +8,18 @@
 //! otherwise. While turns have to be cut, those wait longest whose addresses were cut most often, and the newest goes first:
 //! the clients that came before it have mostly given up.
 
+mod members;
+
 use std::cell::RefCell;
-use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntCounter;
-use socket2::SockRef;
 use socket2::Socket;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -29,23 +27,18 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
 
+use members::Evictable;
+use members::Member;
+use members::PhaseMembers;
+
 use super::accounts::network;
+use super::connection_state::ConnectionState;
 use super::hello;
-use super::limits::LastingLimit;
 use super::limits::Limit;
 use super::limits::ListenerLimits;
 use super::listener::Bounds;
-use super::standing::Standing;
 use crate::telemetry::Metrics;
 
-/// How long a handshake may wait for its client while others wait for its place; half of it after each one that was cut.
-const LONGEST_TURN: Duration = Duration::from_secs(1);
-/// How often that is halved: 125 ms are some round trips.
-const HALVINGS: u32 = 3;
-/// How long at most a handshake keeps its place because bytes of its client are there to be read.
-const SPARED: Duration = Duration::from_secs(2);
-/// After so long without a cut those that were are forgotten.
-const QUIET: Duration = Duration::from_secs(10);
 /// How long connections that were asked to end count as ending.
 const LEAVING: Duration = Duration::from_millis(100);
 /// How often it is looked whose turn is over while clients wait.
@@ -57,8 +50,8 @@ const MOST_CUT: usize = 4096;
 pub(super) struct Places {
     bounds: Bounds,
     limits: Arc<ListenerLimits>,
-    evicted: Evicted,
-    open: RefCell<Open>,
+    evicted: EvictionCounters,
+    open: RefCell<PhaseMembers>,
     /// For the accept loop: one more may be accepted.
     room: Notify,
     /// For the loop that cuts turns: somebody waits.
@@ -66,7 +59,7 @@ pub(super) struct Places {
 }
 
 /// `portcullis_connections_evicted_total` of one listener.
-struct Evicted {
+struct EvictionCounters {
     silent: IntCounter,
     waiting: IntCounter,
     handshake: IntCounter,
@@ -74,45 +67,10 @@ struct Evicted {
     unvouched: IntCounter,
 }
 
-/// By phase, the oldest first.
-#[derive(Default)]
-struct Open {
-    latest: u64,
-    /// Without a whole ClientHello.
-    silent: BTreeMap<u64, Member>,
-    /// For a place.
-    waiting: BTreeMap<u64, Member>,
-    shaking: BTreeMap<u64, Member>,
-    served: BTreeMap<u64, Member>,
-    /// How often handshakes of an address were cut lately.
-    cuts: HashMap<IpAddr, u32>,
-    /// How many turns were cut lately.
-    cut_turns: u32,
-    last_cut: Option<Instant>,
-    /// That keep somebody waiting: of connections, of handshakes.
-    reached: [Option<LastingLimit>; 2],
-}
-
-struct Member {
-    task: AbortHandle,
-    address: IpAddr,
-    standing: Rc<Standing>,
-    /// Until it has a place.
-    socket: Option<Rc<TcpStream>>,
-    /// Tells it that it has a place.
-    called: Rc<Notify>,
-    /// A second handle on it, while its handshake lasts.
-    handle: Option<Socket>,
-    /// Since when its handshake has waited for its client.
-    answered: Option<Instant>,
-    /// When it was asked to end for the sake of others.
-    asked: Option<Instant>,
-}
-
 impl Places {
     pub(super) fn new(bounds: Bounds, limits: Arc<ListenerLimits>, metrics: &Metrics) -> Rc<Self> {
         let counter = |phase| metrics.evicted.with_label_values(&[limits.listener(), phase]);
-        let evicted = Evicted {
+        let evicted = EvictionCounters {
             silent: counter("silent"),
             waiting: counter("waiting"),
             handshake: counter("handshake"),
@@ -137,21 +95,21 @@ impl Places {
         address: IpAddr,
         serve: impl FnOnce(Ticket) -> AbortHandle,
     ) {
-        let (socket, called, standing) =
-            (Rc::new(socket), Rc::<Notify>::default(), Rc::<Standing>::default());
+        let (socket, called, state) =
+            (Rc::new(socket), Rc::<Notify>::default(), Rc::<ConnectionState>::default());
         let number = self.open.borrow().latest + 1;
         let ticket = Ticket {
             places: Rc::clone(self),
             number,
             socket: Some(Rc::clone(&socket)),
             called: Rc::clone(&called),
-            standing: Rc::clone(&standing),
+            state: Rc::clone(&state),
         };
         let task = serve(ticket);
         let address = network(address);
         let socket = Some(socket);
         let member =
-            Member { task, address, standing, socket, called, handle: None, answered: None, asked: None };
+            Member { task, address, state, socket, called, handle: None, answered: None, asked: None };
         let open = &mut *self.open.borrow_mut();
         open.latest = number;
         open.silent.insert(number, member);
@@ -196,7 +154,7 @@ impl Places {
     }
 
     /// Gives places to those who wait, as far as there are any; returns the limit that keeps the next one waiting.
-    fn give(&self, open: &mut Open) -> Option<Limit> {
+    fn give(&self, open: &mut PhaseMembers) -> Option<Limit> {
         while let Some(next) = open.next() {
             let Some(limit) = open.limit(self.bounds) else {
                 open.begin(next);
@@ -236,7 +194,7 @@ impl Places {
     }
 
     /// Ends a handshake that has had its turn.
-    fn cut(&self, open: &mut Open, number: u64, now: Instant) {
+    fn cut(&self, open: &mut PhaseMembers, number: u64, now: Instant) {
         let Some(member) = open.shaking.remove(&number) else { return };
         member.task.abort();
         self.evicted.handshake.inc();
@@ -250,8 +208,8 @@ impl Places {
     }
 
     /// Ends the oldest connection that is not vouched for.
-    fn unseat(&self, open: &mut Open) -> bool {
-        let oldest = open.served.iter().find(|(_, member)| !member.standing.vouched.get());
+    fn unseat(&self, open: &mut PhaseMembers) -> bool {
+        let oldest = open.served.iter().find(|(_, member)| !member.state.vouched.get());
         let Some(oldest) = oldest.map(|(number, _)| *number) else { return false };
         evict(&mut open.served, oldest, &self.evicted.unvouched);
         true
@@ -259,16 +217,16 @@ impl Places {
 
     /// Asks as many idle connections to end as clients wait, those first that have been idle for longest. HTTP/1.1 ends at
     /// once, HTTP/2 with a GOAWAY; a request that is under way, or comes before the client hears of it, is served.
-    fn ask_the_idle(&self, open: &mut Open, now: Instant) {
+    fn ask_the_idle(&self, open: &mut PhaseMembers, now: Instant) {
         let is_leaving = |member: &&Member| member.asked.is_some_and(|asked| now < asked + LEAVING);
         let leaving = open.served.values().filter(is_leaving).count();
         let wanted = open.waiting.len().saturating_sub(leaving);
-        let idle = open.served.values_mut().filter(|one| one.asked.is_none() && one.standing.is_idle(now));
+        let idle = open.served.values_mut().filter(|one| one.asked.is_none() && one.state.is_idle(now));
         let mut idle: Vec<&mut Member> = idle.collect();
-        idle.sort_by_key(|member| member.standing.idle_since());
+        idle.sort_by_key(|member| member.state.idle_since());
         for member in idle.into_iter().take(wanted) {
             member.asked = Some(now);
-            member.standing.close.notify_one();
+            member.state.close.notify_one();
             self.evicted.idle.inc();
         }
     }
@@ -297,7 +255,7 @@ impl Places {
         let open = &mut *self.open.borrow_mut();
         let mut member = open.shaking.remove(&number)?;
         let handle = member.handle.take();
-        member.standing.rest();
+        member.state.rest();
         open.served.insert(number, member);
         self.give(open);
         handle
@@ -305,7 +263,7 @@ impl Places {
 
     fn leave(&self, number: u64) {
         let open = &mut *self.open.borrow_mut();
-        let Open { silent, waiting, shaking, served, .. } = open;
+        let PhaseMembers { silent, waiting, shaking, served, .. } = open;
         for phase in [silent, waiting, shaking, served] {
             if phase.remove(&number).is_some() {
                 break;
@@ -324,101 +282,6 @@ fn evict(phase: &mut BTreeMap<u64, Member>, number: u64, count: &IntCounter) {
     }
 }
 
-impl Member {
-    /// Whether not even the kernel holds a whole ClientHello of its client.
-    fn is_silent(&self) -> bool {
-        self.socket.as_ref().is_some_and(|socket| !hello::is_here(socket))
-    }
-
-    /// Whether the kernel holds bytes of its client.
-    fn has_sent(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        self.handle.as_ref().is_some_and(|handle| handle.peek(&mut byte).is_ok_and(|count| count > 0))
-    }
-}
-
-/// A connection that makes room for one that comes.
-enum Evictable {
-    Silent(u64),
-    Waiting(u64),
-}
-
-impl Open {
-    /// Who gets the next place.
-    fn next(&self) -> Option<u64> {
-        if self.cuts.is_empty() {
-            return self.waiting.first_key_value().map(|(number, _)| *number);
-        }
-        let rank = |(number, member): &(&u64, &Member)| (self.cuts_of(member), Reverse(**number));
-        self.waiting.iter().min_by_key(rank).map(|(number, _)| *number)
-    }
-
-    fn forget_cuts(&mut self, now: Instant) {
-        if self.last_cut.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
-            (self.cut_turns, self.last_cut) = (0, None);
-            self.cuts.clear();
-        }
-    }
-
-    fn cuts_of(&self, member: &Member) -> u32 {
-        self.cuts.get(&member.address).copied().unwrap_or_default()
-    }
-
-    /// The limit that keeps the next one from its place.
-    fn limit(&self, bounds: Bounds) -> Option<Limit> {
-        let seats = self.shaking.len() + self.seated(bounds);
-        if seats >= bounds.connections || self.shaking.len() + self.served.len() >= bounds.most() {
-            return Some(Limit::Connections);
-        }
-        (self.shaking.len() >= bounds.handshakes).then_some(Limit::Handshakes)
-    }
-
-    /// Connections that are served and count: not those that are vouched for.
-    fn seated(&self, bounds: Bounds) -> usize {
-        match bounds.evicts {
-            true => self.served.values().filter(|member| !member.standing.vouched.get()).count(),
-            false => self.served.len(),
-        }
-    }
-
-    fn held(&self, bounds: Bounds) -> usize {
-        self.silent.len() + self.waiting.len() + self.shaking.len() + self.seated(bounds)
-    }
-
-    fn begin(&mut self, number: u64) {
-        if let Some(mut member) = self.waiting.remove(&number) {
-            member.handle = member.socket.take().and_then(|socket| SockRef::from(&*socket).try_clone().ok());
-            member.called.notify_one();
-            self.shaking.insert(number, member);
-        }
-    }
-
-    /// The handshake that has waited longest for its client, if it has had its turn. Where the client has sent something that
-    /// this thread has yet to read, it is not the client that takes its time.
-    fn overdue(&self, now: Instant) -> Option<u64> {
-        let turn = LONGEST_TURN / (1 << self.cut_turns.min(HALVINGS));
-        let over = |(number, member): (&u64, &Member)| {
-            let waits = now.saturating_duration_since(member.answered?);
-            let is_over = waits >= turn && (waits >= SPARED || !member.has_sent());
-            is_over.then_some((Reverse(waits), *number))
-        };
-        self.shaking.iter().filter_map(over).min().map(|(_, number)| number)
-    }
-
-    /// The connection that makes room for `newcomer`, or for one that has yet to come: the oldest without a ClientHello, even
-    /// in the kernel; else of those that wait the oldest of an address whose handshakes were cut most often.
-    fn evictable(&self, newcomer: Option<u64>) -> Option<Evictable> {
-        let silent = self.silent.iter().find(|(number, one)| Some(**number) != newcomer && one.is_silent());
-        if let Some((number, _)) = silent {
-            return Some(Evictable::Silent(*number));
-        }
-        let was_cut = |(_, member): &(&u64, &Member)| self.cuts_of(member) > 0;
-        let rank = |(number, member): &(&u64, &Member)| (self.cuts_of(member), Reverse(**number));
-        let waiting = self.waiting.iter().filter(was_cut).max_by_key(rank);
-        waiting.map(|(number, _)| Evictable::Waiting(*number))
-    }
-}
-
 /// A connection's part in the places of its thread, given up when it is dropped.
 pub(super) struct Ticket {
     places: Rc<Places>,
@@ -426,7 +289,7 @@ pub(super) struct Ticket {
     /// Until its handshake begins.
     socket: Option<Rc<TcpStream>>,
     called: Rc<Notify>,
-    pub(super) standing: Rc<Standing>,
+    pub(super) state: Rc<ConnectionState>,
 }
 
 impl Ticket {
@@ -466,13 +329,15 @@ mod tests {
     use tokio::task::LocalSet;
     use tokio::task::yield_now;
 
+    use super::members::LONGEST_TURN;
+    use super::members::SPARED;
     use super::*;
     use crate::clock::Clock;
     use crate::proxy::Limits;
 
     /// A ClientHello as far as its length goes.
     const HELLO: [u8; 10] = [22, 3, 1, 0, 5, 1, 0, 0, 1, 0];
-    /// What comes after it.
+    /// The bytes after it.
     const MORE: &[u8] = b"more";
 
     struct Crowd {
@@ -480,7 +345,7 @@ mod tests {
         listener: TcpListener,
         tasks: JoinSet<()>,
         now: Rc<Cell<Instant>>,
-        /// Who got a place, in this order.
+        /// The clients that got a place, in this order.
         begun: Rc<RefCell<Vec<&'static str>>>,
     }
 
