@@ -215,10 +215,15 @@ fn is_harmful(c: char) -> bool {
 /// A member of a document as a cell of a table; empty if it is not there.
 pub(super) fn cell(document: &Value, name: &str) -> String {
     let shown = shown(&document[name]);
-    // Of an entry: the admin listener does not heed it.
-    match name == "state" && document["unsigned"] == Value::Bool(true) {
-        true => format!("{shown} (unsigned)"),
-        false => shown,
+    match name {
+        // Of an entry: the admin listener does not heed it.
+        "state" if document["unsigned"] == Value::Bool(true) => format!("{shown} (unsigned)"),
+        // Of a line of the audit: so many like it were left out before.
+        "reason" => match document["unsaid"].as_u64() {
+            None | Some(0) => shown,
+            Some(more) => format!("{shown} ({more} more)").trim_start().to_owned(),
+        },
+        _ => shown,
     }
 }
 
@@ -241,7 +246,17 @@ pub(super) fn counted(number: u64, thing: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn lines_that_were_left_out_are_counted() {
+        let reason = |document: Value| cell(&document, "reason");
+        assert_eq!(reason(json!({"reason": "no role", "unsaid": 15})), "no role (15 more)");
+        assert_eq!(reason(json!({"unsaid": 1})), "(1 more)");
+        assert_eq!(reason(json!({"reason": "no role"})), "no role");
+    }
 
     #[test]
     fn nothing_harmful_is_shown() {
