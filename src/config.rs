@@ -45,6 +45,8 @@ const MIN_HEADER: usize = 8192;
 const MAX_ADVISORY: Duration = Duration::from_secs(86_400);
 /// More threads than any machine has use for: each takes descriptors and memory.
 const MOST_THREADS: usize = 1024;
+/// How a certificate or a key begins (RFC 7468).
+const PEM: &str = "-----BEGIN ";
 const CA_FILE: &str = "SB_AGENT_MTLS_CA_FILE";
 const REQUIRED: &str = "SB_AGENT_MTLS_REQUIRED";
 
@@ -220,7 +222,10 @@ impl Config {
             file: file.to_owned(),
             line: e.span().map(|span| line_at(&source.text, span.start)),
             key: String::new(),
-            reason: e.message().to_owned(),
+            reason: match source.text.trim_start().starts_with(PEM) {
+                true => "a PEM file, and no TOML: name the configuration file here".to_owned(),
+                false => format!("no TOML: {}", e.message()),
+            },
         })?;
         for (variable, value) in environment {
             override_key(&mut table, &mut source, variable, value);
@@ -294,7 +299,24 @@ impl Config {
         }
         self.check_scopes(&self.gate.tls, "gate.tls")?;
         self.feed.check().map_err(|e| self.error(&format!("feed.{}", e.key), e.reason))?;
+        self.check_listeners()?;
         self.admin.as_ref().map_or(Ok(()), |admin| self.check_admin(admin))
+    }
+
+    /// No two listeners have one address: with a socket for each thread the system would deal clients out to both.
+    fn check_listeners(&self) -> Result<(), ConfigError> {
+        let admin = self.admin.as_ref().map(|admin| ("admin.listen", admin.listen));
+        let metrics = self.metrics.as_ref().map(|metrics| ("metrics.listen", metrics.listen));
+        let mut taken = vec![("gate.listen", self.gate.listen)];
+        for (key, listen) in [admin, metrics].into_iter().flatten() {
+            let at = |of: SocketAddr| (of.ip().to_canonical(), of.port());
+            let is_same = |other: SocketAddr| listen.port() != 0 && at(other) == at(listen);
+            if let Some((other, _)) = taken.iter().find(|(_, other)| is_same(*other)) {
+                return Err(self.error(key, format!("the same address as {other}")));
+            }
+            taken.push((key, listen));
+        }
+        Ok(())
     }
 
     fn check_trace(&self) -> Result<(), ConfigError> {
@@ -336,7 +358,8 @@ impl Config {
         self.check_loops()
     }
 
-    /// No upstream is the gate itself, nor its admin listener, which administrators reach by its own address alone.
+    /// No upstream is the gate itself, nor its admin listener, which administrators reach by its own address alone, nor the
+    /// plain listener.
     fn check_loops(&self) -> Result<(), ConfigError> {
         let outright = self.route.iter().enumerate().filter_map(|(i, route)| match &route.upstream {
             RouteUpstream::Outright(endpoints) => Some((format!("route[{i}].upstream"), endpoints)),
@@ -353,6 +376,11 @@ impl Config {
             if let Some(at) = self.admin.as_ref().and_then(|admin| leads_to(admin.listen)) {
                 let reason =
                     format!("`{}` is admin.listen: clients would reach the admin API", endpoints[at]);
+                return Err(self.error(&format!("{key}[{at}]"), reason));
+            }
+            if let Some(at) = self.metrics.as_ref().and_then(|metrics| leads_to(metrics.listen)) {
+                let reason =
+                    format!("`{}` is metrics.listen: clients would reach the metrics", endpoints[at]);
                 return Err(self.error(&format!("{key}[{at}]"), reason));
             }
         }
@@ -484,6 +512,12 @@ impl Admin {
             (Role::Operator, "operators", &self.operators),
             (Role::Auditor, "auditors", &self.auditors),
         ]
+    }
+
+    /// The names of all who have a role: principals, and `secret:NAME`.
+    pub fn names(&self) -> impl Iterator<Item = String> {
+        let principals = self.roles().into_iter().flat_map(|(.., names)| names.iter().cloned());
+        principals.chain(self.secret.iter().map(SecretConfig::actor))
     }
 }
 

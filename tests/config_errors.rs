@@ -148,6 +148,17 @@ const MISTAKES: &[(&str, &str, &str)] = &[
         "[upstream.a]\nendpoints = [\"http://b\", \"https://localhost:9001\"]\n[admin]\nlisten = \"[::]:9001\"",
         "dir/gate.toml:14: upstream.a.endpoints[1]: `https://localhost:9001` is admin.listen",
     ),
+    (
+        "[state]",
+        "[metrics]\nlisten = \"127.0.0.1:9000\"\n[state]",
+        "dir/gate.toml:12: route[0].upstream[0]: `http://127.0.0.1:9000` is metrics.listen",
+    ),
+    (
+        "127.0.0.1:0\"\nallow = [\"spiffe://lab.test/admin/ops\"]\n",
+        "127.0.0.1:9443\"\nallow = [\"spiffe://lab.test/admin/ops\"]\n[metrics]\nlisten = \"[::ffff:127.0.0.1]:9443\"\n",
+        "dir/gate.toml:17: metrics.listen: the same address as admin.listen",
+    ),
+    ("[identity]", "-----BEGIN CERTIFICATE-----", "dir/gate.toml:7: no TOML: "),
     ("[admin]", "[audit]\nmax_bytes = 4095\n[admin]", "dir/gate.toml:14: audit.max_bytes: at least 4096"),
 ];
 
@@ -172,6 +183,27 @@ fn every_mistake_is_named_with_its_place() {
     for (old, new, expected) in MISTAKES {
         let actual = with(old, new);
         assert!(actual.starts_with(expected), "{new}\n  expected {expected}\n  actual   {actual}");
+    }
+}
+
+/// Seen failing with a configuration that loads: the system would deal clients out to both listeners.
+#[test]
+fn no_two_listeners_have_one_address() {
+    let at = |gate: &str, admin: &str, metrics: &str| {
+        let listen = |section: &str| format!("PORTCULLIS__{section}__LISTEN");
+        let names = ["GATE", "ADMIN", "METRICS"].map(listen);
+        error(GOOD, &[(names[0].as_str(), gate), (names[1].as_str(), admin), (names[2].as_str(), metrics)])
+    };
+    let (one, other, third) = ("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3");
+    assert_eq!(at(one, other, third), "no error");
+    assert_eq!(at("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"), "no error");
+    assert_eq!(at(one, "127.0.0.2:1", "[::1]:1"), "no error");
+    for (told, reason) in [
+        (at(one, one, third), "admin.listen: the same address as gate.listen"),
+        (at(one, other, one), "metrics.listen: the same address as gate.listen"),
+        (at(one, other, other), "metrics.listen: the same address as admin.listen"),
+    ] {
+        assert!(told.ends_with(reason), "{told}");
     }
 }
 

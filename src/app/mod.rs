@@ -46,6 +46,7 @@ use crate::authority;
 use crate::authority::Audit;
 use crate::authority::Role;
 use crate::clock::Clock;
+use crate::config;
 use crate::config::Config;
 use crate::config::ConfigError;
 use crate::feed;
@@ -397,6 +398,8 @@ impl Shared {
             Arc::clone(&self.registry),
             &self.config.identity.trust_domains,
         );
+        let names = self.config.admin.iter().flat_map(config::Admin::names);
+        let sightings = sightings.administrators(names);
         let intake = Intake::new(engine, timelines, self.clock.clone(), self.metrics.clone());
         let mut intake = intake.sighting(sightings);
         if let Some(audit) = audit {
@@ -571,7 +574,7 @@ fn warn_of_lock_out(config: &Config) {
     if admin.secret.iter().all(|secret| secret.role != Role::Admin) {
         tracing::warn!(
             "no [[admin.secret]] has role \"admin\": administrators whose certificates are revoked, or whose authority has expired, \
-             are locked out"
+             are locked out: add [[admin.secret]] with role = \"admin\" (docs/admin.md, \"Locked out\")"
         );
     }
 }

@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -70,6 +71,7 @@ use crate::revocation::Engine;
 use crate::revocation::FeedState;
 use crate::revocation::FeedStatus;
 use crate::revocation::Feeds;
+use crate::revocation::JournalError;
 use crate::revocation::Registry;
 use crate::revocation::Sightings;
 use crate::telemetry;
@@ -126,7 +128,9 @@ impl Operations {
         let feeds = Arc::clone(&shared.feeds);
         let clusters = Arc::clone(&shared.clusters);
         let (limits, audited) = (Arc::clone(&shared.limits), audit.clone());
-        let condition = Condition { engine, clock, gate_drains, feeds, clusters, limits, audit: audited };
+        let journal = config.state.dir.join(Engine::JOURNAL);
+        let condition =
+            Condition { engine, clock, gate_drains, feeds, clusters, limits, audit: audited, journal };
         let mut admin = None;
         if let (Some(section), Some(audit)) = (&config.admin, audit) {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
@@ -322,18 +326,30 @@ struct Condition {
     /// Those of the gate.
     limits: Arc<ListenerLimits>,
     audit: Option<Audit>,
+    /// The file that holds what is revoked.
+    journal: PathBuf,
+}
+
+/// What helps where the journal cannot be written; nothing where the fault says so itself.
+fn remedy(fault: &JournalError) -> &'static str {
+    if matches!(fault, JournalError::Write(_)) { ": make room on the disk, or mend it" } else { "" }
 }
 
 impl Condition {
     /// The lines and changes that wait in memory because the disk does not take them, in words.
     fn disk_fault(&self) -> Option<String> {
-        let journal = self
-            .engine
-            .journal_fault()
-            .map(|fault| format!("the journal cannot be written; revocations stand in memory only: {fault}"));
+        let journal = self.engine.journal_fault().map(|fault| {
+            format!(
+                "the journal {} cannot be written ({fault}){}; revocations are in effect, but in memory only",
+                self.journal.display(),
+                remedy(&fault)
+            )
+        });
         let audit = self.audit.as_ref().filter(|audit| !audit.is_durable()).map(|audit| {
             let waiting = audit.waiting();
-            format!("the audit cannot be written; {waiting} lines wait in memory")
+            let lines =
+                if waiting == 1 { "1 line waits".to_owned() } else { format!("{waiting} lines wait") };
+            format!("the audit cannot be written; {lines} in memory")
         });
         let faults: Vec<String> = journal.into_iter().chain(audit).collect();
         (!faults.is_empty()).then(|| faults.join("; "))
@@ -502,7 +518,8 @@ impl Shared {
         let roles = names.map(|(name, role)| (name.clone(), role)).collect();
         let (engine, registry) = (Arc::clone(&self.engine), Arc::clone(&self.registry));
         Ok(Arc::new(Api {
-            sightings: Sightings::new(engine, registry, binding.trust_domains()),
+            sightings: Sightings::new(engine, registry, binding.trust_domains())
+                .administrators(section.names()),
             engine: Arc::clone(&self.engine),
             registry: Arc::clone(&self.registry),
             feeds: Arc::clone(&self.feeds),

@@ -34,6 +34,8 @@ use crate::clock::Timestamp;
 use crate::revocation::Level;
 use crate::revocation::Target;
 
+/// What the name of a secret's holder begins with.
+const SECRET: &str = "secret:";
 /// How long a token lasts.
 pub(super) const TOKEN_LIFETIME: Duration = Duration::from_secs(300);
 /// More tokens than this for one secret at once, and its oldest goes.
@@ -87,6 +89,13 @@ pub struct SecretConfig {
     pub file: PathBuf,
 }
 
+impl SecretConfig {
+    /// What its holder is called: `secret:NAME`.
+    pub fn actor(&self) -> String {
+        format!("{SECRET}{}", self.name)
+    }
+}
+
 /// `[admin.limits]`: how often one administrator may call.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -137,9 +146,14 @@ impl Secret {
         Ok(Self { name: config.name.clone(), role: config.role, digest: digest_of(secret) })
     }
 
+    /// Its holder, under the id of a token that is not given yet.
+    fn bearer(&self, now: Timestamp) -> Bearer {
+        Bearer { actor: self.actor(), role: self.role, jti: Uuid::new_v4().to_string(), issued_at: now }
+    }
+
     /// The name of its holder.
     fn actor(&self) -> String {
-        format!("secret:{}", self.name)
+        format!("{SECRET}{}", self.name)
     }
 }
 
@@ -210,6 +224,12 @@ impl Access {
         principals.map(|(name, _)| name.clone()).chain(secrets.map(Secret::actor))
     }
 
+    /// The holders of the secrets that may do everything, under tokens that are not given.
+    pub(super) fn admin_secrets(&self, now: Timestamp) -> impl Iterator<Item = Bearer> {
+        let secrets = self.secrets.iter().filter(|secret| secret.role == Role::Admin);
+        secrets.map(move |secret| secret.bearer(now))
+    }
+
     /// True if the token with this id is valid and has the role admin.
     pub(super) fn is_admins_token(&self, jti: &str) -> bool {
         self.tokens().values().any(|bearer| bearer.role == Role::Admin && bearer.jti == jti)
@@ -225,12 +245,7 @@ impl Access {
                 found = Some(secret);
             }
         }
-        found.map(|secret| Bearer {
-            actor: secret.actor(),
-            role: secret.role,
-            jti: Uuid::new_v4().to_string(),
-            issued_at: now,
-        })
+        found.map(|secret| secret.bearer(now))
     }
 
     /// Gives a token, 43 characters of which nothing is kept but the digest. `None` if the system has no randomness.

@@ -17,6 +17,9 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<u64>,
 }
 
+/// What a caller can do whose certificate is no good any more.
+pub(super) const LOCKED_OUT: &str =
+    "you are locked out; come back with --secret-file FILE (docs/admin.md, \"Locked out\")";
 /// Reasons that only the gate has.
 const OF_THE_GATE: [&str; 5] =
     ["identity_unclaimed", "identity_mismatch", "no_route", "upstream_failed", "upstream_timeout"];
@@ -49,6 +52,17 @@ impl Answer {
         !self.text("id").is_empty() || (!code.is_empty() && !OF_THE_GATE.contains(&code))
     }
 
+    /// The code, where the caller's own certificate keeps the caller out.
+    pub(super) fn locks_out(&self) -> Option<&str> {
+        let is_of_caller = matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let is_it = |code: &&str| {
+            matches!(*code, "certificate_expired" | "certificate_untrusted")
+                || code.ends_with("_revoked")
+                || code.ends_with("_suspended")
+        };
+        Some(self.text("code")).filter(is_it).filter(|_| is_of_caller)
+    }
+
     /// Why it was not done, with how far it was.
     pub(super) fn failure(&self) -> String {
         let status = self.status.as_u16();
@@ -61,6 +75,9 @@ impl Answer {
     /// Says why it was not done.
     pub(super) fn complain(&self, subject: &str) {
         complain(&format_args!("{subject}: {}", self.failure()));
+        if let Some(code) = self.locks_out() {
+            complain(&format_args!("{code}: {LOCKED_OUT}"));
+        }
         if !self.is_of_the_api() {
             complain(&"is this the gate's port? the admin API listens elsewhere");
         }

@@ -14,6 +14,7 @@ use super::PARTLY;
 use super::REFUSED;
 use super::USAGE;
 use super::answer::Answer;
+use super::answer::LOCKED_OUT;
 use super::answer::failure_of;
 use super::blast::Blast;
 use super::blast::Consent;
@@ -25,6 +26,7 @@ use super::change::warnings;
 use super::complain;
 use super::failure::CallError;
 use super::failure::Effect;
+use super::failure::THAT_WAS_YOU;
 use super::fate::Fate;
 use super::fate::foreseen;
 use super::list;
@@ -40,6 +42,7 @@ use super::output::print_document;
 use super::progress;
 use super::server::Server;
 use super::signals::Signals;
+use crate::revocation::Action;
 
 /// So many changes are one call: answered long before a client gives up, and few enough to repeat.
 const PART: usize = 500;
@@ -105,31 +108,51 @@ impl Batch<'_> {
             self.complain(&sent, Mode::DryRun);
             return self.code(&sent).max(printed);
         }
-        let is_mass = self.lines.iter().any(|line| line.change.is_mass());
-        let asks = is_mass || (self.lines.len() > 1 && io::stdin().is_terminal());
-        if asks
-            && !self.args.yes
-            && let Consent::Refused(code) = self.consent(server).await
-        {
-            return code;
-        }
+        let shuts_out = match self.look_ahead(server).await {
+            Ok(shuts_out) => shuts_out,
+            Err(code) => return code,
+        };
         let sent = self.send(server, Mode::Change).await;
         self.complain(&sent, Mode::Change);
+        if let Some(change) = shuts_out {
+            if sent.stop.as_ref().is_some_and(Stop::is_in_doubt) {
+                complain(&THAT_WAS_YOU);
+            }
+            complain(&self.args.way_back(change));
+        }
         if !self.args.server.json {
             self.print(&sent);
         }
         self.code(&sent)
     }
 
-    async fn consent(&self, server: &mut Server<'_>) -> Consent {
+    /// The change that would shut the caller out, if one would and was confirmed; the exit code if nothing is to be done. Asks
+    /// before much is hit, or the caller.
+    async fn look_ahead(&self, server: &mut Server<'_>) -> Result<Option<&Change>, u8> {
+        let is_mass = self.lines.iter().any(|line| line.change.is_mass());
+        let asks = is_mass || (self.lines.len() > 1 && io::stdin().is_terminal());
+        let strikes = self.lines.iter().any(|line| line.change.action != Action::Reinstate);
+        if self.args.yes || !(asks || strikes) {
+            return Ok(None);
+        }
         let sent = self.send(server, Mode::Question).await;
+        let is_of_caller = |answer: &Value| answer["includes_caller"] == Value::Bool(true);
+        let mut answers = self.lines.iter().zip(&sent.answers);
+        let shuts_out = answers.find(|(_, (_, answer))| is_of_caller(answer)).map(|(line, _)| &line.change);
+        if !asks && sent.stop.is_none() && shuts_out.is_none() {
+            // What would be refused is told of the changes themselves.
+            return Ok(None);
+        }
         self.complain(&sent, Mode::Question);
         if sent.stop.is_some() || sent.done() == 0 {
             complain(&format_args!("{}: nothing was changed", self.order.name()));
-            return Consent::Refused(self.code(&sent));
+            return Err(self.code(&sent));
         }
         let subject = format!("{} ({})", counted(self.lines.len() as u64, "target"), self.name);
-        self.blast(&sent).ask(self.order, &subject)
+        match self.blast(&sent).ask(self.order, &subject) {
+            Consent::Given => Ok(shuts_out),
+            Consent::Refused(code) => Err(code),
+        }
     }
 
     /// Sends the lines in parts; stops where an answer does not come or says nothing of the lines.
@@ -388,6 +411,9 @@ fn unfit(answer: &Answer) -> String {
     };
     match answer.status.is_success() {
         true => format!("the answer does not fit the changes{hint}"),
-        false => format!("{}{hint}", answer.failure()),
+        false => match answer.locks_out() {
+            Some(code) => format!("{}; {code}: {LOCKED_OUT}", answer.failure()),
+            None => format!("{}{hint}", answer.failure()),
+        },
     }
 }

@@ -18,6 +18,7 @@ use super::failure::Effect;
 use super::obstacles::also_lets_in;
 use super::obstacles::remedies;
 use super::obstacles::still_refused;
+use super::obstacles::way_back;
 use super::order::Change;
 use super::order::ChangeArgs;
 use super::order::Order;
@@ -59,11 +60,25 @@ impl ChangeArgs {
             Ok(ahead) => ahead,
             Err(code) => return code,
         };
-        match send(&mut server, &change).await {
+        let sent = send(&mut server, &change).await;
+        let may_stand = match &sent {
+            Ok(answer) => !answer.text("id").is_empty(),
+            Err(error) => error.is_in_doubt(),
+        };
+        let code = match sent {
             Ok(answer) => self.print(order, &change, &answer),
             Err(error) if ahead.includes_caller() => error.told(Effect::ChangesCaller),
             Err(error) => error.told(Effect::Changes),
+        };
+        if ahead.includes_caller() && may_stand {
+            complain(&self.way_back(&change));
         }
+        code
+    }
+
+    /// How the caller comes back whom a change shut out.
+    pub(super) fn way_back(&self, change: &Change) -> String {
+        way_back(change, self.certificate().or(self.server.own_certificate()))
     }
 
     async fn dry_run(&self, server: &mut Server<'_>, order: Order, change: Change) -> u8 {
@@ -86,6 +101,7 @@ impl ChangeArgs {
         blast.show(&mut page);
         let printed = page.print();
         blast.warn();
+        warnings(&answer.document).for_each(|warning| complain(&format_args!("warning: {warning}")));
         match blast.refusal() {
             Some(_) => REFUSED,
             None => printed,
@@ -129,6 +145,7 @@ impl ChangeArgs {
             ahead.warn();
             return Ok(ahead);
         }
+        warnings(&answer.document).for_each(|warning| complain(&format_args!("warning: {warning}")));
         match ahead.ask(order, &change.subject()) {
             Consent::Given => Ok(ahead),
             Consent::Refused(code) => Err(code),
@@ -153,7 +170,7 @@ impl ChangeArgs {
         }
         warnings(&answer.document).for_each(|warning| complain(&format_args!("warning: {warning}")));
         if is_done {
-            return remarks(change, answer);
+            return self.remarks(change, answer);
         }
         self.refused(order, change, answer);
         REFUSED
@@ -162,7 +179,7 @@ impl ChangeArgs {
     fn refused(&self, order: Order, change: &Change, answer: &Answer) {
         answer.complain(order.name());
         if answer.text("code") == STILL_REFUSED {
-            remedies(&answer.document, &change.subject()).iter().for_each(|remedy| complain(remedy));
+            self.remedies(change, answer);
         }
         if answer.status == StatusCode::NOT_FOUND && answer.text("code") == UNKNOWN {
             complain(&format_args!(
@@ -173,34 +190,40 @@ impl ChangeArgs {
             ));
         }
     }
-}
 
-/// Says what a change that is done does not reach, and returns the exit code.
-fn remarks(change: &Change, answer: &Answer) -> u8 {
-    let subject = change.subject();
-    // Of tokens the answer says that none is read.
-    let is_read = !matches!(change.level, Level::Token | Level::Chain);
-    if is_read && answer.document["known"] == Value::Bool(false) {
-        let stands = match change.action {
-            Action::Reinstate => "",
-            Action::Revoke | Action::Suspend => "; the entry stands, and hits nothing so far",
-        };
-        complain(&format_args!("note: this gate has never seen {subject}{stands}"));
+    /// Says what a change that is done does not reach, and returns the exit code.
+    fn remarks(&self, change: &Change, answer: &Answer) -> u8 {
+        let subject = change.subject();
+        // Of tokens the answer says that none is read.
+        let is_read = !matches!(change.level, Level::Token | Level::Chain);
+        if is_read && answer.document["known"] == Value::Bool(false) {
+            let stands = match change.action {
+                Action::Reinstate => "",
+                Action::Revoke | Action::Suspend => "; the entry stands, and hits nothing so far",
+            };
+            complain(&format_args!("note: this gate has never seen {subject}{stands}"));
+        }
+        if !answer.text("note").is_empty() {
+            complain(&format_args!("note: {}", answer.text("note")));
+        }
+        if let Some(others) = also_lets_in(&answer.document) {
+            complain(&format_args!("note: this also lets in: {others}"));
+        }
+        let obstacles = still_refused(&answer.document);
+        if obstacles.is_empty() {
+            return DONE;
+        }
+        complain(&format_args!("{subject} is STILL REFUSED by other entries:"));
+        obstacles.iter().for_each(|obstacle| complain(&format_args!("  {obstacle}")));
+        self.remedies(change, answer);
+        if answer.document["changed"] == Value::Bool(false) { REFUSED } else { PARTLY }
     }
-    if !answer.text("note").is_empty() {
-        complain(&format_args!("note: {}", answer.text("note")));
+
+    /// Says what lifts the entries that still refuse the principal of a change.
+    fn remedies(&self, change: &Change, answer: &Answer) {
+        let remedies = remedies(&answer.document, &change.subject(), &self.server.credential());
+        remedies.iter().for_each(|remedy| complain(remedy));
     }
-    if let Some(others) = also_lets_in(&answer.document) {
-        complain(&format_args!("note: this also lets in: {others}"));
-    }
-    let obstacles = still_refused(&answer.document);
-    if obstacles.is_empty() {
-        return DONE;
-    }
-    complain(&format_args!("{subject} is STILL REFUSED by other entries:"));
-    obstacles.iter().for_each(|obstacle| complain(&format_args!("  {obstacle}")));
-    remedies(&answer.document, &subject).iter().for_each(|remedy| complain(remedy));
-    if answer.document["changed"] == Value::Bool(false) { REFUSED } else { PARTLY }
 }
 
 /// The entries that a reinstatement under all names lifted, a line each.

@@ -1,5 +1,6 @@
 //! Why a call came to nothing, and what may have come of it all the same.
 
+use http::StatusCode;
 use rustls::CertificateError;
 
 use super::REFUSED;
@@ -18,8 +19,15 @@ pub(super) enum CallError {
     #[error(transparent)]
     Client(#[from] ClientError),
     /// The secret was not taken.
-    #[error("{0}: the server gives no token for this secret: {1}")]
-    LogIn(String, String),
+    #[error("{file}: the server gives no token for this secret: {reason}")]
+    LogIn {
+        /// The file with the secret.
+        file: String,
+        /// The status of the answer.
+        status: StatusCode,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// What may have come of a call that got no answer.
@@ -33,7 +41,7 @@ pub(super) enum Effect {
     ChangesCaller,
 }
 
-const THAT_WAS_YOU: &str =
+pub(super) const THAT_WAS_YOU: &str =
     "that was you: it is very likely in effect, for the admin API ends the connection of whoever is shut out";
 /// How rig names the alert of an authority that the listener does not know.
 const UNKNOWN_CA: &str = "unknown CA";
@@ -43,7 +51,7 @@ impl CallError {
     pub(super) fn code(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Client(ClientError::File(..) | ClientError::OtherKey(..)) => USAGE,
-            Self::LogIn(..) | Self::Client(ClientError::Refused(..)) => REFUSED,
+            Self::LogIn { .. } | Self::Client(ClientError::Refused(..)) => REFUSED,
             Self::Client(_) => UNREACHABLE,
         }
     }
@@ -85,6 +93,9 @@ impl CallError {
                 _,
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             )) => "; --server takes a name that the certificate has",
+            Self::LogIn { status: StatusCode::UNAUTHORIZED, .. } => {
+                "; if it was revoked, or this gate has none: give it another name in the configuration, and restart"
+            }
             _ => "",
         }
     }

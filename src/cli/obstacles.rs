@@ -1,6 +1,13 @@
 //! The entries that still refuse the principal of a reinstatement, and the commands that lift them.
 
+use std::path::Path;
+
 use serde_json::Value;
+use serde_json::json;
+
+use super::order::Change;
+use crate::revocation::Action;
+use crate::revocation::Level;
 
 /// The most entries and principals that are named.
 const NAMED: usize = 10;
@@ -21,8 +28,9 @@ pub(super) fn entry(entry: &Value) -> String {
     format!("{level} {target}, {state}{unsigned} since {since}{reason}")
 }
 
-/// The options and commands that lift the entries that still refuse `subject`, a line each.
-pub(super) fn remedies(document: &Value, subject: &str) -> Vec<String> {
+/// The options and commands that lift the entries that still refuse `subject`, a line each. `credential` are the options of a
+/// command that say who calls.
+pub(super) fn remedies(document: &Value, subject: &str, credential: &str) -> Vec<String> {
     let entries = document["still_refused"].as_array().map(Vec::as_slice).unwrap_or_default();
     let is_name = |entry: &&Value| entry["level"] == OF_NAMES;
     let mut remedies = Vec::new();
@@ -34,7 +42,7 @@ pub(super) fn remedies(document: &Value, subject: &str) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     for entry in entries.iter().filter(|entry| !is_name(entry)) {
         let [level, target] = ["level", "target"].map(|name| entry[name].as_str().unwrap_or_default());
-        let command = format!("{level} {target} is lifted by: {}", command(entry));
+        let command = format!("{level} {target} is lifted by: {}{credential}", command(entry));
         if !commands.contains(&command) {
             commands.push(command);
         }
@@ -45,6 +53,32 @@ pub(super) fn remedies(document: &Value, subject: &str) -> Vec<String> {
         remedies.push(format!("and {} more", all - NAMED));
     }
     remedies
+}
+
+/// How a caller comes back whom a revocation or suspension shut out. `certificate` is the file of the certificate that it is about,
+/// or of the caller's own.
+pub(super) fn way_back(change: &Change, certificate: Option<&Path>) -> String {
+    match (change.level, certificate) {
+        (Level::Token, _) => {
+            return "come back with --secret-file FILE: the secret buys another token".to_owned();
+        }
+        (Level::Principal, _) if change.target.starts_with("secret:") => {
+            return "come back with another secret; or give this one another name in the configuration, and restart"
+                .to_owned();
+        }
+        _ => {}
+    }
+    let state = if change.action == Action::Revoke { "revoked" } else { "suspended" };
+    let entry = json!({"level": change.level.name(), "target": change.target, "issuer": change.issuer, "state": state});
+    let command = match (change.level, certificate) {
+        // By its file: a serial alone may be that of several authorities' certificates.
+        (Level::Certificate, Some(file)) => {
+            let force = if change.action == Action::Revoke { " --force" } else { "" };
+            format!("portcullis reinstate --certificate {}{force}", quoted(&file.display().to_string()))
+        }
+        _ => command(&entry),
+    };
+    format!("come back with: {command} --secret-file FILE (docs/admin.md, \"Locked out\")")
 }
 
 /// The other principals that a reinstatement under all names lets in, if there are any.
@@ -63,8 +97,8 @@ pub(super) fn few(all: &[&str]) -> Option<String> {
     }
 }
 
-/// The command that lifts an entry of another level than that of names.
-fn command(entry: &Value) -> String {
+/// The command that lifts an entry.
+pub(super) fn command(entry: &Value) -> String {
     let text = |name: &str| entry[name].as_str();
     let mut command = "portcullis reinstate".to_owned();
     for name in ["level", "target", "issuer"] {
@@ -79,7 +113,7 @@ fn command(entry: &Value) -> String {
 }
 
 /// A word as a shell reads it back: what a certificate says may have any characters.
-fn quoted(word: &str) -> String {
+pub(super) fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:".contains(c);
     match !word.is_empty() && word.chars().all(is_plain) {
         true => word.to_owned(),
@@ -89,8 +123,6 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     #[test]
@@ -105,7 +137,9 @@ mod tests {
             "certificate 0a1b is lifted by: portcullis reinstate --level certificate --target 0a1b --issuer 3b55",
             r"task t'; reboot # is lifted by: portcullis reinstate --level task --target 't'\''; reboot #' --force",
         ];
-        assert_eq!(remedies(&document, "principal a"), expected);
+        assert_eq!(remedies(&document, "principal a", ""), expected);
+        let with_a_secret = remedies(&document, "principal a", " --secret-file s");
+        assert_eq!(with_a_secret, expected.map(|command| format!("{command} --secret-file s")));
     }
 
     #[test]

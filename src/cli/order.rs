@@ -1,5 +1,6 @@
 //! One change as it is sent, and the options that a change may have.
 
+use std::path::Path;
 use std::path::PathBuf;
 
 use clap::ArgGroup;
@@ -178,6 +179,11 @@ impl ChangeArgs {
             preemptive: matches!(order, Order::Revoke(Unseen::Denied) | Order::Suspend(Unseen::Denied)),
             dry_run: false,
         }
+    }
+
+    /// The certificate that the target is read from.
+    pub(super) fn certificate(&self) -> Option<&Path> {
+        self.certificate.as_deref()
     }
 
     /// The one change that the command line names; why it names none.

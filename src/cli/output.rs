@@ -214,7 +214,12 @@ fn is_harmful(c: char) -> bool {
 
 /// A member of a document as a cell of a table; empty if it is not there.
 pub(super) fn cell(document: &Value, name: &str) -> String {
-    shown(&document[name])
+    let shown = shown(&document[name]);
+    match (name, document["unsaid"].as_u64()) {
+        // Of a line of the audit: so many like it were left out before.
+        ("reason", Some(more @ 1..)) => format!("{shown} ({more} more)").trim_start().to_owned(),
+        _ => shown,
+    }
 }
 
 /// A value in words; empty if there is none.
@@ -236,7 +241,17 @@ pub(super) fn counted(number: u64, thing: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn lines_that_were_left_out_are_counted() {
+        let reason = |document: Value| cell(&document, "reason");
+        assert_eq!(reason(json!({"reason": "no role", "unsaid": 15})), "no role (15 more)");
+        assert_eq!(reason(json!({"unsaid": 1})), "(1 more)");
+        assert_eq!(reason(json!({"reason": "no role"})), "no role");
+    }
 
     #[test]
     fn nothing_harmful_is_shown() {

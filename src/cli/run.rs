@@ -101,7 +101,7 @@ fn serve(supervisor: Supervisor, log: &Log, config: Config) -> Result<(), app::E
 pub(super) fn validate(file: &Path) -> u8 {
     let checked = Config::load(file).map_err(app::Error::from).and_then(|config| {
         // What would be warned of at start-up is warned of here.
-        let _log = telemetry::init_log(config.log.format)?;
+        telemetry::print_warnings();
         app::check(&config)?;
         Ok(config)
     });

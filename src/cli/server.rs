@@ -30,6 +30,7 @@ use super::REFUSED;
 use super::answer::Answer;
 use super::complain;
 use super::failure::CallError;
+use super::obstacles::quoted;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 
@@ -83,6 +84,20 @@ impl ServerArgs {
             (None, None) => usage(
                 "nothing says who is calling: give --client-cert and --client-key, --token-file or --secret-file",
             ),
+        }
+    }
+
+    /// The file of the caller's certificate, where that says who calls.
+    pub(super) fn own_certificate(&self) -> Option<&Path> {
+        self.certificate().ok().flatten().map(|(cert, _)| cert)
+    }
+
+    /// The option that says who calls, to be repeated in another command; empty where a certificate does.
+    pub(super) fn credential(&self) -> String {
+        match (&self.secret_file, &self.token_file) {
+            (Some(file), _) => format!(" --secret-file {}", quoted(&file.display().to_string())),
+            (None, Some(file)) => format!(" --token-file {}", quoted(&file.display().to_string())),
+            (None, None) => String::new(),
         }
     }
 
@@ -182,7 +197,13 @@ impl<'a> Server<'a> {
         let answer = self.patiently(&Method::POST, "/v1/admin/auth", Some(&body)).await?;
         match bearer(answer.text("access_token")) {
             Some(token) if answer.is_done("access_token") => self.token = Some(token),
-            _ => return Err(CallError::LogIn(file.display().to_string(), answer.failure())),
+            _ => {
+                let file = file.display().to_string();
+                return Err(CallError::LogIn { file, status: answer.status, reason: answer.failure() });
+            }
+        }
+        if answer.document["audit_durable"] == Value::Bool(false) {
+            complain(&"WARNING: the audit line of the login is not on disk: it waits in the gate's memory");
         }
         Ok(())
     }

@@ -151,6 +151,23 @@ pub enum ChainError {
     #[error("an authority on the path may not sign certificates: its key usage lacks keyCertSign")]
     IssuerUsage,
     /// No path to a configured certificate authority verifies (RFC 5280, section 6).
-    #[error("no valid path: {0}")]
+    #[error("no valid path: {}", in_words(.0))]
     Path(webpki::Error),
+}
+
+/// Why no path verifies, in words where the library has none of its own.
+fn in_words(error: &webpki::Error) -> String {
+    let words = match error {
+        webpki::Error::UnknownIssuer => "no configured authority issued the certificate",
+        webpki::Error::CaUsedAsEndEntity => "the certificate is an authority's own, not a client's",
+        webpki::Error::EndEntityUsedAsCa => "a certificate on the path is no authority's",
+        webpki::Error::InvalidSignatureForPublicKey => {
+            "a signature on the path is not that of the authority it names"
+        }
+        webpki::Error::NameConstraintViolation => {
+            "a name in the certificate is outside what an authority on the path may vouch for"
+        }
+        other => return other.to_string(),
+    };
+    format!("{words} ({error:?})")
 }

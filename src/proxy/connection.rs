@@ -297,6 +297,7 @@ async fn shake_hands<H>(
         })
         .await
     };
+    let mut code = "handshake_failed";
     let reason = match timeout(context.timeouts.handshake, shaking).await {
         Ok(Ok(stream)) => {
             let resumed = stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
@@ -308,16 +309,30 @@ async fn shake_hands<H>(
             let fault = handshake.fault().filter(|_| !context.peers.lets_strangers_in());
             fault.map_or_else(|| e.to_string(), |fault| fault.to_string())
         }
+        // The client did its part.
+        Err(_) if ticket.waits() => {
+            code = "no_place";
+            let waited = humantime::format_duration(context.timeouts.handshake);
+            format!("waited for a place ({}) for {waited}", places_of(context.listener))
+        }
         Err(_) => "not finished in time".to_owned(),
     };
     count("failed");
-    let (address, code) = (handshake.client(), "handshake_failed");
+    let address = handshake.client();
     let kind = LineKind::info(HANDSHAKE_FAILED, code);
     if let Some(unsaid) = context.peers.admits_line(kind, LineSource::Address(address.ip())) {
         let reason = &*cut(&reason, LONGEST_REASON);
         tracing::info!(%address, code, reason, unsaid, "{HANDSHAKE_FAILED}");
     }
     None
+}
+
+/// What bounds the places of a listener.
+fn places_of(listener: &str) -> &'static str {
+    match listener {
+        "gate" => "gate.limits.connections or handshakes",
+        _ => "of the listener's own, which no setting changes",
+    }
 }
 
 async fn serve_http1<H: Handler>(context: &Rc<Context<H>>, mut watch: Watch<H>, socket: Socket) {

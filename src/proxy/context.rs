@@ -60,6 +60,11 @@ pub trait Handler: 'static {
         Terms::default()
     }
 
+    /// What the log calls the place where a request leads; `None` where it has no name.
+    fn name<'a>(&self, _: &'a Self::Route) -> Option<&'a Rc<str>> {
+        None
+    }
+
     /// Whether its client may go there.
     fn judge(
         &self,
@@ -132,6 +137,9 @@ impl<H: Handler> Context<H> {
             let mut clean = !self.handler.authenticates_itself(&request);
             let route = self.handler.route(&request);
             let terms = route.as_ref().map_or_else(|_| self.unrouted(), |route| self.handler.terms(route));
+            if let Some(name) = route.as_ref().ok().and_then(|route| self.handler.name(route)) {
+                exchange.is_for(name);
+            }
             if clean && let Err(refusal) = self.check(connection, terms.mode) {
                 clean = false;
                 if let Some(response) = self.refuse(&refusal, connection, &exchange, terms) {

@@ -348,22 +348,24 @@ fn log(refusal: &Refusal, concerned: &Concerned<'_>, unsaid: u64) {
     let (principal_id, reason) =
         (&*cut(peer.map_or("", Peer::principal), LONGEST_NAME), &*cut(&reason, LONGEST_REASON));
     let serial = peer.map_or("", |peer| peer.chain.leaf.serial.as_str());
+    let ((host, path), route) = (exchange.target(), exchange.route());
     match refusal {
         Refusal::Denied(denial) => tracing::warn!(
-            %request_id, %address, status, code, principal_id, serial, passed,
+            %request_id, %address, status, code, principal_id, serial, route, host, path, passed,
             revocation_reason = &*cut(&denial.reason, LONGEST_REASON), unsaid, "{REVOKED}"
         ),
         Refusal::TooManyRequests(_) | Refusal::TooManyConnections => {
-            tracing::warn!(%request_id, %address, status, code, principal_id, unsaid, "{REFUSED}");
+            tracing::warn!(
+                %request_id, %address, status, code, principal_id, route, host, path, unsaid, "{REFUSED}"
+            );
         }
         _ if !refusal.is_about_identity() => {
-            let ((host, path), route) = (exchange.target(), exchange.route());
             tracing::warn!(
                 %request_id, %address, status, code, principal_id, route, host, path, reason, unsaid, "{FAILED}"
             );
         }
         _ => tracing::warn!(
-            %request_id, %address, status, code, principal_id, serial, passed, reason,
+            %request_id, %address, status, code, principal_id, serial, route, host, path, passed, reason,
             presented_id = presented.map(|presented| presented.id.as_str()),
             presented_serial = presented.map(|presented| presented.serial.as_str()),
             unsaid, "{UNAUTHENTICATED}"

@@ -316,7 +316,7 @@ impl Exchange {
         (shortened(host_of(uri, host)), shortened(uri.path().as_bytes()))
     }
 
-    /// The route that it was sent along; empty if it was sent nowhere.
+    /// The route that it is for; empty if none leads there.
     pub(super) fn route(&self) -> &str {
         self.route.get().map_or("", |route| route)
     }
@@ -326,9 +326,14 @@ impl Exchange {
         self.noted.as_ref().map(|noted| noted.received.get_or_init(Counter::default).clone())
     }
 
+    /// It is for this route, whether or not it is sent there.
+    pub(super) fn is_for(&self, route: &Rc<str>) {
+        // Set once: an exchange is for one route.
+        let _ = self.route.set(Rc::clone(route));
+    }
+
     /// It is sent along a route, which may have put its connection on another session.
     pub(super) fn leads_along(&self, route: &Rc<str>, connection: &Connection) {
-        let _ = self.route.set(Rc::clone(route));
         let Some(noted) = &self.noted else { return };
         noted.session.replace(connection.session());
         // Set once: an exchange is sent along one route.

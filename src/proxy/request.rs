@@ -203,6 +203,10 @@ impl Handler for Gate {
         route.terms
     }
 
+    fn name<'a>(&self, route: &'a Demanded) -> Option<&'a Rc<str>> {
+        Some(&route.name)
+    }
+
     fn judge(
         &self,
         request: &Request<Incoming>,

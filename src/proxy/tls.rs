@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustls::CertificateError;
 use rustls::DigitallySignedStruct;
 use rustls::DistinguishedName;
+use rustls::InconsistentKeys;
 use rustls::ServerConfig;
 use rustls::SignatureScheme;
 use rustls::client::danger::HandshakeSignatureValid;
@@ -91,11 +92,21 @@ pub fn server_config(config: &TlsConfig, peers: Arc<Peers>, clock: Clock) -> Res
         .map_err(|e| failure("cert", &config.cert, &e))?
         .with_client_cert_verifier(verifier)
         .with_single_cert(chain, key)
-        .map_err(|e| failure("key", &config.key, &e))?;
+        .map_err(|e| unfit_key(&config.key, &config.cert, &e))?;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     tls.session_storage = Arc::new(ResumptionCache::new());
     tls.send_tls13_tickets = 1;
     Ok(tls)
+}
+
+/// A key that cannot be used with a certificate.
+pub(super) fn unfit_key(key: &Path, cert: &Path, error: &rustls::Error) -> TlsError {
+    match error {
+        rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+            failure("key", key, &format_args!("not the key of the certificate in {}", cert.display()))
+        }
+        error => failure("key", key, error),
+    }
 }
 
 pub(super) fn certificates(file: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {

@@ -18,6 +18,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -164,14 +165,17 @@ struct JournalPlace {
     watch: Watch,
     /// The size of the file, bytes.
     size: Box<dyn Fn() -> u64>,
+    /// Its path; empty without a file of its own.
+    path: PathBuf,
 }
 
 impl JournalPlace {
     /// That of a journal without a file of its own.
     fn unwatched() -> Self {
-        Self { watch: Box::new(|| Ok(())), size: Box::new(|| 0) }
+        Self { watch: Box::new(|| Ok(())), size: Box::new(|| 0), path: PathBuf::new() }
     }
 }
+
 /// A handle on the journal's thread. Dropping it writes what waits, and ends the thread.
 pub struct Journal {
     commands: Option<mpsc::Sender<Command>>,
@@ -222,14 +226,15 @@ impl Journal {
         remove_leftovers(path);
         // At each start: whoever made the file may have been killed before it came to this.
         sync_directory(path).map_err(write_error)?;
-        let (path, same) = (path.to_owned(), path.to_owned());
+        let (path, same, named) = (path.to_owned(), path.to_owned(), path.to_owned());
         let size = move || std::fs::metadata(&same).map_or(0, |file| file.len());
         let watched = Arc::clone(&place);
         let open = move || {
             check_place(&place)?;
             open_file(&path)
         };
-        let place = JournalPlace { watch: Box::new(move || check_place(&watched)), size: Box::new(size) };
+        let watch = Box::new(move || check_place(&watched));
+        let place = JournalPlace { watch, size: Box::new(size), path: named };
         Self::with(Box::new(open), place, terms)
     }
 
@@ -256,7 +261,7 @@ impl Journal {
 
     /// Opens a journal wherever `open` says, which is called again after each failure.
     fn with(mut open: Opener, place: JournalPlace, terms: Terms) -> Result<(Self, Contents), JournalError> {
-        let JournalPlace { watch, size } = place;
+        let JournalPlace { watch, size, path } = place;
         let (database, contents) = caught(|| load(&mut open, &size, terms)).map_err(as_unreadable)?;
         let (commands, inbox) = mpsc::channel(QUEUE);
         let durable = Arc::new(AtomicBool::new(true));
@@ -265,6 +270,7 @@ impl Journal {
             database: Some(database),
             open,
             watch,
+            path,
             fault: Arc::clone(&fault),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),
@@ -381,6 +387,8 @@ struct Writer {
     database: Option<Database>,
     open: Opener,
     watch: Watch,
+    /// Of its file; empty without one.
+    path: PathBuf,
     /// Why the last turn failed.
     fault: Arc<Mutex<Option<JournalError>>>,
     /// In effect, but not on disk: by key, so that however long the disk is out, it is bounded by the targets.
@@ -437,7 +445,10 @@ impl Writer {
             Ok(())
         });
         *lock(&self.fault) = Some(error.clone());
-        tracing::error!(%error, unwritten = self.unwritten.len(), "journal: cannot write; revocations stand in memory only");
+        tracing::error!(
+            file = %self.path.display(), %error, unwritten = self.unwritten.len(),
+            "journal: cannot write; revocations are in effect, but in memory only"
+        );
     }
 
     fn turn(&mut self, batch: Vec<Command>) {
@@ -639,6 +650,7 @@ mod tests {
             database: Some(database),
             open: Box::new(|| Err(JournalError::Closed)),
             watch: Box::new(|| Ok(())),
+            path: PathBuf::new(),
             fault: Arc::default(),
             unwritten: Rows::new(),
             lapsing: Lapsing::new(),

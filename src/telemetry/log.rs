@@ -114,12 +114,21 @@ pub fn init(format: Format) -> io::Result<Log> {
         written.write_to(file);
         drop(ended);
     })?;
-    let wanted = std::env::var(FILTER).unwrap_or_else(|_| USUAL.to_owned());
-    let filter = EnvFilter::try_new(directives(&wanted));
-    let fault = filter.as_ref().err().map(ToString::to_string);
-    install(format, filter.unwrap_or_else(|_| EnvFilter::new(directives(USUAL))), queue.clone());
+    let wanted = std::env::var_os(FILTER).unwrap_or_default();
+    let filter = filter(&wanted.to_string_lossy());
+    let fault = filter.as_ref().err().cloned();
+    install(
+        format,
+        filter.unwrap_or_else(|_| EnvFilter::new(format!("{LIBRARIES},{OWN}={USUAL}"))),
+        queue.clone(),
+    );
     if let Some(error) = fault {
-        tracing::warn!(error, "{FILTER} is not understood: the log has what it usually has");
+        let value = cut(&wanted.to_string_lossy(), LONGEST_NAME).into_owned();
+        tracing::warn!(
+            value,
+            error,
+            "{FILTER} cannot be read: the filter is `{USUAL}`; write it like `info,h2=debug`"
+        );
     }
     let panics = Arc::new(PanicLines { limiter: LineLimiter::default(), began: Instant::now() });
     let hook = Arc::clone(&panics);
@@ -139,17 +148,43 @@ fn install(format: Format, filter: EnvFilter, queue: LogQueue) {
     };
 }
 
-/// The directives that count: a level alone is about this program, and libraries that are not named have their own.
-fn directives(wanted: &str) -> String {
-    let own = |directive: &str| match directive.parse::<LevelFilter>() {
-        Ok(level) => format!("{OWN}={level}"),
-        Err(_) => directive.to_owned(),
-    };
+/// The filter that somebody wants; why it is none.
+fn filter(wanted: &str) -> Result<EnvFilter, String> {
+    EnvFilter::try_new(directives(wanted)?).map_err(|error| error.to_string())
+}
+
+/// The directives that count: a level alone is about this program, which has its usual one where none says otherwise, and
+/// libraries that are not named have their own. The error names a directive that is none.
+fn directives(wanted: &str) -> Result<String, String> {
     let wanted = wanted.split(',').map(str::trim).filter(|directive| !directive.is_empty());
-    let is_off =
-        |directive: &str| directive.parse::<LevelFilter>().is_ok_and(|level| level == LevelFilter::OFF);
-    let libraries = if wanted.clone().any(is_off) { OFF } else { LIBRARIES };
-    std::iter::once(libraries.to_owned()).chain(wanted.map(own)).collect::<Vec<_>>().join(",")
+    let mut libraries = LIBRARIES;
+    let (mut all, mut says_own) = (Vec::new(), false);
+    for directive in wanted {
+        // What is no level and has none is a level that is misspelt, unless it names a part of this program.
+        match directive.parse::<LevelFilter>() {
+            Ok(level) => {
+                says_own = true;
+                libraries = if level == LevelFilter::OFF { OFF } else { libraries };
+                all.push(format!("{OWN}={level}"));
+            }
+            Err(_) if is_own(directive) || directive.contains('=') => {
+                says_own |= is_own(directive);
+                all.push(directive.to_owned());
+            }
+            Err(_) => {
+                let levels = "off, error, warn, info, debug, trace";
+                return Err(format!("`{directive}` is neither a level ({levels}) nor TARGET=LEVEL"));
+            }
+        }
+    }
+    let own = (!says_own).then(|| format!("{OWN}={USUAL}"));
+    Ok(std::iter::once(libraries.to_owned()).chain(own).chain(all).collect::<Vec<_>>().join(","))
+}
+
+/// Whether a directive is about this program, or a part of it.
+fn is_own(directive: &str) -> bool {
+    let rest = directive.strip_prefix(OWN);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::") || rest.starts_with(['=', '[']))
 }
 
 /// Writes panics to the log: on standard error they would wait for its reader, and be as many as a client likes.
@@ -183,15 +218,30 @@ mod tests {
     fn libraries_log_errors_unless_they_are_named() {
         for (wanted, counts) in [
             ("info", "error,portcullis=info"),
-            ("", "error"),
+            ("", "error,portcullis=info"),
+            (" , ", "error,portcullis=info"),
+            ("h2=debug", "error,portcullis=info,h2=debug"),
+            ("portcullis_x=debug", "error,portcullis=info,portcullis_x=debug"),
+            ("portcullis::app", "error,portcullis::app"),
             ("off", "off,portcullis=off"),
             ("DEBUG, h2=trace", "error,portcullis=debug,h2=trace"),
             ("error,portcullis::app=info", "error,portcullis=error,portcullis::app=info"),
         ] {
-            assert_eq!(directives(wanted), counts, "{wanted}");
-            assert!(EnvFilter::try_new(directives(wanted)).is_ok(), "{wanted}");
+            assert_eq!(directives(wanted).as_deref(), Ok(counts), "{wanted}");
+            assert!(filter(wanted).is_ok(), "{wanted}");
         }
-        assert!(EnvFilter::try_new(directives("info,=,")).is_err());
+        assert!(filter("info,=,").is_err());
+    }
+
+    /// Seen failing with a misspelt level that is taken for a target: the log had errors of libraries alone.
+    #[test]
+    fn a_level_that_is_misspelt_is_named() {
+        for wanted in ["warning", "nonsense", "info,verbose", "h2"] {
+            let error = filter(wanted).err().unwrap_or_default();
+            let named = wanted.rsplit(',').next().unwrap();
+            assert!(error.starts_with(&format!("`{named}` is neither a level")), "{wanted}: {error}");
+        }
+        assert!(filter("portcullis=loud").is_err());
     }
 
     #[test]

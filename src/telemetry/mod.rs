@@ -12,6 +12,7 @@ mod log_queue;
 mod otlp;
 mod trace;
 mod traffic;
+mod warnings;
 
 use prometheus::Encoder as _;
 use prometheus::GaugeVec;
@@ -51,6 +52,7 @@ pub use trace::TraceConfig;
 pub use trace::TraceContext;
 pub use trace::Tracer;
 pub use traffic::TrafficMetrics;
+pub use warnings::print as print_warnings;
 
 /// Every metric of a process.
 #[derive(Clone)]

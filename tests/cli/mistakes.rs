@@ -147,7 +147,8 @@ fn a_refused_certificate_and_a_wrong_port_are_told_apart() {
     let own = ["--client-cert", cert, "--client-key", key];
     let refused = "does not accept this certificate: unknown CA; is this the admin listener's port?";
     revoke(&gate, &[]).said(1, &[refused]);
-    revoke(&admin_api, &[]).said(1, &["403 no valid path: UnknownIssuer"]);
+    let reason = "403 no valid path: no configured authority issued the certificate (UnknownIssuer)";
+    revoke(&admin_api, &[]).said(1, &[reason, "certificate_untrusted: you are locked out"]);
     let foreign = files.path("one.pem");
     let untrusted = [own.as_slice(), &["--cacert", foreign.to_str().unwrap()]].concat();
     let arguments = ["--level", "task", "--target", "t", "--server", admin_api.as_str()];

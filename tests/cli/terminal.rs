@@ -79,9 +79,24 @@ fn a_list_asks_at_a_terminal_and_a_single_target_does_not() {
     let seen = at_terminal(stub.command("revoke --file list"), "n\n");
     assert_eq!((seen.code, stub.asked().len()), (Some(1), 1), "{}", seen.text);
     assert!(seen.text.contains("revoke 2 targets (list) and end 24 sessions? [y/N]"), "{}", seen.text);
-    let stub = Stub::start(vec![Reply::All]);
+    let stub = Stub::start(vec![Reply::All, Reply::All]);
     stub.write("list", "task a\n");
     assert_eq!(at_terminal(stub.command("revoke --file list"), "").code, Some(0));
+}
+
+/// Seen failing with the first call that breaks off told as any other.
+#[test]
+fn a_list_that_shuts_its_caller_out_names_the_way_back() {
+    let answers = json!([{"status": 200, "result": radius(true)}]);
+    let foreseen = Reply::Json(200, json!({"answers": answers, "done": 1, "refused": 0}));
+    let stub = Stub::start(vec![foreseen, Reply::HangUp]);
+    stub.write("list", "principal spiffe://lab.test/admin/ops\n");
+    let seen = at_terminal(stub.command("revoke --file list"), "y\n");
+    assert_eq!(stub.asked().len(), 2, "{}", seen.text);
+    let back = "come back with: portcullis reinstate --level principal --target spiffe://lab.test/admin/ops --force --secret-file FILE";
+    for told in ["this includes YOU", "that was you", back] {
+        assert!(seen.text.contains(told), "no `{told}` in {}", seen.text);
+    }
 }
 
 /// Seen failing with a dry run that listened for signals: Ctrl-C was swallowed, and the question still stood.

@@ -59,12 +59,16 @@ async fn in_the_answer_and_in_the_health() {
     client(&agent, at.gate).get("/").await.assert_refused(403, "principal_revoked");
 
     let ready = plain(at.metrics, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("journal"), "{ready}");
+    let journal = site.path("state/revocations.redb");
+    let named = format!("the journal {} cannot be written (", journal.display());
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains(&named), "{ready}");
+    assert!(ready.contains("): make room on the disk, or mend it; revocations are in effect"), "{ready}");
     assert!(plain(at.metrics, "/metrics").await.contains("portcullis_journal_durable 0"));
     let wanted = |line: &Value| {
         line["level"] == "ERROR" && line["message"].as_str().is_some_and(|m| m.starts_with("journal"))
     };
-    gate.until(wanted).await;
+    let line = gate.until(wanted).await;
+    assert_eq!(line["file"], journal.to_str().unwrap(), "{line}");
 }
 
 /// The same program under a limit of what one file may grow to, which it meets as it would a full disk.

@@ -102,6 +102,10 @@ async fn a_flood_of_refusals_is_not_a_flood_of_the_log() {
     process.until(|line| line["message"] == "portcullis is down").await;
     let tally = Tally::of(&process.log, "request refused", "too_many_requests");
     assert!(tally.all() == refused && (1..=FEW).contains(&tally.said), "{refused}: {tally:?}");
+    let line = process.log.iter().find(|line| line["message"] == "request refused").unwrap();
+    // Seen failing without them: a client without a certificate has no name.
+    let asked = ["route", "host", "path"].map(|name| line[name].as_str().unwrap());
+    assert_eq!(asked, ["/", "localhost", "/"], "{line}");
 }
 
 /// Seen failing with connections counted by certificate, and with ones that were never given back.

@@ -473,7 +473,10 @@ async fn from_a_full_disk() {
     assert!(waiting >= 6, "{status}");
     assert_eq!((&status["audit"]["durable"], &status["audit"]["lost"]), (&json!(false), &json!(0)));
     let ready = plain(desk.at().metrics, "/readyz").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("the journal cannot be written"), "{ready}");
+    assert!(
+        ready.starts_with("HTTP/1.1 503") && ready.contains("revocations.redb cannot be written ("),
+        "{ready}"
+    );
     assert!(ready.contains(" lines wait in memory"), "{ready}");
 
     // There is room again, in a while: nobody has to restart anything.

@@ -83,6 +83,9 @@ async fn log_lines() {
     let line = process.until(|line| text(line, "message").contains("authentication error")).await;
     assert_eq!(text(&line, "principal_id"), "spiffe://lab.test/agent/a");
     assert_eq!((text(&line, "serial"), text(&line, "code")), (cert.serial.as_str(), "identity_mismatch"));
+    let asked = |line: &Value| ["route", "host", "path"].map(|name| text(line, name).to_owned());
+    // Seen failing without them: only a certificate told one refusal from another.
+    assert_eq!(asked(&line), ["/", "localhost", "/"]);
     // The client is told the number under which the log has its case.
     assert_eq!(text(&line, "request_id"), mismatch.json()["request_id"].as_str().unwrap());
 
@@ -99,6 +102,7 @@ async fn log_lines() {
     client(&cert).get("/").await.assert_refused(403, "certificate_revoked");
     let line = process.until(|line| text(line, "message").contains("revoked certificate")).await;
     assert!(text(&line, "message").contains("authentication error"));
+    assert_eq!(asked(&line), ["/", "localhost", "/"]);
     assert_eq!(
         (text(&line, "principal_id"), text(&line, "serial")),
         ("spiffe://lab.test/agent/a", cert.serial.as_str())

@@ -94,7 +94,15 @@ async fn a_key_of_another_certificate() {
     let site = Site::new();
     let (_, key) = Ca::root("lab").server();
     site.write("server.key", &key);
-    assert_refused(&site, &["portcullis.toml:6: gate.tls.key: ", "server.key", "KeyMismatch"]).await;
+    assert_refused(
+        &site,
+        &[
+            "portcullis.toml:6: gate.tls.key: ",
+            "server.key: not the key of the certificate in ",
+            "server.pem",
+        ],
+    )
+    .await;
 }
 
 /// What to put in place of what in the configuration, and what must be said about it.
@@ -270,4 +278,57 @@ async fn what_is_right_is_said_to_be() {
     assert_eq!(ended.code, Some(0), "{ended:?}");
     assert_eq!(ended.out, format!("{}: ok\n", site.path("portcullis.toml").display()));
     assert!(!site.path("state").exists());
+}
+
+/// Seen failing with warnings as the JSON lines of the log, between the notes of the command.
+#[tokio::test]
+async fn what_validate_says_is_for_people() {
+    let site = Site::new();
+    fs::remove_dir_all(site.path("state")).unwrap();
+    site.edit("[[route]]\n", "[[route]]\ndemand = \"none\"\n");
+    site.edit("role = \"admin\"", "role = \"operator\"");
+    // The log's filter is not for it.
+    let mut command = site.command("validate");
+    command.env("PORTCULLIS_LOG", "off");
+    let ended = ended(command).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<&str> = ended.err.lines().collect();
+    let way_back = "add [[admin.secret]] with role = \"admin\" (docs/admin.md, \"Locked out\")";
+    assert_eq!(lines.len(), 3, "{}", ended.err);
+    assert_eq!(lines[0], "portcullis: warning: this route demands no client certificate (route: /)");
+    assert!(
+        lines[1].starts_with("portcullis: warning: no [[admin.secret]] has role")
+            && lines[1].ends_with(way_back)
+    );
+    assert!(lines[2].starts_with("portcullis: note: ") && lines[2].contains("state init"), "{}", lines[2]);
+}
+
+/// Seen failing with filters that were taken for targets of libraries: nothing was logged.
+#[tokio::test]
+async fn a_filter_that_is_misspelt_silences_nothing() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    for (filter, is_named) in [("", false), ("warning", true), ("nonsense", true), ("h2=debug", false)] {
+        let mut command = site.run(upstream.address);
+        command.env("PORTCULLIS_LOG", filter);
+        // It waits for the line that says that it is up.
+        let (gate, _) = Process::start(command).await;
+        let named = gate.log.iter().find(|line| line["value"] == filter);
+        assert_eq!(named.is_some(), is_named, "{filter}: {:?}", gate.log);
+        if let Some(line) = named {
+            let message = line["message"].as_str().unwrap();
+            assert!(
+                message.contains("the filter is `info`") && message.contains("`info,h2=debug`"),
+                "{line}"
+            );
+        }
+        drop(gate);
+    }
+}
+
+/// A certificate in place of the configuration. Seen failing with the words of the TOML reader.
+#[tokio::test]
+async fn a_certificate_is_no_configuration() {
+    let site = Site::new();
+    site.write("portcullis.toml", &site.root.pem());
+    assert_refused(&site, &["portcullis.toml:1: ", "a PEM file, and no TOML"]).await;
 }

@@ -122,8 +122,8 @@ async fn the_log_says_why_a_chain_does_not_verify() {
     for (cert, reason) in [
         (oversized(agent), "bytes of certificates presented, more than the 32,768 that are read"),
         (stranger().over(&junk), "no valid path among the first six of the 7 certificates presented"),
-        (stranger(), "no valid path: UnknownIssuer"),
-        (signer, "no valid path: EndEntityUsedAsCa"),
+        (stranger(), "no valid path: no configured authority issued the certificate (UnknownIssuer)"),
+        (signer, "no valid path: a certificate on the path is no authority's (EndEntityUsedAsCa)"),
     ] {
         assert!(Client::new(&site.root, Some(&cert), at.gate, &[&TLS13]).raw(REQUEST).await.is_err());
         let line = process.until(|line| line["message"] == "handshake failed").await;

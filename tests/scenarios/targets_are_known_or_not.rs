@@ -5,6 +5,7 @@ use serde_json::json;
 
 use crate::caller::Caller;
 use crate::lab::Lab;
+use crate::lab::secret;
 
 const TEMPLATES: &str =
     r#"["spiffe://{trust_domain}/task/{task}/agent/{agent}", "dns:{agent}.{task}.lab.test"]"#;
@@ -56,6 +57,49 @@ async fn at_every_level_and_by_every_action() {
     let text = lab.plain("/metrics").await;
     let counted = r#"portcullis_revocation_unknown_targets_total{feed="admin",level="task"} 5"#;
     assert!(text.contains(counted), "{text}");
+}
+
+/// Configured names are known before anybody goes by them. Seen failing with sessions, certificates and trust domains alone: the
+/// secret was refused at once, and the answer said that nothing was hit.
+#[tokio::test]
+async fn administrators_are_known_by_their_configuration() {
+    let lab = Lab::plan()
+        .secret("first", "admin")
+        .secret("other", "admin")
+        .secret("reader", "auditor")
+        .start()
+        .await;
+    let mut caller = Caller::http1(&lab.administrator("ops")).await;
+    let last = |told: &Value| told["warnings"].to_string().contains("the last [[admin.secret]]");
+    for (target, known, is_last) in [
+        ("second.admin.test", true, false),
+        ("SECOND.admin.test", true, false),
+        ("third.admin.test", false, false),
+        ("secret:nobody", false, false),
+        ("secret:reader", true, false),
+        ("secret:first", true, false),
+        ("secret:other", true, true),
+    ] {
+        let asked = change("revoke", "principal", target);
+        let mut dry = asked.clone();
+        dry["dry_run"] = true.into();
+        for asked in [&dry, &asked] {
+            let told = caller.done(asked).await;
+            assert_eq!((&told["known"], last(&told)), (&json!(known), is_last), "{asked}: {told}");
+        }
+    }
+    let login = json!({"secret": secret("other")});
+    let mut nobody = Caller::http1(&lab.admin_client(None)).await;
+    nobody.call("POST", "/v1/admin/auth", Some(&login)).await.assert_refused(401, "unauthorized");
+    // With one of them back, the other is not the last.
+    for (action, target) in [("reinstate", "secret:other"), ("suspend", "secret:first")] {
+        let mut asked = change(action, "principal", target);
+        asked["force"] = (action == "reinstate").into();
+        assert!(!last(&caller.done(&asked).await), "{asked}");
+    }
+    let mut dated = change("suspend", "principal", "secret:other");
+    dated["issued_before"] = json!("2026-01-01T00:00:00Z");
+    assert!(!last(&caller.done(&dated).await), "the secret buys another token");
 }
 
 #[tokio::test]

@@ -6,16 +6,21 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::Frame;
 use http_body_util::BodyExt as _;
+use rustls::version::TLS13;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::client::Answer;
+use crate::client::Client;
 use crate::lab::Lab;
 use crate::lab::nobody;
 use crate::lab::within;
+use crate::process::Process;
+use crate::process::Site;
 use crate::upstream::End;
 use crate::upstream::RawUpstream;
+use crate::upstream::Upstream;
 
 /// The defaults are ten seconds and more.
 const SOON: Duration = Duration::from_secs(9);
@@ -40,6 +45,35 @@ async fn for_a_handshake() {
     }
     assert!(began.elapsed() < SOON);
     lab.client(&lab.root.agent("a")).get("/").await.assert_ok();
+}
+
+/// A client that did its part is not told of as one that did not. Seen failing with one reason and code for both.
+#[tokio::test]
+async fn for_a_place() {
+    let (site, upstream) = (Site::new(), Upstream::start().await);
+    let mut command = site.run(upstream.address);
+    command.env("PORTCULLIS__GATE__THREADS", "1").env("PORTCULLIS__GATE__LIMITS", "{ connections = 1 }");
+    command.env("PORTCULLIS__GATE__TIMEOUTS", "{ handshake = \"1s\" }");
+    let (mut process, at) = Process::start(command).await;
+    let client = Client::new(&site.root, Some(&site.root.agent("a")), at.gate, &[&TLS13]);
+    let mut hello = Vec::new();
+    client.handshake(b"http/1.1").write_tls(&mut hello).unwrap();
+    let mut taken = client.h2().await;
+    let held = taken.begin("/hold").await;
+    upstream.until("/hold", |_| true).await;
+    for (says, code, reason) in [
+        (&hello[..], "no_place", "waited for a place (gate.limits.connections or handshakes) for 1s"),
+        (&hello[..hello.len() / 2], "handshake_failed", "not finished in time"),
+    ] {
+        let mut one = TcpStream::connect(at.gate).await.unwrap();
+        one.write_all(says).await.unwrap();
+        let read = within(one.read(&mut [0; 16])).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        let line = process.until(|line| line["message"] == "handshake failed").await;
+        assert_eq!((line["code"].as_str(), line["reason"].as_str()), (Some(code), Some(reason)), "{line}");
+    }
+    upstream.release();
+    assert_eq!(within(held).await.unwrap().status(), 200);
 }
 
 #[tokio::test]

@@ -4,6 +4,9 @@ use super::Api;
 use super::gatekeeper::Actor;
 use super::refusal::Refusal;
 use crate::authority::Role;
+use crate::authority::access::Bearer;
+use crate::revocation::Action;
+use crate::revocation::Event;
 use crate::revocation::Level;
 use crate::revocation::Seen;
 use crate::revocation::Target;
@@ -25,6 +28,19 @@ impl Api {
         // Under any name of its issuer: what is decided under one counts for the key.
         let mut spellings = self.engine.spellings(&target).into_iter();
         spellings.any(|target| self.hits_a_live_administrator(&target) || self.hits_a_seen_one(&target))
+    }
+
+    /// Whether an event denies the last secret that may do everything and is denied by nothing yet.
+    pub(super) fn hits_the_last_secret(&self, event: &Event) -> bool {
+        // What is dated hits no token that the secret buys from then on.
+        if event.action == Action::Reinstate || event.issued_before.is_some() {
+            return false;
+        }
+        let is_hit = |bearer: &Bearer| bearer.targets().any(|carried| event.target.hits(&carried));
+        let is_good = |bearer: &Bearer| self.engine.judge(&self.credential(bearer)).is_ok();
+        let secrets = self.access.admin_secrets(self.clock.now());
+        let (hit, others): (Vec<_>, Vec<_>) = secrets.partition(is_hit);
+        !hit.is_empty() && !others.iter().any(is_good)
     }
 
     /// Refuses somebody who may not end a session because it is an administrator's.

@@ -49,6 +49,10 @@ const MAX_PREVIEW: usize = 1000;
 /// Why something is not carried out any more.
 pub(super) const TOO_LATE: &str = "the caller was revoked before this was carried out";
 
+/// Said of a change that denies it.
+const LAST_SECRET: &str =
+    "this is the last [[admin.secret]] with role \"admin\"; without it a lock-out takes a restart";
+
 /// What a caller may ask, and asks.
 pub(super) struct Decision {
     pub(super) event: Event,
@@ -200,6 +204,10 @@ pub(super) struct DryRun {
     principals_total: usize,
     /// Whether the caller's own session is among them: this would lock the caller out.
     includes_caller: bool,
+    /// It would be done as asked, but perhaps not as meant.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    warnings: Vec<String>,
     /// Why the change itself would be refused, if it would.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -274,7 +282,7 @@ impl Api {
     ) -> Result<Applied, revocation::Error> {
         let arrival = Arrival { at: self.clock.now(), instant: Instant::now() };
         let (action, target, expires_at) = (event.action, event.target.clone(), event.expires_at);
-        let mut line = event_line(&event, actor);
+        let (mut line, lock_out) = (event_line(&event, actor), self.lock_out(&event));
         let mut outcome = self.take_in(event, guards).await?;
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
         let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
@@ -311,11 +319,18 @@ impl Api {
             };
             timeline.stages().for_each(observe);
         }
-        let warnings = match expires_at {
+        let mut warnings = match expires_at {
             Some(expires_at) if action != Action::Reinstate => self.warnings(&target, expires_at).await,
             _ => Vec::new(),
         };
+        warnings.extend(lock_out);
         Ok(Applied { warnings, ..self.applied((action, &target), outcome, about) })
+    }
+
+    /// Warns of a change after which no secret lets an administrator in.
+    fn lock_out(&self, event: &Event) -> Vec<String> {
+        let is_last = self.hits_the_last_secret(event);
+        is_last.then(|| LAST_SECRET.to_owned()).into_iter().collect()
     }
 
     /// Warns of an entry that ends before the certificates that it hits.
@@ -465,6 +480,7 @@ impl Api {
                 code: refusal.code,
                 error: refusal.reason,
             }),
+            warnings: self.lock_out(event),
             includes_caller: preview.sessions.iter().any(|session| own(session.id())),
         }
     }

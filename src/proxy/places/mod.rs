@@ -301,6 +301,11 @@ impl Ticket {
         Rc::into_inner(self.socket.take()?)
     }
 
+    /// Whether its client has sent its ClientHello, and waits for a place.
+    pub(super) fn waits(&self) -> bool {
+        self.places.open.borrow().waiting.contains_key(&self.number)
+    }
+
     /// The handshake waits for its client, at `now`.
     pub(super) fn answered(&self, now: Instant) {
         self.places.answered(self.number, now);

@@ -90,7 +90,7 @@ impl Tls {
                 let chain = tls::certificates(cert, "cert")?;
                 let secret = PrivateKeyDer::from_pem_file(key)
                     .map_err(|e| tls::failure("key", key, &tls::pem_reason(&e)))?;
-                builder.with_client_auth_cert(chain, secret).map_err(|e| tls::failure("key", key, &e))?
+                builder.with_client_auth_cert(chain, secret).map_err(|e| tls::unfit_key(key, cert, &e))?
             }
             _ => builder.with_no_client_auth(),
         };
