@@ -349,7 +349,7 @@ async fn from_a_revocation_of_the_administrator_at_any_level() {
 }
 
 /// What is revoked of an agent below an authority is no other name of the authority's key. Seen failing with the entries against
-/// every certificate below it taken for that: the agent was let in as well, and the exit code was 4.
+/// every certificate below it taken for that: the agent was let in as well.
 #[tokio::test]
 async fn and_the_way_back_lets_no_agent_in() {
     let desk = Desk::open().await;
