@@ -44,7 +44,7 @@ const MAX_TOKENS: usize = 64;
 const MIN_SECRET: usize = 32;
 /// A longer one is a wrong file.
 const MAX_SECRET: usize = 4096;
-/// Secrets tried from one address: a second, and at once.
+/// Logins from one address that come to nothing: a second, and at once.
 const LOGINS: (u32, u32) = (5, 10);
 /// Calls without a credential that counts, from one address: likewise.
 const STRANGERS: (u32, u32) = (10, 20);
@@ -274,7 +274,7 @@ impl Access {
         self.calls.count(&actor.to_owned())
     }
 
-    /// Counts an attempt with a secret.
+    /// Counts a login that comes to nothing.
     pub(super) fn count_login(&self, address: IpAddr) -> Result<(), Duration> {
         self.logins.count(&network(address))
     }

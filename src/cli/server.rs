@@ -11,7 +11,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use clap::ArgMatches;
 use clap::Args;
+use clap::Command;
+use clap::FromArgMatches;
+use clap::parser::ValueSource;
 use http::HeaderValue;
 use http::Method;
 use http::Request;
@@ -34,10 +38,14 @@ use super::obstacles::quoted;
 use crate::rig::client;
 use crate::rig::client::ClientError;
 
-/// Where the admin API is, and as whom it is called.
+/// Where the admin API is, and as whom it is called. An option that is typed counts before exported variables: where one says
+/// who calls, those for other ways to say it are not looked at.
+#[derive(Debug)]
+pub(super) struct ServerArgs(Options);
+
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
-pub(super) struct ServerArgs {
+pub(super) struct Options {
     /// The admin listener.
     #[arg(long, env = "PORTCULLIS_SERVER", default_value = "https://localhost:9443", value_name = "URL",
         value_parser = server)]
@@ -63,6 +71,59 @@ pub(super) struct ServerArgs {
     /// Print the server's document as it is.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+impl std::ops::Deref for ServerArgs {
+    type Target = Options;
+
+    fn deref(&self) -> &Options {
+        &self.0
+    }
+}
+
+impl Args for ServerArgs {
+    fn augment_args(command: Command) -> Command {
+        Options::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Options::augment_args_for_update(command)
+    }
+}
+
+impl FromArgMatches for ServerArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut options = Options::from_arg_matches(matches)?;
+        options.prefer_typed(matches);
+        Ok(Self(options))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.0.update_from_arg_matches(matches)?;
+        self.0.prefer_typed(matches);
+        Ok(())
+    }
+}
+
+impl Options {
+    /// Forgets the exported ways to say who calls if one is typed. A certificate that is typed may have an exported key.
+    fn prefer_typed(&mut self, matches: &ArgMatches) {
+        let is_typed = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let by_certificate = is_typed("client_cert") || is_typed("client_key");
+        let (by_token, by_secret) = (is_typed("token_file"), is_typed("secret_file"));
+        if !(by_certificate || by_token || by_secret) {
+            return;
+        }
+        if !by_secret {
+            self.secret_file = None;
+        }
+        if !by_token {
+            self.token_file = None;
+        }
+        if !by_certificate {
+            (self.client_cert, self.client_key) = (None, None);
+        }
+    }
 }
 
 impl ServerArgs {

@@ -188,7 +188,7 @@ impl Intake {
         };
         // Before it can fail: what comes again for want of a disk took effect now.
         let timeline = Timeline::new(feed, arrival, waited, &outcome);
-        self.timelines.note(&id, &target, arrival, timeline);
+        self.timelines.note(&told, arrival, timeline);
         if let Err(error) = &outcome.durable {
             return Err(NotTaken::Journal(error.clone()));
         }

@@ -258,7 +258,7 @@ impl Peers {
         let verify = || self.verify(digest, leaf, intermediates, Some(address));
         let peer = self.known(&digest).map_or_else(verify, Ok)?;
         // Not before: only who has the key of the leaf teaches what its authorities are called.
-        if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers, self.heeds) {
+        if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers) {
             peer.has_taught.store(true, Ordering::Relaxed);
         }
         Ok(peer)

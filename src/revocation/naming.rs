@@ -66,14 +66,14 @@ impl Engine {
     /// Returns true if there is nothing more to learn from it.
     ///
     /// An authority that is revoked or suspended teaches nothing of what is below it, and is called only what its own
-    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one. `heeds` selects the
-    /// entries that decide whether the authority is denied.
-    pub fn teach(&self, issuers: &[Authority], heeds: Heeds) -> bool {
+    /// issuer calls it: else it could lend its name to an innocent authority, or take the name of one. An unsigned message is
+    /// enough, also where the listener does not heed it: all listeners share the names.
+    pub fn teach(&self, issuers: &[Authority]) -> bool {
         let mut believed = Vec::new();
         for at in (0..issuers.len()).rev() {
             let path = issuers.get(at..).unwrap_or_default();
             let Some(authority) = path.first() else { break };
-            if self.denies_authority(path, heeds) {
+            if self.denies_authority(path) {
                 let names = authority.key_id.iter().cloned().collect();
                 believed.push(Authority { names, ..authority.clone() });
                 self.learn(believed.iter());
@@ -85,13 +85,13 @@ impl Engine {
         true
     }
 
-    /// Whether the first of these authorities is denied, the others being its own issuers.
-    fn denies_authority(&self, path: &[Authority], heeds: Heeds) -> bool {
+    /// Whether the first of these authorities is denied by anything, the others being its own issuers.
+    fn denies_authority(&self, path: &[Authority]) -> bool {
         let targets = Targets::of_authority(path);
         let own = self.fingerprinter().all_carried(targets.own.iter().chain(&targets.mass));
         let first = path.first().and_then(|authority| authority.certificates.first());
         let issued_at = first.map_or(i64::MIN, |certificate| certificate.not_before.secs());
-        self.judge(&Credential { own, issued_at, heeds, ..Credential::default() }).is_err()
+        self.judge(&Credential { own, issued_at, heeds: Heeds::All, ..Credential::default() }).is_err()
     }
 
     /// Takes in what was known of authorities before this process began.

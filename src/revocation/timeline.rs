@@ -97,28 +97,28 @@ pub struct Timelines(Mutex<Kept>);
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// Several of one id, if whoever gave it out did so twice.
+    /// Several of one id, if its author gave it out twice.
     by_id: HashMap<String, Vec<Known>>,
     order: VecDeque<String>,
 }
 
 #[derive(Debug)]
 struct Known {
-    target: Target,
+    /// What was said, without the feed that brought it.
+    event: Event,
     /// When it came first.
     first: Instant,
     timeline: Timeline,
     is_recorded: bool,
-    /// Likewise, as something that is vouched for.
-    is_recorded_signed: bool,
 }
 
 impl Timelines {
     /// Remembers what became of an event. Of one that came before, what was first stays: it took effect then. What it had
-    /// not come to by then is filled in.
-    pub fn note(&self, id: &str, target: &Target, arrival: Arrival, timeline: Timeline) {
+    /// not come to by then is filled in. Another event under the same id is one of its own.
+    pub fn note(&self, event: &Event, arrival: Arrival, timeline: Timeline) {
+        let event = Event { source: None, ..event.clone() };
         let mut kept = self.kept();
-        if let Some(known) = kept.find(id, target) {
+        if let Some(known) = kept.find_said(&event) {
             let (now, first) = (Some(micros(known.first.elapsed())), &mut known.timeline);
             first.enforced_us = first.enforced_us.or(now.filter(|_| timeline.enforced_us.is_some()));
             first.durable_us = first.durable_us.or(now.filter(|_| timeline.durable_us.is_some()));
@@ -129,34 +129,39 @@ impl Timelines {
         {
             kept.by_id.remove(&oldest);
         }
-        let (target, first) = (target.clone(), arrival.instant);
-        let known = Known { target, first, timeline, is_recorded: false, is_recorded_signed: false };
-        kept.by_id.entry(id.to_owned()).or_default().push(known);
-        kept.order.push_back(id.to_owned());
+        let id = event.id.clone();
+        let known = Known { event, first: arrival.instant, timeline, is_recorded: false };
+        kept.by_id.entry(id.clone()).or_default().push(known);
+        kept.order.push_back(id);
     }
 
     /// The timeline of an event that is to be put on record; `None` if that has been done. What came unsigned and comes
-    /// again signed is put on record once more: more heed it.
+    /// again signed is put on record once more: more heed it. So is what repeats an id and says something else: it takes
+    /// effect as well.
     pub fn unrecorded(&self, event: &Event) -> Option<Timeline> {
+        let event = Event { source: None, ..event.clone() };
         let mut kept = self.kept();
-        let known = kept.find(&event.id, &event.target)?;
-        let is_recorded = if event.unsigned { known.is_recorded } else { known.is_recorded_signed };
+        let signed = Event { unsigned: false, ..event.clone() };
+        if event.unsigned && kept.find_said(&signed).is_some_and(|signed| signed.is_recorded) {
+            return None;
+        }
+        let known = kept.find_said(&event).filter(|known| !known.is_recorded)?;
         known.is_recorded = true;
-        known.is_recorded_signed |= !event.unsigned;
-        (!is_recorded).then(|| known.timeline.clone())
+        Some(known.timeline.clone())
     }
 
     /// An event's source was told that it is done. Returns the whole timeline, the first time.
     pub fn acknowledged(&self, id: &str, target: &Target) -> Option<Timeline> {
         let mut kept = self.kept();
-        let known = kept.find(id, target).filter(|known| known.timeline.acknowledged_us.is_none())?;
+        let known =
+            kept.find(id, |known| known.event.target == *target && known.timeline.acknowledged_us.is_none())?;
         known.timeline.acknowledged_us = Some(micros(known.first.elapsed()));
         Some(known.timeline.clone())
     }
 
     /// What became of an event of this target.
     pub fn find(&self, id: &str, target: &Target) -> Option<Timeline> {
-        self.kept().find(id, target).map(|known| known.timeline.clone())
+        self.kept().find(id, |known| known.event.target == *target).map(|known| known.timeline.clone())
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -165,11 +170,74 @@ impl Timelines {
 }
 
 impl Kept {
-    fn find(&mut self, id: &str, target: &Target) -> Option<&mut Known> {
-        self.by_id.get_mut(id)?.iter_mut().find(|known| known.target == *target)
+    fn find(&mut self, id: &str, is_it: impl Fn(&Known) -> bool) -> Option<&mut Known> {
+        self.by_id.get_mut(id)?.iter_mut().find(|known| is_it(known))
+    }
+
+    /// What is known of an event that says just this.
+    fn find_said(&mut self, event: &Event) -> Option<&mut Known> {
+        self.find(&event.id, |known| known.event == *event)
     }
 }
 
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Action;
+    use super::super::Level;
+    use super::*;
+
+    fn note(timelines: &Timelines, event: &Event) {
+        let timeline = Timeline {
+            feed: "queue".into(),
+            at: event.at,
+            received: event.at,
+            effective_us: Some(1),
+            enforced_us: None,
+            sessions_ended: 0,
+            durable_us: None,
+            acknowledged_us: None,
+            is_news: true,
+        };
+        timelines.note(event, Arrival { at: event.at, instant: Instant::now() }, timeline);
+    }
+
+    /// Seen failing with events that are known by their ids and targets alone: none of the others was put on record.
+    #[test]
+    fn what_repeats_an_id_and_says_something_else_is_put_on_record() {
+        let (timelines, now) = (Timelines::default(), Timestamp::from_secs(1_800_000_000));
+        let target = Target::parse(Level::Task, "t", None).unwrap();
+        let first = Event { unsigned: true, ..Event::new(Action::Suspend, target, now) };
+        let later = Timestamp::from_secs(1_800_000_001);
+        let said = [
+            first.clone(),
+            Event { action: Action::Reinstate, ..first.clone() },
+            Event { action: Action::Reinstate, force: true, ..first.clone() },
+            Event { at: later, ..first.clone() },
+            Event { issued_before: Some(1), ..first.clone() },
+            Event { expires_at: Some(later), ..first.clone() },
+            Event { reason: Some("r".into()), ..first.clone() },
+            // More heed it.
+            Event { unsigned: false, ..first.clone() },
+        ];
+        for event in &said {
+            note(&timelines, event);
+            let recorded = timelines.unrecorded(event);
+            assert_eq!(recorded.map(|timeline| timeline.at), Some(event.at), "{event:?}");
+        }
+        for event in &said {
+            let again = Event { source: Some("another".into()), ..event.clone() };
+            note(&timelines, &again);
+            assert_eq!(timelines.unrecorded(&again), None, "{event:?}");
+        }
+        let unsigned = Event { unsigned: true, id: "2".into(), ..first };
+        let signed = Event { unsigned: false, ..unsigned.clone() };
+        for event in [&signed, &unsigned] {
+            note(&timelines, event);
+        }
+        assert!(timelines.unrecorded(&signed).is_some() && timelines.unrecorded(&unsigned).is_none());
+    }
 }

@@ -77,6 +77,29 @@ async fn a_revoked_authority_lends_its_name_to_no_other() {
     }
 }
 
+/// An unsigned message denies an authority that has certified another one under the key identifier of an innocent. The admin
+/// listener does not heed the message, and shares its names with the gate. Seen failing with the authority judged by what is
+/// signed, as that listener judges: the innocent's name was ambiguous.
+#[tokio::test]
+async fn an_authority_that_is_denied_unsigned_teaches_nothing() {
+    let [root, denied, rogue, innocent] =
+        [party("root", 0), party("denied", 1), party("rogue", 2), party("innocent", 3)];
+    let anchor = authority(&root, &root, None);
+    let above = authority(&denied, &root, Some(vec![0xaa]));
+    let borrowed = authority(&rogue, &denied, Some(vec![0xbb]));
+    let own = authority(&innocent, &root, Some(vec![0xbb]));
+    for (level, name) in [(Level::Key, &keys()[1].sha256), (Level::Issuer, &keys()[1].sha256)] {
+        let (trust, engine) = (trust(&[&anchor]), engine());
+        engine.learn(trust.authorities());
+        holder(&engine, &trust, &leaf(&innocent, 5, None), &[&own]);
+        let unsigned = Event { unsigned: true, ..revoke(&engine, level, name, None) };
+        let _ = engine.apply(unsigned).await.unwrap();
+        holder(&engine, &trust, &leaf(&rogue, 4, None), &[&borrowed, &above]);
+        let resolved = engine.resolve(&Target::parse(Level::Issuer, "bb", None).unwrap()).unwrap();
+        assert_eq!(resolved.name(), keys()[3].sha256, "{level}");
+    }
+}
+
 /// Seen failing with a directory in which each claim of a name counts alike: the name was ambiguous.
 #[tokio::test]
 async fn a_name_that_is_computed_from_a_key_leads_to_that_key_alone() {

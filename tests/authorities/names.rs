@@ -17,7 +17,6 @@ use portcullis::revocation::Level;
 use portcullis::revocation::Target;
 use portcullis::session::Credential;
 use portcullis::session::Guard;
-use portcullis::session::Heeds;
 use portcullis::session::Origin;
 use proptest::prelude::*;
 use rustls::pki_types::CertificateDer;
@@ -56,7 +55,7 @@ pub(crate) fn engine() -> Engine {
 pub(crate) fn credential(engine: &Engine, chain: &VerifiedChain) -> Arc<Credential> {
     // Its names are no part of this.
     let credential = engine.credential(chain, &Err(IdentityError::Unclaimed));
-    engine.teach(&chain.issuers, Heeds::All);
+    engine.teach(&chain.issuers);
     Arc::new(credential)
 }
 

@@ -437,6 +437,37 @@ fn beside_a_secret_or_a_token_nothing_else_says_who_calls() {
     }
 }
 
+/// A shell that exports a secret or a token, wrong or gone, and a command line that says who calls. Seen failing with an
+/// exported secret that counts before it.
+#[test]
+fn who_calls_is_for_the_command_line_to_say_before_the_environment() {
+    let certificate = "status --client-cert admin.pem --client-key admin.key";
+    for (line, exported) in [
+        (certificate, vec!["SECRET_FILE"]),
+        (certificate, vec!["TOKEN_FILE"]),
+        (certificate, vec!["SECRET_FILE", "TOKEN_FILE"]),
+        // The other half is exported.
+        ("status --client-cert admin.pem", vec!["SECRET_FILE", "TOKEN_FILE"]),
+        ("status --client-key admin.key", vec!["SECRET_FILE"]),
+        ("status --token-file token", vec!["SECRET_FILE"]),
+        ("status --token-file token", vec!["SECRET_FILE", "CLIENT_CERT", "CLIENT_KEY"]),
+    ] {
+        for file in ["absent", "wrong"] {
+            let stub = Stub::start(vec![Reply::Json(200, json!({"version": "1"}))]);
+            stub.write("token", "first\n");
+            stub.write("wrong", "wr0ng\n");
+            let mut command = stub.command(line);
+            for name in &exported {
+                command.env(format!("PORTCULLIS_{name}"), file);
+            }
+            let ended = ended(command);
+            assert_eq!(ended.code, Some(0), "{line} {exported:?}: {ended:?}");
+            let who = if line.contains("token") { "[authorization: Bearer first]" } else { "(certificate)" };
+            assert_eq!(stub.asked(), [format!("GET /v1/status {who}")], "{line} {exported:?}");
+        }
+    }
+}
+
 #[test]
 fn a_server_that_asks_for_patience_gets_it() {
     let busy = Reply::With(429, "retry-after: 0\r\n", problem(429, "rate_limited", "too many calls"));

@@ -348,6 +348,23 @@ async fn from_a_revocation_of_the_administrator_at_any_level() {
     desk.agent().await.assert_ok();
 }
 
+/// What is revoked of an agent below an authority is no other name of the authority's key. Seen failing with the entries against
+/// every certificate below it taken for that: the agent was let in as well.
+#[tokio::test]
+async fn and_the_way_back_lets_no_agent_in() {
+    let desk = Desk::open().await;
+    desk.agent().await.assert_ok();
+    desk.done("revoke --level principal --target spiffe://lab.test/agent/a").await;
+    let key = format!("--level key --target {} --yes", desk.site.root.key_sha256);
+    for way in ["--all-names --force", "--force"] {
+        desk.done(&format!("revoke {key}")).await;
+        desk.assert_out("_revoked").await;
+        desk.done(&format!("reinstate {key} {way}")).await;
+        desk.assert_in().await;
+        desk.agent().await.assert_refused(403, "principal_revoked");
+    }
+}
+
 /// The authority of everybody has expired; then, a certificate of an authority that the gate does not know. Seen failing with a
 /// command that presents the exported certificate, to an admin listener that refuses it in the handshake.
 #[tokio::test]

@@ -9,14 +9,17 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpSocket;
 use tokio::net::TcpStream;
 
+use crate::caller::Caller;
 use crate::client::Client;
 use crate::lab::Lab;
 use crate::lab::Plan;
+use crate::lab::secret;
 use crate::lab::within;
 
 /// More than any queue of the tests' gates takes.
@@ -154,6 +157,32 @@ async fn of_a_call_that_takes_its_time() {
     let mut answer = String::new();
     within(call.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+/// Seen failing with right secrets counted like wrong ones: 429.
+#[tokio::test]
+async fn of_administration_by_wrong_secrets() {
+    let lab = Lab::plan().secret("admin", "admin").start().await;
+    let client = lab.admin_client(None);
+    let mut stranger = Caller::http1(&client).await;
+    let path = "/v1/admin/auth";
+    for wrong in [json!({"secret": "x".repeat(32)}), json!({"secret": 1})] {
+        let mut limited = 0;
+        for _ in 0..200 {
+            limited += usize::from(stranger.call("POST", path, Some(&wrong)).await.status == 429);
+        }
+        assert!(limited > 50, "{wrong}: {limited}");
+    }
+    let mut limited = 0;
+    for _ in 0..200 {
+        limited += usize::from(stranger.get("/v1/status").await.status == 429);
+    }
+    assert!(limited > 50, "{limited}");
+    let mut holder = Caller::http1(&client).await;
+    let bought = holder.call("POST", path, Some(&json!({"secret": secret("admin")}))).await;
+    bought.assert_ok();
+    let mut holder = holder.bearing(bought.json()["access_token"].as_str().unwrap());
+    holder.get("/v1/status").await.assert_ok();
 }
 
 /// Handshakes that never end have short turns while others wait, and the newest goes first: a client does not wait for the

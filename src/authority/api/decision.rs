@@ -283,6 +283,7 @@ impl Api {
         let arrival = Arrival { at: self.clock.now(), instant: Instant::now() };
         let (action, target, expires_at) = (event.action, event.target.clone(), event.expires_at);
         let (mut line, lock_out) = (event_line(&event, actor), self.lock_out(&event));
+        let told = event.clone();
         let mut outcome = self.take_in(event, guards).await?;
         self.metrics.events.with_label_values(&[FEED, action.name(), target.level().name()]).inc();
         let timeline = Timeline::new(FEED, arrival, Duration::ZERO, &outcome);
@@ -310,7 +311,7 @@ impl Api {
                 outcome.durable = Err(JournalError::Write(error));
             }
         }
-        self.timelines.note(&outcome.id, &target, arrival, timeline);
+        self.timelines.note(&Event { id: outcome.id.clone(), ..told }, arrival, timeline);
         if let Some(timeline) = self.timelines.acknowledged(&outcome.id, &target)
             && action != Action::Reinstate
         {

@@ -179,11 +179,15 @@ impl Api {
         principals
     }
 
-    /// The entries, beside those of `target` itself, that refuse the principal behind it.
+    /// The entries, beside those of `target` itself, that refuse the principal behind it. Behind the certificate or the key
+    /// of an authority there is no one principal: what stands of those below it are no other names of it.
     pub(super) async fn obstacles(&self, target: &Target) -> Vec<Obstacle> {
         match target.level() {
             Level::Certificate | Level::Key | Level::Principal | Level::Task => {}
             Level::Token | Level::Chain | Level::Issuer | Level::TrustDomain => return Vec::new(),
+        }
+        if self.is_of_authority(target) {
+            return Vec::new();
         }
         let (registry, of) = (self.registry.clone(), target.clone());
         let seen =

@@ -20,6 +20,7 @@ use super::refusal::BodyRefusals;
 use super::refusal::ProblemDocument;
 use super::refusal::Refusal;
 use crate::authority::Entry;
+use crate::authority::access::Bearer;
 use crate::authority::access::TOKEN_LIFETIME;
 
 /// The largest body, bytes: more than the longest secret, all of it escaped.
@@ -50,7 +51,8 @@ pub(super) struct Token {
 
 /// Exchange a secret for a Bearer token.
 ///
-/// Five a second from one address, ten at once. What is wrong with a secret is never said.
+/// Five attempts a second from one address that come to nothing, ten at once. They keep no right secret out; that counts
+/// among its holder's calls. What is wrong with a secret is never said.
 #[utoipa::path(
     post, path = "/v1/admin/auth", operation_id = "buy_token", tag = "tokens", request_body = Login,
     responses(
@@ -68,13 +70,15 @@ pub(super) async fn post_auth(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Token>, Refusal> {
-    let denied = || Refusal::unauthorized("the secret is wrong or revoked").about("authenticate", None);
-    let (bytes, _) = body::read(&headers, body, MAX_BODY, &api).await?;
-    // What a parser says may quote what it read.
-    let malformed = |_| Refusal::bad_request(r#"expected {"secret": "..."}"#);
-    let login: Login = body::parse_object(&bytes).map_err(malformed)?;
-    let bearer = api.access.holder(login.secret.as_bytes(), api.clock.now()).ok_or_else(denied)?;
-    api.engine.judge(&api.credential(&bearer)).map_err(|_| denied())?;
+    let bearer = match holder(&api, &headers, body).await {
+        Ok(bearer) => bearer,
+        // Only here: what others try from the same address keeps no right secret out.
+        Err(refusal) => {
+            api.access.count_login(caller.address.ip()).map_err(Refusal::rate_limited)?;
+            return Err(refusal);
+        }
+    };
+    api.access.count_call(&bearer.actor).map_err(Refusal::rate_limited)?;
     caller.recognised.note();
     let line = Entry {
         actor: bearer.actor.clone().into(),
@@ -88,4 +92,16 @@ pub(super) async fn post_auth(
     let token = api.access.issue(bearer).ok_or_else(|| Refusal::internal("the system has no randomness"))?;
     let expires_in = TOKEN_LIFETIME.as_secs();
     Ok(Json(Token { access_token: token, expires_in, token_type: "Bearer", audit_durable }))
+}
+
+/// Whose secret is presented, if it counts.
+async fn holder(api: &Api, headers: &HeaderMap, body: Body) -> Result<Bearer, Refusal> {
+    let denied = || Refusal::unauthorized("the secret is wrong or revoked").about("authenticate", None);
+    let (bytes, _) = body::read(headers, body, MAX_BODY, api).await?;
+    // What a parser says may quote what it read.
+    let malformed = |_| Refusal::bad_request(r#"expected {"secret": "..."}"#);
+    let login: Login = body::parse_object(&bytes).map_err(malformed)?;
+    let bearer = api.access.holder(login.secret.as_bytes(), api.clock.now()).ok_or_else(denied)?;
+    api.engine.judge(&api.credential(&bearer)).map_err(|_| denied())?;
+    Ok(bearer)
 }

@@ -27,6 +27,8 @@ pub(super) const CONTINUED: &str = "audit_continued";
 pub(super) const ACCEPTED: &str = "audit_accepted";
 /// The outcome of a line of `RECOVERED` when more is wrong than a write that was interrupted.
 pub(super) const FAILED: &str = "failed";
+/// The outcome of what a caller may not do.
+pub(super) const REFUSED: &str = "refused";
 /// The last time that RFC 3339 can express: what is written must be readable again.
 const LAST_TIME: Timestamp = Timestamp::from_millis(253_402_300_799_999);
 

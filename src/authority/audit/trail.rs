@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -30,12 +29,12 @@ use super::store::Store;
 use super::verify::Survey;
 use super::verify::advised;
 use super::writer::Append;
+use super::writer::Line;
+use super::writer::QUEUE;
 use super::writer::Shared;
 use super::writer::Writer;
 use crate::clock::Clock;
 
-/// Lines that may wait for the thread; more wait with their callers.
-const QUEUE: usize = 16_384;
 /// How long a caller waits for a disk that neither writes nor fails; and for one that is known to do so: an operator has
 /// several calls to make meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -107,17 +106,17 @@ impl Audit {
     /// process lives. It is not to be appended again.
     pub async fn append(&self, entry: Entry) -> Result<Receipt, AuditError> {
         let path = || self.0.directory.join(CURRENT);
-        let members = entry.members();
-        let members = members.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
+        // Its time is now, however long it waits.
+        let line = Line::new(entry, self.0.clock.now());
+        let line = line.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
         let queue = self.0.queue.as_ref().ok_or(AuditError::Closed)?;
         let (done, written) = oneshot::channel();
         let patience = if self.is_durable() { PATIENCE } else { IMPATIENCE };
         let Ok(room) = timeout(patience, queue.reserve()).await else {
-            let mut missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner);
-            missed.keep(members, self.0.clock.now());
+            self.0.shared.missed().keep(line);
             return Err(self.hung());
         };
-        room.map_err(|_| AuditError::Closed)?.send(Append { members, done });
+        room.map_err(|_| AuditError::Closed)?.send(Append { line, done });
         match timeout(patience, written).await {
             Ok(written) => written.unwrap_or(Err(AuditError::Closed)),
             Err(_) => Err(self.hung()),
@@ -150,14 +149,14 @@ impl Audit {
             return 0;
         }
         let queued = self.0.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
-        let missed = self.0.shared.missed.lock().unwrap_or_else(PoisonError::into_inner).len();
+        let missed = self.0.shared.missed().len();
         self.0.shared.waiting.load(Ordering::Acquire) + queued + missed
     }
 
     /// The count of lines that were dropped because no more could be kept in memory. A line says it once the disk takes lines
     /// again; then it is 0.
     pub fn lost(&self) -> u64 {
-        self.0.shared.lost.load(Ordering::Acquire)
+        self.0.shared.all_lost()
     }
 
     /// What was found wrong with what is on disk first, since it was opened: as `FILE:LINE: ...` or in the words of the

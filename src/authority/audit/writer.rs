@@ -10,6 +10,7 @@ use std::panic::catch_unwind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
@@ -27,23 +28,25 @@ use super::AuditError;
 use super::Entry;
 use super::Head;
 use super::line::FAILED;
+use super::line::REFUSED;
 use super::recover::notice;
 use super::store::Store;
 use super::trail::Receipt;
 use crate::clock::Clock;
 use crate::clock::Timestamp;
 
-/// Lines that are taken from the queue at once, at most.
-const BATCH: usize = 4096;
+/// Lines that may wait for the thread; more wait with their callers.
+pub(super) const QUEUE: usize = 16_384;
 /// How often a failed disk is tried again, and how often it is seen to that nobody took the files away.
 const TURN: Duration = Duration::from_secs(1);
-/// What is kept for a disk that fails: lines, and bytes. What goes beyond is given up, the oldest first, and counted.
+/// What is kept for a disk that fails: lines, and bytes. What goes beyond is given up and counted: the oldest
+/// refusal, and where there is none the oldest line.
 const KEPT: usize = 100_000;
 const KEPT_BYTES: usize = 64 * 1024 * 1024;
 
 /// A line to be written, and who waits for it.
 pub(super) struct Append {
-    pub(super) members: String,
+    pub(super) line: Line,
     pub(super) done: oneshot::Sender<Result<Receipt, AuditError>>,
 }
 
@@ -90,32 +93,57 @@ impl Shared {
     pub(super) fn fault(&self) -> Option<String> {
         self.fault.get().cloned()
     }
+
+    /// Lines that found no room in the queue.
+    pub(super) fn missed(&self) -> MutexGuard<'_, Kept> {
+        self.missed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// All lines that were dropped, and that no line on disk counts yet.
+    pub(super) fn all_lost(&self) -> u64 {
+        let missed = self.missed().lost;
+        self.lost.load(Ordering::Acquire) + missed
+    }
 }
 
-struct Line {
+/// The text of a line but for its place in the chain.
+#[derive(Debug)]
+pub(super) struct Line {
     members: String,
+    /// When its caller asked for it.
     time: Timestamp,
+    /// Whether it says that something was refused.
+    is_refusal: bool,
+}
+
+impl Line {
+    /// That of an entry.
+    pub(super) fn new(entry: Entry, time: Timestamp) -> serde_json::Result<Self> {
+        let is_refusal = entry.outcome == REFUSED;
+        Ok(Self { members: entry.members()?, time, is_refusal })
+    }
+}
+
+/// A line, and its caller while that waits.
+#[derive(Debug)]
+struct Waiting {
+    line: Line,
     done: Option<oneshot::Sender<Result<Receipt, AuditError>>>,
 }
 
 /// Lines that are to be written, in their order, within bounds.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
-    lines: VecDeque<Line>,
+    lines: VecDeque<Waiting>,
     bytes: usize,
+    refusals: usize,
     lost: u64,
-}
-
-impl std::fmt::Debug for Line {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Line").field("members", &self.members).finish_non_exhaustive()
-    }
 }
 
 impl Kept {
     /// Keeps the line of a caller who waits no longer.
-    pub(super) fn keep(&mut self, members: String, time: Timestamp) {
-        self.push(Line { members, time, done: None });
+    pub(super) fn keep(&mut self, line: Line) {
+        self.push(Waiting { line, done: None });
         self.trim();
     }
 
@@ -124,26 +152,35 @@ impl Kept {
         self.lines.len()
     }
 
-    fn push(&mut self, line: Line) {
-        self.bytes += line.members.len();
-        self.lines.push_back(line);
+    fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.line.members.len();
+        self.refusals += usize::from(waiting.line.is_refusal);
+        self.lines.push_back(waiting);
     }
 
-    fn pop(&mut self) -> Option<Line> {
-        let line = self.lines.pop_front()?;
-        self.bytes -= line.members.len();
-        Some(line)
+    fn pop(&mut self) -> Option<Waiting> {
+        self.remove(0)
     }
 
+    fn remove(&mut self, at: usize) -> Option<Waiting> {
+        let waiting = self.lines.remove(at)?;
+        self.bytes -= waiting.line.members.len();
+        self.refusals -= usize::from(waiting.line.is_refusal);
+        Some(waiting)
+    }
+
+    /// Refusals go first: a caller has as many of them as she likes, and could push out what she did.
     fn trim(&mut self) {
         while self.lines.len() > KEPT || self.bytes > KEPT_BYTES {
-            self.lost += u64::from(self.pop().is_some());
+            let is_refusal = |waiting: &Waiting| waiting.line.is_refusal;
+            let refusal = (self.refusals > 0).then(|| self.lines.iter().position(is_refusal)).flatten();
+            self.lost += u64::from(self.remove(refusal.unwrap_or(0)).is_some());
         }
     }
 
     fn append(&mut self, other: Self) {
         self.lost += other.lost;
-        other.lines.into_iter().for_each(|line| self.push(line));
+        other.lines.into_iter().for_each(|waiting| self.push(waiting));
     }
 }
 
@@ -172,7 +209,7 @@ impl Writer {
     pub(super) async fn run(mut self, mut inbox: mpsc::Receiver<Append>) {
         loop {
             let mut batch = Vec::new();
-            if timeout(TURN, inbox.recv_many(&mut batch, BATCH)).await == Ok(0) {
+            if timeout(TURN, inbox.recv_many(&mut batch, QUEUE)).await == Ok(0) {
                 break;
             }
             self.turn(batch);
@@ -183,14 +220,13 @@ impl Writer {
         }
     }
 
-    /// Takes lines in and writes all that waits.
+    /// Takes in all lines of the queue, then those that found no room in it, and writes all that waits.
     pub(super) fn turn(&mut self, batch: Vec<Append>) {
-        let missed = std::mem::take(&mut *self.shared.missed.lock().unwrap_or_else(PoisonError::into_inner));
-        self.pending.append(missed);
-        let time = self.clock.now();
-        for Append { members, done } in batch {
-            self.pending.push(Line { members, time, done: Some(done) });
+        for Append { line, done } in batch {
+            self.pending.push(Waiting { line, done: Some(done) });
         }
+        let missed = std::mem::take(&mut *self.shared.missed());
+        self.pending.append(missed);
         self.tell();
         let written = caught(|| self.write());
         let was_durable = self.shared.durable.swap(written.is_ok(), Ordering::AcqRel);
@@ -218,8 +254,8 @@ impl Writer {
             self.shared.damages.fetch_add(1, Ordering::AcqRel);
             self.shared.blame(reason);
         }
-        for members in entries.into_iter().filter_map(|entry| entry.members().ok()) {
-            self.notices.push(Line { members, time, done: None });
+        for line in entries.into_iter().filter_map(|entry| Line::new(entry, time).ok()) {
+            self.notices.push(Waiting { line, done: None });
         }
     }
 
@@ -237,12 +273,14 @@ impl Writer {
     fn commit(&mut self) -> io::Result<bool> {
         let lost = self.pending.lost;
         let loss = (lost > 0).then(|| {
-            notice("lost", format!("{lost} lines were lost: the disk failed, and no more could be kept"))
-                .members()
+            let reason = format!("{lost} lines were lost: the disk failed, and no more could be kept");
+            Line::new(notice("lost", reason), self.clock.now())
         });
-        let loss = loss.transpose()?.map(|members| Line { members, time: self.clock.now(), done: None });
-        let waiting = self.notices.lines.iter().chain(&loss).chain(&self.pending.lines);
-        let receipts = self.store.commit(waiting.map(|line| (line.time, line.members.as_str())))?;
+        let loss = loss.transpose()?;
+        let (notices, pending) = (&self.notices.lines, &self.pending.lines);
+        let lines = notices.iter().map(|notice| &notice.line).chain(&loss);
+        let lines = lines.chain(pending.iter().map(|waiting| &waiting.line));
+        let receipts = self.store.commit(lines.map(|line| (line.time, line.members.as_str())))?;
         self.shared.head.store(Arc::new(self.store.head().clone()));
         let is_done = receipts.is_empty();
         for receipt in receipts {
@@ -253,7 +291,7 @@ impl Writer {
                 self.pending.lost = 0;
                 continue;
             }
-            if let Some(done) = self.pending.pop().and_then(|line| line.done) {
+            if let Some(done) = self.pending.pop().and_then(|waiting| waiting.done) {
                 let _ = done.send(Ok(receipt));
             }
         }
@@ -273,8 +311,7 @@ impl Writer {
                 "audit: cannot write; what is to be written is kept in memory only"
             );
         }
-        // Only the newest have somebody who waits: all others were refused when they came.
-        for done in self.pending.lines.iter_mut().rev().map_while(|line| line.done.take()) {
+        for done in self.pending.lines.iter_mut().filter_map(|waiting| waiting.done.take()) {
             let _ = done.send(Err(AuditError::Write { path: self.path.clone(), error: error.to_string() }));
         }
         let had_lost = self.pending.lost > 0;
@@ -299,11 +336,15 @@ mod tests {
 
     type Answer = oneshot::Receiver<Result<Receipt, AuditError>>;
 
+    fn line(target: &str, outcome: &'static str) -> Line {
+        let entry = Entry { target: Some(target.into()), outcome: outcome.into(), ..Entry::default() };
+        Line::new(entry, Timestamp::from_secs(1_800_000_000)).unwrap()
+    }
+
     fn appends(count: usize) -> (Vec<Append>, Vec<Answer>) {
         let append = |number: usize| {
             let (done, answer) = oneshot::channel();
-            let entry = Entry { target: Some(number.to_string()), ..Entry::default() };
-            (Append { members: entry.members().unwrap(), done }, answer)
+            (Append { line: line(&number.to_string(), ""), done }, answer)
         };
         (0..count).map(append).unzip()
     }
@@ -350,9 +391,78 @@ mod tests {
     fn the_kept_bytes_are_bounded_too() {
         let mut kept = Kept::default();
         for _ in 0..70 {
-            kept.keep("x".repeat(1024 * 1024), Timestamp::from_secs(0));
+            let members = "x".repeat(1024 * 1024);
+            kept.keep(Line { members, time: Timestamp::from_secs(0), is_refusal: false });
         }
         assert_eq!((kept.lines.len(), kept.lost, kept.bytes), (64, 6, KEPT_BYTES));
+    }
+
+    /// Seen failing with the oldest line dropped first, whatever it says: what was done was pushed out.
+    #[test]
+    fn refusals_push_out_nothing_but_refusals() {
+        let mut kept = Kept::default();
+        let targets = |kept: &Kept, from: usize| {
+            let of = |waiting: &Waiting| waiting.line.members.clone();
+            kept.lines.iter().skip(from).take(2).map(of).collect::<Vec<_>>()
+        };
+        kept.keep(line("done", "applied"));
+        (0..KEPT + 10).for_each(|number| kept.keep(line(&number.to_string(), REFUSED)));
+        assert_eq!((kept.lines.len(), kept.refusals, kept.lost), (KEPT, KEPT - 1, 11));
+        assert!(targets(&kept, 0)[0].contains(r#""target":"done""#));
+        assert!(targets(&kept, 0)[1].contains(r#""target":"11""#));
+        // Where nothing was refused, the oldest goes.
+        let mut kept = Kept::default();
+        (0..KEPT + 10).for_each(|number| kept.keep(line(&number.to_string(), "applied")));
+        assert_eq!((kept.lines.len(), kept.lost), (KEPT, 10));
+        assert!(targets(&kept, 0)[0].contains(r#""target":"10""#));
+    }
+
+    /// Those that found no room came after those that had it. Seen failing with the lines that found none put first, and
+    /// with the time of the turn: two of the three times were another.
+    #[test]
+    fn lines_that_found_no_room_come_after_those_in_the_queue() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path(), u64::MAX).unwrap();
+        let file = directory.path().join(CURRENT);
+        let clock = Clock::manual(Timestamp::from_secs(1_800_000_009));
+        let mut writer = Writer::new(store, file.clone(), clock);
+        let shared = writer.shared();
+        shared.missed().keep(line("late", "applied"));
+        let (batch, mut answers) = appends(2);
+        writer.turn(batch);
+        assert!(answers.iter_mut().all(|answer| matches!(answer.try_recv(), Ok(Ok(_)))));
+        let text = std::fs::read_to_string(&file).unwrap();
+        let places = ["0", "1", "late"].map(|target| text.find(&format!(r#""target":"{target}""#)).unwrap());
+        assert!(places.is_sorted(), "{text}");
+        // Each has the time when its caller asked for it.
+        assert_eq!(text.matches("2027-01-15T08:00:00.000Z").count(), 3, "{text}");
+    }
+
+    /// Seen failing with the count of the writer alone: 0.
+    #[test]
+    fn what_was_dropped_of_lines_that_found_no_room_is_lost_too() {
+        let shared = Shared::default();
+        (0..KEPT + 3).for_each(|_| shared.missed().keep(line("late", "applied")));
+        assert_eq!(shared.missed().len(), KEPT);
+        assert_eq!(shared.all_lost(), 3);
+    }
+
+    /// Seen failing with a search for callers that ends at the first line whose caller waits no longer.
+    #[test]
+    fn a_disk_that_fails_is_told_to_every_caller_who_waits() {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, _) = Store::open(directory.path(), u64::MAX).unwrap();
+        let file = directory.path().join(CURRENT);
+        let mut writer = Writer::new(store, file.clone(), Clock::manual(Timestamp::from_secs(1_800_000_000)));
+        writer.turn(Vec::new());
+        std::fs::rename(&file, directory.path().join("kept")).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        writer.shared().missed().keep(line("late", "applied"));
+        let (batch, mut answers) = appends(2);
+        writer.turn(batch);
+        assert!(
+            answers.iter_mut().all(|answer| matches!(answer.try_recv(), Ok(Err(AuditError::Write { .. }))))
+        );
     }
 
     #[test]
