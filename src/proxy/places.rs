@@ -29,7 +29,6 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio::time::sleep_until;
 
-use super::accounts::network;
 use super::hello;
 use super::limits::LastingLimit;
 use super::limits::Limit;
@@ -37,6 +36,7 @@ use super::limits::ListenerLimits;
 use super::listener::Bounds;
 use super::standing::Standing;
 use crate::telemetry::Metrics;
+use crate::telemetry::network;
 
 /// How long a handshake may wait for its client while others wait for its place; half of it after each one that was cut.
 const LONGEST_TURN: Duration = Duration::from_secs(1);
@@ -71,7 +71,8 @@ struct Evicted {
     waiting: IntCounter,
     handshake: IntCounter,
     idle: IntCounter,
-    unvouched: IntCounter,
+    /// Of a listener that evicts.
+    unvouched: Option<IntCounter>,
 }
 
 /// By phase, the oldest first.
@@ -117,7 +118,7 @@ impl Places {
             waiting: counter("waiting"),
             handshake: counter("handshake"),
             idle: counter("idle"),
-            unvouched: counter("unvouched"),
+            unvouched: bounds.evicts.then(|| counter("unvouched")),
         };
         let (open, room, waits) = (RefCell::default(), Notify::new(), Notify::new());
         Rc::new(Self { bounds, limits, evicted, open, room, waits })
@@ -225,7 +226,7 @@ impl Places {
                 continue;
             }
             if limit == Limit::Connections {
-                if self.bounds.evicts && self.unseat(open) {
+                if self.unseat(open) {
                     continue;
                 }
                 self.ask_the_idle(open, now);
@@ -249,11 +250,12 @@ impl Places {
         open.last_cut = Some(now);
     }
 
-    /// Ends the oldest connection that is not vouched for.
+    /// Ends the oldest connection that is not vouched for, on a listener that evicts.
     fn unseat(&self, open: &mut Open) -> bool {
+        let Some(evicted) = &self.evicted.unvouched else { return false };
         let oldest = open.served.iter().find(|(_, member)| !member.standing.vouched.get());
         let Some(oldest) = oldest.map(|(number, _)| *number) else { return false };
-        evict(&mut open.served, oldest, &self.evicted.unvouched);
+        evict(&mut open.served, oldest, evicted);
         true
     }
 
@@ -468,7 +470,7 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
-    use crate::proxy::Limits;
+    use crate::proxy::LimitSettings;
 
     /// A ClientHello as far as its length goes.
     const HELLO: [u8; 10] = [22, 3, 1, 0, 5, 1, 0, 0, 1, 0];
@@ -490,8 +492,13 @@ mod tests {
             let metrics = Metrics::new().unwrap();
             let drain = Duration::ZERO;
             let bounds = Bounds { connections, room, threads: 1, evicts: false, handshakes: 1, drain };
-            let settings = [String::new(), String::new()];
-            let limits = ListenerLimits::new("gate", &Limits::default(), settings, Clock::system(), &metrics);
+            let settings = LimitSettings {
+                connections: String::new(),
+                beyond_connections: "",
+                handshakes: Some(String::new()),
+                of_clients: None,
+            };
+            let limits = ListenerLimits::new("gate", &settings, Clock::system(), &metrics);
             let places = Places::new(bounds, Arc::new(limits), &metrics);
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let now = Rc::new(Cell::new(Instant::now()));

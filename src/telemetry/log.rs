@@ -37,7 +37,7 @@ const LIBRARIES: &str = "error";
 const OFF: &str = "off";
 /// How long the end of the process waits for the reader of the log.
 const LAST: Duration = Duration::from_secs(2);
-const PANIC: LineKind = LineKind::warning("a thread panicked", "panic");
+const PANIC: LineKind = LineKind::error("a thread panicked", "panic");
 
 /// The longest name that a line has, characters; paths too.
 pub const LONGEST_NAME: usize = 256;
@@ -119,7 +119,7 @@ pub fn init(format: Format) -> io::Result<Log> {
     let fault = filter.as_ref().err().map(ToString::to_string);
     install(format, filter.unwrap_or_else(|_| EnvFilter::new(directives(USUAL))), queue.clone());
     if let Some(error) = fault {
-        tracing::warn!(error, "{FILTER} is not understood: the log has what it usually has");
+        tracing::warn!(error, "{FILTER} is not a valid filter; using `{USUAL}`. Example: {USUAL},h2=debug");
     }
     let panics = Arc::new(PanicLines { limiter: LineLimiter::default(), began: Instant::now() });
     let hook = Arc::clone(&panics);

@@ -244,7 +244,9 @@ async fn of_administration_by_a_gate_at_its_limits() {
     let ready = lab.plain("/readyz").await;
     assert!(ready.starts_with("HTTP/1.1 200 "), "{ready}");
     let reached = "portcullis_limits_reached_total{limit=\"connections\",listener=\"gate\"} 1";
-    assert!(lab.plain("/metrics").await.contains(reached));
+    let lasting = "portcullis_limit_lasting{limit=\"connections\",listener=\"gate\"} 1";
+    let metrics = lab.plain("/metrics").await;
+    assert!(metrics.contains(reached) && metrics.contains(lasting), "{metrics}");
     lab.administrator("ops").get("/v1/status").await.assert_ok();
     assert_eq!(lab.revoke("principal", "a").await, 1);
     assert!(within(held).await.is_err());
@@ -261,10 +263,14 @@ async fn and_a_limit_is_over_when_nobody_waits() {
     lab.upstream.until("/hold", |_| true).await;
     let next = tokio::spawn(async move { client.get("/").await });
     within(async { while !lab.plain("/readyz").await.contains("warning: gate") {} }).await;
+    let lasting =
+        |value| format!("portcullis_limit_lasting{{limit=\"connections\",listener=\"gate\"}} {value}\n");
+    assert!(lab.plain("/metrics").await.contains(&lasting(1)));
     lab.upstream.release();
     within(held).await.unwrap().unwrap().assert_ok();
     within(next).await.unwrap().assert_ok();
     assert!(!lab.plain("/readyz").await.contains("warning"));
+    assert!(lab.plain("/metrics").await.contains(&lasting(0)));
 }
 
 /// Seen failing, with ten connections cut at the end of the drain's time, where silent clients were waited for.
