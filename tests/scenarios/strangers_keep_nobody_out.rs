@@ -29,7 +29,7 @@ fn limited(limits: &str) -> Plan {
 }
 
 /// Sockets that each say this, and nothing more.
-async fn crowd(count: usize, address: SocketAddr, says: &[u8]) -> Vec<TcpStream> {
+pub(crate) async fn crowd(count: usize, address: SocketAddr, says: &[u8]) -> Vec<TcpStream> {
     let mut crowd = Vec::new();
     for _ in 0..count {
         let mut one = within(TcpStream::connect(address)).await.unwrap();
@@ -59,7 +59,7 @@ fn open(crowd: &[TcpStream]) -> usize {
     crowd.iter().filter(is_open).count()
 }
 
-fn hello(client: &Client) -> Vec<u8> {
+pub(crate) fn hello(client: &Client) -> Vec<u8> {
     let mut bytes = Vec::new();
     client.handshake(b"http/1.1").write_tls(&mut bytes).unwrap();
     bytes
