@@ -327,6 +327,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -372,6 +374,25 @@ mod tests {
         assert_eq!(limiter.admit(REFUSED, LineSource::Principal("quiet"), secs(1)), Some(0));
         assert_eq!(limiter.admit(FAILED, LineSource::Principal("noisy"), secs(1)), Some(0));
         assert_eq!(limiter.admit(FAILED, LineSource::Unknown, secs(1)), Some(0));
+    }
+
+    /// Seen failing with errors that were registered, and counted, as warnings.
+    #[test]
+    fn a_count_has_the_level_of_its_lines() {
+        let limiter = LineLimiter::default();
+        for kind in [LineKind::error("e", "c"), LineKind::warning("w", "c"), LineKind::info("i", "c")] {
+            for _ in 0..6 {
+                limiter.admit(kind, LineSource::Unknown, secs(1));
+            }
+        }
+        let (mut log, writer) = std::io::pipe().unwrap();
+        let written_to = tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(writer)).finish();
+        tracing::subscriber::with_default(written_to, || limiter.rest(secs(2)).iter().for_each(LeftOut::log));
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        for (level, line) in [("ERROR", "line=\"e\""), ("WARN", "line=\"w\""), ("INFO", "line=\"i\"")] {
+            assert!(text.lines().any(|text| text.contains(level) && text.contains(line)), "{level}: {text}");
+        }
     }
 
     /// One network of IPv6 is one client.
