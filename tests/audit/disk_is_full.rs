@@ -114,7 +114,7 @@ fn helper_meets_a_full_disk() {
     });
     let mut said = String::new();
     log.read_to_string(&mut said).unwrap();
-    // The first five, and perhaps one after ten seconds. Seen failing with a line for each: 18.
+    // The first five, and perhaps one after ten seconds. Seen failing with a line for each.
     assert!((5..=6).contains(&said.matches("ERROR").count()), "{said}");
     let full = full.expect("the disk is never full");
     assert!(matches!(&full, AuditError::Write { .. }), "{full}");

@@ -225,7 +225,8 @@ async fn by_idle_connections() {
 }
 
 /// The gate is at its limits, its places all carry requests, and more clients wait than it accepts: administrators and the
-/// plain listener do not notice.
+/// plain listener do not notice. Seen failing without the gauge of lasting limits, and with a series of the gate that only
+/// the admin listener can count.
 #[tokio::test]
 async fn of_administration_by_a_gate_at_its_limits() {
     let mut lab = limited("connections = 1, connections_per_principal = 1").start().await;
@@ -247,12 +248,13 @@ async fn of_administration_by_a_gate_at_its_limits() {
     let lasting = "portcullis_limit_lasting{limit=\"connections\",listener=\"gate\"} 1";
     let metrics = lab.plain("/metrics").await;
     assert!(metrics.contains(reached) && metrics.contains(lasting), "{metrics}");
+    assert!(!metrics.contains("listener=\"gate\",phase=\"unvouched\""), "{metrics}");
     lab.administrator("ops").get("/v1/status").await.assert_ok();
     assert_eq!(lab.revoke("principal", "a").await, 1);
     assert!(within(held).await.is_err());
 }
 
-/// A limit that no more clients wait for is warned of no more.
+/// A limit that no more clients wait for is warned of no more. Seen failing without the gauge of lasting limits.
 #[tokio::test]
 async fn and_a_limit_is_over_when_nobody_waits() {
     let lab = limited("connections = 1").start().await;
