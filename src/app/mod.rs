@@ -281,10 +281,7 @@ pub fn start_under(
     let mut shared = Shared::new(config, clock, engine, registry, Metrics::beside(lost)?)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
-    let has_news = config.admin.is_some() || !config.feed.is_empty();
-    let audit =
-        has_news.then(|| state::open_audit(&state, &config.audit, shared.clock.clone())).transpose()?;
-    let audit = audit.map(|audit| audit.limiting_lines(Arc::clone(&shared.lines)));
+    let audit = shared.open_audit()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
@@ -464,6 +461,16 @@ impl Shared {
         let fingerprinter = *self.engine.fingerprinter();
         let plan = feed::Plan::new(&config.feed, &anchors, &config.state.dir, fingerprinter);
         plan.map_err(|e| config.error(&format!("feed.{}", e.key), e.reason))
+    }
+
+    /// The audit, where anything can change what is denied.
+    fn open_audit(&self) -> Result<Option<Audit>, Error> {
+        let config = &self.config;
+        if config.admin.is_none() && config.feed.is_empty() {
+            return Ok(None);
+        }
+        let audit = state::open_audit(&config.state.dir, &config.audit, self.clock.clone())?;
+        Ok(Some(audit.limiting_lines(Arc::clone(&self.lines))))
     }
 
     fn begin_feeds(&mut self, audit: Option<Audit>) -> Result<feed::Running, ConfigError> {
