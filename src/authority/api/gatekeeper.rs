@@ -398,7 +398,8 @@ impl Api {
         }
     }
 
-    /// Writes a line to the audit. Returns whether it is on disk; if not, the log says so, and it waits in memory until the disk takes it.
+    /// Writes a line to the audit. Returns whether it is on disk; if not, the log says so, and it waits in memory until the
+    /// disk takes it.
     ///
     /// # Errors
     /// [`Refusal::not_durable`] where the line is not kept either.
@@ -433,7 +434,7 @@ fn summed_up(left_out: &[LeftOut]) -> Vec<Entry> {
         let (actor, address) = alone.unwrap_or_default();
         Entry {
             action: "call".into(),
-            outcome: "refused".into(),
+            outcome: "left_out".into(),
             code: Some(code.to_owned().into()),
             unsaid: Some(all.iter().map(|one| one.unsaid).sum()),
             actor: actor.into(),
