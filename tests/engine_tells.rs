@@ -24,6 +24,7 @@ use portcullis::session::Cause;
 use portcullis::session::Credential;
 use portcullis::session::Guard;
 use portcullis::session::Heeds;
+use portcullis::session::Holder;
 use portcullis::session::Origin;
 use portcullis::session::SessionId;
 use proptest::prelude::*;
@@ -59,7 +60,9 @@ fn admit_heeding(heeds: Heeds, engine: &Engine, target: &Target, issued: i64) ->
     let prints = vec![engine.fingerprinter().target(target)];
     let is_mass = matches!(target.level(), Level::Issuer | Level::TrustDomain);
     let (own, mass) = if is_mass { (Vec::new(), prints) } else { (prints, Vec::new()) };
-    let credential = Credential { own, mass, issued_at: START + issued, heeds, ..Credential::default() };
+    let holder = Holder { principal: Some(target.name().to_owned()), ..Holder::default() }.into();
+    let credential =
+        Credential { own, mass, issued_at: START + issued, heeds, holder, ..Credential::default() };
     let origin = Origin { peer: ([127, 0, 0, 1], 1).into(), listener: "gate", protocol: "http/2" };
     engine.admit(Arc::new(credential), origin).ok()
 }
@@ -281,7 +284,7 @@ fn the_times_of_an_outcome_come_in_the_order_of_the_steps() {
     assert_eq!(lifted.effective_after, lifted.enforced_after);
 }
 
-/// Seen failing with a line each time.
+/// Seen failing with a line each time; and with one budget for all, in which one administrator hides another.
 #[test]
 fn that_somebody_is_let_in_whom_an_unsigned_message_denies_is_said_now_and_then() {
     let clock = Clock::manual(at(0));
@@ -301,10 +304,14 @@ fn that_somebody_is_let_in_whom_an_unsigned_message_denies_is_said_now_and_then(
         let event = Event { unsigned: true, ..Event::new(Action::Revoke, agent("a"), at(0)) };
         let _ = apply(&engine, event, &mut Vec::new());
         (0..50).for_each(|_| enter());
-        assert_eq!(said(), 1);
+        assert_eq!(said(), 5);
+        let event = Event { unsigned: true, ..Event::new(Action::Revoke, agent("b"), at(0)) };
+        let _ = apply(&engine, event, &mut Vec::new());
+        drop(admit_heeding(Heeds::Signed, &engine, &agent("b"), 0).unwrap());
+        assert_eq!(said(), 6);
         clock.advance(Duration::from_secs(10));
         (0..50).for_each(|_| enter());
-        assert_eq!(said(), 2);
+        assert_eq!(said(), 7);
     });
 }
 

@@ -63,6 +63,7 @@ use crate::proxy::Context;
 use crate::proxy::Demand;
 use crate::proxy::Exchanges;
 use crate::proxy::Gate;
+use crate::proxy::LimitSettings;
 use crate::proxy::Limits;
 use crate::proxy::ListenerLimits;
 use crate::proxy::Modes;
@@ -249,9 +250,7 @@ pub fn start_under(
     let mut shared = Shared::new(config, clock, engine, registry, Metrics::beside(lost)?)?;
     let config = Arc::clone(&shared.config);
     let (access_log, spans) = shared.tell()?;
-    let has_news = config.admin.is_some() || !config.feed.is_empty();
-    let audit =
-        has_news.then(|| state::open_audit(&state, &config.audit, shared.clock.clone())).transpose()?;
+    let audit = shared.open_audit()?;
     // Before anybody is served: what feeds said before is in effect again.
     let feeds = shared.begin_feeds(audit.clone())?;
     let gate = shared.secure_gate()?;
@@ -317,8 +316,9 @@ impl Shared {
         metrics: Metrics,
     ) -> Result<Self, Error> {
         metrics.started.set(clock.now().secs());
-        let (engine, registry) = (Arc::new(engine), Arc::new(registry));
-        let (feeds, timelines, lines) = (Arc::default(), Arc::default(), Arc::default());
+        let (feeds, timelines, lines) = (Arc::default(), Arc::default(), Arc::<LineLimiter>::default());
+        let engine = Arc::new(engine.limiting_lines(Arc::clone(&lines)));
+        let registry = Arc::new(registry);
         let clusters = Clusters::load(&config.upstream, &config.route, &config.gate.timeouts, &metrics);
         let clusters = clusters.map_err(|(key, e)| config.error(&key, e.to_string()))?;
         let (config, clusters) = (Arc::new(config), Arc::new(clusters));
@@ -388,6 +388,16 @@ impl Shared {
         let fingerprinter = *self.engine.fingerprinter();
         let plan = feed::Plan::new(&config.feed, &anchors, &config.state.dir, fingerprinter);
         plan.map_err(|e| config.error(&format!("feed.{}", e.key), e.reason))
+    }
+
+    /// The audit, where anything can change what is denied.
+    fn open_audit(&self) -> Result<Option<Audit>, Error> {
+        let config = &self.config;
+        if config.admin.is_none() && config.feed.is_empty() {
+            return Ok(None);
+        }
+        let audit = state::open_audit(&config.state.dir, &config.audit, self.clock.clone())?;
+        Ok(Some(audit.limiting_lines(Arc::clone(&self.lines))))
     }
 
     fn begin_feeds(&mut self, audit: Option<Audit>) -> Result<feed::Running, ConfigError> {
@@ -545,6 +555,15 @@ fn gate_totals(gate: &proxy::Config) -> [usize; 2] {
     [connections, gate.limits.handshakes.min(connections / 2).max(1)]
 }
 
+/// A limit in words: the setting, and what bounds it if that is less.
+fn bounded(setting: &str, wanted: Option<usize>, total: usize, by: &str) -> String {
+    match wanted {
+        None => format!("{setting} = {total}, by default: {by}"),
+        Some(wanted) if wanted != total => format!("{setting} = {wanted}, bounded to {total} by {by}"),
+        Some(_) => format!("{setting} = {total}"),
+    }
+}
+
 /// How many connections each of so many threads may have beside these, which have sent no ClientHello or wait.
 fn room(threads: usize) -> usize {
     (descriptors() / 64 / threads).clamp(LEAST_ROOM, MOST_ROOM)
@@ -552,12 +571,18 @@ fn room(threads: usize) -> usize {
 
 /// The limits of the gate, named by their settings.
 fn gate_limits(config: &Config, clock: &Clock, metrics: &Metrics) -> ListenerLimits {
+    let limits = config.gate.limits;
     let [connections, handshakes] = gate_totals(&config.gate);
-    let settings = [
-        format!("gate.limits.connections = {connections}"),
-        format!("gate.limits.handshakes = {handshakes}"),
-    ];
-    ListenerLimits::new("gate", &config.gate.limits, settings, clock.clone(), metrics)
+    let by = "a quarter of the file descriptors (LimitNOFILE=)";
+    let connections = bounded("gate.limits.connections", limits.connections, connections, by);
+    let by = "half of gate.limits.connections";
+    let settings = LimitSettings {
+        connections,
+        beyond_connections: "new clients wait until a connection ends",
+        handshakes: Some(bounded("gate.limits.handshakes", Some(limits.handshakes), handshakes, by)),
+        of_clients: Some(limits),
+    };
+    ListenerLimits::new("gate", &settings, clock.clone(), metrics)
 }
 
 /// Warns of what can work, and is perhaps not meant.
@@ -670,5 +695,19 @@ fn advice(error: &io::Error) -> &'static str {
             "; lower gate.threads, or raise TasksMax= (ulimit -u) or the memory of the process"
         }
         _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen failing with the number alone, as if an operator had set it.
+    #[test]
+    fn a_limit_names_what_bounds_it() {
+        let words = |wanted, total| bounded("gate.limits.handshakes", wanted, total, "half of it");
+        assert_eq!(words(Some(4), 4), "gate.limits.handshakes = 4");
+        assert_eq!(words(Some(1024), 4), "gate.limits.handshakes = 1024, bounded to 4 by half of it");
+        assert_eq!(words(None, 4), "gate.limits.handshakes = 4, by default: half of it");
     }
 }

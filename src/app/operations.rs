@@ -61,7 +61,7 @@ use crate::proxy::Clusters;
 use crate::proxy::Connection;
 use crate::proxy::Exchange;
 use crate::proxy::Handler;
-use crate::proxy::Limits;
+use crate::proxy::LimitSettings;
 use crate::proxy::ListenerLimits;
 use crate::proxy::Modes;
 use crate::proxy::Peers;
@@ -78,7 +78,9 @@ use crate::telemetry;
 use crate::telemetry::FeedMetrics;
 use crate::telemetry::Health;
 use crate::telemetry::LeftOut;
+use crate::telemetry::LineKind;
 use crate::telemetry::LineLimiter;
+use crate::telemetry::LineSource;
 use crate::telemetry::Metrics;
 use crate::telemetry::Span;
 
@@ -97,6 +99,9 @@ const SUM_UP: Duration = Duration::from_secs(10);
 const FLUSH: Duration = Duration::from_secs(1);
 /// How often feeds are looked at, and the lines that were left out.
 const LOOK: Duration = Duration::from_secs(1);
+/// How often a limit that lasts is logged.
+const STILL: Duration = Duration::from_secs(10);
+const UNACCEPTED: LineKind = LineKind::warning("metrics: cannot accept connections", "accept_failed");
 /// How long the end of the process waits for the last spans to be exported.
 const LAST_SPANS: Duration = Duration::from_secs(2);
 /// How often lapsed entries are looked for.
@@ -127,10 +132,21 @@ impl Operations {
         let (engine, clock) = (Arc::clone(&shared.engine), shared.clock.clone());
         let feeds = Arc::clone(&shared.feeds);
         let clusters = Arc::clone(&shared.clusters);
-        let (limits, audited) = (Arc::clone(&shared.limits), audit.clone());
-        let journal = config.state.dir.join(Engine::JOURNAL);
-        let condition =
-            Condition { engine, clock, gate_drains, feeds, clusters, limits, audit: audited, journal };
+        let few = (descriptors() / 32).clamp(4, ADMIN.connections);
+        let bounds = Bounds { connections: few, room: room(1), handshakes: few, ..ADMIN };
+        let limits = Arc::new(admin_limits(shared, few));
+        let of_admin = config.admin.is_some().then(|| Arc::clone(&limits));
+        let condition = Condition {
+            engine,
+            clock,
+            gate_drains,
+            feeds,
+            clusters,
+            limits: [Arc::clone(&shared.limits)].into_iter().chain(of_admin).collect(),
+            lines: Arc::clone(&shared.lines),
+            audit: audit.clone(),
+            journal: config.state.dir.join(Engine::JOURNAL),
+        };
         let mut admin = None;
         if let (Some(section), Some(audit)) = (&config.admin, audit) {
             let names = section.roles().into_iter().flat_map(|(.., names)| names);
@@ -148,13 +164,6 @@ impl Operations {
             Some(section) => bind(sockets.metrics, "metrics.listen", section.listen, 1)?.into_iter().next(),
             None => None,
         };
-        let few = (descriptors() / 32).clamp(4, ADMIN.connections);
-        let bounds = Bounds { connections: few, room: room(1), handshakes: few, ..ADMIN };
-        let setting = |of: &str| format!("{few} {of}: a 32nd of the file descriptors (LimitNOFILE=)");
-        let settings = [setting("connections of callers without a role"), setting("handshakes")];
-        let of_each = Limits::default();
-        let limits = ListenerLimits::new("admin", &of_each, settings, shared.clock.clone(), &shared.metrics);
-        let limits = Arc::new(limits.limiting_lines(Arc::clone(&shared.lines)));
         Ok(Self { shared: shared.clone(), admin, metrics, condition, bounds, limits, spans: None })
     }
 
@@ -185,6 +194,7 @@ impl Operations {
             }
             tasks.spawn_local(keep_house(Arc::clone(&shared.engine)));
             tasks.spawn_local(tell_left_out(Arc::clone(&shared.lines), shared.clock.clone()));
+            tasks.spawn_local(tell_lasting_limits(Arc::clone(&self.condition.limits)));
             tasks.spawn_local(watch_feeds(Arc::clone(&shared.feeds), shared.clock.clone()));
             tasks.spawn_local(keep_registry(Arc::clone(&shared.registry), Arc::clone(&shared.engine)));
             tasks.spawn_local(proxy::watch_upstreams(shared.clusters.all().to_vec()));
@@ -228,6 +238,20 @@ impl Operations {
         // The gate's threads have ended before this one.
         shared.lines.rest(shared.clock.elapsed()).iter().for_each(LeftOut::log);
     }
+}
+
+/// The limits of the admin listener, which has so many connections.
+fn admin_limits(shared: &Shared, connections: usize) -> ListenerLimits {
+    let settings = LimitSettings {
+        connections: format!(
+            "{connections} connections of callers without a role: a 32nd of the file descriptors (LimitNOFILE=)"
+        ),
+        beyond_connections: "the oldest connection of a caller without a role is closed for a new client",
+        handshakes: None,
+        of_clients: None,
+    };
+    let limits = ListenerLimits::new("admin", &settings, shared.clock.clone(), &shared.metrics);
+    limits.limiting_lines(Arc::clone(&shared.lines))
 }
 
 /// Waits until a task has failed; those that are through are not missed.
@@ -323,8 +347,9 @@ struct Condition {
     gate_drains: watch::Receiver<bool>,
     feeds: Arc<Feeds>,
     clusters: Arc<Clusters>,
-    /// Those of the gate.
-    limits: Arc<ListenerLimits>,
+    /// Those of the gate, and of the admin listener if there is one.
+    limits: Arc<[Arc<ListenerLimits>]>,
+    lines: Arc<LineLimiter>,
     audit: Option<Audit>,
     /// The file that holds what is revoked.
     journal: PathBuf,
@@ -385,11 +410,18 @@ impl Health for Condition {
         metrics.advisory_remaining.set(i64::try_from(remaining).unwrap_or(i64::MAX));
         let now = self.clock.now();
         self.feeds.status(now).iter().for_each(|feed| show(feed, now, &metrics.feeds));
+        self.limits.iter().for_each(|limits| limits.show());
     }
 
     /// A gate at its limits is ready: without it, its clients would bring the next one to its limits.
     fn warnings(&self) -> Vec<String> {
-        self.limits.lasting()
+        self.limits.iter().flat_map(|limits| limits.warnings()).collect()
+    }
+
+    fn cannot_accept(&self, error: &io::Error) {
+        if let Some(unsaid) = self.lines.admit(UNACCEPTED, LineSource::Unknown, self.clock.elapsed()) {
+            tracing::warn!(%error, unsaid, "{}", UNACCEPTED.message());
+        }
     }
 
     fn ready(&self) -> Result<(), String> {
@@ -438,6 +470,15 @@ async fn tell_left_out(lines: Arc<LineLimiter>, clock: Clock) {
     loop {
         turns.tick().await;
         lines.quiet(clock.elapsed()).iter().for_each(LeftOut::log);
+    }
+}
+
+/// Logs the limits that keep clients waiting, for as long as they do.
+async fn tell_lasting_limits(limits: Arc<[Arc<ListenerLimits>]>) {
+    let mut turns = tokio::time::interval(STILL);
+    loop {
+        turns.tick().await;
+        limits.iter().for_each(|limits| limits.tell_lasting());
     }
 }
 

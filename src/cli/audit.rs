@@ -158,11 +158,12 @@ const ACTIONS: [&str; 13] = [
     "audit_continued",
     "audit_accepted",
 ];
-const OUTCOMES: [&str; 12] = [
+const OUTCOMES: [&str; 13] = [
     "applied",
     "effective_not_durable",
     "asked",
     "refused",
+    "left_out",
     "failed",
     "begun",
     "extended",

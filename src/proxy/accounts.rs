@@ -5,7 +5,6 @@
 //! configured.
 
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -22,6 +21,7 @@ use governor::clock::DefaultClock;
 
 use super::Limits;
 use super::Refusal;
+use crate::telemetry::network;
 
 /// More accounts than this, and those that nobody needs are forgotten.
 const MANY: usize = 16 << 10;
@@ -133,14 +133,6 @@ pub(super) struct Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.account.connections[self.place as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// The network of an address: a client that has one address of an IPv6 /64 has all of it.
-pub(super) fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        v4 => v4,
     }
 }
 

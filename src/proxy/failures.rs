@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::accounts::network;
+use crate::telemetry::network;
 
 /// Failures that one network makes good in a second.
 const FAILURES_PER_SECOND: u32 = 10;

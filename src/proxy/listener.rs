@@ -17,7 +17,6 @@ use socket2::Type;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout;
 
@@ -27,19 +26,16 @@ use super::context::Context;
 use super::context::Handler;
 use super::limits::LastingLimit;
 use super::limits::Limit;
-use super::limits::ListenerLimits;
 use super::places::Places;
-use crate::telemetry::LONGEST_REASON;
 use crate::telemetry::LineKind;
 use crate::telemetry::LineSource;
-use crate::telemetry::cut;
 
 const BACKLOG: i32 = 4096;
-const TASK_FAILED: LineKind = LineKind::warning("a connection's task failed", "panic");
+/// Any other cause than a shortage of descriptors, which is a limit.
+const UNACCEPTED: LineKind =
+    LineKind::warning("cannot accept connections; those that are open go on", "accept_failed");
 /// How long the accept loop rests when it cannot accept, for instance for lack of file descriptors.
 const REST: Duration = Duration::from_millis(50);
-/// How often it says so.
-const SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// How long an accepted connection may take to send its ClientHello once the drain has begun.
 const FIRST_HELLO: Duration = Duration::from_secs(2);
@@ -115,7 +111,7 @@ pub async fn accept<H: Handler>(
 ) -> usize {
     let mut connections = JoinSet::new();
     let places = Places::new(bounds, Arc::clone(&context.reached), &context.metrics);
-    let mut short = Shortage::default();
+    let mut shortage: Option<LastingLimit> = None;
     let stop = drain.clone();
     loop {
         let next = async {
@@ -126,24 +122,21 @@ pub async fn accept<H: Handler>(
             _ = drain.wait_for(|drain| *drain) => break,
             accepted = next => match accepted {
                 Ok((socket, address)) => {
-                    short.over(context.listener);
+                    shortage = None;
                     places.admit(socket, address.ip(), |ticket| {
                         let accepted = Accepted { ticket, address };
                         connections.spawn_local(connection::serve(Rc::clone(&context), accepted, stop.clone()))
                     });
                 }
-                Err(error) => short.rest(&context.reached, &error).await,
+                Err(error) => rest(&context, &mut shortage, &error).await,
             },
             never = places.tend() => match never {},
-            Some(ended) = connections.join_next() => report(&context, ended),
+            // A panic ends one connection, never the others; the log has it already.
+            Some(_) = connections.join_next() => {}
         }
     }
     drop(listener);
-    let all = async {
-        while let Some(ended) = connections.join_next().await {
-            report(&context, ended);
-        }
-    };
+    let all = async { while connections.join_next().await.is_some() {} };
     let dismiss = async {
         sleep(FIRST_HELLO).await;
         places.dismiss_silent();
@@ -159,70 +152,12 @@ pub async fn accept<H: Handler>(
     connections.len()
 }
 
-/// While nothing can be accepted, for lack of file descriptors for instance.
-#[derive(Default)]
-struct Shortage {
-    said: Option<Instant>,
-    /// The last line was that nothing can be accepted.
-    lasts: bool,
-    descriptors: Option<LastingLimit>,
-}
-
-impl Shortage {
-    async fn rest(&mut self, limits: &Arc<ListenerLimits>, error: &io::Error) {
-        let listener = limits.listener();
-        if self.begins(Instant::now()) {
-            tracing::warn!(listener, %error, "cannot accept connections; those that are open go on");
-        }
-        if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
-            self.descriptors.get_or_insert_with(|| limits.last(Limit::Descriptors));
-        }
-        sleep(REST).await;
+/// Rests, because nothing could be accepted; a shortage of descriptors is a limit that lasts until something can.
+async fn rest<H: Handler>(context: &Context<H>, shortage: &mut Option<LastingLimit>, error: &io::Error) {
+    if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) {
+        shortage.get_or_insert_with(|| context.reached.last(Limit::Descriptors));
+    } else if let Some(unsaid) = context.peers.admits_line(UNACCEPTED, LineSource::Unknown) {
+        tracing::warn!(listener = context.listener, %error, unsaid, "{}", UNACCEPTED.message());
     }
-
-    fn over(&mut self, listener: &str) {
-        self.descriptors = None;
-        if self.ends() {
-            tracing::info!(listener, "connections are accepted again");
-        }
-    }
-
-    /// Returns whether to say so: now and then, however often it is over in between.
-    fn begins(&mut self, now: Instant) -> bool {
-        let is_due = self.said.is_none_or(|said| now.saturating_duration_since(said) > SAID_EVERY);
-        if is_due {
-            (self.said, self.lasts) = (Some(now), true);
-        }
-        is_due
-    }
-
-    fn ends(&mut self) -> bool {
-        std::mem::take(&mut self.lasts)
-    }
-}
-
-/// A panic ends one connection, never the others.
-fn report<H>(context: &Context<H>, ended: Result<(), tokio::task::JoinError>) {
-    if let Err(error) = ended
-        && !error.is_cancelled()
-        && let Some(unsaid) = context.peers.admits_line(TASK_FAILED, LineSource::Unknown)
-    {
-        let error = error.to_string();
-        tracing::error!(error = &*cut(&error, LONGEST_REASON), unsaid, "a connection's task failed");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Seen failing with a shortage that forgets, once it is over, when it was said: 200 lines.
-    #[test]
-    fn a_shortage_that_comes_and_goes_is_said_now_and_then() {
-        let (mut short, now) = (Shortage::default(), Instant::now());
-        let mut turns =
-            |now| (0..100).map(|_| usize::from(short.begins(now)) + usize::from(short.ends())).sum();
-        let lines: [usize; 2] = [turns(now), turns(now + SAID_EVERY * 2)];
-        assert_eq!(lines, [2, 2]);
-    }
+    sleep(REST).await;
 }

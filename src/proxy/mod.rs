@@ -60,6 +60,7 @@ pub use exchange::Telling;
 pub use frames::FrameHead;
 pub use frames::FrameReader;
 pub use limits::Limit;
+pub use limits::LimitSettings;
 pub use limits::ListenerLimits;
 pub use listener::Bounds;
 pub use listener::accept;

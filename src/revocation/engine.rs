@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicI64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -79,6 +78,7 @@ use crate::session::Session;
 use crate::session::SessionId;
 use crate::session::Sessions;
 use crate::telemetry::LONGEST_NAME;
+use crate::telemetry::LineLimiter;
 use crate::telemetry::cut;
 
 /// How long a revocation waits for the sessions that it ended. None can be served meanwhile: each looks at its own
@@ -89,9 +89,6 @@ const MOST_YIELDS: usize = 1000;
 /// How often the journal notes how long the gate has run, at most: less than the minute after which the caller comes again,
 /// which may be a moment early.
 const NOTE: Duration = Duration::from_secs(50);
-
-/// How often it is said that somebody is let in whom unsigned messages deny, at most, seconds.
-const UNHEEDED: i64 = 10;
 
 /// Where an event was decided: by which clock its time is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,11 +116,11 @@ struct Lifts {
 
 /// The revocation engine. Shared by every listener of a process.
 pub struct Engine {
-    set: Set,
+    pub(super) set: Set,
     sessions: Arc<Sessions>,
     fingerprinter: Fingerprinter,
     journal: Journal,
-    clock: Clock,
+    pub(super) clock: Clock,
     uptime: UptimeCounter,
     skew: Duration,
     remember: Duration,
@@ -134,8 +131,8 @@ pub struct Engine {
     lists: InForce,
     break_glass: BreakGlass,
     authorities: AuthorityDirectory,
-    /// When it was last said that somebody is let in whom unsigned messages deny, in units of [`UNHEEDED`].
-    unheeded_said: AtomicI64,
+    /// The lines of the log that clients cause.
+    pub(super) lines: Arc<LineLimiter>,
 }
 
 impl Engine {
@@ -216,10 +213,17 @@ impl Engine {
             lists: InForce::default(),
             break_glass: BreakGlass::default(),
             authorities: AuthorityDirectory::default(),
-            unheeded_said: AtomicI64::new(i64::MIN),
+            lines: Arc::default(),
         };
         engine.load(contents.rows);
         Ok(engine)
+    }
+
+    /// The same, with the lines of the log limited by `lines`, together with all others that clients cause.
+    #[must_use]
+    pub fn limiting_lines(mut self, lines: Arc<LineLimiter>) -> Self {
+        self.lines = lines;
+        self
     }
 
     /// Whether a state directory has a journal.
@@ -316,47 +320,6 @@ impl Engine {
         match credential.heeds {
             Heeds::All => Err(self.explain(fingerprint, is_suspended, credential)),
             Heeds::Signed => self.judge_by_signed(credential),
-        }
-    }
-
-    /// Holds a credential that something denies against the entries that it heeds: what the set has found may be an
-    /// unsigned message's.
-    ///
-    /// The set does not tell the two apart, the ledger does. A publication takes the ledger's lock first and moves the
-    /// generation last. If this look at the ledger comes before it, the session was registered before, so that the kill
-    /// finds it, and the generation was read before, so that the next request looks again. If it comes after, it sees
-    /// what was published.
-    #[cold]
-    fn judge_by_signed(&self, credential: &Credential) -> Result<(), Denial> {
-        let mut suspended = None;
-        for fingerprint in credential.own.iter().chain(&credential.mass) {
-            match self.entry_for(*fingerprint, credential) {
-                Some(false) => return Err(self.explain(*fingerprint, false, credential)),
-                Some(true) => drop(suspended.get_or_insert(*fingerprint)),
-                None => {}
-            }
-        }
-        suspended.map_or(Ok(()), |fingerprint| Err(self.explain(fingerprint, true, credential)))
-    }
-
-    /// Whether a fingerprint of a credential is denied by what it heeds, and how: see [`Entry::denies`].
-    fn entry_for(&self, fingerprint: Fingerprint, credential: &Credential) -> Option<bool> {
-        let live = self.ledger().union(fingerprint, credential.heeds);
-        let named = self.set.named(fingerprint).into_iter().map(|(_, entry)| entry);
-        named.chain(live).reduce(Entry::union)?.denies(credential.issued_at)
-    }
-
-    /// Says, now and then, that somebody is let in whom unsigned messages deny.
-    fn tell_unheeded(&self, credential: &Credential) {
-        let Err(denial) = self.judge(&Credential { heeds: Heeds::All, ..credential.clone() }) else { return };
-        let now = self.clock.now().secs() / UNHEEDED;
-        if self.unheeded_said.swap(now, Ordering::Relaxed) != now {
-            tracing::warn!(
-                principal_id = credential.holder.principal,
-                code = denial.code(),
-                revocation_reason = denial.reason,
-                "the admin listener lets somebody in whom an unsigned message denies: it heeds signed entries alone"
-            );
         }
     }
 
@@ -927,7 +890,12 @@ impl Engine {
     }
 
     /// Why a fingerprint is denied to a credential. Whatever said so may be gone by now.
-    fn explain(&self, fingerprint: Fingerprint, suspended: bool, credential: &Credential) -> Denial {
+    pub(super) fn explain(
+        &self,
+        fingerprint: Fingerprint,
+        suspended: bool,
+        credential: &Credential,
+    ) -> Denial {
         let live = self.standing_of(fingerprint, suspended, credential);
         let (level, standing) = live.unwrap_or((Level::Certificate, None));
         if let Some(standing) = standing {
@@ -962,7 +930,7 @@ impl Engine {
         level.map(|level| (level, None))
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         self.waiting.fetch_sub(1, Ordering::Relaxed);

@@ -14,6 +14,7 @@ mod engine;
 mod event;
 mod feeds;
 mod fingerprint;
+mod heed;
 mod journal;
 mod journal_file;
 mod layer;

@@ -1,6 +1,7 @@
 //! The plain listener: `/metrics`, `/healthz`, `/readyz`. Nothing on it changes anything.
 
 use std::convert::Infallible;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +21,12 @@ use hyper_util::rt::TokioTimer;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_local;
-use tokio::time::Instant;
 
 use super::Metrics;
 
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the log says that nothing can be accepted.
-const SAID_EVERY: Duration = Duration::from_secs(10);
+/// How long it rests when it cannot accept.
+const REST: Duration = Duration::from_millis(100);
 /// More than these wait in the kernel: none of them may take the descriptors that others need.
 const CONNECTIONS: usize = 32;
 
@@ -38,22 +38,20 @@ pub trait Health {
     fn ready(&self) -> Result<(), String>;
     /// What an operator should know of a process that is ready all the same: limits that keep clients waiting.
     fn warnings(&self) -> Vec<String>;
+    /// Logs, now and then, that the plain listener cannot accept a connection.
+    fn cannot_accept(&self, error: &io::Error);
 }
 
 /// Serves the plain listener until it is dropped. Runs on a local runtime.
 pub async fn serve(listener: TcpListener, metrics: Metrics, health: Rc<dyn Health>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
-    let mut said: Option<Instant> = None;
     // It is never closed.
     while let Ok(place) = Arc::clone(&room).acquire_owned().await {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                if said.is_none_or(|said| said.elapsed() > SAID_EVERY) {
-                    tracing::warn!(%error, "metrics: cannot accept a connection");
-                    said = Some(Instant::now());
-                }
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                health.cannot_accept(&error);
+                tokio::time::sleep(REST).await;
                 continue;
             }
         };

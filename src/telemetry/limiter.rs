@@ -9,7 +9,6 @@ use std::hash::BuildHasher as _;
 use std::hash::RandomState;
 use std::mem::take;
 use std::net::IpAddr;
-use std::net::Ipv6Addr;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -19,6 +18,7 @@ use tracing::Level;
 
 use super::log::LONGEST_NAME;
 use super::log::cut;
+use super::network::network;
 
 /// Lines of one kind that one source gets: five at once, then one in ten seconds.
 const OWN: Rate = Rate { every: Duration::from_secs(10), burst: 5 };
@@ -26,9 +26,11 @@ const OWN: Rate = Rate { every: Duration::from_secs(10), burst: 5 };
 const PRINCIPALS: Rate = Rate { every: Duration::from_millis(20), burst: 2000 };
 /// Lines of all clients without a principal together: strangers have any number of addresses.
 const STRANGERS: Rate = Rate { every: Duration::from_millis(100), burst: 100 };
+/// Lines about the gate itself, together: of as many kinds as there are messages and codes in the program.
+const OWN_AFFAIRS: Rate = Rate { every: Duration::from_millis(100), burst: 100 };
 /// How long a source is quiet before a line counts what was left out.
 const QUIET: Duration = OWN.every;
-/// Sources that are kept apart, of principals and of strangers each: this many times [`SHARDS`].
+/// Sources that are kept apart, of each class: this many times [`SHARDS`].
 const SOURCES_A_SHARD: usize = 256;
 const SHARDS: usize = 16;
 
@@ -43,6 +45,11 @@ pub struct LineKind {
 }
 
 impl LineKind {
+    /// An error.
+    pub const fn error(message: &'static str, code: &'static str) -> Self {
+        Self { level: Level::ERROR, message, code }
+    }
+
     /// A warning.
     pub const fn warning(message: &'static str, code: &'static str) -> Self {
         Self { level: Level::WARN, message, code }
@@ -51,6 +58,11 @@ impl LineKind {
     /// A line of level `info`.
     pub const fn info(message: &'static str, code: &'static str) -> Self {
         Self { level: Level::INFO, message, code }
+    }
+
+    /// The message of the line.
+    pub const fn message(self) -> &'static str {
+        self.message
     }
 }
 
@@ -61,7 +73,7 @@ pub enum LineSource<'a> {
     Principal(&'a str),
     /// A client without a principal: its address, or its IPv6 network of 64 bits.
     Address(IpAddr),
-    /// A client of which nothing is known.
+    /// A client of which nothing is known, or the gate itself.
     Unknown,
 }
 
@@ -73,10 +85,7 @@ impl<'a> LineSource<'a> {
 
     fn network(self) -> Self {
         let Self::Address(address) = self else { return self };
-        Self::Address(match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-            v4 => v4,
-        })
+        Self::Address(network(address))
     }
 }
 
@@ -84,24 +93,30 @@ impl<'a> LineSource<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeftOut {
     kind: LineKind,
-    /// The principal, or the address; empty where several sources are summed up.
-    principal: String,
-    address: Option<IpAddr>,
+    /// The principal; empty where there is an address, or where several sources are summed up.
+    pub principal: String,
+    /// The address, or the IPv6 network.
+    pub address: Option<IpAddr>,
     /// How many.
     pub unsaid: u64,
 }
 
 impl LeftOut {
+    /// The code of the lines.
+    pub fn code(&self) -> &'static str {
+        self.kind.code
+    }
+
     /// Logs the count, at the level of the lines.
     pub fn log(&self) {
         let LineKind { level, message: line, code } = self.kind;
         let address = self.address.map(tracing::field::display);
         let principal_id = Some(self.principal.as_str()).filter(|principal| !principal.is_empty());
         let unsaid = self.unsaid;
-        if level == Level::INFO {
-            tracing::info!(line, code, principal_id, address, unsaid, "lines were left out");
-        } else {
-            tracing::warn!(line, code, principal_id, address, unsaid, "lines were left out");
+        match level {
+            Level::ERROR => tracing::error!(line, code, principal_id, address, unsaid, "lines were left out"),
+            Level::WARN => tracing::warn!(line, code, principal_id, address, unsaid, "lines were left out"),
+            _ => tracing::info!(line, code, principal_id, address, unsaid, "lines were left out"),
         }
     }
 }
@@ -109,13 +124,15 @@ impl LeftOut {
 /// Admits the lines that clients cause, for all threads of a process. `now` is a time that only passes: that of a
 /// monotonic clock since any moment.
 ///
-/// Principals and strangers have budgets of their own, so that no stranger hides what a principal meets. The first line of
+/// Principals, strangers and the gate itself have budgets of their own, so that no stranger hides what a principal meets or
+/// what the gate says of itself. The first line of
 /// a source may use the whole budget of all sources, further ones half of it.
 #[derive(Debug)]
 pub struct LineLimiter {
     hasher: RandomState,
     principals: Class,
     strangers: Class,
+    own_affairs: Class,
 }
 
 impl Default for LineLimiter {
@@ -124,6 +141,7 @@ impl Default for LineLimiter {
             hasher: RandomState::new(),
             principals: Class::new(PRINCIPALS),
             strangers: Class::new(STRANGERS),
+            own_affairs: Class::new(OWN_AFFAIRS),
         }
     }
 }
@@ -136,7 +154,7 @@ impl LineLimiter {
         let (class, key) = match source {
             LineSource::Principal(name) => (&self.principals, self.hasher.hash_one((kind, name))),
             LineSource::Address(address) => (&self.strangers, self.hasher.hash_one((kind, address))),
-            LineSource::Unknown => (&self.strangers, self.hasher.hash_one(kind)),
+            LineSource::Unknown => (&self.own_affairs, self.hasher.hash_one(kind)),
         };
         class.admit(key, kind, source, now)
     }
@@ -144,14 +162,18 @@ impl LineLimiter {
     /// Takes the counts of the sources that have gone quiet. Call it once a second or so, and log what it returns.
     #[must_use]
     pub fn quiet(&self, now: Duration) -> Vec<LeftOut> {
-        self.principals.settle(now, QUIET).into_iter().chain(self.strangers.settle(now, QUIET)).collect()
+        self.settle(now, QUIET)
     }
 
     /// Takes all counts, at the end of the process.
     #[must_use]
     pub fn rest(&self, now: Duration) -> Vec<LeftOut> {
-        let none = Duration::ZERO;
-        self.principals.settle(now, none).into_iter().chain(self.strangers.settle(now, none)).collect()
+        self.settle(now, Duration::ZERO)
+    }
+
+    fn settle(&self, now: Duration, quiet: Duration) -> Vec<LeftOut> {
+        let classes = [&self.principals, &self.strangers, &self.own_affairs];
+        classes.into_iter().flat_map(|class| class.settle(now, quiet)).collect()
     }
 }
 
@@ -174,7 +196,7 @@ impl Rate {
     }
 }
 
-/// Principals, or strangers.
+/// Principals, strangers, or the gate itself.
 #[derive(Debug)]
 struct Class {
     rate: Rate,
@@ -305,6 +327,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read as _;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -338,7 +362,7 @@ mod tests {
         assert_eq!(limiter.rest(secs(23)), []);
     }
 
-    /// Seen failing with one budget for all sources of a kind.
+    /// Seen failing with one budget for all sources of a kind; and, for what the gate says of itself, with that of strangers.
     #[test]
     fn nobody_hides_another() {
         let limiter = LineLimiter::default();
@@ -349,6 +373,26 @@ mod tests {
         }
         assert_eq!(limiter.admit(REFUSED, LineSource::Principal("quiet"), secs(1)), Some(0));
         assert_eq!(limiter.admit(FAILED, LineSource::Principal("noisy"), secs(1)), Some(0));
+        assert_eq!(limiter.admit(FAILED, LineSource::Unknown, secs(1)), Some(0));
+    }
+
+    /// Seen failing with errors that were registered, and counted, as warnings.
+    #[test]
+    fn a_count_has_the_level_of_its_lines() {
+        let limiter = LineLimiter::default();
+        for kind in [LineKind::error("e", "c"), LineKind::warning("w", "c"), LineKind::info("i", "c")] {
+            for _ in 0..6 {
+                limiter.admit(kind, LineSource::Unknown, secs(1));
+            }
+        }
+        let (mut log, writer) = std::io::pipe().unwrap();
+        let written_to = tracing_subscriber::fmt().with_ansi(false).with_writer(Mutex::new(writer)).finish();
+        tracing::subscriber::with_default(written_to, || limiter.rest(secs(2)).iter().for_each(LeftOut::log));
+        let mut text = String::new();
+        log.read_to_string(&mut text).unwrap();
+        for (level, line) in [("ERROR", "line=\"e\""), ("WARN", "line=\"w\""), ("INFO", "line=\"i\"")] {
+            assert!(text.lines().any(|text| text.contains(level) && text.contains(line)), "{level}: {text}");
+        }
     }
 
     /// One network of IPv6 is one client.

@@ -37,7 +37,7 @@ const LIBRARIES: &str = "error";
 const OFF: &str = "off";
 /// How long the end of the process waits for the reader of the log.
 const LAST: Duration = Duration::from_secs(2);
-const PANIC: LineKind = LineKind::warning("a thread panicked", "panic");
+const PANIC: LineKind = LineKind::error("a thread panicked", "panic");
 
 /// The longest name that a line has, characters; paths too.
 pub const LONGEST_NAME: usize = 256;
@@ -124,11 +124,7 @@ pub fn init(format: Format) -> io::Result<Log> {
     );
     if let Some(error) = fault {
         let value = cut(&wanted.to_string_lossy(), LONGEST_NAME).into_owned();
-        tracing::warn!(
-            value,
-            error,
-            "{FILTER} cannot be read: the filter is `{USUAL}`; write it like `info,h2=debug`"
-        );
+        tracing::warn!(value, error, "{FILTER} is not a valid filter; using `{USUAL}`. Example: {USUAL},h2=debug");
     }
     let panics = Arc::new(PanicLines { limiter: LineLimiter::default(), began: Instant::now() });
     let hook = Arc::clone(&panics);

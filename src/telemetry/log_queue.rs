@@ -36,7 +36,7 @@ const LEVELS: [(Level, &str); 5] = [
     (Level::TRACE, "trace"),
 ];
 
-/// `portcullis_log_lost_total{level}`: lines of the log that were not written.
+/// `portcullis_log_lost_total{level}`: lines of the log that found no room or could not be written.
 #[derive(Clone, Debug)]
 pub struct LostLines(IntCounterVec);
 
@@ -187,7 +187,7 @@ impl LogQueue {
         let unsaid = if has_room { std::mem::take(&mut state.untold) } else { 0 };
         drop(state);
         if unsaid > 0 {
-            tracing::warn!(unsaid, "lines of the log were lost: standard error did not take them in time");
+            tracing::warn!(unsaid, "lines of the log were lost: standard error did not take them");
         }
     }
 

@@ -8,6 +8,7 @@ mod expiry;
 mod limiter;
 mod log;
 mod log_queue;
+mod network;
 #[cfg(feature = "otel")]
 mod otlp;
 mod trace;
@@ -45,6 +46,7 @@ pub use log::Log;
 pub use log::cut;
 pub use log::init as init_log;
 pub use log_queue::LostLines;
+pub use network::network;
 #[cfg(feature = "otel")]
 pub use otlp::export;
 pub use trace::Span;
@@ -72,6 +74,8 @@ pub struct Metrics {
     pub handshakes: IntCounterVec,
     /// `portcullis_limits_reached_total{listener, limit}`: limits that kept a client waiting, or refused it.
     pub limits_reached: IntCounterVec,
+    /// `portcullis_limit_lasting{listener, limit}`: 1 while a limit keeps clients waiting.
+    pub limit_lasting: IntGaugeVec,
     /// `portcullis_connections_evicted_total{listener, phase="silent"|"waiting"|"handshake"|"idle"|"unvouched"}`.
     pub evicted: IntCounterVec,
     /// `portcullis_sessions`: live now.
@@ -139,6 +143,7 @@ impl Metrics {
                 &["result"],
             )?,
             limits_reached: maker.limits_reached()?,
+            limit_lasting: maker.limit_lasting()?,
             evicted: maker.evicted()?,
             sessions: maker.gauge("portcullis_sessions", "Live sessions.")?,
             sessions_ended: maker.sessions_ended()?,
@@ -354,6 +359,11 @@ impl Maker<'_> {
     fn limits_reached(&self) -> Result<IntCounterVec, prometheus::Error> {
         let help = "Limits that kept a client waiting, or refused it.";
         self.counters("portcullis_limits_reached_total", help, &["listener", "limit"])
+    }
+
+    fn limit_lasting(&self) -> Result<IntGaugeVec, prometheus::Error> {
+        let help = "1 while a limit keeps clients waiting.";
+        self.gauges("portcullis_limit_lasting", help, &["listener", "limit"])
     }
 
     fn evicted(&self) -> Result<IntCounterVec, prometheus::Error> {

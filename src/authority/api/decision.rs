@@ -387,10 +387,7 @@ impl Api {
             "revocation {}",
             line.outcome
         );
-        self.audit.append(line).await.map(drop).map_err(|error| {
-            tracing::error!(%error, "audit: cannot write");
-            format!("audit: {error}")
-        })
+        self.audit.append(line).await.map(drop).map_err(|error| format!("audit: {error}"))
     }
 
     fn applied(

@@ -24,7 +24,8 @@ pub struct Entry {
     /// What was asked: `revoke`, `suspend`, `reinstate`, `list`, `end_session`, `refresh`, `advisory`, `authenticate`, `call`,
     /// `state_init`, `audit_recovered`, `audit_continued`, `audit_accepted`.
     pub action: Cow<'static, str>,
-    /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `failed`, `begun`, `lapsed` and the like.
+    /// What became of it: `applied`, `effective_not_durable`, `asked`, `refused`, `left_out` (refusals that have no
+    /// line of their own), `failed`, `begun`, `lapsed` and the like.
     pub outcome: Cow<'static, str>,
     /// Who asked: a principal, or `secret:NAME`.
     #[serde(skip_serializing_if = "str::is_empty")]

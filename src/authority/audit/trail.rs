@@ -34,11 +34,15 @@ use super::writer::QUEUE;
 use super::writer::Shared;
 use super::writer::Writer;
 use crate::clock::Clock;
+use crate::telemetry::LineKind;
+use crate::telemetry::LineLimiter;
+use crate::telemetry::LineSource;
 
 /// How long a caller waits for a disk that neither writes nor fails; and for one that is known to do so: an operator has
 /// several calls to make meanwhile.
 const PATIENCE: Duration = Duration::from_secs(10);
 const IMPATIENCE: Duration = Duration::from_secs(1);
+const UNWRITTEN: LineKind = LineKind::error("audit: cannot write", "audit");
 
 /// Where a line stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +55,11 @@ pub struct Receipt {
 
 /// A gate's audit. Cheap to clone; dropping the last clone writes what waits, and ends the thread.
 #[derive(Clone)]
-pub struct Audit(Arc<Inner>);
+pub struct Audit {
+    inner: Arc<Inner>,
+    /// The lines of the log about what cannot be written.
+    lines: Arc<LineLimiter>,
+}
 
 struct Inner {
     directory: PathBuf,
@@ -97,23 +105,46 @@ impl Audit {
         let run = move || runtime.block_on(writer.run(inbox));
         let thread = std::thread::Builder::new().name("audit".into()).spawn(run).map_err(failed)?;
         let (directory, queue, thread) = (directory.to_owned(), Some(queue), Some(thread));
-        Ok(Self(Arc::new(Inner { directory, clock, queue, shared, thread, _check: check })))
+        let inner = Inner { directory, clock, queue, shared, thread, _check: check };
+        Ok(Self { inner: Arc::new(inner), lines: Arc::default() })
+    }
+
+    /// The same, with the lines of the log limited by `lines`, together with all others that clients cause.
+    #[must_use]
+    pub fn limiting_lines(self, lines: Arc<LineLimiter>) -> Self {
+        Self { lines, ..self }
     }
 
     /// Writes a line, and returns where it stands once it is on disk.
     ///
-    /// Where this fails the line is kept all the same, in its order, and written once the disk takes it, while the
-    /// process lives. It is not to be appended again.
+    /// Where this fails the log says so, and the line is kept all the same, in its order, and written once the disk takes
+    /// it, while the process lives. It is not to be appended again.
     pub async fn append(&self, entry: Entry) -> Result<Receipt, AuditError> {
-        let path = || self.0.directory.join(CURRENT);
+        let action = entry.action.clone();
+        let written = self.write(entry).await;
+        if let Err(error) = &written {
+            self.tell_unwritten(&action, error);
+        }
+        written
+    }
+
+    fn tell_unwritten(&self, action: &str, error: &AuditError) {
+        if let Some(unsaid) = self.lines.admit(UNWRITTEN, LineSource::Unknown, self.inner.clock.elapsed()) {
+            let waiting = self.waiting();
+            tracing::error!(action, %error, waiting, unsaid, "{}", UNWRITTEN.message());
+        }
+    }
+
+    async fn write(&self, entry: Entry) -> Result<Receipt, AuditError> {
+        let path = || self.inner.directory.join(CURRENT);
         // Its time is now, however long it waits.
-        let line = Line::new(entry, self.0.clock.now());
+        let line = Line::new(entry, self.inner.clock.now());
         let line = line.map_err(|e| AuditError::Write { path: path(), error: e.to_string() })?;
-        let queue = self.0.queue.as_ref().ok_or(AuditError::Closed)?;
+        let queue = self.inner.queue.as_ref().ok_or(AuditError::Closed)?;
         let (done, written) = oneshot::channel();
         let patience = if self.is_durable() { PATIENCE } else { IMPATIENCE };
         let Ok(room) = timeout(patience, queue.reserve()).await else {
-            self.0.shared.missed().keep(line);
+            self.inner.shared.missed().keep(line);
             return Err(self.hung());
         };
         room.map_err(|_| AuditError::Closed)?.send(Append { line, done });
@@ -124,23 +155,23 @@ impl Audit {
     }
 
     fn hung(&self) -> AuditError {
-        self.0.shared.durable.store(false, Ordering::Release);
+        self.inner.shared.durable.store(false, Ordering::Release);
         AuditError::Hung
     }
 
     /// The last line on disk.
     pub fn head(&self) -> Head {
-        Head::clone(&self.0.shared.head.load())
+        Head::clone(&self.inner.shared.head.load())
     }
 
     /// True if its thread has ended, so that no line is written any more.
     pub fn has_ended(&self) -> bool {
-        self.0.thread.as_ref().is_some_and(JoinHandle::is_finished)
+        self.inner.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Whether every line that was to be written is on disk.
     pub fn is_durable(&self) -> bool {
-        self.0.shared.durable.load(Ordering::Acquire)
+        self.inner.shared.durable.load(Ordering::Acquire)
     }
 
     /// The count of lines that wait in memory for a disk that fails; 0 while it does not.
@@ -148,32 +179,32 @@ impl Audit {
         if self.is_durable() {
             return 0;
         }
-        let queued = self.0.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
-        let missed = self.0.shared.missed().len();
-        self.0.shared.waiting.load(Ordering::Acquire) + queued + missed
+        let queued = self.inner.queue.as_ref().map_or(0, |queue| queue.max_capacity() - queue.capacity());
+        let missed = self.inner.shared.missed().len();
+        self.inner.shared.waiting.load(Ordering::Acquire) + queued + missed
     }
 
     /// The count of lines that were dropped because no more could be kept in memory. A line says it once the disk takes lines
     /// again; then it is 0.
     pub fn lost(&self) -> u64 {
-        self.0.shared.all_lost()
+        self.inner.shared.all_lost()
     }
 
     /// What was found wrong with what is on disk first, since it was opened: as `FILE:LINE: ...` or in the words of the
     /// line that the audit wrote about itself; then how many more damages there are, and what to do. `None` also while the
     /// lines are still being read.
     pub fn fault(&self) -> Option<String> {
-        self.0.shared.fault().map(|fault| advised(&fault, self.damages()))
+        self.inner.shared.fault().map(|fault| advised(&fault, self.damages()))
     }
 
     /// The count of known damages that are not accepted. Those of earlier runs are known once all lines are read.
     pub fn damages(&self) -> usize {
-        self.0.shared.damages.load(Ordering::Acquire)
+        self.inner.shared.damages.load(Ordering::Acquire)
     }
 
     /// Looks for events among those that are on disk now, and no others, however long it takes. Blocks.
     pub fn find(&self, query: &Query) -> Result<Page, AuditError> {
-        find::up_to(&self.0.directory, query, self.head().sequence)
+        find::up_to(&self.inner.directory, query, self.head().sequence)
     }
 }
 

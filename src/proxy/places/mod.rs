@@ -31,13 +31,13 @@ use members::Evictable;
 use members::Member;
 use members::PhaseMembers;
 
-use super::accounts::network;
 use super::connection_state::ConnectionState;
 use super::hello;
 use super::limits::Limit;
 use super::limits::ListenerLimits;
 use super::listener::Bounds;
 use crate::telemetry::Metrics;
+use crate::telemetry::network;
 
 /// How long connections that were asked to end count as ending.
 const LEAVING: Duration = Duration::from_millis(100);
@@ -64,7 +64,8 @@ struct EvictionCounters {
     waiting: IntCounter,
     handshake: IntCounter,
     idle: IntCounter,
-    unvouched: IntCounter,
+    /// Of a listener that evicts.
+    unvouched: Option<IntCounter>,
 }
 
 impl Places {
@@ -75,7 +76,7 @@ impl Places {
             waiting: counter("waiting"),
             handshake: counter("handshake"),
             idle: counter("idle"),
-            unvouched: counter("unvouched"),
+            unvouched: bounds.evicts.then(|| counter("unvouched")),
         };
         let (open, room, waits) = (RefCell::default(), Notify::new(), Notify::new());
         Rc::new(Self { bounds, limits, evicted, open, room, waits })
@@ -183,7 +184,7 @@ impl Places {
                 continue;
             }
             if limit == Limit::Connections {
-                if self.bounds.evicts && self.unseat(open) {
+                if self.unseat(open) {
                     continue;
                 }
                 self.ask_the_idle(open, now);
@@ -207,11 +208,12 @@ impl Places {
         open.last_cut = Some(now);
     }
 
-    /// Ends the oldest connection that is not vouched for.
+    /// Ends the oldest connection that is not vouched for, on a listener that evicts.
     fn unseat(&self, open: &mut PhaseMembers) -> bool {
+        let Some(evicted) = &self.evicted.unvouched else { return false };
         let oldest = open.served.iter().find(|(_, member)| !member.state.vouched.get());
         let Some(oldest) = oldest.map(|(number, _)| *number) else { return false };
-        evict(&mut open.served, oldest, &self.evicted.unvouched);
+        evict(&mut open.served, oldest, evicted);
         true
     }
 
@@ -338,7 +340,7 @@ mod tests {
     use super::members::SPARED;
     use super::*;
     use crate::clock::Clock;
-    use crate::proxy::Limits;
+    use crate::proxy::LimitSettings;
 
     /// A ClientHello as far as its length goes.
     const HELLO: [u8; 10] = [22, 3, 1, 0, 5, 1, 0, 0, 1, 0];
@@ -360,8 +362,13 @@ mod tests {
             let metrics = Metrics::new().unwrap();
             let drain = Duration::ZERO;
             let bounds = Bounds { connections, room, threads: 1, evicts: false, handshakes: 1, drain };
-            let settings = [String::new(), String::new()];
-            let limits = ListenerLimits::new("gate", &Limits::default(), settings, Clock::system(), &metrics);
+            let settings = LimitSettings {
+                connections: String::new(),
+                beyond_connections: "",
+                handshakes: Some(String::new()),
+                of_clients: None,
+            };
+            let limits = ListenerLimits::new("gate", &settings, Clock::system(), &metrics);
             let places = Places::new(bounds, Arc::new(limits), &metrics);
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
             let now = Rc::new(Cell::new(Instant::now()));
