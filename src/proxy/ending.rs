@@ -97,7 +97,12 @@ impl<H: Handler> Watch<H> {
                     self.draining = true;
                     return End::Gently;
                 }
-                () = self.connection.standing.close.notified() => return End::Gently,
+                () = self.connection.standing.close.notified() => {
+                    if self.connection.standing.is_idle(Instant::now()) {
+                        self.connection.flights.hurry();
+                    }
+                    return End::Gently;
+                }
             }
         }
     }

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -117,6 +118,7 @@ pub async fn accept<H: Handler>(
     let places = Places::new(bounds, Arc::clone(&context.reached), &context.metrics);
     let mut short = Shortage::default();
     let stop = drain.clone();
+    let mut tend = pin!(places.tend());
     loop {
         let next = async {
             places.room().await;
@@ -134,7 +136,7 @@ pub async fn accept<H: Handler>(
                 }
                 Err(error) => short.rest(&context.reached, &error).await,
             },
-            never = places.tend() => match never {},
+            never = &mut tend => match never {},
             Some(ended) = connections.join_next() => report(&context, ended),
         }
     }
@@ -153,7 +155,7 @@ pub async fn accept<H: Handler>(
         ended = timeout(bounds.drain, all) => if ended.is_err() {
             context.exchanges.cut();
         },
-        never = places.tend() => match never {},
+        never = &mut tend => match never {},
         never = dismiss => match never {},
     }
     connections.len()
