@@ -15,7 +15,6 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::convert::Infallible;
-use std::future::pending;
 use std::mem::MaybeUninit;
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -510,6 +509,7 @@ impl Drop for Ticket {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::future::pending;
     use std::net::Ipv4Addr;
 
     use tokio::io::AsyncWriteExt as _;
