@@ -22,7 +22,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TryRecvError;
 use std::sync::mpsc::sync_channel;
-use std::thread::sleep;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -320,7 +320,7 @@ pub(super) fn write(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Err
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(PIPE_PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => park_timeout(PIPE_PAUSE),
             Err(error) => return Err((written, error)),
         }
     }
