@@ -453,11 +453,10 @@ impl Shared {
         };
         let peers = peers.reject_at(reject_at).strangers(strangers);
         let peers = match limits {
-            Some(limits) => peers.within(limits).limiting_failures(),
-            // Administrators are let in from wherever strangers are, and a listener of theirs has a thread of its own.
+            Some(limits) => peers.within(limits),
             None => peers,
         };
-        let peers = peers.heeding(heeds).noting_in(Arc::clone(&self.registry));
+        let peers = peers.limiting_failures().heeding(heeds).noting_in(Arc::clone(&self.registry));
         let peers = Arc::new(peers.limiting_lines(Arc::clone(&self.lines)));
         let tls = proxy::server_config(tls, Arc::clone(&peers), self.clock.clone())
             .map_err(|e| at_key(&self.config, key, &e))?;

@@ -21,7 +21,6 @@ use super::Certificate;
 use super::ChainError;
 use super::KeyId;
 use super::TrustDomain;
-use super::checks::MAX_CHECKS;
 use super::checks::SignatureChecks;
 use super::path::Intermediates;
 use super::path::limit_bytes;
@@ -161,6 +160,20 @@ impl Trust {
         self.verify_counting(leaf, presented, now, &SignatureChecks::default())
     }
 
+    /// As [`Trust::verify`], with at most so many signature checks. The verdict comes with how many were made.
+    pub fn verify_within(
+        &self,
+        leaf: &CertificateDer<'_>,
+        presented: &[CertificateDer<'_>],
+        now: Timestamp,
+        most: usize,
+    ) -> (Result<VerifiedChain, ChainError>, usize) {
+        let checks = SignatureChecks::at_most(most);
+        let verdict =
+            limit_bytes(leaf, presented).and_then(|()| self.verify_counting(leaf, presented, now, &checks));
+        (verdict, checks.count())
+    }
+
     pub(super) fn verify_counting(
         &self,
         leaf: &CertificateDer<'_>,
@@ -199,7 +212,7 @@ impl Trust {
         );
         let explain = |error| match (fault.take(), error) {
             (Some(fault), _) => fault,
-            _ if checks.are_exhausted() => ChainError::TooManyChecks(MAX_CHECKS),
+            _ if checks.are_exhausted() => ChainError::TooManyChecks(checks.most()),
             (None, webpki::Error::UnknownIssuer) if truncated => ChainError::TooMany(presented.len()),
             (None, error) => ChainError::Path(error),
         };

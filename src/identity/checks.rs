@@ -1,6 +1,6 @@
 //! The signature checks that one chain costs, counted.
 //!
-//! **Invariant:** one chain costs at most [`MAX_CHECKS`] of them, whatever is presented.
+//! **Invariant:** one chain costs at most [`MAX_CHECKS`] of them, or as many as its verifier allows, whatever is presented.
 
 use std::sync::Mutex;
 use std::sync::MutexGuard;
@@ -13,11 +13,12 @@ use rustls::pki_types::SignatureVerificationAlgorithm;
 
 /// Signature checks that one chain may cost. A path of six intermediates takes seven; six certificates of a name that
 /// three configured authorities share, twenty before the path among them is found.
-pub(super) const MAX_CHECKS: usize = 32;
+pub(crate) const MAX_CHECKS: usize = 32;
 
-/// Signature checks of one chain: each is made once, at most [`MAX_CHECKS`] are made, and those beyond fail.
-#[derive(Debug, Default)]
+/// Signature checks of one chain: each is made once, at most so many are made, and those beyond fail.
+#[derive(Debug)]
 pub(super) struct SignatureChecks {
+    most: usize,
     state: Mutex<ChecksState>,
 }
 
@@ -36,7 +37,23 @@ struct SignatureCheck {
     is_good: bool,
 }
 
+impl Default for SignatureChecks {
+    fn default() -> Self {
+        Self::at_most(MAX_CHECKS)
+    }
+}
+
 impl SignatureChecks {
+    /// None so far, and never more than `most`.
+    pub(super) fn at_most(most: usize) -> Self {
+        Self { most, state: Mutex::default() }
+    }
+
+    /// How many may be made.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// The algorithms that webpki supports, counted.
     pub(super) fn algorithms(&self) -> Vec<CountedAlgorithm<'_>> {
         let all = webpki::ALL_VERIFICATION_ALGS.iter();
@@ -49,7 +66,6 @@ impl SignatureChecks {
     }
 
     /// How many were made.
-    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.state().made.len()
     }
@@ -59,7 +75,7 @@ impl SignatureChecks {
         if let Some(known) = state.made.iter().find(|known| known.digest == digest) {
             return known.is_good;
         }
-        if state.made.len() >= MAX_CHECKS {
+        if state.made.len() >= self.most {
             state.exhausted = true;
             return false;
         }

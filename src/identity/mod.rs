@@ -32,6 +32,7 @@ pub use certificate::Subject;
 pub use certificate::name_text;
 pub use chain::Trust;
 pub use chain::VerifiedChain;
+pub(crate) use checks::MAX_CHECKS;
 pub use dns::DnsName;
 pub use path::limit_bytes;
 pub use serial::Serial;
@@ -117,8 +118,9 @@ pub enum ChainError {
     /// No path was found with as many signature checks as one chain may cost.
     #[error("no valid path found within {0} signature checks")]
     TooManyChecks(usize),
-    /// Not looked at: too many chains from the same network did not verify in the last seconds.
-    #[error("not verified: too many chains from this network failed to verify")]
+    /// No path was found with the few signature checks that are left to a network whose chains did not verify and have cost
+    /// too many of them in the last seconds.
+    #[error("not verified: chains from this network that do not verify have cost too many signature checks")]
     TooManyFailures,
     /// The same authority again, for other trust domains.
     #[error("the same authority is configured twice, for different trust domains")]

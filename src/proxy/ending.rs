@@ -97,7 +97,12 @@ impl<H: Handler> Watch<H> {
                     self.draining = true;
                     return End::Gently;
                 }
-                () = self.connection.state.close.notified() => return End::Gently,
+                () = self.connection.state.close.notified() => {
+                    if self.connection.state.is_idle(Instant::now()) {
+                        self.connection.flights.hurry();
+                    }
+                    return End::Gently;
+                }
             }
         }
     }

@@ -159,6 +159,7 @@ impl Exchanges {
         let target = noted.is_none().then(|| Target::of(request));
         let (exchanges, route) = (Rc::clone(self), OnceCell::new());
         let (began, request) = (Instant::now(), connection.state.carry());
+        connection.flights.take_time();
         Exchange { id, exchanges, began, http2, head, trace, noted, target, route, request }
     }
 

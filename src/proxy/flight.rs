@@ -31,6 +31,8 @@ pub(super) struct Flights {
     cut: AtomicBool,
     /// Its client has sent more frames than it may.
     flooded: AtomicBool,
+    /// It makes room for others, and has nothing under way.
+    hurried: AtomicBool,
 }
 
 impl Flights {
@@ -72,6 +74,20 @@ impl Flights {
     /// Its socket ends it, because its client has sent more frames than it may.
     pub(super) fn flood(&self) {
         self.flooded.store(true, Ordering::Relaxed);
+    }
+
+    /// It makes room for others: its socket is closed without waiting for its client, unless a request comes first.
+    pub(super) fn hurry(&self) {
+        self.hurried.store(true, Ordering::Relaxed);
+    }
+
+    /// A request has come.
+    pub(super) fn take_time(&self) {
+        self.hurried.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_hurried(&self) -> bool {
+        self.hurried.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_flooded(&self) -> bool {

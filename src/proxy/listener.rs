@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener as StdListener;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -113,6 +114,7 @@ pub async fn accept<H: Handler>(
     let places = Places::new(bounds, Arc::clone(&context.reached), &context.metrics);
     let mut shortage: Option<LastingLimit> = None;
     let stop = drain.clone();
+    let mut tend = pin!(places.tend());
     loop {
         let next = async {
             places.room().await;
@@ -130,7 +132,7 @@ pub async fn accept<H: Handler>(
                 }
                 Err(error) => rest(&context, &mut shortage, &error).await,
             },
-            never = places.tend() => match never {},
+            never = &mut tend => match never {},
             // A panic ends one connection, never the others; the log has it already.
             Some(_) = connections.join_next() => {}
         }
@@ -146,7 +148,7 @@ pub async fn accept<H: Handler>(
         ended = timeout(bounds.drain, all) => if ended.is_err() {
             context.exchanges.cut();
         },
-        never = places.tend() => match never {},
+        never = &mut tend => match never {},
         never = dismiss => match never {},
     }
     connections.len()

@@ -2,7 +2,8 @@
 //!
 //! A bounded cache from the SHA-256 of what a client presented to what was made of it (`verdicts`). A hit costs a hash;
 //! validity is looked at again on each. A resumed TLS session, for which rustls runs no verifier, finds its peer here
-//! too, or is verified anew. A chain that is not known is verified only while its network has not failed too often.
+//! too, or is verified anew. A chain that is not known gets few signature checks while those of its network that failed have
+//! cost too many.
 
 use std::net::IpAddr;
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use super::accounts::Account;
 use super::accounts::Accounts;
 use super::error::REVOKED;
 use super::failures::ChainFailures;
+use super::failures::FEW_CHECKS;
 use super::handshake::Handshake;
 use super::headers::IdentityHeaders;
 use super::presented;
@@ -35,6 +37,7 @@ use crate::identity::Binding;
 use crate::identity::ChainError;
 use crate::identity::Error;
 use crate::identity::Identity;
+use crate::identity::MAX_CHECKS;
 use crate::identity::Trust;
 use crate::identity::VerifiedChain;
 use crate::identity::limit_bytes;
@@ -157,7 +160,8 @@ impl Peers {
         self
     }
 
-    /// Refuses to verify chains that are not known from a network of which too many have failed to verify lately.
+    /// Verifies chains that are not known with few signature checks, where chains of the same network that failed to verify
+    /// have cost too many lately.
     pub fn limiting_failures(mut self) -> Self {
         self.failures = Some(ChainFailures::default());
         self
@@ -224,7 +228,7 @@ impl Peers {
     }
 
     /// Verifies what a client presents in a handshake, or recognises it. Too many bytes are refused unread, and a chain
-    /// that is not known is refused unread while its network has failed too often.
+    /// that is not known gets few signature checks while the failures of its network have cost too many.
     pub(super) fn recognise(
         &self,
         leaf: &CertificateDer<'_>,
@@ -237,12 +241,16 @@ impl Peers {
             return Ok(peer);
         }
         let address = Handshake::address().map(|address| address.ip());
-        if let (Some(failures), Some(address)) = (&self.failures, address)
-            && failures.are_too_many(address, Instant::now())
-        {
-            return Err(ChainError::TooManyFailures);
-        }
-        self.verify(digest, leaf, intermediates, address)
+        let is_limited = self.failures.as_ref().zip(address);
+        let is_limited = is_limited.is_some_and(|(all, address)| all.are_too_many(address, Instant::now()));
+        let most = if is_limited { FEW_CHECKS } else { MAX_CHECKS };
+        let (verified, checks) = self.trust.verify_within(leaf, intermediates, self.clock.now(), most);
+        self.count_failure(&verified, checks, address);
+        let verified = verified.map_err(|error| match error {
+            ChainError::TooManyChecks(_) if is_limited => ChainError::TooManyFailures,
+            error => error,
+        });
+        Ok(self.remember(digest, verified?))
     }
 
     /// Recognises whom a handshake, full or resumed, has left us with; verifies anew if the chain was forgotten, however
@@ -255,7 +263,12 @@ impl Peers {
     ) -> Result<Arc<Peer>, ChainError> {
         limit_bytes(leaf, intermediates)?;
         let digest = digest_of(leaf, intermediates);
-        let verify = || self.verify(digest, leaf, intermediates, Some(address));
+        let verify = || {
+            let (verified, checks) =
+                self.trust.verify_within(leaf, intermediates, self.clock.now(), MAX_CHECKS);
+            self.count_failure(&verified, checks, Some(address));
+            Ok(self.remember(digest, verified?))
+        };
         let peer = self.known(&digest).map_or_else(verify, Ok)?;
         // Not before: only who has the key of the leaf teaches what its authorities are called.
         if !peer.has_taught.load(Ordering::Relaxed) && self.engine.teach(&peer.chain.issuers) {
@@ -268,20 +281,21 @@ impl Peers {
         self.chains.get(digest).filter(|peer| peer.is_valid(self.clock.now()))
     }
 
-    fn verify(
+    fn count_failure(
         &self,
-        digest: ChainDigest,
-        leaf: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
+        verified: &Result<VerifiedChain, ChainError>,
+        checks: usize,
         address: Option<IpAddr>,
-    ) -> Result<Arc<Peer>, ChainError> {
-        let verified = self.trust.verify(leaf, intermediates, self.clock.now());
-        if let (Err(_), Some(failures), Some(address)) = (&verified, &self.failures, address) {
-            failures.count(address, Instant::now());
+    ) {
+        if let (Err(_), Some(failures), Some(address)) = (verified, &self.failures, address) {
+            failures.count(address, checks, Instant::now());
         }
-        let peer = Arc::new(self.describe(verified?));
+    }
+
+    fn remember(&self, digest: ChainDigest, chain: VerifiedChain) -> Arc<Peer> {
+        let peer = Arc::new(self.describe(chain));
         self.chains.insert(digest, Arc::clone(&peer));
-        Ok(peer)
+        peer
     }
 
     /// Counts a request that found its identity and binding already made.

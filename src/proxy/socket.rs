@@ -252,7 +252,7 @@ impl AsyncWrite for Socket {
         if this.lingers.is_none() {
             ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         }
-        match this.flights.is_tunnelled() {
+        match this.flights.is_tunnelled() || this.flights.is_hurried() {
             true => Poll::Ready(Ok(())),
             false => this.poll_linger(cx).map(Ok),
         }

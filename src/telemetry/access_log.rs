@@ -22,6 +22,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::mpsc::SyncSender;
 use std::sync::mpsc::TryRecvError;
 use std::sync::mpsc::sync_channel;
+use std::thread::park_timeout;
 use std::time::Duration;
 
 use prometheus::IntCounter;
@@ -35,6 +36,8 @@ const BUFFER: usize = 64 << 10;
 const WAITING: usize = 64;
 /// How often the writer looks whether the file is to be opened again.
 const LOOK: Duration = Duration::from_millis(250);
+/// How long a pipe is left alone that takes nothing more and does not wait.
+const PIPE_PAUSE: Duration = Duration::from_millis(5);
 /// How long the end of the process waits for the file.
 const LAST: Duration = Duration::from_secs(2);
 /// What a pipe takes whole (POSIX, `PIPE_BUF`), so that lines of the log proper come between lines, never within one.
@@ -308,7 +311,8 @@ fn whole_lines(bytes: &[u8], most: usize) -> usize {
     within.or_else(|| bytes.iter().position(|byte| *byte == b'\n').map(end)).unwrap_or(bytes.len())
 }
 
-/// Writes all, or says how many bytes were.
+/// Writes all, or says how many bytes were. Waits for the reader of a pipe, also where somebody who shares the pipe has made
+/// it one that does not wait.
 pub(super) fn write(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Error)> {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -316,6 +320,7 @@ pub(super) fn write(file: &mut File, bytes: &[u8]) -> Result<(), (usize, io::Err
             Ok(0) => return Err((written, io::ErrorKind::WriteZero.into())),
             Ok(count) => written += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => park_timeout(PIPE_PAUSE),
             Err(error) => return Err((written, error)),
         }
     }

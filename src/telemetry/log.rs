@@ -124,7 +124,11 @@ pub fn init(format: Format) -> io::Result<Log> {
     );
     if let Some(error) = fault {
         let value = cut(&wanted.to_string_lossy(), LONGEST_NAME).into_owned();
-        tracing::warn!(value, error, "{FILTER} is not a valid filter; using `{USUAL}`. Example: {USUAL},h2=debug");
+        tracing::warn!(
+            value,
+            error,
+            "{FILTER} is not a valid filter; using `{USUAL}`. Example: {USUAL},h2=debug"
+        );
     }
     let panics = Arc::new(PanicLines { limiter: LineLimiter::default(), began: Instant::now() });
     let hook = Arc::clone(&panics);

@@ -281,6 +281,24 @@ mod tests {
         assert_eq!(queue.state().bytes, 0);
     }
 
+    /// A pipe that another process has made one that does not wait: the same. Seen failing where that was a failed write: lines
+    /// were lost, and a part of one was written.
+    #[test]
+    fn a_pipe_that_does_not_wait_is_waited_for() {
+        let (queue, counts) = queue();
+        let (mut reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let line = format!("{}\n", "x".repeat(9999));
+        (0..100).for_each(|_| queue.push(Level::WARN, line.as_bytes()));
+        queue.end();
+        let writing = queue.clone();
+        let writer = std::thread::spawn(move || writing.write_to(File::from(OwnedFd::from(writer))));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        writer.join().unwrap();
+        assert_eq!((lost(&counts, "warn"), text == line.repeat(100)), (0, true));
+    }
+
     /// Lines that cannot be written are counted, and wait for nothing.
     #[test]
     fn a_full_disk_loses_lines() {

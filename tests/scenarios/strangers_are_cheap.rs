@@ -25,24 +25,33 @@ fn stranger() -> Cert {
     Ca::root("unknown").agent("a")
 }
 
+/// A stranger whose chain costs a signature check for each of six certificates, which claim to be by this root.
+fn costly_under(root: &str) -> Cert {
+    let (forger, below) = (Ca::root(root), Ca::root("below"));
+    let forged: Vec<CertificateDer<'static>> = (0..6).map(|_| forger.intermediate("below").der).collect();
+    let forged: Vec<&CertificateDer<'static>> = forged.iter().collect();
+    below.agent("a").over(&forged)
+}
+
 /// More bytes of certificates than the gate reads.
 fn oversized(cert: Cert) -> Cert {
     cert.over(&[&CertificateDer::from(vec![0x30; 40_000])])
 }
 
-/// Seen failing without the count of failures (no new agent was ever refused), and with one that a known chain, or all
-/// networks together, are held against.
+/// Whoever fails from it, and however often, the clients behind one address are let in. Seen failing where a chain was refused
+/// unread once its network was over its budget.
 #[tokio::test]
-async fn a_network_that_fails_too_often_keeps_out_only_itself() {
+async fn a_network_that_fails_too_often_keeps_nobody_out() {
     let lab = Lab::start().await;
-    let (known, stranger) = (lab.root.agent("known"), stranger());
+    let below = lab.root.intermediate("department");
+    let (costly, known) = (costly_under("lab"), lab.root.agent("known"));
     let resuming = lab.client(&known);
     resuming.get("/").await.assert_ok();
-    let (mut refused, mut tries) = (false, 0);
-    while !refused {
-        assert!(tries < MANY, "nobody was refused");
+    let mut tries = 0;
+    while !lab.plain("/metrics").await.contains("portcullis_refusals_total{code=\"too_many_failures\"}") {
+        assert!(tries < MANY, "its chains never cost too much");
         for _ in 0..20 {
-            assert!(lab.client(&stranger).raw(REQUEST).await.is_err());
+            assert!(lab.client(&costly).raw(REQUEST).await.is_err());
             tries += 1;
         }
         let mut again = lab.client(&known).h1().await;
@@ -52,28 +61,28 @@ async fn a_network_that_fails_too_often_keeps_out_only_itself() {
         assert_eq!(resumed.kind, Some(HandshakeKind::Resumed));
         resumed.get("/").await.assert_ok();
         lab.client(&lab.root.agent("new")).from(ELSEWHERE).get("/").await.assert_ok();
-        refused = is_refused(&lab.client(&lab.root.agent("new"))).await;
     }
-    let text = lab.plain("/metrics").await;
-    assert!(text.contains("portcullis_refusals_total{code=\"too_many_failures\"}"), "{text}");
-}
-
-/// True if its handshake fails. Over TLS 1.3 a client learns that when it reads.
-async fn is_refused(client: &Client) -> bool {
-    match client.try_h1().await {
-        Ok(mut connection) => connection.try_get("/").await.is_err(),
-        Err(_) => true,
+    for _ in 0..20 {
+        assert!(lab.client(&costly).raw(REQUEST).await.is_err());
+        lab.client(&lab.root.agent("new")).get("/").await.assert_ok();
+        lab.client(&below.agent("new")).get("/").await.assert_ok();
     }
 }
 
-/// Seen failing with the count of failures on the admin listener as well: 429 `too_many_failures`.
+/// Seen failing where a chain was refused unread once its network was over its budget.
 #[tokio::test]
 async fn an_administrator_is_let_in_from_where_strangers_fail() {
     let mut lab = Lab::start().await;
-    let stranger = stranger();
+    let stranger = costly_under("operators");
     for _ in 0..300 {
-        let answer = lab.admin_client(Some(&stranger)).get("/v1/status").await;
-        answer.assert_refused(403, "certificate_untrusted");
+        let (status, code) = lab.admin_client(Some(&stranger)).get("/v1/status").await.verdict();
+        assert!(matches!(status, 403 | 429), "{status} {code}");
+    }
+    let metrics = lab.plain("/metrics").await;
+    assert!(metrics.contains("portcullis_refusals_total{code=\"too_many_failures\"}"), "{metrics}");
+    for _ in 0..20 {
+        lab.admin_client(Some(&stranger)).get("/v1/status").await;
+        lab.administrator("ops").get("/v1/status").await.assert_ok();
     }
     lab.revoke("principal", "a").await;
 }
@@ -82,7 +91,7 @@ async fn an_administrator_is_let_in_from_where_strangers_fail() {
 #[tokio::test]
 async fn beyond_that_a_stranger_is_served_unverified_where_a_route_says_so() {
     let lab = Lab::plan().routes(MIXED).start().await;
-    let stranger = stranger();
+    let stranger = costly_under("lab");
     for _ in 0..MANY {
         let mut connection = lab.client(&stranger).h1().await;
         connection.get("/open").await.assert_ok();

@@ -253,6 +253,47 @@ async fn by_idle_connections() {
     assert_eq!(within(held).await.unwrap().status(), 200);
 }
 
+/// Idle connections that were asked to end and do not: HTTP/1.1 with half a request line, HTTP/2 with a client that
+/// acknowledges nothing. Seen failing without an end to what was asked: the newcomers waited in vain.
+#[tokio::test]
+async fn by_connections_that_do_not_end() {
+    for (protocol, says) in [
+        (&b"http/1.1"[..], &b"GET / HT"[..]),
+        (b"h2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"),
+    ] {
+        let lab = limited("connections = 8").start().await;
+        let client = lab.client(&lab.root.agent("a"));
+        let mut idle = Vec::new();
+        for _ in 0..8 {
+            let mut one = client.dial(protocol).await.unwrap();
+            one.write_all(says).await.unwrap();
+            one.flush().await.unwrap();
+            idle.push(one);
+        }
+        for _ in 0..8 {
+            client.get("/").await.assert_ok();
+        }
+    }
+}
+
+/// The client of an idle connection that is asked to end reads on and does not close: there is room for the next one all the
+/// same, at once. Seen failing with a connection that lingered: all three were asked.
+#[tokio::test]
+async fn nor_are_more_asked_to_end_than_come() {
+    let lab = limited("connections = 3").start().await;
+    let client = lab.client(&lab.root.agent("a"));
+    let mut idle = Vec::new();
+    for _ in 0..3 {
+        let mut one = client.dial(b"http/1.1").await.unwrap();
+        one.write_all(b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        assert!(within(one.read(&mut [0; 1024])).await.unwrap() > 0);
+        idle.push(one);
+    }
+    let mut new = client.h1().await;
+    new.get("/").await.assert_ok();
+    assert_eq!(evicted(&lab, "gate", "idle").await, 1);
+}
+
 /// The gate is at its limits, its places all carry requests, and more clients wait than it accepts: administrators and the
 /// plain listener do not notice. Seen failing without the gauge of lasting limits, and with a series of the gate that only
 /// the admin listener can count.

@@ -21,7 +21,8 @@ use super::super::limits::LastingLimit;
 use super::super::limits::Limit;
 use super::super::listener::Bounds;
 
-/// How long a handshake may wait for its client while others wait for its place; half of it after each one that was cut.
+/// How long a handshake may wait for its client while others wait for its place; half of it for each one of its address that
+/// was cut. A client from far away, of whose address none was cut, has a second in the worst attack.
 pub(super) const LONGEST_TURN: Duration = Duration::from_secs(1);
 /// How often that is halved: 125 ms are some round trips.
 const HALVINGS: u32 = 3;
@@ -42,8 +43,6 @@ pub(super) struct PhaseMembers {
     pub(super) served: BTreeMap<u64, Member>,
     /// How often handshakes of an address were cut lately.
     pub(super) cuts: HashMap<IpAddr, u32>,
-    /// How many turns were cut lately.
-    pub(super) cut_turns: u32,
     pub(super) last_cut: Option<Instant>,
     /// That keep somebody waiting: of connections, of handshakes.
     pub(super) reached: [Option<LastingLimit>; 2],
@@ -72,10 +71,21 @@ impl Member {
     }
 
     /// True if the kernel holds bytes of its client.
-    fn has_sent(&self) -> bool {
+    pub(super) fn has_sent(&self) -> bool {
+        #[cfg(test)]
+        super::tests::PEEKS.set(super::tests::PEEKS.get() + 1);
         let mut byte = [MaybeUninit::uninit()];
         self.handle.as_ref().is_some_and(|handle| handle.peek(&mut byte).is_ok_and(|count| count > 0))
     }
+}
+
+/// A handshake that has had its turn.
+pub(super) struct Overdue {
+    pub(super) number: u64,
+    /// How often handshakes of its address were cut lately.
+    pub(super) cuts: u32,
+    /// How long it has waited for its client.
+    pub(super) waits: Duration,
 }
 
 /// A connection that makes room for one that comes.
@@ -85,37 +95,52 @@ pub(super) enum Evictable {
 }
 
 impl PhaseMembers {
-    /// The connection that gets the next place.
-    pub(super) fn next(&self) -> Option<u64> {
+    /// The connections that get the next places: `count` at most.
+    pub(super) fn next(&self, count: usize) -> Vec<u64> {
         if self.cuts.is_empty() {
-            return self.waiting.first_key_value().map(|(number, _)| *number);
+            return self.waiting.keys().take(count).copied().collect();
         }
-        let rank = |(number, member): &(&u64, &Member)| (self.cuts_of(member), Reverse(**number));
-        self.waiting.iter().min_by_key(rank).map(|(number, _)| *number)
+        let rank = |(number, member): (&u64, &Member)| (self.cuts_of(member), Reverse(*number));
+        let mut waiting: Vec<(u32, Reverse<u64>)> = match count {
+            0 => Vec::new(),
+            1 => self.waiting.iter().map(rank).min().into_iter().collect(),
+            _ => self.waiting.iter().map(rank).collect(),
+        };
+        if count < waiting.len() {
+            waiting.select_nth_unstable(count);
+        }
+        waiting.into_iter().take(count).map(|(_, Reverse(number))| number).collect()
     }
 
     pub(super) fn forget_cuts(&mut self, now: Instant) {
         if self.last_cut.is_some_and(|last| now.saturating_duration_since(last) >= QUIET) {
-            (self.cut_turns, self.last_cut) = (0, None);
+            self.last_cut = None;
             self.cuts.clear();
         }
     }
 
-    fn cuts_of(&self, member: &Member) -> u32 {
+    pub(super) fn cuts_of(&self, member: &Member) -> u32 {
         self.cuts.get(&member.address).copied().unwrap_or_default()
     }
 
-    /// The limit that keeps the next one from its place.
-    pub(super) fn limit(&self, bounds: Bounds) -> Option<Limit> {
-        let seats = self.shaking.len() + self.seated(bounds);
-        if seats >= bounds.connections || self.shaking.len() + self.served.len() >= bounds.most() {
-            return Some(Limit::Connections);
-        }
-        (self.shaking.len() >= bounds.handshakes).then_some(Limit::Handshakes)
+    /// The number of free places.
+    pub(super) fn free(&self, bounds: Bounds) -> usize {
+        let shaking = self.shaking.len();
+        let seats = bounds.connections.saturating_sub(shaking + self.seated(bounds));
+        let open = bounds.most().saturating_sub(shaking + self.served.len());
+        seats.min(open).min(bounds.handshakes.saturating_sub(shaking))
+    }
+
+    /// The limit that keeps the next one from its place, where none is free.
+    pub(super) fn limit(&self, bounds: Bounds) -> Limit {
+        let shaking = self.shaking.len();
+        let is_full = shaking + self.seated(bounds) >= bounds.connections
+            || shaking + self.served.len() >= bounds.most();
+        if is_full { Limit::Connections } else { Limit::Handshakes }
     }
 
     /// Connections that are served and count: not those that are vouched for.
-    fn seated(&self, bounds: Bounds) -> usize {
+    pub(super) fn seated(&self, bounds: Bounds) -> usize {
         match bounds.evicts {
             true => self.served.values().filter(|member| !member.state.vouched.get()).count(),
             false => self.served.len(),
@@ -134,16 +159,17 @@ impl PhaseMembers {
         }
     }
 
-    /// The handshake that has waited longest for its client, if it has had its turn. Where the client has sent something that
-    /// this thread has yet to read, it is not the client that takes its time.
-    pub(super) fn overdue(&self, now: Instant) -> Option<u64> {
-        let turn = LONGEST_TURN / (1 << self.cut_turns.min(HALVINGS));
+    /// The handshakes that have had their turn: those of the addresses first that were cut most often, then those that have
+    /// waited longest for their client.
+    pub(super) fn overdue(&self, now: Instant) -> Vec<Overdue> {
         let over = |(number, member): (&u64, &Member)| {
-            let waits = now.saturating_duration_since(member.answered?);
-            let is_over = waits >= turn && (waits >= SPARED || !member.has_sent());
-            is_over.then_some((Reverse(waits), *number))
+            let (waits, cuts) = (now.saturating_duration_since(member.answered?), self.cuts_of(member));
+            let turn = LONGEST_TURN / (1 << cuts.min(HALVINGS));
+            (waits >= turn).then_some(Overdue { number: *number, cuts, waits })
         };
-        self.shaking.iter().filter_map(over).min().map(|(_, number)| number)
+        let mut overdue: Vec<Overdue> = self.shaking.iter().filter_map(over).collect();
+        overdue.sort_unstable_by_key(|one| Reverse((one.cuts, one.waits)));
+        overdue
     }
 
     /// The connection that makes room for `newcomer`, or for one that has yet to come: the oldest without a ClientHello, even
