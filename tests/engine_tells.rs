@@ -61,8 +61,7 @@ fn admit_heeding(heeds: Heeds, engine: &Engine, target: &Target, issued: i64) ->
     let is_mass = matches!(target.level(), Level::Issuer | Level::TrustDomain);
     let (own, mass) = if is_mass { (Vec::new(), prints) } else { (prints, Vec::new()) };
     let holder = Holder { principal: Some(target.name().to_owned()), ..Holder::default() }.into();
-    let credential =
-        Credential { own, mass, issued_at: START + issued, heeds, holder, ..Credential::default() };
+    let credential = Credential { own, mass, issued_at: START + issued, heeds, holder };
     let origin = Origin { peer: ([127, 0, 0, 1], 1).into(), listener: "gate", protocol: "http/2" };
     engine.admit(Arc::new(credential), origin).ok()
 }
