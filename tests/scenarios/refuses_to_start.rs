@@ -329,6 +329,6 @@ async fn a_filter_that_is_misspelt_silences_nothing() {
 #[tokio::test]
 async fn a_certificate_is_no_configuration() {
     let site = Site::new();
-    site.write("portcullis.toml", &site.root.pem());
+    site.write("portcullis.toml", site.root.pem());
     assert_refused(&site, &["portcullis.toml:1: ", "a PEM file, and no TOML"]).await;
 }
